@@ -1,0 +1,16 @@
+"""Self-supervised learning by colorization: pretrain on photos without labels, then transfer."""
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name):
+    # Imported when asked for: the data workers import this package, and must not start JAX.
+    if name == "load_encoder":
+        from colorize_jax.training.checkpoint import load_encoder
+
+        return load_encoder
+    if name == "network_input":
+        from colorize_jax.color.spaces import network_input
+
+        return network_input
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""Pure functions of pixels: color spaces, histograms, and colors from histograms."""

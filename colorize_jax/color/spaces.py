@@ -1,0 +1,84 @@
+"""Gray, hue and chroma, Lab and back: pure functions of RGB in [0, 1], channels last."""
+
+import jax
+import jax.numpy as jnp
+
+# What the released evaluation scripts subtract; the training file rounds it to 0.4488.
+GRAY_MEAN = 114.451 / 255
+
+# sRGB (D65) to XYZ, and the white point, as in the release's Lab layer and in scikit-image.
+_XYZ_FROM_RGB = (
+    (0.412453, 0.357580, 0.180423),
+    (0.212671, 0.715160, 0.072169),
+    (0.019334, 0.119193, 0.950227),
+)
+_WHITE = (0.95047, 1.0, 1.08883)
+
+
+def from_uint8(image: jax.Array) -> jax.Array:
+    """8-bit photo [..., 3] -> float32 RGB in [0, 1]."""
+    return image.astype(jnp.float32) / 255
+
+
+def gray(rgb: jax.Array) -> jax.Array:
+    """RGB [..., 3] -> [...] lightness in [0, 1]: the plain mean of the channels, not luma."""
+    return rgb.mean(-1)
+
+
+def network_input(image: jax.Array) -> jax.Array:
+    """8-bit photo [..., 3] -> [..., 1] float32 gray with the mean taken off: what every encoder reads."""
+    return gray(from_uint8(image))[..., None] - GRAY_MEAN
+
+
+def hue_chroma(rgb: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Hue and chroma of RGB [..., 3], each [...]; hue in [0, 1), chroma in [0, 1].
+
+    Chroma is max - min. Hue is that of HSV, and 0 where the pixel has no color. Differentiable
+    without NaN everywhere; at achromatic pixels the gradient of the hue is zero.
+    """
+    red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
+    high, low = rgb.max(-1), rgb.min(-1)
+    chroma = high - low
+    divisor = jnp.where(chroma > 0, chroma, 1.0)
+    sector = jnp.where(
+        red == high,
+        (green - blue) / divisor,
+        jnp.where(green == high, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
+    )
+    # A tiny negative sector plus one rounds to 1.0 in float32: that is hue 0 of the next turn.
+    turn = jnp.where(sector < 0, sector / 6 + 1, sector / 6)
+    hue = jnp.where(turn >= 1, 0.0, turn)
+    return jnp.where(chroma > 0, hue, 0.0), chroma
+
+
+def hsv_to_rgb(hue: jax.Array, saturation: jax.Array, value: jax.Array) -> jax.Array:
+    """Hue (in turns), saturation and value, each [...] -> RGB [..., 3]."""
+    # Each channel is a trapezoid of the hue, the three of them a third of a turn apart.
+    offset = jnp.array([5.0, 3.0, 1.0], jnp.float32)
+    k = jnp.mod(offset + hue[..., None] * 6, 6)
+    ramp = jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
+    return value[..., None] * (1 - saturation[..., None] * ramp)
+
+
+def lab(rgb: jax.Array) -> jax.Array:
+    """sRGB [..., 3] -> CIE Lab [..., 3] under D65: L in 0..100, a and b about -110..110, unscaled."""
+    # Under jnp.where both branches are differentiated: keep the power's base away from zero.
+    power = ((jnp.maximum(rgb, 0.04045) + 0.055) / 1.055) ** 2.4
+    linear = jnp.where(rgb > 0.04045, power, rgb / 12.92)
+    matrix = jnp.array(_XYZ_FROM_RGB, jnp.float32) / jnp.array(_WHITE, jnp.float32)[:, None]
+    xyz = jnp.einsum("ij,...j->...i", matrix, linear, precision="highest")
+    f = jnp.where(xyz > 0.008856, jnp.cbrt(jnp.maximum(xyz, 0.008856)), 7.787 * xyz + 16 / 116)
+    x, y, z = f[..., 0], f[..., 1], f[..., 2]
+    return jnp.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], -1)
+
+
+def lab_to_rgb(values: jax.Array) -> jax.Array:
+    """CIE Lab [..., 3] -> sRGB [..., 3], clipped to [0, 1]; the inverse of `lab` for colors of a screen."""
+    y = (values[..., 0] + 16) / 116
+    f = jnp.stack([y + values[..., 1] / 500, y, y - values[..., 2] / 200], -1)
+    xyz = jnp.where(f > 0.008856 ** (1 / 3), f**3, (f - 16 / 116) / 7.787)
+    xyz = xyz * jnp.array(_WHITE, jnp.float32)
+    inverse = jnp.linalg.inv(jnp.array(_XYZ_FROM_RGB, jnp.float32))
+    linear = jnp.einsum("ij,...j->...i", inverse, xyz, precision="highest")
+    power = 1.055 * jnp.maximum(linear, 0.0031308) ** (1 / 2.4) - 0.055
+    return jnp.clip(jnp.where(linear > 0.0031308, power, 12.92 * linear), 0, 1)

@@ -1,0 +1,75 @@
+"""Every setting, with its default: the paper's recipe for VGG-16. Recipes in configs/ change some."""
+
+from ml_collections import ConfigDict
+
+
+def default_config() -> ConfigDict:
+    """The complete config, locked: a recipe that sets an unknown field fails by name."""
+    config = ConfigDict()
+    config.seed = 0
+    # Length of the run in steps; 0: schedule.epochs decides.
+    config.steps = 0
+    # Gradient accumulation: the batch is worked through in so many parts. Batch norm sees one part
+    # at a time; the loss is still divided by all points of the batch.
+    config.microbatches = 1
+
+    config.model = ConfigDict()
+    config.model.name = "vgg16"
+    config.model.width = 1.0  # multiplies the channels of the trunk
+    config.model.fc6_kernel = 7
+    config.model.norm = "batch"  # or "none", once batch norm is absorbed
+    config.model.hypercolumn = True  # False: the head reads the top layer alone
+    config.model.alignment = "corner"  # or "center": where a coarse map lies in the input
+    config.model.hidden = 1024  # units of the head's hidden layer
+    config.model.dtype = "float32"  # or "bfloat16": of the computation; parameters are float32
+
+    config.data = ConfigDict()
+    config.data.source = ""  # a folder, a zip archive, or builtin:photos
+    config.data.scale = (352, 600)  # the shortest side becomes an integer in [352, 600)
+    config.data.crop = 352
+    config.data.mirror = True
+    config.data.batch_size = 8  # over all devices
+    config.data.holdout = 0.001  # share of the photos kept for evaluation, by a hash of the name
+    config.data.threads = 16  # reading and decoding, in each process
+    config.data.workers = 0  # processes; 0: threads of the main process alone
+
+    config.task = ConfigDict()
+    config.task.name = "colorization"
+    config.task.loss = "histogram"  # or "regression" of Lab's a and b
+    config.task.points = 128  # sampled pixels in every photo
+    # Pixels at every border that are never sampled; 96 of 352, and it scales with the crop.
+    config.task.edge_buffer = config.data.get_ref("crop") * 96 // 352
+    config.task.window = 7  # side of the window of a target histogram
+    config.task.bins = 32
+    # Makes the regression gradient as large as that of the histogram loss, at the start. Measured:
+    # python -m colorize_jax.regression_scale --config=configs/vgg16_col.py:regression \
+    #   --config.data.source=builtin:photos
+    config.task.regression_scale = 1.0
+
+    config.optimizer = ConfigDict()
+    config.optimizer.rate = 1e-3
+    # If not 0, the batch size at which `rate` holds: the rate grows linearly with the batch.
+    config.optimizer.rate_batch_size = 0
+    config.optimizer.momentum = 0.9
+    config.optimizer.weight_decay = 5e-4  # of weights, not of biases
+
+    config.schedule = ConfigDict()
+    config.schedule.epochs = 3.0
+    # Where the rate drops tenfold, as fractions of the run: 2.0, 2.5 and 2.75 of 3 epochs.
+    config.schedule.drops = (2.0 / 3, 2.5 / 3, 2.75 / 3)
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every = 5000  # steps
+    config.checkpoint.seconds = 1800.0  # and at least this often; 0: by steps only
+    config.checkpoint.keep = 3  # the last so many
+    config.checkpoint.snapshots = (0.2, 1.0, 2.0, 3.0)  # epochs whose checkpoint stays for good
+
+    config.eval = ConfigDict()
+    config.eval.every = 5000  # steps; also before the first and after the last
+    config.eval.photos = 1000  # at most so many of the held-out ones
+    config.eval.pictures = 8  # rows of images/<step>.png
+    config.eval.statistics_batches = 50  # training batches that eval/loss_constant is fitted to
+
+    config.log = ConfigDict()
+    config.log.every = 100  # steps
+    return config.lock()

@@ -1,0 +1,1 @@
+"""Scores, and running them over a held-out split."""

@@ -1,0 +1,56 @@
+"""Running a task over batches: its scores, its pictures, and the sums of a constant prediction."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from colorize_jax.tasks.task import Task
+from colorize_jax.training import sharding
+from colorize_jax.training.step import row_keys
+
+Tree = Any
+
+
+class Runner:
+    """The compiled functions of a task on a mesh; points are keyed by (seed, batch, row)."""
+
+    def __init__(self, task: Task, mesh, seed: int):
+        self._task, self._mesh, self._key = task, mesh, jax.random.key(seed)
+
+        def keys_of(index, batch):
+            rows = jnp.arange(len(batch["image"]))
+            return row_keys(jax.random.fold_in(self._key, index), rows)
+
+        def statistics(index, batch):
+            return task.statistics(keys_of(index, batch), batch)
+
+        def evaluate(index, batch, variables, sums):
+            return task.evaluate(variables, sums, keys_of(index, batch), batch)
+
+        same = sharding.replicated(mesh)
+        self._statistics = jax.jit(statistics, out_shardings=same)
+        self._evaluate = jax.jit(evaluate, out_shardings=same)
+        self._pictures = jax.jit(task.pictures, out_shardings=same)
+
+    def statistics(self, batches: Iterable[dict[str, np.ndarray]]) -> Tree:
+        """The task's sums over training batches."""
+        return self._sum(self._statistics, batches)
+
+    def evaluate(self, variables: Tree, statistics: Tree, batches: Iterable) -> dict[str, float]:
+        """The task's scores over the batches of a held-out split."""
+        sums = self._sum(self._evaluate, batches, variables, statistics)
+        return self._task.summarize(jax.device_get(sums))
+
+    def pictures(self, variables: Tree, batch: dict[str, np.ndarray]) -> np.ndarray:
+        """uint8 [batch, height, width, 3]: a strip for every photo of the batch."""
+        return np.asarray(self._pictures(variables, sharding.put_batch(batch, self._mesh)))
+
+    def _sum(self, function: Callable, batches: Iterable, *others: Tree) -> Tree:
+        total = None
+        for index, batch in enumerate(batches):
+            sums = function(index, sharding.put_batch(batch, self._mesh), *others)
+            total = sums if total is None else jax.tree.map(jnp.add, total, sums)
+        return total

@@ -1,0 +1,1 @@
+"""Networks: trunks that name their activations, hypercolumns, heads."""

@@ -1,0 +1,62 @@
+"""The head that reads hypercolumns: one hidden layer, then one linear output for every target."""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from colorize_jax.models import hypercolumn, layers
+
+HIDDEN_STD = 1e-4  # of the start of the hidden layer, from the released training file
+
+
+class Head(nn.Module):
+    """Columns -> hidden (ReLU, dropout) -> one linear output each, all from the same hidden units.
+
+    Attributes:
+        outputs: {name: width}, for example {"hue": 32, "chroma": 32}.
+        hidden: units of the hidden layer.
+        dropout: rate after it, while training.
+        dtype: of the computation; parameters are float32 and so are the outputs.
+    """
+
+    outputs: Mapping[str, int]
+    hidden: int = 1024
+    dropout: float = 0.5
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        self.hidden_layer = nn.Dense(
+            self.hidden,
+            kernel_init=nn.initializers.normal(HIDDEN_STD),
+            dtype=self.dtype,
+            name="hidden",
+        )
+        self.drop = nn.Dropout(self.dropout)
+        self.output_layers = {
+            name: nn.Dense(width, kernel_init=layers.caffe_xavier, dtype=self.dtype, name=name)
+            for name, width in self.outputs.items()
+        }
+
+    def __call__(self, columns: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        """[..., channels] -> {name: [..., width]} in float32."""
+        return self.read_out(self.hidden_units(columns, train))
+
+    def hidden_units(self, columns: jax.Array, train: bool = False) -> jax.Array:
+        """[..., channels] -> [..., hidden], after ReLU and dropout."""
+        return self.drop(nn.relu(self.hidden_layer(columns)), deterministic=not train)
+
+    def read_out(self, hidden: jax.Array) -> dict[str, jax.Array]:
+        """[..., hidden] -> {name: [..., width]} in float32."""
+        return {name: layer(hidden).astype(jnp.float32) for name, layer in self.output_layers.items()}
+
+    def dense(
+        self, maps: Mapping[str, jax.Array], strides: Mapping[str, int], alignment: str
+    ) -> dict[str, jax.Array]:
+        """Outputs on the grid of every fourth pixel: {name: [batch, h / 4, w / 4, width]}."""
+        weights = self.hidden_layer.variables["params"]
+        hidden = hypercolumn.dense_projection(
+            maps, strides, weights["kernel"], alignment=alignment
+        )
+        return self.read_out(nn.relu(hidden + weights["bias"].astype(hidden.dtype)))

@@ -1,0 +1,154 @@
+"""Hypercolumns: the activations of many layers at one pixel, sparse (sampled) or dense (on a grid)."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+# Where the pixel with index 0 of a map with stride s lies in the input, in pixels.
+ALIGNMENTS = {
+    "corner": lambda stride: 0.0,  # the paper's evaluation code; equals TF1's resize
+    "center": lambda stride: (stride - 1) / 2,
+}
+
+# Up to this many cells a product with the matrix of bilinear weights beats gathering: the gradient
+# of a gather is a scatter, slow on CPU and not deterministic on GPU, and small maps are the wide ones.
+_MATMUL_CELLS = 512
+
+
+def sample(features: jax.Array, points: jax.Array, stride: int, alignment: str) -> jax.Array:
+    """Bilinear samples of one map at pixels of the input.
+
+    Args:
+        features: [batch, height, width, channels], `stride` pixels apart.
+        points: [batch, points, 2] (y, x) in pixels of the input.
+        stride, alignment: where the map lies (`ALIGNMENTS`).
+
+    Returns:
+        [batch, points, channels]; positions beyond the outermost cells are clamped onto them.
+        Gradients flow into the features only.
+    """
+    _, height, width, channels = features.shape
+    flat = features.reshape(-1, height * width, channels)
+    if stride == 1 and alignment == "corner" and jnp.issubdtype(points.dtype, jnp.integer):
+        return jax.vmap(lambda cells, at: cells[at])(flat, points[..., 0] * width + points[..., 1])
+    at = (points - ALIGNMENTS[alignment](stride)) / stride
+    y0, y1, fy = _neighbors(at[..., 0], height)
+    x0, x1, fx = _neighbors(at[..., 1], width)
+    if height * width <= _MATMUL_CELLS:
+        rows = _weights(y0, y1, fy, height)[..., :, None]
+        weights = rows * _weights(x0, x1, fx, width)[..., None, :]
+        weights = weights.reshape(*weights.shape[:2], -1).astype(features.dtype)
+        return jnp.matmul(weights, flat, precision="highest")
+    take = jax.vmap(lambda cells, index: cells[index])
+    fy, fx = (f[..., None].astype(features.dtype) for f in (fy, fx))
+    top = take(flat, y0 * width + x0) * (1 - fx) + take(flat, y0 * width + x1) * fx
+    bottom = take(flat, y1 * width + x0) * (1 - fx) + take(flat, y1 * width + x1) * fx
+    return top * (1 - fy) + bottom * fy
+
+
+def _neighbors(at: jax.Array, size: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Cells below and above positions along one axis, and the weight of the upper one."""
+    at = jnp.clip(jnp.asarray(at, jnp.float32), 0, size - 1)
+    low = jnp.floor(at).astype(jnp.int32)
+    return low, jnp.minimum(low + 1, size - 1), at - low
+
+
+def _weights(low: jax.Array, high: jax.Array, fraction: jax.Array, size: int) -> jax.Array:
+    """Bilinear weights as rows of a matrix: [batch, points] -> [batch, points, size]."""
+    cells = jnp.arange(size)
+    fraction = fraction[..., None]
+    at_low, at_high = cells == low[..., None], cells == high[..., None]
+    return at_low * (1 - fraction) + at_high * fraction
+
+
+def sparse_columns(
+    maps: Mapping[str, jax.Array],
+    strides: Mapping[str, int],
+    points: jax.Array,
+    alignment: str = "corner",
+) -> jax.Array:
+    """Columns at sampled points: layers in the order of `strides`, [batch, points, all channels].
+
+    Args:
+        maps: {layer: [batch, height, width, channels]}; layers not in `strides` are left out.
+        strides: {layer: stride}; its order is that of the channels, and so part of the format.
+        points: [batch, points, 2] (y, x) in pixels of the input.
+        alignment: see `ALIGNMENTS`.
+    """
+    columns = [sample(maps[name], points, stride, alignment) for name, stride in strides.items()]
+    return jnp.concatenate(columns, -1)
+
+
+def resize_bilinear(x: jax.Array, height: int, width: int) -> jax.Array:
+    """TF1's legacy resize of [batch, h, w, channels]: source = target * (in / out), clamped."""
+    return _on_grid(
+        x, jnp.arange(height) * (x.shape[1] / height), jnp.arange(width) * (x.shape[2] / width)
+    )
+
+
+def resize_nearest(x: jax.Array, height: int, width: int) -> jax.Array:
+    """TF1's legacy nearest neighbor of [batch, h, w, ...]: source = floor(target * (in / out))."""
+    y = jnp.arange(height) * x.shape[1] // height
+    x_ = jnp.arange(width) * x.shape[2] // width
+    return x[:, y][:, :, x_]
+
+
+def _on_grid(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """Bilinear values of [batch, h, w, channels] at every (row, column)."""
+    y0, y1, fy = _neighbors(rows, x.shape[1])
+    fy = fy[:, None, None].astype(x.dtype)
+    x = x[:, y0] * (1 - fy) + x[:, y1] * fy
+    x0, x1, fx = _neighbors(columns, x.shape[2])
+    fx = fx[:, None].astype(x.dtype)
+    return x[:, :, x0] * (1 - fx) + x[:, :, x1] * fx
+
+
+def dense_projection(
+    maps: Mapping[str, jax.Array],
+    strides: Mapping[str, int],
+    kernel: jax.Array,
+    grid: int = 4,
+    alignment: str = "corner",
+) -> jax.Array:
+    """Columns on a regular grid times a kernel, without ever holding the columns.
+
+    A layer coarser than the grid is multiplied first and resized afterwards, a finer one is
+    subsampled first; both commute with the product, and coarse layers are the wide ones. Equals
+    `sparse_columns(...) @ kernel` at the grid's pixels.
+
+    Args:
+        maps, strides, alignment: as in `sparse_columns`.
+        kernel: [all channels, features], rows in the order of `strides`.
+        grid: stride of the grid in pixels; the input's size is a multiple of it.
+
+    Returns:
+        [batch, height / grid, width / grid, features].
+    """
+    first, stride = next(iter(strides.items()))
+    height, width = (size * stride // grid for size in maps[first].shape[1:3])
+    # The pixel that a cell of the grid stands for: its corner, or its center.
+    rows = jnp.arange(height) * grid + ALIGNMENTS[alignment](grid)
+    columns = jnp.arange(width) * grid + ALIGNMENTS[alignment](grid)
+    total, start = 0.0, 0
+    for name, stride in strides.items():
+        features = maps[name]
+        part = kernel[start : start + features.shape[-1]].astype(features.dtype)
+        start += features.shape[-1]
+        if alignment == "corner" and stride < grid:
+            total += resize_nearest(features, height, width) @ part
+        elif alignment == "corner":
+            total += resize_bilinear(features @ part, height, width)
+        else:
+            offset = ALIGNMENTS[alignment](stride)
+            at = (rows - offset) / stride, (columns - offset) / stride
+            finer = stride < grid
+            total += _on_grid(features, *at) @ part if finer else _on_grid(features @ part, *at)
+    return total
+
+
+def from_grid(x: jax.Array, height: int, width: int, alignment: str = "corner") -> jax.Array:
+    """Values on the grid of `dense_projection` [batch, h, w, channels] -> every pixel, bilinear."""
+    grid = height // x.shape[1]
+    offset = ALIGNMENTS[alignment](grid)
+    return _on_grid(x, (jnp.arange(height) - offset) / grid, (jnp.arange(width) - offset) / grid)

@@ -1,0 +1,49 @@
+"""Batch norm without parameters: nothing is learned, and it can later be absorbed into the weights."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+EPSILON = 1e-5
+DECAY = 0.999
+RAMP = 1000
+
+
+class BatchNorm(nn.Module):
+    """(x - mean) / sqrt(variance + 1e-5) per channel, over batch and space; biased variance.
+
+    The running averages decay with 0.999 min(count, 1000) / 1000: a ramp from 0, so that they mean
+    something after a few steps already. They live in `batch_stats` as `mean`, `var` and `count`.
+
+    Attributes:
+        axis_name: mapped axis over which the batch is split, under shard_map or pmap. Under jit the
+            batch is global anyway and this stays None.
+    """
+
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """[..., channels] of any float type -> the same; statistics are float32."""
+        channels = x.shape[-1]
+        mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+        count = self.variable("batch_stats", "count", jnp.zeros, (), jnp.float32)
+        if not train:
+            return self._normalize(x, mean.value, var.value)
+        axes = tuple(range(x.ndim - 1))
+        wide = x.astype(jnp.float32)
+        batch_mean, batch_square = wide.mean(axes), (wide * wide).mean(axes)
+        if self.axis_name is not None and not self.is_initializing():
+            batch_mean, batch_square = jax.lax.pmean((batch_mean, batch_square), self.axis_name)
+        batch_var = jnp.maximum(batch_square - batch_mean * batch_mean, 0)
+        if not self.is_initializing():
+            decay = DECAY * jnp.minimum(count.value, RAMP) / RAMP
+            mean.value = decay * mean.value + (1 - decay) * batch_mean
+            var.value = decay * var.value + (1 - decay) * batch_var
+            count.value = count.value + 1
+        return self._normalize(x, batch_mean, batch_var)
+
+    def _normalize(self, x, mean, var):
+        scale = jax.lax.rsqrt(var + EPSILON)
+        return ((x.astype(jnp.float32) - mean) * scale).astype(x.dtype)

@@ -1,0 +1,1 @@
+"""Tasks: what to predict and how wrong a prediction is."""

@@ -1,0 +1,209 @@
+"""Colorization: predict the colors of a photo from its gray, at sampled pixels."""
+
+import jax
+import jax.numpy as jnp
+
+from colorize_jax.color import histograms, instantiate, spaces
+from colorize_jax.errors import ConfigError
+from colorize_jax.evaluation import metrics
+from colorize_jax.models import hypercolumn, registry
+from colorize_jax.models.heads import Head
+from colorize_jax.models.point_network import PointNetwork
+from colorize_jax.tasks import losses
+from colorize_jax.tasks.task import Task
+
+AB_SCALE = 100.0  # a and b are predicted in hundreds, so that outputs are of order one
+
+
+def sample_points(key: jax.Array, *, points: int, edge_buffer: int, crop: int) -> jax.Array:
+    """[points, 2] integer (y, x), uniform, at least `edge_buffer` pixels from every border."""
+    return jax.random.randint(key, (points, 2), edge_buffer, crop - edge_buffer)
+
+
+def histogram_targets(rgb: jax.Array, points: jax.Array, *, window: int, bins: int) -> dict:
+    """Targets of one photo [height, width, 3] at points [points, 2].
+
+    Returns:
+        "hue" and "chroma": [points, bins] histograms of the windows around the points;
+        "hue_weight" [points]: chroma of the center pixel; "chroma_weight" [points]: from its gray.
+    """
+    hue, chroma = spaces.hue_chroma(rgb)
+    gray = histograms.at_points(spaces.gray(rgb), points)
+
+    def window_histogram(values):
+        index = histograms.bin_index(values, bins)
+        return histograms.window_histogram(index, points, window=window, bins=bins)
+
+    return {
+        "hue": window_histogram(hue),
+        "chroma": window_histogram(chroma),
+        "hue_weight": histograms.at_points(chroma, points),
+        "chroma_weight": histograms.chroma_weight(gray),
+    }
+
+
+def regression_targets(rgb: jax.Array, points: jax.Array) -> dict:
+    """Lab's a and b, in hundreds, of one photo [height, width, 3] at points: {"ab": [points, 2]}."""
+    return {"ab": spaces.lab(histograms.at_points(rgb, points))[..., 1:] / AB_SCALE}
+
+
+def histogram_losses(outputs: dict, targets: dict) -> dict[str, jax.Array]:
+    """{"loss", "loss_hue", "loss_chroma"}: [...] per point; the first is the sum of the others."""
+    hue = losses.hue_loss(outputs["hue"], targets["hue"], targets["hue_weight"])
+    chroma = losses.chroma_loss(outputs["chroma"], targets["chroma"], targets["chroma_weight"])
+    return {"loss": hue + chroma, "loss_hue": hue, "loss_chroma": chroma}
+
+
+def regression_losses(outputs: dict, targets: dict, *, scale: float) -> dict[str, jax.Array]:
+    """{"loss"}: [...] per point, `scale` times half the squared distance in (a, b) / 100."""
+    return {"loss": scale * losses.regression_loss(outputs["ab"], targets["ab"])}
+
+
+def make_model(config, axis_name: str | None = None) -> PointNetwork:
+    """The network of the recipe, with one linear output for every target of its loss."""
+    outputs = {
+        "histogram": {"hue": config.task.bins, "chroma": config.task.bins},
+        "regression": {"ab": 2},
+    }[config.task.loss]
+    encoder = registry.make_encoder(config.model, axis_name)
+    return PointNetwork(
+        encoder=encoder,
+        head=Head(outputs, hidden=config.model.hidden, dtype=encoder.dtype),
+        hypercolumn=config.model.hypercolumn,
+        alignment=config.model.alignment,
+    )
+
+
+def make_task(config, axis_name: str | None = None) -> Task:
+    """Colorization with the histogram or the regression loss, as `config.task.loss` says."""
+    _check(config)
+    settings, crop = config.task, config.data.crop
+    model = make_model(config, axis_name)
+    regression = settings.loss == "regression"
+
+    def targets_of(rgb, points):
+        if regression:
+            return regression_targets(rgb, points)
+        return histogram_targets(rgb, points, window=settings.window, bins=settings.bins)
+
+    def losses_of(outputs, targets):
+        if regression:
+            return regression_losses(outputs, targets, scale=settings.regression_scale)
+        return histogram_losses(outputs, targets)
+
+    def prepare(keys, batch):
+        def points_of(key):
+            return sample_points(
+                key, points=settings.points, edge_buffer=settings.edge_buffer, crop=crop
+            )
+
+        points = jax.vmap(points_of)(keys)
+        targets = jax.vmap(targets_of)(spaces.from_uint8(batch["image"]), points)
+        return (spaces.network_input(batch["image"]), points), targets | {"valid": batch["valid"]}
+
+    def loss(outputs, targets):
+        valid = targets["valid"].astype(jnp.float32)
+        values = losses_of(outputs, targets)
+        return {k: v.sum(1) * valid for k, v in values.items()}, valid * settings.points
+
+    def statistics(keys, batch):
+        _, targets = prepare(keys, batch)
+        valid = targets["valid"].astype(jnp.float32)[:, None]
+        if regression:
+            total = (targets["ab"] * valid[..., None]).sum((0, 1))
+            return {"ab": total, "points": valid.sum() * settings.points}
+
+        def weighted(name):
+            weight = targets[f"{name}_weight"] * valid
+            return {
+                name: (weight[..., None] * targets[name]).sum((0, 1)),
+                f"{name}_weight": weight.sum(),
+            }
+
+        return weighted("hue") | weighted("chroma")
+
+    def constant_outputs(sums):
+        """The outputs, the same everywhere, with the lowest loss on the summed training targets."""
+        if regression:
+            return {"ab": sums["ab"] / sums["points"]}
+
+        def logits(name):
+            # One window's worth of the uniform histogram keeps bins that never occurred finite.
+            uniform = 1 / settings.bins
+            return jnp.log((sums[name] + uniform) / (sums[f"{name}_weight"] + 1))
+
+        return {name: logits(name) for name in ("hue", "chroma")}
+
+    def colors(variables, image):
+        height, width = image.shape[1:3]
+        outputs = model.apply(variables, spaces.network_input(image), method="dense")
+        gray = spaces.gray(spaces.from_uint8(image))
+
+        def everywhere(values):
+            return hypercolumn.from_grid(values, height, width, config.model.alignment)
+
+        if regression:
+            return instantiate.ab_to_rgb(everywhere(outputs["ab"]) * AB_SCALE, gray)
+        hue, chroma = (everywhere(jax.nn.softmax(outputs[name])) for name in ("hue", "chroma"))
+        return instantiate.colorize(hue, chroma, gray)
+
+    def evaluate(variables, sums, keys, batch):
+        inputs, targets = prepare(keys, batch)
+        values, counts = loss(model.apply(variables, *inputs), targets)
+        constant, _ = loss(constant_outputs(sums), targets)
+        predicted, truth = colors(variables, batch["image"]), spaces.from_uint8(batch["image"])
+        valid = targets["valid"]
+        return {
+            "values": {name: value.sum() for name, value in values.items()},
+            "constant": constant["loss"].sum(),
+            "points": counts.sum(),
+            "psnr": jnp.where(valid, metrics.psnr(predicted, truth), 0).sum(),
+            "error_ab": jnp.where(valid, metrics.squared_error_ab(predicted, truth), 0).sum(),
+            "photos": valid.sum(),
+        }
+
+    def summarize(sums):
+        means = {name: value / sums["points"] for name, value in sums["values"].items()}
+        means["loss_constant"] = sums["constant"] / sums["points"]
+        means["psnr"] = sums["psnr"] / sums["photos"]
+        means["rmse_ab"] = (sums["error_ab"] / sums["photos"]) ** 0.5
+        return {name: float(value) for name, value in means.items()}
+
+    def pictures(variables, batch):
+        rgb = spaces.from_uint8(batch["image"])
+        gray = jnp.repeat(spaces.gray(rgb)[..., None], 3, -1)
+        strip = jnp.concatenate([gray, colors(variables, batch["image"]), rgb], 2)
+        return jnp.round(strip * 255).astype(jnp.uint8)
+
+    return Task(
+        model=model,
+        prepare=prepare,
+        loss=loss,
+        statistics=statistics,
+        evaluate=evaluate,
+        summarize=summarize,
+        pictures=pictures,
+        axis_name=axis_name,
+    )
+
+
+def _check(config):
+    task, crop = config.task, config.data.crop
+    if task.loss not in ("histogram", "regression"):
+        raise ConfigError(
+            f"config.task.loss is {task.loss!r}; known: 'histogram', 'regression'"
+        )
+    if config.model.alignment not in hypercolumn.ALIGNMENTS:
+        raise ConfigError(
+            f"config.model.alignment is {config.model.alignment!r}; "
+            f"known: {', '.join(map(repr, hypercolumn.ALIGNMENTS))}"
+        )
+    if task.edge_buffer < 0 or 2 * task.edge_buffer >= crop:
+        raise ConfigError(
+            f"config.task.edge_buffer={task.edge_buffer} leaves no pixel of a crop of "
+            f"{crop} to sample: twice the buffer must be below the crop"
+        )
+    if task.window < 1 or task.window % 2 == 0:
+        raise ConfigError(f"config.task.window={task.window} must be odd and positive")
+    if task.points < 1 or task.bins < 1:
+        raise ConfigError("config.task.points and config.task.bins must be positive")

@@ -1,0 +1,39 @@
+"""Losses per sample: pure functions of predictions and targets, unreduced, in float32."""
+
+import jax
+import jax.numpy as jnp
+
+HUE_WEIGHT = 5.0  # of the hue term in the released training file
+_LOG_TINY = -87.33654475055312  # log of the smallest normal float32, where the release clamps
+
+
+def histogram_kl(logits: jax.Array, target: jax.Array) -> jax.Array:
+    """KL divergence of softmax(logits) from a target histogram.
+
+    Args:
+        logits: [..., bins].
+        target: [..., bins], each summing to one; empty bins contribute nothing.
+
+    Returns:
+        [...] nats. Probabilities are clamped at the smallest normal float32 as in the release, but
+        the gradient stays softmax(logits) - target.
+    """
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    log_p += jax.lax.stop_gradient(jnp.maximum(log_p, _LOG_TINY) - log_p)
+    log_q = jnp.log(jnp.where(target > 0, target, 1.0))
+    return (target * (log_q - log_p)).sum(-1)
+
+
+def hue_loss(logits: jax.Array, target: jax.Array, chroma: jax.Array) -> jax.Array:
+    """5 chroma KL(hue), [...]: a hue counts as much as its center pixel has color, in [0, 1]."""
+    return HUE_WEIGHT * jax.lax.stop_gradient(chroma) * histogram_kl(logits, target)
+
+
+def chroma_loss(logits: jax.Array, target: jax.Array, weight: jax.Array) -> jax.Array:
+    """weight KL(chroma), [...]; for the weight see `color.histograms.chroma_weight`."""
+    return jax.lax.stop_gradient(weight) * histogram_kl(logits, target)
+
+
+def regression_loss(predicted: jax.Array, target: jax.Array) -> jax.Array:
+    """Half the squared Euclidean distance, [..., channels] -> [...]: Caffe's convention."""
+    return 0.5 * jnp.square(predicted.astype(jnp.float32) - target).sum(-1)

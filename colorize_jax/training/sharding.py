@@ -1,0 +1,64 @@
+"""Devices: the mesh, where state and batch lie on it, and the step compiled for it."""
+
+from collections.abc import Callable
+import functools
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+from colorize_jax.errors import ConfigError
+from colorize_jax.tasks.task import Task
+from colorize_jax.training.step import train_step
+
+AXIS = "data"
+
+
+def make_mesh(devices=None) -> Mesh:
+    """All devices (or those given) on one axis of plain data parallelism.
+
+    The axis is Auto, so that XLA propagates shardings; JAX's default, Explicit, would want them
+    spelled out in every gather.
+    """
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split(mesh: Mesh) -> NamedSharding:
+    """The first axis split over the devices."""
+    return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def check_batch(batch_size: int, microbatches: int, mesh: Mesh) -> None:
+    """ConfigError unless every device gets the same number of rows in every microbatch."""
+    if batch_size < 1 or microbatches < 1:
+        raise ConfigError("config.data.batch_size and config.microbatches must be at least 1")
+    if batch_size % (mesh.size * microbatches):
+        parts = mesh.size * microbatches
+        raise ConfigError(
+            f"config.data.batch_size={batch_size} cannot be shared by {mesh.size} devices"
+            + (f" in {microbatches} microbatches" if microbatches > 1 else "")
+            + f": make it a multiple of {parts}, for example {parts * -(-batch_size // parts)}"
+        )
+
+
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This host's rows -> arrays of the global batch, split over all devices."""
+    sharding = split(mesh)
+    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+
+
+def jit_step(task: Task, optimizer, mesh: Mesh, microbatches: int = 1) -> Callable:
+    """`train_step(state, batch, key)` for a mesh: state replicated and donated, batch split."""
+    same = replicated(mesh)
+    return jax.jit(
+        functools.partial(train_step, task=task, optimizer=optimizer, microbatches=microbatches),
+        in_shardings=(same, split(mesh), same),
+        out_shardings=same,
+        donate_argnums=0,
+    )

@@ -1,0 +1,135 @@
+"""State and step: pure functions that say nothing about devices."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from colorize_jax.tasks.task import Batch, Task
+
+Tree = Any
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that training changes. Keys are not in it: they derive from (seed, step, row)."""
+
+    step: jax.Array
+    params: Tree
+    batch_stats: Tree
+    opt_state: Tree
+
+    @property
+    def variables(self) -> dict[str, Tree]:
+        """What `model.apply` takes."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def init_state(key: jax.Array, task: Task, optimizer, batch: Batch) -> TrainState:
+    """A random start for a batch of that shape; parameters depend on the key alone."""
+    inputs, _ = task.prepare(row_keys(key, jnp.arange(len(batch["image"]))), batch)
+    variables = task.model.init({"params": key}, *inputs)
+    params = variables["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=optimizer.init(params),
+    )
+
+
+def row_keys(key: jax.Array, rows: jax.Array) -> jax.Array:
+    """One key for every row of the global batch, whatever device the row is on."""
+    return jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
+
+
+def train_step(
+    state: TrainState, batch: Batch, key: jax.Array, *, task: Task, optimizer, microbatches: int = 1
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update.
+
+    Args:
+        state: before the step.
+        batch: this step's rows, or under shard_map and pmap (`task.axis_name`) this device's share.
+        key: of the run; the step's own key is derived from it and `state.step`.
+        task, optimizer: what to learn and how.
+        microbatches: the batch is worked through in so many parts, each row in every part-th; they
+            must divide it. The gradient is that of the whole batch, divided by all its points, but
+            batch norm sees, and normalizes by, one part at a time.
+
+    Returns:
+        The state after the step, and float32 scalars of this step: the losses and `grad_norm`.
+    """
+    axis, rows_here = task.axis_name, len(batch["image"])
+    key = jax.random.fold_in(key, state.step)
+    rows = jnp.arange(rows_here)
+    points_key, dropout_key = jax.random.split(key)
+    if axis is not None:
+        device = jax.lax.axis_index(axis)
+        rows += device * rows_here
+        dropout_key = jax.random.fold_in(dropout_key, device)
+    keys = row_keys(points_key, rows)
+
+    def sums(params, batch_stats, batch, keys, dropout_key):
+        inputs, targets = task.prepare(keys, batch)
+        outputs, updated = task.model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            *inputs,
+            train=True,
+            rngs={"dropout": dropout_key},
+            mutable=["batch_stats"],
+        )
+        values, counts = task.loss(outputs, targets)
+        values = {name: value.sum() for name, value in values.items()}
+        return values["loss"], (values, counts.sum(), updated.get("batch_stats", {}))
+
+    gradient_of = jax.grad(sums, has_aux=True)
+
+    def accumulate(carry, part):
+        batch_stats, total = carry
+        part_batch, part_keys, index = part
+        grads, (values, count, batch_stats) = gradient_of(
+            state.params, batch_stats, part_batch, part_keys, jax.random.fold_in(dropout_key, index)
+        )
+        return (batch_stats, jax.tree.map(jnp.add, total, (grads, values, count))), None
+
+    if microbatches == 1:
+        grads, (values, count, batch_stats) = gradient_of(
+            state.params, state.batch_stats, batch, keys, dropout_key
+        )
+    else:
+        parts = jax.tree.map(lambda x: _interleave(x, microbatches), (batch, keys))
+        shapes = jax.eval_shape(
+            gradient_of, state.params, state.batch_stats, *jax.tree.map(lambda x: x[0], parts), key
+        )
+        grads, (values, count, _) = shapes
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, values, count))
+        carry, _ = jax.lax.scan(
+            accumulate, (state.batch_stats, zeros), (*parts, jnp.arange(microbatches))
+        )
+        batch_stats, (grads, values, count) = carry
+
+    if axis is not None:
+        grads, values, count = jax.lax.psum((grads, values, count), axis)
+    count = jnp.maximum(count, 1)
+    grads = jax.tree.map(lambda x: x / count, grads)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    metrics = {name: value / count for name, value in values.items()}
+    metrics["grad_norm"] = optax.tree.norm(grads)
+    state = TrainState(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+    )
+    return state, metrics
+
+
+def _interleave(x: jax.Array, parts: int) -> jax.Array:
+    """[batch, ...] -> [parts, batch / parts, ...] with row r in part r mod parts.
+
+    Every part then holds rows of every device, and no row moves between devices.
+    """
+    return jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
