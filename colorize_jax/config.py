@@ -1,4 +1,4 @@
-"""Every setting, with its default: the paper's recipe for VGG-16. Recipes in configs/ change some."""
+"""Every setting with its default, which is the paper's recipe for VGG-16; recipes change some."""
 
 from ml_collections import ConfigDict
 

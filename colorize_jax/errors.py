@@ -1,4 +1,4 @@
-"""Errors that speak to the person who runs the program; `main` prints them without a stack trace."""
+"""Errors for the person who runs the program; `main` prints them without a stack trace."""
 
 
 class ColorizeError(Exception):

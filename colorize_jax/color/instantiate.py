@@ -1,4 +1,4 @@
-"""One color out of predicted histograms (the release's inference code), or out of predicted a, b."""
+"""One color from predicted histograms, as the release's inference does, or from predicted a, b."""
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ HUE = {
 
 
 def fading(hue_histogram: jax.Array) -> jax.Array:
-    """Factor in [0, 1] on the chroma, [..., bins] -> [...]: low where the hues contradict each other."""
+    """Factor in [0, 1] on the chroma, [..., bins] -> [...]: low where hues contradict."""
     real, imaginary = _phasor(hue_histogram)
     return jnp.clip(jnp.hypot(real, imaginary), 0, _FADE_BELOW) / _FADE_BELOW
 
@@ -87,11 +87,11 @@ def histograms_to_rgb(
 
 
 def colorize(hue_histogram: jax.Array, chroma_histogram: jax.Array, gray: jax.Array) -> jax.Array:
-    """The default of the release: median chroma, faded hue expectation, lightness matched. [..., 3]"""
+    """The release's default: median chroma, faded hue expectation, lightness matched; [..., 3]."""
     return match_lightness(histograms_to_rgb(hue_histogram, chroma_histogram, gray), gray)
 
 
 def ab_to_rgb(ab: jax.Array, gray: jax.Array) -> jax.Array:
-    """Lab's a and b [..., 2] and gray [...] -> RGB [..., 3] of that lightness (the regression loss)."""
+    """Lab's a and b [..., 2] and gray [...] -> RGB [..., 3] whose plain mean is that gray."""
     lightness = spaces.lab(jnp.repeat(gray[..., None], 3, -1))[..., :1]
     return match_lightness(spaces.lab_to_rgb(jnp.concatenate([lightness, ab], -1)), gray)

@@ -26,7 +26,7 @@ def gray(rgb: jax.Array) -> jax.Array:
 
 
 def network_input(image: jax.Array) -> jax.Array:
-    """8-bit photo [..., 3] -> [..., 1] float32 gray with the mean taken off: what every encoder reads."""
+    """8-bit photo [..., 3] -> [..., 1] float32 gray less its mean: what every encoder reads."""
     return gray(from_uint8(image))[..., None] - GRAY_MEAN
 
 
@@ -61,7 +61,7 @@ def hsv_to_rgb(hue: jax.Array, saturation: jax.Array, value: jax.Array) -> jax.A
 
 
 def lab(rgb: jax.Array) -> jax.Array:
-    """sRGB [..., 3] -> CIE Lab [..., 3] under D65: L in 0..100, a and b about -110..110, unscaled."""
+    """sRGB [..., 3] -> CIE Lab [..., 3] (D65): L in 0..100, a and b about -110..110, unscaled."""
     # Under jnp.where both branches are differentiated: keep the power's base away from zero.
     power = ((jnp.maximum(rgb, 0.04045) + 0.055) / 1.055) ** 2.4
     linear = jnp.where(rgb > 0.04045, power, rgb / 12.92)
@@ -73,7 +73,7 @@ def lab(rgb: jax.Array) -> jax.Array:
 
 
 def lab_to_rgb(values: jax.Array) -> jax.Array:
-    """CIE Lab [..., 3] -> sRGB [..., 3], clipped to [0, 1]; the inverse of `lab` for colors of a screen."""
+    """CIE Lab [..., 3] -> sRGB [..., 3], clipped to [0, 1]; the inverse of `lab`."""
     y = (values[..., 0] + 16) / 116
     f = jnp.stack([y + values[..., 1] / 500, y, y - values[..., 2] / 200], -1)
     xyz = jnp.where(f > 0.008856 ** (1 / 3), f**3, (f - 16 / 116) / 7.787)

@@ -132,8 +132,8 @@ def check(data) -> None:
     low, high = data.scale
     if not 0 < low < high:
         raise ConfigError(
-            f"config.data.scale={tuple(data.scale)} must be (smallest, end) with 0 < smallest < end; "
-            "the end itself is never drawn"
+            f"config.data.scale={tuple(data.scale)} must be (smallest, end) with 0 < smallest < "
+            "end; the end itself is never drawn"
         )
     if data.crop > low:
         raise ConfigError(

@@ -121,11 +121,12 @@ class BuiltinPhotos:
 
     def __init__(self, held_out: bool):
         self._held_out = held_out
-        names = []
-        for path, image in _builtin_photos().items():
-            count = len(_squares(image)) if held_out else 1
-            names += [f"{path}#{i}" for i in range(count)] if held_out else [path]
-        self.names = names
+        photos = _builtin_photos()
+        if not held_out:
+            self.names = list(photos)
+            return
+        squares = [(i, path) for path, image in photos.items() for i in range(len(_squares(image)))]
+        self.names = [f"{path}#{i}" for i, path in sorted(squares, key=lambda square: square[0])]
 
     def __getitem__(self, index: int) -> Record:
         name = self.names[index]
@@ -215,8 +216,8 @@ def open_splits(spec: str, holdout: float) -> tuple[Source, Source]:
 def _open(spec: str) -> Source:
     if not spec:
         raise DataError(
-            "config.data.source is empty: name a folder of photos, a zip archive, or builtin:photos, "
-            "for example --config.data.source=/data/photos"
+            "config.data.source is empty: name a folder of photos, a zip archive, or "
+            "builtin:photos, for example --config.data.source=/data/photos"
         )
     if os.path.isdir(spec):
         return Folder(spec)

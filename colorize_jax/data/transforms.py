@@ -8,7 +8,7 @@ from PIL import Image
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """The crop to take: of a photo scaled to `height` x `width`, `crop` pixels square from (y, x)."""
+    """The crop to take: `crop` pixels square, from (y, x) of a photo of `height` x `width`."""
 
     height: int
     width: int
@@ -26,7 +26,12 @@ def scaled_size(height: int, width: int, shortest: int) -> tuple[int, int]:
 
 
 def random_window(
-    rng: np.random.Generator, height: int, width: int, *, scale: tuple[int, int], crop: int,
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    *,
+    scale: tuple[int, int],
+    crop: int,
     mirror: bool,
 ) -> Window:
     """Draws scale, mirror, row and column, in this order (the release's), all uniform.

@@ -26,7 +26,7 @@ class Head(nn.Module):
     dropout: float = 0.5
     dtype: jnp.dtype = jnp.float32
 
-    def setup(self):
+    def setup(self):  # noqa: D102 (Linen's)
         self.hidden_layer = nn.Dense(
             self.hidden,
             kernel_init=nn.initializers.normal(HIDDEN_STD),
@@ -49,14 +49,14 @@ class Head(nn.Module):
 
     def read_out(self, hidden: jax.Array) -> dict[str, jax.Array]:
         """[..., hidden] -> {name: [..., width]} in float32."""
-        return {name: layer(hidden).astype(jnp.float32) for name, layer in self.output_layers.items()}
+        return {
+            name: layer(hidden).astype(jnp.float32) for name, layer in self.output_layers.items()
+        }
 
     def dense(
         self, maps: Mapping[str, jax.Array], strides: Mapping[str, int], alignment: str
     ) -> dict[str, jax.Array]:
         """Outputs on the grid of every fourth pixel: {name: [batch, h / 4, w / 4, width]}."""
         weights = self.hidden_layer.variables["params"]
-        hidden = hypercolumn.dense_projection(
-            maps, strides, weights["kernel"], alignment=alignment
-        )
+        hidden = hypercolumn.dense_projection(maps, strides, weights["kernel"], alignment=alignment)
         return self.read_out(nn.relu(hidden + weights["bias"].astype(hidden.dtype)))

@@ -1,4 +1,4 @@
-"""Hypercolumns: the activations of many layers at one pixel, sparse (sampled) or dense (on a grid)."""
+"""Hypercolumns: the activations of many layers at one pixel, sparse (sampled) or on a grid."""
 
 from collections.abc import Mapping
 
@@ -11,8 +11,8 @@ ALIGNMENTS = {
     "center": lambda stride: (stride - 1) / 2,
 }
 
-# Up to this many cells a product with the matrix of bilinear weights beats gathering: the gradient
-# of a gather is a scatter, slow on CPU and not deterministic on GPU, and small maps are the wide ones.
+# Up to this many cells a product with the matrix of bilinear weights beats gathering: a gather's
+# gradient is a scatter, slow on CPU and not deterministic on GPU, and small maps are the wide ones.
 _MATMUL_CELLS = 512
 
 

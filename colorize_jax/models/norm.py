@@ -1,4 +1,4 @@
-"""Batch norm without parameters: nothing is learned, and it can later be absorbed into the weights."""
+"""Batch norm without parameters, which can later be absorbed into the weights."""
 
 import flax.linen as nn
 import jax

@@ -17,7 +17,7 @@ ENCODERS = {"vgg16": _vgg16}
 
 
 def make_encoder(settings, axis_name: str | None = None):
-    """The encoder that `config.model` describes; ConfigError names a setting that it does not know."""
+    """The encoder that `config.model` describes; ConfigError names a setting that is unknown."""
     for name, known in (("name", ENCODERS), ("dtype", DTYPES), ("norm", NORMS)):
         if settings[name] not in known:
             raise ConfigError(

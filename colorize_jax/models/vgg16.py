@@ -64,9 +64,9 @@ class Vgg16(nn.Module):
     def _layer(self, x, name, channels, kernel_size, train):
         normalized = self.norm == "batch"
         features = max(1, round(channels * self.width))
-        x = layers.Conv(
-            features, kernel_size, frozen_bias=normalized, dtype=self.dtype, name=name
-        )(x)
+        x = layers.Conv(features, kernel_size, frozen_bias=normalized, dtype=self.dtype, name=name)(
+            x
+        )
         if normalized:
             x = norm.BatchNorm(self.axis_name, name=f"batch_{name}")(x, train)
         return nn.relu(x)

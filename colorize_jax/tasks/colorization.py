@@ -43,15 +43,18 @@ def histogram_targets(rgb: jax.Array, points: jax.Array, *, window: int, bins: i
 
 
 def regression_targets(rgb: jax.Array, points: jax.Array) -> dict:
-    """Lab's a and b, in hundreds, of one photo [height, width, 3] at points: {"ab": [points, 2]}."""
+    """Lab's a and b in hundreds, of a photo [height, width, 3] at points: {"ab": [points, 2]}."""
     return {"ab": spaces.lab(histograms.at_points(rgb, points))[..., 1:] / AB_SCALE}
 
 
 def histogram_losses(outputs: dict, targets: dict) -> dict[str, jax.Array]:
-    """{"loss", "loss_hue", "loss_chroma"}: [...] per point; the first is the sum of the others."""
-    hue = losses.hue_loss(outputs["hue"], targets["hue"], targets["hue_weight"])
-    chroma = losses.chroma_loss(outputs["chroma"], targets["chroma"], targets["chroma_weight"])
-    return {"loss": hue + chroma, "loss_hue": hue, "loss_chroma": chroma}
+    """Losses per point, [...]: "loss" = 5 "loss_hue" + "loss_chroma".
+
+    The hue counts as much as the center pixel has color, the chroma as much as one can see of it.
+    """
+    hue = losses.weighted_kl(outputs["hue"], targets["hue"], targets["hue_weight"])
+    chroma = losses.weighted_kl(outputs["chroma"], targets["chroma"], targets["chroma_weight"])
+    return {"loss": losses.HUE_WEIGHT * hue + chroma, "loss_hue": hue, "loss_chroma": chroma}
 
 
 def regression_losses(outputs: dict, targets: dict, *, scale: float) -> dict[str, jax.Array]:
@@ -190,9 +193,7 @@ def make_task(config, axis_name: str | None = None) -> Task:
 def _check(config):
     task, crop = config.task, config.data.crop
     if task.loss not in ("histogram", "regression"):
-        raise ConfigError(
-            f"config.task.loss is {task.loss!r}; known: 'histogram', 'regression'"
-        )
+        raise ConfigError(f"config.task.loss is {task.loss!r}; known: 'histogram', 'regression'")
     if config.model.alignment not in hypercolumn.ALIGNMENTS:
         raise ConfigError(
             f"config.model.alignment is {config.model.alignment!r}; "

@@ -24,13 +24,8 @@ def histogram_kl(logits: jax.Array, target: jax.Array) -> jax.Array:
     return (target * (log_q - log_p)).sum(-1)
 
 
-def hue_loss(logits: jax.Array, target: jax.Array, chroma: jax.Array) -> jax.Array:
-    """5 chroma KL(hue), [...]: a hue counts as much as its center pixel has color, in [0, 1]."""
-    return HUE_WEIGHT * jax.lax.stop_gradient(chroma) * histogram_kl(logits, target)
-
-
-def chroma_loss(logits: jax.Array, target: jax.Array, weight: jax.Array) -> jax.Array:
-    """weight KL(chroma), [...]; for the weight see `color.histograms.chroma_weight`."""
+def weighted_kl(logits: jax.Array, target: jax.Array, weight: jax.Array) -> jax.Array:
+    """weight KL, [...]: how much a sample counts carries no gradient."""
     return jax.lax.stop_gradient(weight) * histogram_kl(logits, target)
 
 

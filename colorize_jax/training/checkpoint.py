@@ -134,7 +134,7 @@ def _step_folder(path: pathlib.Path) -> pathlib.Path:
     if path.is_dir() and path.name.isdigit():
         return path
     raise CheckpointError(
-        f"no checkpoint in {path}: give the workdir of a run or one of its checkpoints/<step> folders"
+        f"no checkpoint in {path}: give the workdir of a run or one of its checkpoints/<step>"
     )
 
 

@@ -183,8 +183,8 @@ class _Interval:
                 shown = ", ".join(f"{name} {value}" for name, value in metrics.items())
                 raise NonFiniteError(
                     f"step {step} is not finite ({shown}). Its batch holds positions {first} to "
-                    f"{first + self._batch_size - 1}. The last good checkpoint in {self._workdir} is "
-                    "kept. A lower config.optimizer.rate usually helps"
+                    f"{first + self._batch_size - 1}. The last good checkpoint in {self._workdir} "
+                    "is kept. A lower config.optimizer.rate usually helps"
                 )
             self._values.append(metrics)
 

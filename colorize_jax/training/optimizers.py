@@ -35,8 +35,9 @@ class Schedule:
 def make_schedule(config, photos: int) -> Schedule:
     """Converts the config's epochs over `photos` training photos to steps.
 
-    `config.steps`, where it is not 0, is the length; otherwise `schedule.epochs` is. `schedule.drops`
-    are fractions of the length, `checkpoint.snapshots` are epochs; those past the end are left out.
+    `config.steps`, where it is not 0, is the length; otherwise `schedule.epochs` is.
+    `schedule.drops` are fractions of the length, `checkpoint.snapshots` are epochs; those past the
+    end are left out.
     """
     drops, batch = tuple(config.schedule.drops), config.data.batch_size
     if any(not 0 < drop < 1 for drop in drops) or list(drops) != sorted(drops):
@@ -46,8 +47,8 @@ def make_schedule(config, photos: int) -> Schedule:
     steps = config.steps or round(config.schedule.epochs * photos / batch)
     if steps < 1:
         raise ConfigError(
-            f"the run has no step: {config.schedule.epochs} epochs of {photos} photos in batches of "
-            f"{batch}; raise config.schedule.epochs or set config.steps"
+            f"the run has no step: {config.schedule.epochs} epochs of {photos} photos in batches "
+            f"of {batch}; raise config.schedule.epochs or set config.steps"
         )
     snapshots = (round(epochs * photos / batch) for epochs in config.checkpoint.snapshots)
     return Schedule(
@@ -96,5 +97,3 @@ def make_optimizer(config, schedule: Schedule) -> optax.GradientTransformation:
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
     )
-
-
