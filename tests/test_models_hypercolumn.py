@@ -1,0 +1,113 @@
+"""Sparse and dense hypercolumns against golden vectors and against each other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from colorize_jax.models import hypercolumn
+
+SCALES = (1, 2, 4, 8, 16)
+SUFFIX = {"corner": "off0", "center": "offc"}
+
+
+def _golden_maps(golden):
+    return {
+        f"layer{s}": jnp.asarray(golden[f"hc_feat_scale{s}"], jnp.float32)[None] for s in SCALES
+    }
+
+
+def _border_tolerance(golden):
+    # The release clamps 1e-4 of a cell before the last one; we clamp onto it, so that a pixel at
+    # the border is itself. Along both axes that moves a value by at most so much:
+    return 4e-4 * max(np.abs(golden[f"hc_feat_scale{s}"]).max() for s in SCALES)
+
+
+def _strides():
+    return {f"layer{s}": s for s in SCALES}
+
+
+@pytest.mark.parametrize("alignment", SUFFIX)
+@pytest.mark.parametrize("cells", [0, 10**6])  # gathering, and the product with the weights
+def test_golden_sparse_columns(golden, alignment, cells, monkeypatch):
+    monkeypatch.setattr(hypercolumn, "_MATMUL_CELLS", cells)
+    points = jnp.asarray(golden["hc_centroids_yx"], jnp.float32)[None]
+    maps = _golden_maps(golden)
+    for s in SCALES:
+        actual = hypercolumn.sample(maps[f"layer{s}"], points, s, alignment)
+        expected = golden[f"hc_sample_scale{s}_{SUFFIX[alignment]}"]
+        np.testing.assert_allclose(actual[0], expected, atol=_border_tolerance(golden))
+    actual = hypercolumn.sparse_columns(maps, _strides(), points, alignment)
+    expected = golden[f"hc_hypercolumn_{SUFFIX[alignment]}"]
+    np.testing.assert_allclose(actual[0], expected, atol=_border_tolerance(golden))
+
+
+def test_golden_sparse_columns_at_integer_points(golden):
+    points = golden["hc_centroids_yx"]
+    assert (points == points.round()).all(), "this file's points are not whole pixels"
+    actual = hypercolumn.sparse_columns(
+        _golden_maps(golden), _strides(), jnp.asarray(points, jnp.int32)[None]
+    )
+    expected = golden["hc_hypercolumn_off0"]
+    np.testing.assert_allclose(actual[0], expected, atol=_border_tolerance(golden))
+
+
+def test_golden_legacy_resize(golden):
+    x = jnp.asarray(golden["resize_in"], jnp.float32)[None]
+    for height, width in ((8, 8), (7, 9)):
+        actual = hypercolumn.resize_bilinear(x, height, width)[0]
+        expected = golden[f"resize_tf1_bilinear_{height}x{width}"]
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+    x = jnp.asarray(golden["resize_nn_in"], jnp.float32)[None]
+    actual = hypercolumn.resize_nearest(x, 4, 4)[0]
+    np.testing.assert_allclose(actual, golden["resize_tf1_nearest_4x4"], atol=1e-6)
+
+
+@pytest.mark.parametrize("cells", [0, 10**6])
+def test_both_ways_of_sampling_have_the_same_gradient(rng, cells, monkeypatch):
+    features = jnp.asarray(rng.normal(size=(2, 5, 6, 3)), jnp.float32)
+    points = jnp.asarray(rng.uniform(-3, 30, (2, 40, 2)), jnp.float32)
+
+    def gradient(cells):
+        monkeypatch.setattr(hypercolumn, "_MATMUL_CELLS", cells)
+        return jax.grad(lambda f: jnp.sin(hypercolumn.sample(f, points, 4, "corner")).sum())(
+            features
+        )
+
+    np.testing.assert_allclose(gradient(0), gradient(10**6), atol=1e-5)
+
+
+@pytest.mark.parametrize("alignment", SUFFIX)
+def test_dense_projection_is_the_sparse_sample_on_a_grid(rng, alignment):
+    strides = {"a": 1, "b": 2, "c": 4, "d": 8, "e": 32}
+    maps = {
+        name: jnp.asarray(rng.normal(size=(2, 64 // s, 96 // s, i + 2)), jnp.float32)
+        for i, (name, s) in enumerate(strides.items())
+    }
+    kernel = jnp.asarray(rng.normal(size=(sum(m.shape[-1] for m in maps.values()), 5)), jnp.float32)
+    dense = hypercolumn.dense_projection(maps, strides, kernel, alignment=alignment)
+    at = hypercolumn.ALIGNMENTS[alignment](4)
+    y, x = np.meshgrid(np.arange(16) * 4 + at, np.arange(24) * 4 + at, indexing="ij")
+    points = np.broadcast_to(np.stack([y, x], -1).reshape(1, -1, 2), (2, 16 * 24, 2))
+    sparse = hypercolumn.sparse_columns(maps, strides, jnp.asarray(points), alignment) @ kernel
+    np.testing.assert_allclose(dense.reshape(2, -1, 5), sparse, atol=2e-5)
+
+
+@pytest.mark.parametrize("alignment", SUFFIX)
+def test_from_grid_restores_a_ramp(alignment):
+    at = hypercolumn.ALIGNMENTS[alignment](4)
+    ramp = jnp.arange(32.0)
+    grid = jnp.broadcast_to((jnp.arange(8) * 4 + at)[:, None, None], (8, 8, 1))[None]
+    actual = hypercolumn.from_grid(grid, 32, 32, alignment)[0, :, 5, 0]
+    inside = slice(2, 28)  # clamped outside the outermost cells
+    np.testing.assert_allclose(actual[inside], ramp[inside], atol=1e-5)
+
+
+def test_half_precision_positions_are_exact():
+    # In bfloat16 a position such as 301 / 1 would be off by a pixel.
+    features = jnp.arange(512.0).reshape(1, 512, 1, 1)
+    points = jnp.array([[[301.0, 0.0]]])
+    actual = hypercolumn.sample(features / 512, points, 1, "corner")
+    np.testing.assert_allclose(actual, 301 / 512, atol=1e-6)
+    half = hypercolumn.sample((features / 512).astype(jnp.bfloat16), points, 1, "corner")
+    assert half.dtype == jnp.bfloat16

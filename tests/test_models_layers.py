@@ -1,0 +1,71 @@
+"""Convolution and pooling against XLA's plain operations."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from colorize_jax.models import layers
+
+
+def _plain(x, kernel):
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 5), (4, 9), (6, 6), (7, 7)])
+@pytest.mark.parametrize("kernel_size", [3, 7])
+def test_convolution_of_maps_smaller_than_the_kernel(rng, size, kernel_size):
+    x = jnp.asarray(rng.normal(size=(2, *size, 3)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(kernel_size, kernel_size, 3, 5)), jnp.float32)
+    actual = layers.convolve(x, kernel, "SAME")
+    np.testing.assert_allclose(actual, _plain(x, kernel), atol=1e-4)
+
+    def gradients(convolve):
+        return jax.grad(lambda x, k: jnp.sin(convolve(x, k)).sum(), argnums=(0, 1))(x, kernel)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4),
+        gradients(lambda x, k: layers.convolve(x, k, "SAME")),
+        gradients(_plain),
+    )
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 6), (7, 7), (1, 1), (1, 4)])
+def test_max_pool_equals_flax_same_pooling(rng, size):
+    x = jnp.asarray(rng.normal(size=(2, *size, 3)), jnp.float32)
+
+    def loss(pool):
+        return jax.value_and_grad(lambda x: jnp.sin(pool(x)).sum())(x)
+
+    actual = loss(layers.max_pool)
+    expected = loss(lambda x: nn.max_pool(x, (2, 2), (2, 2), "SAME"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), actual, expected)
+
+
+@pytest.mark.parametrize("size", [6, 7])
+def test_golden_max_pool(golden, size):
+    x = jnp.asarray(golden[f"pool_in{size}"], jnp.float32)[None]
+    np.testing.assert_allclose(layers.max_pool(x)[0], golden[f"pool_2x2s2_same_{size}"], atol=1e-6)
+
+
+def test_frozen_bias_is_added_and_gets_no_gradient(rng):
+    x = jnp.asarray(rng.normal(size=(1, 4, 4, 2)), jnp.float32)
+    for frozen in (True, False):
+        conv = layers.Conv(3, frozen_bias=frozen)
+        params = conv.init(jax.random.key(0), x)["params"] | {"bias": jnp.ones(3)}
+        without = conv.apply({"params": params | {"bias": jnp.zeros(3)}}, x)
+        np.testing.assert_allclose(conv.apply({"params": params}, x), without + 1, atol=1e-5)
+        gradient = jax.grad(lambda p, conv=conv: conv.apply({"params": p}, x).sum())(params)
+        assert (np.abs(gradient["bias"]).max() == 0) == frozen
+        assert np.abs(gradient["kernel"]).max() > 0
+
+
+def test_caffe_xavier_is_uniform_with_fan_in():
+    kernel = layers.caffe_xavier(jax.random.key(0), (3, 3, 40, 50))
+    limit = (3 / (3 * 3 * 40)) ** 0.5
+    assert np.abs(kernel).max() <= limit
+    np.testing.assert_allclose(np.abs(kernel).max(), limit, rtol=1e-2)
+    np.testing.assert_allclose(kernel.std(), limit / 3**0.5, rtol=2e-2)

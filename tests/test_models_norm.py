@@ -1,0 +1,82 @@
+"""Parameter-free batch norm: what it computes, remembers, and does across devices."""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+import numpy as np
+
+from colorize_jax.models import layers, norm
+from colorize_jax.training import sharding
+
+
+def _train(x, variables):
+    return norm.BatchNorm().apply(variables, x, True, mutable=["batch_stats"])
+
+
+def test_golden_running_average(golden):
+    # Batch means 1, 1.001, 1.002, ... of a channel that is constant within its batch.
+    trace = golden["bn_ema_trace"]
+    variables = norm.BatchNorm().init({}, jnp.zeros((1, 1)), False)
+
+    def step(variables, batch_mean):
+        _, updated = _train(jnp.full((2, 1), batch_mean), variables)
+        return updated, updated["batch_stats"]["mean"][0]
+
+    means = 1 + 0.001 * np.arange(len(trace))
+    _, actual = jax.lax.scan(step, variables, jnp.asarray(means, jnp.float32))
+    np.testing.assert_allclose(actual, trace, rtol=1e-4)
+
+
+def test_golden_normalization_after_a_convolution(golden):
+    scale = golden["bn_blob2_scale"]
+    stats = {
+        "mean": golden["bn_blob0_mean"] / scale,
+        "var": golden["bn_blob1_var"] / scale,
+        "count": np.float32(1000),
+    }
+    conv = layers.Conv(4, 3, padding="VALID", frozen_bias=True)
+    params = {"kernel": golden["bn_W"], "bias": golden["bn_b"]}
+    x = conv.apply({"params": params}, jnp.asarray(golden["bn_x"], jnp.float32)[None])
+    actual = norm.BatchNorm().apply({"batch_stats": stats}, x, False)
+    np.testing.assert_allclose(actual[0], golden["bn_out"], rtol=1e-4, atol=1e-5)
+
+
+def test_training_normalizes_by_the_batch_with_biased_variance(rng):
+    x = rng.normal(3, 2, (4, 5, 6, 7)).astype(np.float32)
+    variables = norm.BatchNorm().init({}, x, False)
+    y, updated = _train(x, variables)
+    mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    np.testing.assert_allclose(y, (x - mean) / np.sqrt(var + 1e-5), atol=1e-4)
+    stats = updated["batch_stats"]
+    np.testing.assert_allclose(stats["mean"], mean, rtol=1e-4)  # the ramp starts at zero memory
+    np.testing.assert_allclose(stats["var"], var, rtol=1e-4)
+    assert stats["count"] == 1 and "params" not in variables
+
+
+def test_constant_channel_gives_zero_not_nan():
+    y, _ = _train(jnp.full((2, 3, 3, 1), 7.0), norm.BatchNorm().init({}, jnp.zeros((1, 1)), False))
+    np.testing.assert_allclose(y, 0, atol=1e-3)
+
+
+def test_half_precision_input_keeps_single_precision_statistics(rng):
+    x = jnp.asarray(rng.normal(size=(2, 8, 8, 3)), jnp.bfloat16)
+    y, updated = _train(x, norm.BatchNorm().init({}, x, False))
+    assert y.dtype == jnp.bfloat16
+    assert all(v.dtype == jnp.float32 for v in jax.tree.leaves(updated))
+
+
+def test_mapped_axis_sees_the_global_batch(rng):
+    x = rng.normal(size=(8, 3, 3, 2)).astype(np.float32)
+    variables = norm.BatchNorm().init({}, x, False)
+    expected, expected_stats = _train(x, variables)
+    mapped = norm.BatchNorm("data")
+
+    def apply(x):
+        return mapped.apply(variables, x, True, mutable=["batch_stats"])
+
+    mesh = sharding.make_mesh()
+    y, stats = jax.shard_map(
+        apply, mesh=mesh, in_specs=P("data"), out_specs=(P("data"), P()), check_vma=False
+    )(x)
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), stats, expected_stats)
