@@ -8,12 +8,12 @@ from colorize_jax.config import default_config
 
 def get_config():
     config = default_config()
-    config.steps = 600
+    config.steps = 400
     config.model.width = 0.25
     config.model.fc6_kernel = 3
     config.model.hidden = 256
     config.data.source = "builtin:photos"
-    config.data.scale = (96, 193)
+    config.data.scale = (128, 257)
     config.data.crop = 64
     config.data.batch_size = 16
     config.data.threads = 2

@@ -17,7 +17,7 @@ _WHITE = (0.95047, 1.0, 1.08883)
 
 def from_uint8(image: jax.Array) -> jax.Array:
     """8-bit photo [..., 3] -> float32 RGB in [0, 1]."""
-    return image.astype(jnp.float32) / 255
+    return jnp.asarray(image, jnp.float32) / 255
 
 
 def gray(rgb: jax.Array) -> jax.Array:

@@ -82,6 +82,12 @@ def make_task(config, axis_name: str | None = None) -> Task:
     _check(config)
     settings, crop = config.task, config.data.crop
     model = make_model(config, axis_name)
+    coarsest = max(model.encoder.strides.values())
+    if crop % coarsest:
+        raise ConfigError(
+            f"config.data.crop={crop} must be a multiple of {coarsest}, the stride of "
+            f"{config.model.name}'s top layer"
+        )
     regression = settings.loss == "regression"
 
     def targets_of(rgb, points):

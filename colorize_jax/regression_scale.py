@@ -1,0 +1,91 @@
+r"""Measures the factor that makes the regression loss pull as hard as the histogram loss.
+
+python -m colorize_jax.regression_scale --config=configs/vgg16_col.py:regression \
+    --config.data.source=builtin:photos
+
+At the start of training both losses send a gradient into the hidden layer of the head. The factor
+is the ratio of the two root mean squares over the same batches, so that the effective learning
+rates match, as the paper asks. It is then fixed in the config as task.regression_scale.
+"""
+
+import sys
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from colorize_jax.data import pipeline, sources
+from colorize_jax.errors import ColorizeError
+
+
+def measure(config: ConfigDict, batches: int = 100) -> float:
+    """Ratio of the losses' gradients at the hidden units of a fresh network.
+
+    Args:
+        config: of colorization; the seed, the data and the network are taken from it.
+        batches: training batches to average over.
+    """
+    import jax
+    import jax.numpy as jnp
+    from tqdm import tqdm
+
+    from colorize_jax.tasks import colorization
+    from colorize_jax.training.step import row_keys
+
+    config = ConfigDict(config.to_dict())
+    config.data.batch_size = 8  # nothing depends on it
+    config.task.regression_scale = 1.0
+    photos, _ = sources.open_splits(config.data.source, config.data.holdout)
+    key = jax.random.key(config.seed)
+
+    def squared_gradient(loss):
+        """(variables, keys, batch) -> sum of squares; and the variables of a fresh start."""
+        config.task.loss = loss
+        task = colorization.make_task(ConfigDict(config.to_dict()))
+
+        def of_batch(variables, keys, batch):
+            (gray, points), targets = task.prepare(keys, batch)
+            columns, _ = task.model.apply(
+                variables, gray, points, True, method="columns", mutable=["batch_stats"],
+                rngs={"dropout": keys[0]},
+            )  # fmt: skip
+            head = {"params": variables["params"]["head"]}
+            hidden = task.model.head.apply(head, columns, method="hidden_units")
+
+            def total(hidden):
+                outputs = task.model.head.apply(head, hidden, method="read_out")
+                return task.loss(outputs, targets)[0]["loss"].sum()
+
+            return jnp.square(jax.grad(total)(hidden)).sum()
+
+        def fresh(batch):
+            inputs, _ = task.prepare(row_keys(key, jnp.arange(len(batch["image"]))), batch)
+            return task.model.init({"params": key}, *inputs)
+
+        return jax.jit(of_batch), jax.jit(fresh)
+
+    functions = {loss: squared_gradient(loss) for loss in ("histogram", "regression")}
+    variables, sums = {}, dict.fromkeys(functions, 0.0)
+    data = pipeline.training_batches(photos, config, start=0, stop=batches)
+    for index, batch in enumerate(tqdm(data, total=batches, unit="batch", file=sys.stderr)):
+        keys = row_keys(jax.random.fold_in(key, index), jnp.arange(len(batch["image"])))
+        for loss, (of_batch, fresh) in functions.items():
+            if loss not in variables:
+                variables[loss] = fresh(batch)
+            sums[loss] += float(of_batch(variables[loss], keys, batch))
+    return (sums["histogram"] / sums["regression"]) ** 0.5
+
+
+def main(argv):
+    """Prints the factor."""
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    try:
+        print(f"task.regression_scale = {measure(_CONFIG.value):.3g}")
+    except ColorizeError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe of colorization.")
+    flags.mark_flag_as_required("config")
+    app.run(main)

@@ -1,0 +1,37 @@
+r"""VGG-16 pretrained by colorization: the paper's recipe.
+
+python -m colorize_jax.main --config=configs/vgg16_col.py \
+    --config.data.source=/data/imagenet --workdir=/ckpt/vgg16
+
+Three epochs of the photos in batches of 8, cropped to 352 pixels; the rate drops tenfold after 2.0,
+2.5 and 2.75 of them. With the paper's 3.7 million photos that is 1,387,500 steps. Larger batches:
+--config.data.batch_size=64 --config.optimizer.rate_batch_size=8 scales the rate linearly with them.
+
+Variants, as in --config=configs/vgg16_col.py:long
+    long            10 epochs, drops at the same fractions
+    regression      Lab's a and b instead of histograms (Table 2)
+    no_hypercolumn  the head reads fc7 alone (Table 2)
+    no_drop         the rate never drops (Figure 4)
+"""
+
+from colorize_jax.config import default_config
+from colorize_jax.errors import ConfigError
+
+
+def get_config(variant=""):
+    config = default_config()
+    if variant == "long":
+        config.schedule.epochs = 10.0
+        config.checkpoint.snapshots = (0.2, 1.0, 2.0, 3.0, 10.0)
+    elif variant == "regression":
+        config.task.loss = "regression"
+    elif variant == "no_hypercolumn":
+        config.model.hypercolumn = False
+    elif variant == "no_drop":
+        config.schedule.drops = ()
+    elif variant:
+        raise ConfigError(
+            f"configs/vgg16_col.py has no variant {variant!r}; "
+            "known: long, regression, no_hypercolumn, no_drop"
+        )
+    return config

@@ -1,0 +1,154 @@
+"""Colorization: targets and losses against golden vectors, points, scores and checks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from colorize_jax.errors import ConfigError
+from colorize_jax.tasks import colorization
+from colorize_jax.tasks.task import make_task
+from colorize_jax.training.step import row_keys
+
+
+def _golden_targets(golden):
+    rgb = jnp.asarray(golden["hist_image"], jnp.float32)
+    points = jnp.asarray(golden["hist_locations_yx"], jnp.int32)
+    return colorization.histogram_targets(rgb, points, window=7, bins=32)
+
+
+def test_golden_window_histograms(golden):
+    targets = _golden_targets(golden)
+    np.testing.assert_allclose(targets["hue"], golden["hist_hue_7x7"], atol=1e-6)
+    np.testing.assert_allclose(targets["chroma"], golden["hist_chroma_7x7"], atol=1e-6)
+    np.testing.assert_allclose(targets["hue_weight"], golden["kl_weight_hue"], atol=1e-6)
+    np.testing.assert_allclose(targets["hue_weight"], golden["hist_center_chroma"], atol=1e-6)
+    np.testing.assert_allclose(targets["chroma_weight"], golden["kl_weight_chroma"], atol=1e-6)
+
+
+def test_golden_losses_and_gradients(golden):
+    targets = _golden_targets(golden)
+    outputs = {n: jnp.asarray(golden[f"kl_logits_{n}"], jnp.float32) for n in ("hue", "chroma")}
+
+    def total(outputs):
+        values = colorization.histogram_losses(outputs, targets)
+        return values["loss"].mean(), {name: value.mean() for name, value in values.items()}
+
+    (_, values), gradient = jax.value_and_grad(total, has_aux=True)(outputs)
+    for name, expected in (("loss", "total"), ("loss_hue", "hue"), ("loss_chroma", "chroma")):
+        np.testing.assert_allclose(values[name], golden[f"loss_{expected}"], rtol=1e-4)
+    for name in ("hue", "chroma"):
+        expected = golden[f"loss_grad_logits_{name}"]
+        np.testing.assert_allclose(gradient[name], expected, rtol=1e-3, atol=1e-6)
+
+
+def test_golden_regression_targets(golden):
+    rgb = jnp.asarray(golden["rgb"], jnp.float32)[None]
+    points = jnp.stack([jnp.zeros(64, jnp.int32), jnp.arange(64)], -1)
+    targets = colorization.regression_targets(rgb, points)
+    np.testing.assert_allclose(targets["ab"] * 100, golden["lab"][:, 1:], rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("shade", [0, 255, 90])
+def test_loss_and_gradient_are_finite_on_photos_without_color(shade, rng):
+    task = make_task(tiny.config())
+    batch = tiny.batch(rng)
+    batch["image"][:] = shade
+    inputs, targets = task.prepare(row_keys(jax.random.key(0), jnp.arange(8)), batch)
+    outputs = {"hue": jnp.zeros((8, 6, 8)), "chroma": jnp.zeros((8, 6, 8))}
+    value, gradient = jax.value_and_grad(lambda o: task.loss(o, targets)[0]["loss"].sum())(outputs)
+    assert np.isfinite(value)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((inputs, targets)))
+
+
+def test_points_stay_off_the_border_and_reach_everything_else():
+    points = colorization.sample_points(jax.random.key(0), points=20000, edge_buffer=96, crop=352)
+    assert points.min() == 96 and points.max() == 255  # as in the released training file
+    one_axis = np.bincount(np.asarray(points[:, 0]) - 96, minlength=160)
+    assert one_axis.min() > 70 and one_axis.max() < 190
+
+
+def test_points_of_a_row_do_not_depend_on_the_other_rows(rng):
+    task, batch = make_task(tiny.config()), tiny.batch(rng)
+    keys = row_keys(jax.random.key(3), jnp.arange(8))
+    (_, all_points), _ = task.prepare(keys, batch)
+    (_, some), _ = task.prepare(keys[5:], jax.tree.map(lambda x: x[5:], batch))
+    np.testing.assert_array_equal(all_points[5:], some)
+    assert not np.array_equal(all_points[0], all_points[1])
+
+
+@pytest.mark.parametrize("loss", ["histogram", "regression"])
+def test_the_constant_is_the_best_one(loss, rng):
+    task = make_task(tiny.config(task__loss=loss))
+    batch = tiny.batch(rng)
+    batch["image"] = batch["image"] // np.array([1, 2, 3], np.uint8)  # more red than blue
+    keys = row_keys(jax.random.key(0), jnp.arange(8))
+    inputs, _ = task.prepare(keys, batch)
+    variables = jax.jit(task.model.init)(jax.random.key(0), *inputs)
+    sums = task.statistics(keys, batch)
+    evaluate = jax.jit(lambda sums: task.evaluate(variables, sums, keys, batch)["constant"])
+    best = evaluate(sums)
+    for name in ("hue", "chroma") if loss == "histogram" else ("ab",):
+        for direction in rng.normal(size=(3, *sums[name].shape)):
+            moved = sums[name] * (1 + 0.2 * direction.clip(-2, 2))
+            if loss == "histogram":  # a histogram stays one
+                moved = moved * (sums[name].sum() / moved.sum())
+            assert evaluate(sums | {name: moved}) > best
+
+
+def test_rows_that_are_not_valid_do_not_count(rng):
+    task = make_task(tiny.config())
+    batch = tiny.batch(rng)
+    keys = row_keys(jax.random.key(0), jnp.arange(8))
+    inputs, _ = task.prepare(keys, batch)
+    variables = jax.jit(task.model.init)(jax.random.key(0), *inputs)
+    evaluate = jax.jit(
+        lambda batch: task.evaluate(variables, task.statistics(keys, batch), keys, batch)
+    )
+    half = jax.tree.map(lambda x: np.concatenate([x[:4], x[:4] * 0]), batch)
+    other = half | {"image": np.concatenate([batch["image"][:4], batch["image"][:4] // 2])}
+    jax.tree.map(np.testing.assert_array_equal, evaluate(half), evaluate(other))
+    assert evaluate(half)["photos"] == 4 and evaluate(half)["points"] == 4 * 6
+
+
+@pytest.mark.parametrize("loss", ["histogram", "regression"])
+def test_pictures_are_gray_prediction_truth(loss, rng):
+    task, batch = make_task(tiny.config(task__loss=loss)), tiny.batch(rng)
+    inputs, _ = task.prepare(row_keys(jax.random.key(0), jnp.arange(8)), batch)
+    variables = jax.jit(task.model.init)(jax.random.key(0), *inputs)
+    strips = np.asarray(jax.jit(task.pictures)(variables, batch))
+    assert strips.shape == (8, 32, 96, 3) and strips.dtype == np.uint8
+    gray, predicted, truth = np.split(strips.astype(int), 3, axis=2)
+    np.testing.assert_array_equal(truth, batch["image"])
+    np.testing.assert_allclose(gray[..., 0], batch["image"].mean(-1), atol=0.51)
+    np.testing.assert_allclose(predicted.mean(-1), gray[..., 0], atol=1.5)  # lightness matched
+
+
+def test_edge_buffer_scales_with_the_crop():
+    assert tiny.config(data__crop=352).task.edge_buffer == 96
+    assert tiny.config(data__crop=224).task.edge_buffer == 61
+    assert tiny.config(data__crop=224, task__edge_buffer=10).task.edge_buffer == 10
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("task__edge_buffer", 16, "edge_buffer=16"),
+        ("task__loss", "l1", "'histogram', 'regression'"),
+        ("task__name", "jigsaw", "known: colorization"),
+        ("task__window", 4, "window=4"),
+        ("task__points", 0, "points"),
+        ("model__name", "vgg19", "'vgg16'"),
+        ("model__norm", "layer", "'batch', 'none'"),
+        ("model__dtype", "float16", "'float32', 'bfloat16'"),
+        ("model__alignment", "left", "'corner', 'center'"),
+        ("model__fc6_kernel", 4, "fc6_kernel=4"),
+        ("model__width", 0.0, "width"),
+        ("data__crop", 40, "multiple of 32"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(setting, value, message):
+    with pytest.raises(ConfigError, match=message):
+        make_task(tiny.config(**{setting: value}))

@@ -1,0 +1,181 @@
+"""The step is the same function on one device, on four, under shard_map and under pmap."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import optax
+import pytest
+import tiny
+
+from colorize_jax.errors import ConfigError
+from colorize_jax.tasks import task as tasks
+from colorize_jax.training import sharding
+from colorize_jax.training.step import TrainState, init_state, train_step
+
+# One step of plain descent at rate 1: the change of the parameters is the gradient.
+DESCENT = optax.sgd(1.0)
+
+
+def _task(axis_name=None, **settings):
+    """Batch norm on, dropout off, and a head whose start does not hide the trunk's gradient."""
+    task = tasks.make_task(tiny.config(**settings), axis_name)
+    still = task.model.clone(
+        encoder=task.model.encoder.clone(dropout=0.0), head=task.model.head.clone(dropout=0.0)
+    )
+    return _with_model(task, still)
+
+
+def _with_model(task, model):
+    """The same task on another model."""
+    import dataclasses
+
+    return dataclasses.replace(task, model=model)
+
+
+def _start(task, batch, optimizer=DESCENT):
+    state = jax.jit(lambda key: init_state(key, task, optimizer, batch))(jax.random.key(0))
+    kernel = state.params["head"]["hidden"]["kernel"]
+    state.params["head"]["hidden"]["kernel"] = kernel * 1000
+    return jax.device_get(state)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """State, batch, and what a step on a single device makes of them."""
+    batch = tiny.batch(np.random.default_rng(0))
+    task = _task()
+    state = _start(task, batch)
+    step = sharding.jit_step(task, DESCENT, sharding.make_mesh(jax.devices()[:1]))
+    return state, batch, jax.device_get(step(state, batch, jax.random.key(7)))
+
+
+def _assert_same(actual, reference):
+    state, _, expected = reference
+    gradient = jax.tree.map(jnp.subtract, state.params, actual[0].params)
+    expected_gradient = jax.tree.map(jnp.subtract, state.params, expected[0].params)
+    scale = optax.tree.norm(expected_gradient)
+    assert scale > 0.1
+    chex.assert_trees_all_close(gradient, expected_gradient, rtol=1e-5, atol=1e-5 * float(scale))
+    chex.assert_trees_all_close(
+        actual[0].batch_stats, expected[0].batch_stats, rtol=1e-5, atol=1e-6
+    )
+    chex.assert_trees_all_close(actual[1], expected[1], rtol=1e-5)
+
+
+def test_four_devices_under_jit(reference):
+    state, batch, _ = reference
+    mesh = sharding.make_mesh()
+    assert mesh.size == 4
+    step = sharding.jit_step(_task(), DESCENT, mesh)
+    placed = sharding.put_batch(batch, mesh)
+    assert len(placed["image"].addressable_shards) == 4
+    _assert_same(step(state, placed, jax.random.key(7)), reference)
+
+
+def test_four_devices_under_shard_map(reference):
+    state, batch, _ = reference
+    step = functools.partial(train_step, task=_task(sharding.AXIS), optimizer=DESCENT)
+    mapped = jax.shard_map(
+        step, mesh=sharding.make_mesh(), in_specs=(P(), P(sharding.AXIS), P()), out_specs=P(),
+        check_vma=False,
+    )  # fmt: skip
+    _assert_same(jax.jit(mapped)(state, batch, jax.random.key(7)), reference)
+
+
+def test_four_devices_under_pmap(reference):
+    state, batch, _ = reference
+    step = functools.partial(train_step, task=_task("i"), optimizer=DESCENT)
+    mapped = jax.pmap(step, axis_name="i", in_axes=(None, 0, None), out_axes=None)
+    parts = jax.tree.map(lambda x: x.reshape(4, -1, *x.shape[1:]), batch)
+    _assert_same(mapped(state, parts, jax.random.key(7)), reference)
+
+
+def test_microbatches_give_the_gradient_of_the_whole_batch_without_batch_norm():
+    batch = tiny.batch(np.random.default_rng(1))
+    task = _task(model__norm="none")
+    state = _start(task, batch)
+
+    def step(microbatches):
+        step = sharding.jit_step(task, DESCENT, sharding.make_mesh(), microbatches)
+        return jax.device_get(step(state, batch, jax.random.key(7)))
+
+    whole, parts = step(1), step(2)
+    chex.assert_trees_all_close(parts[0].params, whole[0].params, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(parts[1], whole[1], rtol=1e-5)
+
+
+def test_batch_norm_sees_one_microbatch_at_a_time():
+    batch = tiny.batch(np.random.default_rng(1))
+    task = _task()
+    state = _start(task, batch)
+    step = sharding.jit_step(task, DESCENT, sharding.make_mesh(), 2)
+    after, _ = step(state, batch, jax.random.key(7))
+    counts = {x["count"].item() for x in after.batch_stats["encoder"].values()}
+    assert counts == {2.0}
+
+
+def test_rows_that_are_not_valid_give_no_loss_and_no_gradient():
+    batch = tiny.batch(np.random.default_rng(1))
+    task = _task(model__norm="none")
+    state = _start(task, batch)
+    step = jax.jit(functools.partial(train_step, task=task, optimizer=DESCENT))
+    batch["valid"][6:] = False
+    other = batch | {"image": batch["image"].copy()}
+    other["image"][6:] = 3
+    chex.assert_trees_all_close(
+        step(state, batch, jax.random.key(0)), step(state, other, jax.random.key(0)), rtol=1e-6
+    )
+
+
+def test_keys_change_with_the_step_and_with_the_seed():
+    batch = tiny.batch(np.random.default_rng(1))
+    task = _task()
+    state = _start(task, batch)
+    step = jax.jit(functools.partial(train_step, task=task, optimizer=DESCENT))
+    later = TrainState(jnp.int32(5), state.params, state.batch_stats, state.opt_state)
+    losses = [
+        float(step(s, batch, jax.random.key(k))[1]["loss"])
+        for s, k in ((state, 0), (later, 0), (state, 1))
+    ]
+    assert len(set(losses)) == 3
+    assert losses[0] == float(step(state, batch, jax.random.key(0))[1]["loss"])
+
+
+def test_state_is_donated_and_the_step_compiled_once():
+    batch = tiny.batch(np.random.default_rng(1))
+    task, mesh = _task(), sharding.make_mesh()
+    same = sharding.replicated(mesh)
+    state = jax.jit(
+        lambda key: init_state(key, task, DESCENT, batch), out_shardings=same
+    )(jax.random.key(0))  # fmt: skip
+    step = sharding.jit_step(task, DESCENT, mesh)
+    before = state.params["head"]["hidden"]["kernel"]
+    for _ in range(3):
+        state, _ = step(state, sharding.put_batch(batch, mesh), jax.random.key(0))
+    assert before.is_deleted() and step._cache_size() == 1
+
+
+def test_first_loss_is_that_of_zero_logits():
+    task, batch = tasks.make_task(tiny.config()), tiny.batch(np.random.default_rng(1))
+    state = jax.jit(lambda key: init_state(key, task, DESCENT, batch))(jax.random.key(0))
+    step = jax.jit(functools.partial(train_step, task=task, optimizer=DESCENT))
+    _, metrics = step(state, batch, jax.random.key(0))
+    keys = jax.vmap(lambda row: jax.random.fold_in(
+        jax.random.split(jax.random.fold_in(jax.random.key(0), 0))[0], row))(jnp.arange(8))  # fmt: skip
+    _, targets = task.prepare(keys, batch)
+    zeros = {"hue": jnp.zeros((8, 6, 8)), "chroma": jnp.zeros((8, 6, 8))}
+    values, counts = task.loss(zeros, targets)
+    np.testing.assert_allclose(metrics["loss"], values["loss"].sum() / counts.sum(), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "microbatches", "message"),
+    [(6, 1, "shared by 4 devices.* 8"), (4, 2, "2 microbatches.* 8"), (0, 1, "at least 1")],
+)
+def test_a_batch_that_cannot_be_shared_is_refused(batch_size, microbatches, message):
+    with pytest.raises(ConfigError, match=message):
+        sharding.check_batch(batch_size, microbatches, sharding.make_mesh())

@@ -1,0 +1,57 @@
+"""The smallest config that has everything, for tests of the step and the loop."""
+
+import numpy as np
+from PIL import Image
+
+from colorize_jax.config import default_config
+
+
+def config(**settings):
+    """A run of 6 steps on crops of 32 pixels; settings as in data__batch_size=4."""
+    config = default_config()
+    config.steps = 6
+    config.model.width = 0.03125
+    config.model.fc6_kernel = 1
+    config.model.hidden = 8
+    config.data.source = "builtin:photos"
+    config.data.scale = (40, 50)
+    config.data.crop = 32
+    config.data.batch_size = 8
+    config.data.threads = 2
+    config.task.points = 6
+    config.task.bins = 8
+    config.optimizer.rate = 0.02
+    config.schedule.drops = (0.5,)
+    config.checkpoint.every = 3
+    config.checkpoint.snapshots = ()
+    config.eval.every = 3
+    config.eval.photos = 5
+    config.eval.pictures = 3
+    config.eval.statistics_batches = 2
+    config.log.every = 2
+    for name, value in settings.items():
+        with config.unlocked():
+            config.update_from_flattened_dict({name.replace("__", "."): value})
+    return config
+
+
+def batch(rng, size=8, crop=32):
+    """Random photos with colors, as the pipeline would give them."""
+    return {
+        "image": rng.integers(0, 256, (size, crop, crop, 3), dtype=np.uint8),
+        "position": np.arange(size),
+        "valid": np.ones(size, bool),
+    }
+
+
+def write_photos(folder, count, rng, size=(48, 64)):
+    """JPEGs of random blotches below a folder; returns their names."""
+    names = []
+    for i in range(count):
+        small = rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)
+        path = folder / f"sub{i % 2}" / f"photo{i:03}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(small).resize(size[::-1], Image.Resampling.BILINEAR)
+        image.save(path, quality=95)
+        names.append(str(path.relative_to(folder)))
+    return sorted(names)
