@@ -1,5 +1,6 @@
 """The step is the same function on one device, on four, under shard_map and under pmap."""
 
+import dataclasses
 import functools
 
 import chex
@@ -14,7 +15,7 @@ import tiny
 from colorize_jax.errors import ConfigError
 from colorize_jax.tasks import task as tasks
 from colorize_jax.training import sharding
-from colorize_jax.training.step import TrainState, init_state, train_step
+from colorize_jax.training.step import TrainState, init_state, row_keys, train_step
 
 # One step of plain descent at rate 1: the change of the parameters is the gradient.
 DESCENT = optax.sgd(1.0)
@@ -26,14 +27,7 @@ def _task(axis_name=None, **settings):
     still = task.model.clone(
         encoder=task.model.encoder.clone(dropout=0.0), head=task.model.head.clone(dropout=0.0)
     )
-    return _with_model(task, still)
-
-
-def _with_model(task, model):
-    """The same task on another model."""
-    import dataclasses
-
-    return dataclasses.replace(task, model=model)
+    return dataclasses.replace(task, model=still)
 
 
 def _start(task, batch, optimizer=DESCENT):
@@ -164,8 +158,8 @@ def test_first_loss_is_that_of_zero_logits():
     state = jax.jit(lambda key: init_state(key, task, DESCENT, batch))(jax.random.key(0))
     step = jax.jit(functools.partial(train_step, task=task, optimizer=DESCENT))
     _, metrics = step(state, batch, jax.random.key(0))
-    keys = jax.vmap(lambda row: jax.random.fold_in(
-        jax.random.split(jax.random.fold_in(jax.random.key(0), 0))[0], row))(jnp.arange(8))  # fmt: skip
+    points_key, _ = jax.random.split(jax.random.fold_in(jax.random.key(0), 0))
+    keys = row_keys(points_key, jnp.arange(8))
     _, targets = task.prepare(keys, batch)
     zeros = {"hue": jnp.zeros((8, 6, 8)), "chroma": jnp.zeros((8, 6, 8))}
     values, counts = task.loss(zeros, targets)
