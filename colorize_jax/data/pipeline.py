@@ -9,7 +9,7 @@ import grain
 import numpy as np
 
 from colorize_jax.data import decode, transforms
-from colorize_jax.data.sources import Source
+from colorize_jax.data.sources import Source, Subset
 from colorize_jax.errors import ConfigError, DataError
 
 _REPLACEMENTS = 20
@@ -28,14 +28,10 @@ class TrainingExamples:
     scale: tuple[int, int]
     crop: int
     mirror: bool
-    length: int
 
     def __post_init__(self):
         order = grain.MapDataset.range(len(self.source.names)).seed(self.seed).shuffle().repeat()
         object.__setattr__(self, "_order", order)
-
-    def __len__(self) -> int:
-        return self.length
 
     def __getitem__(self, position: int) -> dict[str, np.ndarray]:
         rng = np.random.default_rng((self.seed, position))
@@ -63,17 +59,13 @@ class TrainingExamples:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationExamples:
-    """The first `length` photos in order, each the middle at the scale of the crop.
+    """Photos in order, each the middle at the scale of the crop.
 
     Beyond the last photo, and for one that cannot be read, the example is black and not valid.
     """
 
     source: Source
     crop: int
-    length: int
-
-    def __len__(self) -> int:
-        return self.length
 
     def __getitem__(self, position: int) -> dict[str, np.ndarray]:
         if position < len(self.source.names):
@@ -92,20 +84,56 @@ def _example(image, window, position):
     return {"image": pixels, "position": np.int64(position), "valid": np.bool_(True)}
 
 
-def training_batches(source: Source, config, *, start: int, stop: int) -> Iterator[dict]:
-    """Batches `start` to `stop` of the run that `config` describes.
+@dataclasses.dataclass(frozen=True)
+class HostRows:
+    """What one of several hosts reads: contiguous rows of every batch of the one global order.
+
+    Global batch k is the positions k B to k B + B - 1 for any number of hosts; each of the H hosts
+    takes B / H of them, in the order of the hosts.
+    """
+
+    examples: TrainingExamples | EvaluationExamples
+    batches: int
+    batch_size: int
+    host: int
+    hosts: int
+
+    def __len__(self) -> int:
+        return self.batches * self.batch_size // self.hosts
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        rows = self.batch_size // self.hosts
+        batch, row = divmod(index, rows)
+        return self.examples[batch * self.batch_size + self.host * rows + row]
+
+
+def training_batches(
+    source: Source, config, *, start: int, stop: int, host: int = 0, hosts: int = 1
+) -> Iterator[dict]:
+    """This host's rows of the batches `start` to `stop` of the run that `config` describes.
 
     Returns:
-        A grain iterator (close it) of {"image": [batch, crop, crop, 3] uint8, "position": [batch]
-        int64, "valid": [batch] bool}.
+        A grain iterator (close it) of {"image": [rows, crop, crop, 3] uint8, "position": [rows]
+        int64, "valid": [rows] bool}.
     """
     data = config.data
-    check(data)
-    examples = TrainingExamples(
-        source=source, seed=config.seed, scale=tuple(data.scale), crop=data.crop,
-        mirror=data.mirror, length=stop * data.batch_size,
-    )  # fmt: skip
-    batches = grain.MapDataset.source(examples).batch(data.batch_size)[start:]
+    examples = TrainingExamples(source, config.seed, tuple(data.scale), data.crop, data.mirror)
+    return _batches(HostRows(examples, stop, data.batch_size, host, hosts), data, start)
+
+
+def evaluation_batches(
+    source: Source, config, *, photos: int, host: int = 0, hosts: int = 1
+) -> Iterator[dict]:
+    """This host's rows of (at most `photos`) held-out photos; rows past the last are not valid."""
+    data = config.data
+    count = min(photos, len(source.names))
+    examples = EvaluationExamples(Subset(source, np.arange(count)), data.crop)
+    batches = -(-count // data.batch_size)
+    return _batches(HostRows(examples, batches, data.batch_size, host, hosts), data, 0)
+
+
+def _batches(rows: HostRows, data, start: int) -> Iterator[dict]:
+    batches = grain.MapDataset.source(rows).batch(rows.batch_size // rows.hosts)[start:]
     options = grain.ReadOptions(
         num_threads=data.threads, prefetch_buffer_size=max(2 * data.threads, 2)
     )
@@ -115,16 +143,6 @@ def training_batches(source: Source, config, *, start: int, stop: int) -> Iterat
             flags.FLAGS.mark_as_parsed()
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=data.workers))
     return iter(batches)
-
-
-def evaluation_batches(source: Source, config, *, photos: int) -> Iterator[dict]:
-    """All batches of (at most `photos`) held-out photos; the last one is filled up, not valid."""
-    data = config.data
-    count = min(photos, len(source.names))
-    length = -(-count // data.batch_size) * data.batch_size
-    examples = EvaluationExamples(source=source, crop=data.crop, length=length)
-    batches = grain.MapDataset.source(examples).batch(data.batch_size)
-    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=max(data.threads, 1))))
 
 
 def check(data) -> None:

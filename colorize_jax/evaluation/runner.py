@@ -39,14 +39,25 @@ class Runner:
         """The task's sums over training batches."""
         return self._sum(self._statistics, batches)
 
-    def evaluate(self, variables: Tree, statistics: Tree, batches: Iterable) -> dict[str, float]:
-        """The task's scores over the batches of a held-out split."""
-        sums = self._sum(self._evaluate, batches, variables, statistics)
-        return self._task.summarize(jax.device_get(sums))
+    def evaluate(
+        self, variables: Tree, statistics: Tree, batches: Iterable, pictures: int = 0
+    ) -> tuple[dict[str, float], list[np.ndarray]]:
+        """The task's scores over the batches of a held-out split, and its first pictures.
 
-    def pictures(self, variables: Tree, batch: dict[str, np.ndarray]) -> np.ndarray:
-        """uint8 [batch, height, width, 3]: a strip for every photo of the batch."""
-        return np.asarray(self._pictures(variables, sharding.put_batch(batch, self._mesh)))
+        Returns:
+            {name: number}, and at most `pictures` strips, uint8 [height, width, 3].
+        """
+        strips: list[np.ndarray] = []
+
+        def seen():
+            for batch in batches:
+                if len(strips) < pictures:
+                    shown = self._pictures(variables, sharding.put_batch(batch, self._mesh))
+                    strips.extend(np.asarray(shown)[batch["valid"]])
+                yield batch
+
+        sums = self._sum(self._evaluate, seen(), variables, statistics)
+        return self._task.summarize(jax.device_get(sums)), strips[:pictures]
 
     def _sum(self, function: Callable, batches: Iterable, *others: Tree) -> Tree:
         total = None

@@ -1,8 +1,7 @@
 """A run from config to results, read from top to bottom; `main` and notebooks call `train`."""
 
-import collections
+import contextlib
 import json
-import math
 import pathlib
 import time
 
@@ -16,10 +15,9 @@ from colorize_jax.errors import CheckpointError, NonFiniteError
 from colorize_jax.evaluation.runner import Runner
 from colorize_jax.tasks.task import make_task
 from colorize_jax.training import checkpoint, optimizers, sharding
+from colorize_jax.training.meter import Meter
 from colorize_jax.training.report import Report
 from colorize_jax.training.step import init_state
-
-_RUN_AHEAD = 2  # steps that the host may be ahead of the devices
 
 
 def train(config: ConfigDict, workdir: str) -> dict[str, float]:
@@ -78,68 +76,65 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
             step_function = sharding.jit_step(task, optimizer, mesh, config.microbatches)
             rate = schedule.rate(optimizers.initial_rate(config))
             runner = Runner(task, mesh, config.seed)
-            statistics = runner.statistics(
-                pipeline.training_batches(
-                    photos, config, start=0, stop=config.eval.statistics_batches
-                )
+            hosts = {"host": jax.process_index(), "hosts": jax.process_count()}
+            first = pipeline.training_batches(
+                photos, config, start=0, stop=config.eval.statistics_batches, **hosts
             )
+            with contextlib.closing(first):
+                statistics = runner.statistics(first)
+            meter = Meter(batch_size)
 
             def evaluate(step):
-                def batches():
-                    return pipeline.evaluation_batches(held_out, config, photos=config.eval.photos)
-
-                scores = runner.evaluate(state.variables, statistics, batches())
-                strips = runner.pictures(state.variables, next(batches()))
-                shown = min(config.eval.pictures, len(held_out.names))
+                batches = pipeline.evaluation_batches(
+                    held_out, config, photos=config.eval.photos, **hosts
+                )
+                with contextlib.closing(batches):
+                    scores, strips = runner.evaluate(
+                        state.variables, statistics, batches, config.eval.pictures
+                    )
                 scores = {f"eval/{name}": value for name, value in scores.items()}
-                report.evaluation(step, scores, strips[:shown])
+                report.evaluation(step, scores, strips)
                 return scores
 
             def save(step):
-                interval.check()
+                meter.check()  # a checkpoint holds finite parameters or is not written
                 note = {"config": checkpoint.plain(config), "step": step}
                 note |= {"position": step * batch_size, "photos": len(photos.names)}
                 saved.save(step, state, note)
 
-            interval = _Interval(batch_size, workdir)
             scores = evaluate(0) if start == 0 else {}
-            batches = pipeline.training_batches(photos, config, start=start, stop=schedule.steps)
             last_save = time.monotonic()
-            for step in range(start + 1, schedule.steps + 1):
-                began = time.monotonic()
-                batch = next(batches)
-                waited = time.monotonic() - began
-                state, metrics = step_function(state, sharding.put_batch(batch, mesh), key)
-                interval.add(step, metrics, waited)
+            batches = pipeline.training_batches(
+                photos, config, start=start, stop=schedule.steps, **hosts
+            )
+            with contextlib.closing(batches), _naming_checkpoint(saved):
+                for step in range(start + 1, schedule.steps + 1):
+                    began = time.monotonic()
+                    batch = next(batches)
+                    waited = time.monotonic() - began
+                    state, metrics = step_function(state, sharding.put_batch(batch, mesh), key)
+                    meter.add(step, metrics, waited=waited)
+                    last = step == schedule.steps
 
-                if step == start + 1:
-                    jax.block_until_ready(metrics)
-                    report.started(step, time.monotonic() - began)
-                    interval.restart_clock()
-                logs = step % config.log.every == 0 or step == schedule.steps
-                if logs:
-                    values = interval.finish()
-                    report.progress(step, values | {"train/rate": float(rate(step - 1))})
-                if step % config.eval.every == 0 or step == schedule.steps:
-                    with interval.paused():
-                        scores = evaluate(step)
-                late = config.checkpoint.seconds and (
-                    time.monotonic() - last_save > config.checkpoint.seconds
-                )
-                if jax.process_count() > 1:  # all hosts must save the same step: the first decides
-                    late = logs and bool(multihost_utils.broadcast_one_to_all(np.bool_(late)))
-                if (
-                    late
-                    or step % config.checkpoint.every == 0
-                    or step in schedule.snapshots
-                    or step == schedule.steps
-                ):
-                    with interval.paused():
-                        save(step)
-                    last_save = time.monotonic()
-            batches.close()
+                    if step == start + 1:
+                        meter.compiled()
+                        report.started(step, time.monotonic() - began)
+                    if step % config.log.every == 0 or last:
+                        values = meter.finish()
+                        report.progress(step, values | {"train/rate": float(rate(step - 1))})
+                    if step % config.eval.every == 0 or last:
+                        with meter.paused():
+                            scores = evaluate(step)
+                    due = step % config.checkpoint.every == 0 or step in schedule.snapshots or last
+                    if due or _is_late(last_save, config.checkpoint.seconds, step):
+                        with meter.paused():
+                            save(step)
+                        last_save = time.monotonic()
             saved.wait()
-            scores = scores or evaluate(schedule.steps)
+            if start == schedule.steps and not (workdir / "results.json").exists():
+                scores = evaluate(start)  # it was killed between its last save and its results
+            elif start == schedule.steps:
+                scores = json.loads((workdir / "results.json").read_text())
             if jax.process_index() == 0:
                 text = json.dumps({"step": schedule.steps} | scores, indent=2)
                 (workdir / "results.json").write_text(text + "\n")
@@ -147,72 +142,28 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     return scores
 
 
-class _Interval:
-    """Metrics of the steps since the last log, left on the devices until they are asked for."""
-
-    def __init__(self, batch_size: int, workdir: pathlib.Path):
-        self._batch_size, self._workdir = batch_size, workdir
-        self._pending: collections.deque = collections.deque()
-        self._values: list[dict] = []
-        self._waited = self._excluded = 0.0
-        self._timed = 0
-        self._start = time.monotonic()
-
-    def add(self, step: int, metrics: dict, waited: float) -> None:
-        self._pending.append((step, metrics))
-        self._waited += waited
-        self._timed += 1
-        if len(self._pending) > _RUN_AHEAD:
-            jax.block_until_ready(self._pending[-1 - _RUN_AHEAD][1])
-
-    def restart_clock(self) -> None:
-        """Time so far does not count."""
-        self._start, self._waited, self._excluded, self._timed = time.monotonic(), 0.0, 0.0, 0
-
-    def paused(self):
-        """A context whose time does not count."""
-        return _Paused(self)
-
-    def check(self) -> None:
-        """NonFiniteError if a step since the last log went wrong; waits for the devices."""
-        while self._pending:
-            step, metrics = self._pending.popleft()
-            metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
-            if not all(map(math.isfinite, metrics.values())):
-                first = (step - 1) * self._batch_size
-                shown = ", ".join(f"{name} {value}" for name, value in metrics.items())
-                raise NonFiniteError(
-                    f"step {step} is not finite ({shown}). Its batch holds positions {first} to "
-                    f"{first + self._batch_size - 1}. The last good checkpoint in {self._workdir} "
-                    "is kept. A lower config.optimizer.rate usually helps"
-                )
-            self._values.append(metrics)
-
-    def finish(self) -> dict[str, float]:
-        """Means since the last log, and the speed; starts the next interval."""
-        self.check()
-        seconds = time.monotonic() - self._start - self._excluded
-        values = {
-            f"train/{name}": sum(v[name] for v in self._values) / len(self._values)
-            for name in self._values[0]
-        }
-        rate = self._timed * self._batch_size / seconds if self._timed else float("nan")
-        values["train/images_per_second"] = rate
-        values["train/data_wait"] = self._waited / seconds
-        self._values = []
-        self.restart_clock()
-        return values
+def _is_late(last_save: float, seconds: float, step: int) -> bool:
+    """Whether the last save is `seconds` ago (0: never). All hosts must save the same step, so with
+    several of them the first decides, every tenth step."""
+    if not seconds:
+        return False
+    late = time.monotonic() - last_save > seconds
+    if jax.process_count() == 1:
+        return late
+    return step % 10 == 0 and bool(multihost_utils.broadcast_one_to_all(np.bool_(late)))
 
 
-class _Paused:
-    def __init__(self, interval: _Interval):
-        self._interval = interval
-
-    def __enter__(self):
-        self._began = time.monotonic()
-
-    def __exit__(self, *exception):
-        self._interval._excluded += time.monotonic() - self._began
+@contextlib.contextmanager
+def _naming_checkpoint(saved: checkpoint.Checkpoints):
+    """Adds to a non-finite loss where the run can go on from."""
+    try:
+        yield
+    except NonFiniteError as error:
+        saved.wait()
+        kept = "no checkpoint was written yet"
+        if saved.latest is not None:
+            kept = f"the last good checkpoint is {saved.directory / str(saved.latest)}"
+        raise NonFiniteError(f"{error}; {kept}. A lower config.optimizer.rate may help") from None
 
 
 def _describe(config, state, photos, held_out, schedule, mesh) -> str:

@@ -1,5 +1,6 @@
 """What a run shows: a progress bar or plain lines, metrics.jsonl, TensorBoard, pictures."""
 
+from collections.abc import Sequence
 import json
 import pathlib
 import sys
@@ -60,10 +61,10 @@ class Report:
     def progress(self, step: int, values: dict[str, float]) -> None:
         """A row of training metrics, on the bar or as a line with the time left."""
         self.write(step, values)
-        numbers = (
-            f"loss {values['train/loss']:.4f}  {values['train/images_per_second']:.0f} images/s  "
-            f"waiting for data {values['train/data_wait']:.0%}"
-        )
+        numbers = f"loss {values['train/loss']:.4f}"
+        if "train/images_per_second" in values:
+            numbers += f"  {values['train/images_per_second']:.3g} images/s"
+            numbers += f"  waiting for data {values['train/data_wait']:.0%}"
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
             self._bar.set_postfix_str(numbers)
@@ -71,13 +72,13 @@ class Report:
             left = duration(self._clock.left(step, self._steps))
             self.say(f"step {step}/{self._steps}  {numbers}  {left} left")
 
-    def evaluation(self, step: int, values: dict[str, float], pictures: np.ndarray) -> None:
+    def evaluation(self, step: int, values: dict[str, float], strips: Sequence[np.ndarray]) -> None:
         """A row of scores, and images/<step>.png: one strip below the other."""
         self.write(step, values)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
         self.say(f"step {step}/{self._steps}  {shown}")
-        if self._writes:
-            grid = picture_grid(pictures)
+        if self._writes and len(strips):
+            grid = picture_grid(np.stack(strips))
             Image.fromarray(grid).save(self._workdir / "images" / f"{step}.png")
             self._board.add_image("pictures", grid, step, dataformats="HWC")
             self._board.flush()

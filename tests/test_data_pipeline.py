@@ -1,0 +1,139 @@
+"""Batches are a pure function of (seed, position), however they are read."""
+
+import contextlib
+
+import numpy as np
+import pytest
+import tiny
+
+from colorize_jax.data import pipeline, sources
+from colorize_jax.errors import ConfigError, DataError
+
+
+def _batches(config, source, start, stop):
+    with contextlib.closing(pipeline.training_batches(source, config, start=start, stop=stop)) as b:
+        return list(b)
+
+
+@pytest.fixture
+def folder(tmp_path, rng):
+    tiny.write_photos(tmp_path, 7, rng)
+    return sources.Folder(str(tmp_path))
+
+
+def _assert_equal(left, right):
+    assert len(left) == len(right) > 0
+    for a, b in zip(left, right, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_batches_have_their_shapes_and_positions(folder):
+    config = tiny.config(data__batch_size=4)
+    batches = _batches(config, folder, 2, 5)
+    for k, batch in enumerate(batches, 2):
+        assert batch["image"].shape == (4, 32, 32, 3) and batch["image"].dtype == np.uint8
+        np.testing.assert_array_equal(batch["position"], 4 * k + np.arange(4))
+        assert batch["valid"].all()
+    assert len(batches) == 3
+
+
+@pytest.mark.parametrize(("threads", "workers"), [(0, 0), (5, 0), (1, 2)])
+def test_threads_workers_and_restarts_change_nothing(folder, threads, workers):
+    expected = _batches(tiny.config(data__batch_size=4), folder, 0, 6)
+    config = tiny.config(data__batch_size=4, data__threads=threads, data__workers=workers)
+    _assert_equal(_batches(config, folder, 0, 6), expected)
+    _assert_equal(_batches(config, folder, 4, 6), expected[4:])
+
+
+def test_batch_size_does_not_change_the_positions(folder):
+    small = _batches(tiny.config(data__batch_size=4), folder, 0, 4)
+    large = _batches(tiny.config(data__batch_size=8), folder, 0, 2)
+    np.testing.assert_array_equal(
+        np.concatenate([b["image"] for b in small]), np.concatenate([b["image"] for b in large])
+    )
+
+
+def test_every_epoch_reads_every_photo_once_in_another_order(folder):
+    examples = pipeline.TrainingExamples(folder, 3, (40, 50), 32, True)
+    epochs = [[examples._order[p] for p in range(7 * e, 7 * e + 7)] for e in range(4)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_seed_changes_order_and_crops(folder):
+    one, other = (_batches(tiny.config(seed=s), folder, 0, 1)[0]["image"] for s in (0, 1))
+    assert not np.array_equal(one, other)
+
+
+def test_a_bad_photo_is_replaced_and_all_others_stay(tmp_path, rng, caplog):
+    names = tiny.write_photos(tmp_path, 7, rng)
+    folder = sources.Folder(str(tmp_path))
+    config = tiny.config(data__batch_size=4, data__threads=0)
+    before = _batches(config, folder, 0, 7)
+    (tmp_path / names[3]).write_bytes(b"damaged")
+    after = _batches(config, folder, 0, 7)
+    examples = pipeline.TrainingExamples(folder, 0, (40, 50), 32, True)
+    bad = np.array([examples._order[p] == 3 for p in range(28)]).reshape(7, 4)
+    assert bad.sum() == 4
+    for b, a, is_bad in zip(before, after, bad, strict=True):
+        np.testing.assert_array_equal(a["image"][~is_bad], b["image"][~is_bad])
+        for left, right in zip(a["image"][is_bad], b["image"][is_bad], strict=True):
+            assert not np.array_equal(left, right) and left.std() > 0
+    assert names[3] in caplog.text
+    _assert_equal(_batches(config, folder, 0, 7), after)
+
+
+def test_a_source_that_is_gone_stops_the_run(tmp_path, rng):
+    names = tiny.write_photos(tmp_path, 3, rng)
+    folder = sources.Folder(str(tmp_path))
+    for name in names:
+        (tmp_path / name).unlink()
+    with pytest.raises(DataError, match="could not be read"):
+        _batches(tiny.config(data__threads=0), folder, 0, 1)
+
+
+def test_evaluation_reads_everything_once_and_fills_up_the_last_batch(folder):
+    config = tiny.config(data__batch_size=4)
+    batches = list(pipeline.evaluation_batches(folder, config, photos=100))
+    assert [b["valid"].sum() for b in batches] == [4, 3]
+    assert batches[1]["image"][3].max() == 0
+    again = list(pipeline.evaluation_batches(folder, config, photos=100))
+    _assert_equal(batches, again)
+    assert len(list(pipeline.evaluation_batches(folder, config, photos=3))) == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("data__crop", 64, r"crop=64 is larger.*scale\[0\]=40"),
+        ("data__scale", (50, 40), "scale"),
+        ("data__scale", (40, 40), "scale"),
+        ("data__threads", -1, "threads"),
+    ],
+)
+def test_crops_that_cannot_be_had_are_refused(setting, value, message):
+    with pytest.raises(ConfigError, match=message):
+        pipeline.check(tiny.config(**{setting: value}).data)
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_share_the_same_global_batches(folder, hosts):
+    config = tiny.config(data__batch_size=8)
+
+    def read(make, **options):
+        with contextlib.closing(make(folder, config, **options)) as batches:
+            return list(batches)
+
+    for make, options in (
+        (pipeline.training_batches, {"start": 1, "stop": 3}),
+        (pipeline.evaluation_batches, {"photos": 100}),
+    ):
+        whole = read(make, **options)
+        parts = [read(make, **options, host=host, hosts=hosts) for host in range(hosts)]
+        joined = [
+            {name: np.concatenate([part[name] for part in parts_of_batch]) for name in whole[0]}
+            for parts_of_batch in zip(*parts, strict=True)
+        ]
+        _assert_equal(joined, whole)

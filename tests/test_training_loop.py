@@ -1,0 +1,198 @@
+"""Whole runs in the small: what they leave, how they go on, how they fail."""
+
+import json
+import pathlib
+
+import chex
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+from PIL import Image
+import pytest
+import tiny
+
+import colorize_jax
+from colorize_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError
+from colorize_jax.training import loop
+from colorize_jax.training.report import Report
+
+
+def _rows(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def _state(workdir, step):
+    return ocp.load_checkpointables(workdir / "checkpoints" / str(step), {"state": None})["state"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An undisturbed run of six steps."""
+    workdir = tmp_path_factory.mktemp("run")
+    return workdir, loop.train(tiny.config(), workdir)
+
+
+def test_a_run_leaves_all_that_was_promised(finished):
+    workdir, scores = finished
+    rows = _rows(workdir)
+    assert [r["step"] for r in rows if "eval/loss" in r] == [0, 3, 6]
+    training = [r for r in rows if "train/loss" in r]
+    assert [r["step"] for r in training] == [2, 4, 6]
+    assert set(training[-1]) == {
+        "step", "train/loss", "train/loss_hue", "train/loss_chroma", "train/rate",
+        "train/grad_norm", "train/images_per_second", "train/data_wait",
+    }  # fmt: skip
+    for row in training:
+        total = 5 * row["train/loss_hue"] + row["train/loss_chroma"]
+        np.testing.assert_allclose(row["train/loss"], total, rtol=1e-5)
+    np.testing.assert_allclose([r["train/rate"] for r in training], [0.02, 0.002, 0.002])
+    assert set(scores) == {
+        "eval/loss", "eval/loss_hue", "eval/loss_chroma", "eval/loss_constant", "eval/psnr",
+        "eval/rmse_ab",
+    }  # fmt: skip
+    assert json.loads((workdir / "results.json").read_text()) == {"step": 6} | scores
+    assert rows[-1] == {"step": 6} | scores
+    assert {p.name for p in (workdir / "checkpoints").iterdir()} == {"3", "6"}
+    for step in (0, 3, 6):
+        picture = np.asarray(Image.open(workdir / "images" / f"{step}.png"))
+        assert picture.shape == (3 * 32 + 2 * 2, 3 * 32, 3)
+    assert list((workdir / "tensorboard").glob("events*"))
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["data"]["crop"] == 32 and config["task"]["edge_buffer"] == 32 * 96 // 352
+
+
+def test_the_first_evaluation_is_that_of_uniform_histograms_and_training_lowers_it(finished):
+    rows = [r for r in _rows(finished[0]) if "eval/loss" in r]
+    assert len({r["eval/loss_constant"] for r in rows}) == 1
+    assert rows[-1]["eval/loss"] < rows[0]["eval/loss"]
+
+
+class _Killed(Exception):
+    pass
+
+
+def _kill_at(monkeypatch, step):
+    """The run dies where it logs that step: after the last checkpoint before it."""
+    plain = Report.progress
+
+    def progress(self, at, values):
+        if at == step:
+            raise _Killed
+        plain(self, at, values)
+
+    monkeypatch.setattr(Report, "progress", progress)
+
+
+def test_a_killed_run_goes_on_and_ends_bit_identical(finished, tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        _kill_at(patch, 4)
+        with pytest.raises(_Killed):
+            loop.train(tiny.config(), workdir)
+    rows = (workdir / "metrics.jsonl").read_text()
+    (workdir / "metrics.jsonl").write_text(rows + '{"step": 4, "train/loss": 0}\n{"step": 5, "tr')
+    # Threads and workers may change; the photos must not.
+    scores = loop.train(tiny.config(data__threads=0, checkpoint__keep=1), workdir)
+    chex.assert_trees_all_equal(_state(workdir, 6), _state(finished[0], 6))
+    assert scores == finished[1]
+    assert [r["step"] for r in _rows(workdir)] == [0, 2, 3, 4, 6, 6]
+    assert {p.name for p in (workdir / "checkpoints").iterdir()} == {"6"}
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path, monkeypatch, finished):
+    with monkeypatch.context() as patch:
+        _kill_at(patch, 2)
+        with pytest.raises(_Killed):
+            loop.train(tiny.config(), tmp_path)
+    assert loop.train(tiny.config(), tmp_path) == finished[1]
+    assert [r["step"] for r in _rows(tmp_path)] == [0, 2, 3, 4, 6, 6]
+
+
+def test_a_finished_run_is_left_as_it_is(finished):
+    workdir, scores = finished
+    before = (workdir / "metrics.jsonl").read_text()
+    again = loop.train(tiny.config(), workdir)
+    assert {k: v for k, v in again.items() if k != "step"} == scores
+    assert (workdir / "metrics.jsonl").read_text() == before
+
+
+def test_snapshots_stay_besides_the_last_ones(tmp_path):
+    # 10 photos in batches of 8: 1.6 epochs are 2 steps.
+    config = tiny.config(checkpoint__every=1, checkpoint__keep=1, checkpoint__snapshots=(1.6,))
+    loop.train(config, tmp_path)
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"2", "6"}
+
+
+def test_a_run_saves_by_the_clock_too(tmp_path):
+    config = tiny.config(checkpoint__every=100, checkpoint__seconds=1e-6, checkpoint__keep=100)
+    loop.train(config, tmp_path)
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == set("123456")
+
+
+def test_the_encoder_in_three_lines(finished, rng):
+    workdir, _ = finished
+    encoder, variables = colorize_jax.load_encoder(workdir)
+    gray = colorize_jax.network_input(rng.integers(0, 256, (2, 64, 96, 3), dtype=np.uint8))
+    maps = encoder.apply(variables, gray, train=False)
+    assert maps["conv5_3"].shape == (2, 4, 6, 16) and np.isfinite(maps["fc7"]).all()
+    state = _state(workdir, 6)
+    chex.assert_trees_all_equal(variables["params"], state["params"]["encoder"])
+    chex.assert_trees_all_equal(variables["batch_stats"], state["batch_stats"]["encoder"])
+    _, earlier = colorize_jax.load_encoder(workdir / "checkpoints" / "3")
+    kernels = earlier["params"]["conv1_1"]["kernel"], variables["params"]["conv1_1"]["kernel"]
+    assert not np.array_equal(*kernels)
+
+
+def test_a_folder_without_checkpoint_says_so(tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoint in"):
+        colorize_jax.load_encoder(tmp_path)
+
+
+def test_another_config_in_the_same_workdir_is_refused_by_field(finished):
+    workdir, _ = finished
+    with pytest.raises(CheckpointError, match=r"config\.optimizer\.rate: 0\.02 there, 0\.5 here"):
+        loop.train(tiny.config(optimizer__rate=0.5), workdir)
+
+
+def test_a_source_that_grew_is_refused(tmp_path, rng):
+    tiny.write_photos(tmp_path / "photos", 12, rng)
+    config = tiny.config(data__source=str(tmp_path / "photos"), steps=2, data__holdout=0.2)
+    loop.train(config, tmp_path / "run")
+    tiny.write_photos(tmp_path / "photos" / "more", 12, rng)
+    with pytest.raises(CheckpointError, match="photos to train on, and had"):
+        loop.train(config, tmp_path / "run")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
+    config = tiny.config(optimizer__rate=1e30, schedule__drops=(), checkpoint__every=1, steps=20)
+    message = r"step (\d+) is not finite.*positions \d+ to \d+.*last good checkpoint is.*rate"
+    with pytest.raises(NonFiniteError, match=message):
+        loop.train(config, tmp_path)
+    last = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(_state(tmp_path, last)["params"]))
+
+
+def test_regression_without_hypercolumn_in_half_precision_with_microbatches(tmp_path):
+    config = tiny.config(
+        task__loss="regression", model__hypercolumn=False, model__alignment="center",
+        model__dtype="bfloat16", microbatches=2, steps=2,
+    )  # fmt: skip
+    scores = loop.train(config, tmp_path)
+    assert set(scores) >= {"eval/loss", "eval/loss_constant", "eval/psnr"}
+    assert all(np.isfinite(list(scores.values())))
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"data__batch_size": 6}, ConfigError),
+        ({"data__crop": 64}, ConfigError),
+        ({"data__source": "/does/not/exist"}, DataError),
+        ({"task__loss": "l1"}, ConfigError),
+    ],
+)
+def test_what_cannot_work_fails_before_anything_is_written(tmp_path, settings, error):
+    workdir = pathlib.Path(tmp_path / "run")
+    with pytest.raises(error):
+        loop.train(tiny.config(**settings), workdir)
+    assert not workdir.exists()
