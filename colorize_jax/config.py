@@ -2,6 +2,8 @@
 
 from ml_collections import ConfigDict
 
+from colorize_jax.errors import ConfigError
+
 
 def default_config() -> ConfigDict:
     """The complete config, locked: a recipe that sets an unknown field fails by name."""
@@ -75,3 +77,10 @@ def default_config() -> ConfigDict:
     config.log = ConfigDict()
     config.log.every = 100  # steps
     return config.lock()
+
+
+def check_variant(variant: str, known: tuple[str, ...]) -> None:
+    """ConfigError unless the part of --config=FILE:VARIANT after the colon is empty or known."""
+    if variant and variant not in known:
+        listed = f"known: {', '.join(known)}" if known else "it has none"
+        raise ConfigError(f"the config has no variant {variant!r}; {listed}")

@@ -3,12 +3,10 @@ r"""Trains what a config file describes, or goes on where it was stopped.
 python -m colorize_jax.main --config=configs/quickstart.py --workdir=quickstart
 """
 
-import sys
-
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import config_flags
 
-from colorize_jax.errors import ColorizeError
+from colorize_jax import command_line
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Recipe, for example configs/vgg16_col.py or configs/vgg16_col.py:long."
@@ -17,18 +15,12 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for all that the run lea
 
 
 def main(argv):
-    """Runs the config; an error of the user's becomes one sentence and exit code 1."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected: {' '.join(argv[1:])}")
-    logging.set_verbosity(logging.WARNING)
+    """Trains."""
+    del argv
     from colorize_jax.training import loop  # JAX starts only once the flags are known to be right
 
-    try:
-        loop.train(_CONFIG.value, _WORKDIR.value)
-    except ColorizeError as error:
-        sys.exit(f"error: {error}")
+    loop.train(_CONFIG.value, _WORKDIR.value)
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    command_line.run(main, required=("config", "workdir"))

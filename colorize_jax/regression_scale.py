@@ -10,11 +10,10 @@ rates match, as the paper asks. It is then fixed in the config as task.regressio
 
 import sys
 
-from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from colorize_jax import command_line
 from colorize_jax.data import pipeline, sources
-from colorize_jax.errors import ColorizeError
 
 
 def measure(config: ConfigDict, batches: int = 100) -> float:
@@ -78,14 +77,9 @@ def measure(config: ConfigDict, batches: int = 100) -> float:
 def main(argv):
     """Prints the factor."""
     del argv
-    logging.set_verbosity(logging.WARNING)
-    try:
-        print(f"task.regression_scale = {measure(_CONFIG.value):.3g}")
-    except ColorizeError as error:
-        sys.exit(f"error: {error}")
+    print(f"task.regression_scale = {measure(CONFIG.value):.3g}")
 
 
 if __name__ == "__main__":
-    _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe of colorization.")
-    flags.mark_flag_as_required("config")
-    app.run(main)
+    CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe of colorization.")
+    command_line.run(main)

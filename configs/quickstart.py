@@ -1,12 +1,18 @@
-r"""Colorization on ten photos with a small VGG.
+r"""Colorization in two minutes: a small VGG on ten color photos that come with installed packages.
 
 python -m colorize_jax.main --config=configs/quickstart.py --workdir=quickstart
+
+400 steps on crops of 64 pixels. Takes about 80 seconds of training on two CPU cores. The right
+quarter of every photo is held out; look at quickstart/images/400.png.
+
+--config=configs/quickstart.py:regression predicts Lab's a and b instead of histograms.
 """
 
-from colorize_jax.config import default_config
+from colorize_jax.config import check_variant, default_config
 
 
-def get_config():
+def get_config(variant=""):
+    check_variant(variant, ("regression",))
     config = default_config()
     config.steps = 400
     config.model.width = 0.25
@@ -20,9 +26,12 @@ def get_config():
     config.task.points = 64
     config.task.edge_buffer = 8
     config.optimizer.rate = 0.01
-    config.checkpoint.every = 200
+    config.checkpoint.every = 100
     config.checkpoint.seconds = 10.0
     config.checkpoint.snapshots = ()
     config.eval.every = 100
+    config.eval.pictures = 10
     config.log.every = 20
+    if variant == "regression":
+        config.task.loss = "regression"
     return config

@@ -14,11 +14,11 @@ Variants, as in --config=configs/vgg16_col.py:long
     no_drop         the rate never drops (Figure 4)
 """
 
-from colorize_jax.config import default_config
-from colorize_jax.errors import ConfigError
+from colorize_jax.config import check_variant, default_config
 
 
 def get_config(variant=""):
+    check_variant(variant, ("long", "regression", "no_hypercolumn", "no_drop"))
     config = default_config()
     if variant == "long":
         config.schedule.epochs = 10.0
@@ -29,9 +29,4 @@ def get_config(variant=""):
         config.model.hypercolumn = False
     elif variant == "no_drop":
         config.schedule.drops = ()
-    elif variant:
-        raise ConfigError(
-            f"configs/vgg16_col.py has no variant {variant!r}; "
-            "known: long, regression, no_hypercolumn, no_drop"
-        )
     return config

@@ -2,12 +2,17 @@
 
 import os
 import pathlib
+import tempfile
 
 import jax
 import numpy as np
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 4)
+# Many tests run the same small programs: each is compiled once in a session.
+_CACHE = tempfile.TemporaryDirectory(prefix="colorize_jax_tests")
+jax.config.update("jax_compilation_cache_dir", _CACHE.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 TESTS = pathlib.Path(__file__).parent
 

@@ -119,8 +119,9 @@ def load_encoder(path: str | pathlib.Path) -> tuple[Any, dict[str, Tree]]:
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     # A step without batch norm saved an empty tree, which has nothing to ask for.
     wanted = {kind: {"encoder": _abstract(tree, sharding)} for kind, tree in shapes.items()}
-    with ocp.Context() as context:
-        context.pytree.loading.partial_load = True
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    with context:
         state = ocp.load_checkpointables(folder, {"state": wanted})["state"]
     return encoder, {kind: state[kind]["encoder"] for kind in wanted}
 

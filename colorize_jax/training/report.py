@@ -18,7 +18,8 @@ class Report:
 
     Args:
         workdir: where everything goes.
-        step: that the run starts from: rows of later steps, left by a run that was killed, are cut.
+        step: that the run goes on from, 0 for a fresh start: rows that a killed run left behind are
+            cut.
         steps: length of the run.
     """
 
@@ -27,9 +28,11 @@ class Report:
         self._workdir = workdir
         if self._writes:
             (workdir / "images").mkdir(parents=True, exist_ok=True)
-            cut_rows(workdir / "metrics.jsonl", step)
+            cut_rows(workdir / "metrics.jsonl", step or -1)
             self._rows = (workdir / "metrics.jsonl").open("a")
-            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+            self._board = SummaryWriter(
+                str(workdir / "tensorboard"), purge_step=step + 1 if step else 0
+            )
         self._clock = Clock(step)
 
     def __enter__(self):

@@ -1,0 +1,41 @@
+"""Runs a command's main function so that a mistake of the user's becomes a sentence."""
+
+from collections.abc import Callable
+import sys
+
+from absl import app, flags, logging
+
+from colorize_jax.errors import ColorizeError
+
+
+def run(main: Callable, required: tuple[str, ...] = ("config",)) -> None:
+    """`app.run(main)`, with ColorizeError and mistakes in the flags printed as one sentence."""
+    flags.mark_flags_as_required(required)
+
+    def guarded(argv):
+        if len(argv) > 1:
+            raise app.UsageError(f"unexpected: {' '.join(argv[1:])}")
+        logging.set_verbosity(logging.WARNING)
+        try:
+            main(argv)
+        except ColorizeError as error:
+            sys.exit(f"error: {error}")
+
+    app.run(guarded, flags_parser=_parse)
+
+
+def _parse(argv):
+    try:
+        rest = app.parse_flags_with_usage(argv)
+        config = flags.FLAGS["config"].value
+        if config is not None:
+            _ = config.seed  # a config file that could not be loaded tells so when it is first read
+        return rest
+    except ColorizeError as error:
+        sys.exit(f"error: {error}")
+    except AttributeError as error:  # ml_collections' answer to a field that does not exist
+        inner = error.args[0] if error.args else error
+        hint = " ".join(str(inner.args[0] if isinstance(inner, Exception) else inner).split())
+        sys.exit(f"error: the config has no field {hint}")
+    except OSError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,45 @@
+"""Installs colorize_jax; settings of ruff and pytest are in pyproject.toml."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "colorize_jax/__init__.py").read_text())[1]
+
+TEST = ["pytest>=8"]
+
+setup(
+    name="colorize_jax",
+    version=VERSION,
+    description="Self-supervised learning by colorization, in JAX and Flax",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["colorize_jax", "colorize_jax.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "absl-py>=2.1",
+        "chex>=0.1.90",
+        "flax>=0.12.0",
+        "grain>=0.2.16",
+        "jax>=0.10.0",
+        "ml-collections>=1.1.0",
+        "numpy>=2.0",
+        "optax>=0.2.6",
+        "orbax-checkpoint>=0.12.8",
+        "pillow>=12.0",
+        "scikit-image>=0.25",  # its sample photos are builtin:photos
+        "scikit-learn>=1.5",  # likewise
+        "tensorboardX>=2.6.2",
+        "tensorflow-datasets>=4.9.9",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "cuda": ["jax[cuda12]>=0.10.0"],
+        "tpu": ["jax[tpu]>=0.10.0"],
+        "test": TEST,
+        "dev": [*TEST, "ruff>=0.12"],
+    },
+)

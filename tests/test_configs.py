@@ -1,0 +1,85 @@
+"""Recipes build what they say."""
+
+import importlib.util
+import pathlib
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from colorize_jax import regression_scale
+from colorize_jax.errors import ConfigError
+from colorize_jax.tasks.task import make_task
+from colorize_jax.training import optimizers
+from colorize_jax.training.step import init_state
+
+ROOT = pathlib.Path(__file__).parent.parent
+RECIPES = {
+    "vgg16_col": ("", "long", "regression", "no_hypercolumn", "no_drop"),
+    "quickstart": ("", "regression"),
+}
+
+
+def get_config(name, variant=""):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variant)
+
+
+def test_every_recipe_is_tested():
+    assert {p.stem for p in (ROOT / "configs").glob("*.py")} == set(RECIPES)
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"), [(name, variant) for name in RECIPES for variant in RECIPES[name]]
+)
+def test_recipe_has_the_shapes_of_its_network(name, variant):
+    config = get_config(name, variant)
+    task = make_task(config)
+    schedule = optimizers.make_schedule(config, photos=3_700_000)
+    optimizer = optimizers.make_optimizer(config, schedule)
+    n, crop = config.data.batch_size, config.data.crop
+    batch = {"image": np.zeros((n, crop, crop, 3), np.uint8), "valid": np.ones(n, bool)}
+    state = jax.eval_shape(lambda key: init_state(key, task, optimizer, batch), jax.random.key(0))
+    head = state.params["head"]
+    if name == "vgg16_col":
+        columns = 4096 if variant == "no_hypercolumn" else 12417
+        assert head["hidden"]["kernel"].shape == (columns, 1024)
+    outputs = {"ab"} if variant == "regression" else {"hue", "chroma"}
+    assert set(head) - {"hidden"} == outputs
+    with pytest.raises(ConfigError, match="no variant 'nonsense'"):
+        get_config(name, "nonsense")
+
+
+def test_paper_recipe_is_that_of_the_paper():
+    config = get_config("vgg16_col")
+    assert (config.data.crop, tuple(config.data.scale)) == (352, (352, 600))
+    assert (config.task.points, config.task.edge_buffer) == (128, 96)
+    assert (config.task.window, config.task.bins) == (7, 32)
+    assert (config.data.batch_size, config.optimizer.rate) == (8, 1e-3)
+    assert (config.optimizer.momentum, config.optimizer.weight_decay) == (0.9, 5e-4)
+    drops = np.array(config.schedule.drops) * config.schedule.epochs
+    np.testing.assert_allclose(drops, (2.0, 2.5, 2.75))
+    long = get_config("vgg16_col", "long")
+    assert long.schedule.epochs == 10 and long.schedule.drops == config.schedule.drops
+    assert get_config("vgg16_col", "no_drop").schedule.drops == ()
+
+
+def test_unknown_field_in_a_recipe_fails_by_name():
+    config = get_config("vgg16_col")
+    with pytest.raises(AttributeError, match='Did you mean "rate"'):
+        config.optimizer.rat = 1.0
+
+
+def test_regression_scale_is_what_is_measured():
+    config = get_config("quickstart", "regression")
+    config.model.width = 0.0625
+    measured = regression_scale.measure(config, batches=25)
+    assert abs(measured / config.task.regression_scale - 1) < 0.2
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    assert len(re.findall(r"(?m)^pip install .* && pytest$", readme)) == 1
