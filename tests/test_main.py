@@ -40,7 +40,9 @@ def test_a_run_killed_without_mercy_goes_on(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "done: 8 steps" in result.stderr and "/8  loss " in result.stderr
     assert json.loads((tmp_path / "results.json").read_text())["step"] == 8
-    steps = [json.loads(row)["step"] for row in (tmp_path / "metrics.jsonl").open()]
+    steps = [
+        json.loads(row)["step"] for row in (tmp_path / "metrics.jsonl").read_text().splitlines()
+    ]
     assert steps == [0, 1, 2, 3, 4, 5, 6, 7, 8, 8]
 
 
@@ -73,7 +75,7 @@ def test_quickstart_learns(tmp_path):
     assert process.returncode == 0
     times = [moment for _, moment in saves]
     assert max(b - a for a, b in zip(times, times[1:], strict=False)) < 15
-    rows = [json.loads(row) for row in (tmp_path / "metrics.jsonl").open()]
+    rows = [json.loads(row) for row in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     scores = [row for row in rows if "eval/loss" in row]
     assert scores[-1]["eval/loss"] < scores[-1]["eval/loss_constant"]
     assert scores[-1]["eval/loss"] <= 0.9 * scores[0]["eval/loss"]

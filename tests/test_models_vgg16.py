@@ -33,7 +33,7 @@ def test_every_activation_has_its_stride(size):
 def test_biases_exist_and_stay_zero_under_batch_norm(rng):
     encoder = Vgg16(**SMALL)
     x = jnp.asarray(rng.normal(size=(2, 32, 32, 1)), jnp.float32)
-    variables = encoder.init(jax.random.key(0), x)
+    variables = jax.jit(encoder.init)(jax.random.key(0), x)
 
     def loss(params):
         maps, _ = encoder.apply(
@@ -42,7 +42,7 @@ def test_biases_exist_and_stay_zero_under_batch_norm(rng):
         )  # fmt: skip
         return maps["fc7"].sum()
 
-    gradient = jax.grad(loss)(variables["params"])
+    gradient = jax.jit(jax.grad(loss))(variables["params"])
     for name, layer in gradient.items():
         np.testing.assert_array_equal(layer["bias"], 0, err_msg=name)
         np.testing.assert_array_equal(variables["params"][name]["bias"], 0)
@@ -52,9 +52,11 @@ def test_biases_exist_and_stay_zero_under_batch_norm(rng):
 def test_dropout_acts_on_fc6_and_fc7_only_and_only_in_training(rng):
     encoder = Vgg16(**SMALL, norm="none", dropout=0.5)
     x = jnp.asarray(rng.normal(size=(2, 32, 32, 1)), jnp.float32)
-    variables = encoder.init(jax.random.key(0), x)
-    still = encoder.apply(variables, x)
-    moved = encoder.apply(variables, x, True, rngs={"dropout": jax.random.key(1)})
+    variables = jax.jit(encoder.init)(jax.random.key(0), x)
+    still = jax.jit(encoder.apply)(variables, x)
+    moved = jax.jit(lambda key: encoder.apply(variables, x, True, rngs={"dropout": key}))(
+        jax.random.key(1)
+    )
     for name in still:
         same = np.array_equal(still[name], moved[name])
         assert same == (name not in ("fc6", "fc7")), name
@@ -65,9 +67,9 @@ def test_dropout_acts_on_fc6_and_fc7_only_and_only_in_training(rng):
 def test_half_precision_computes_in_it_and_keeps_single_precision_parameters(rng):
     encoder = Vgg16(**SMALL, dtype=jnp.bfloat16)
     x = jnp.asarray(rng.normal(size=(1, 32, 32, 1)), jnp.float32)
-    variables = encoder.init(jax.random.key(0), x)
+    variables = jax.jit(encoder.init)(jax.random.key(0), x)
     assert all(v.dtype == jnp.float32 for v in jax.tree.leaves(variables))
-    assert all(v.dtype == jnp.bfloat16 for v in encoder.apply(variables, x).values())
-    exact = Vgg16(**SMALL).apply(variables, x)["conv5_3"]
-    rounded = encoder.apply(variables, x)["conv5_3"]
+    rounded = jax.jit(encoder.apply)(variables, x)
+    assert all(v.dtype == jnp.bfloat16 for v in rounded.values())
+    exact, rounded = jax.jit(Vgg16(**SMALL).apply)(variables, x)["conv5_3"], rounded["conv5_3"]
     np.testing.assert_allclose(exact, rounded.astype(jnp.float32), atol=0.05 * np.abs(exact).max())
