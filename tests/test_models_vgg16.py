@@ -58,10 +58,10 @@ def test_dropout_acts_on_fc6_and_fc7_only_and_only_in_training(rng):
         jax.random.key(1)
     )
     for name in still:
-        same = np.allclose(still[name], moved[name], atol=1e-6)
+        same = np.allclose(still[name], moved[name], atol=1e-3 * still[name].max())
         assert same == (name not in ("fc6", "fc7")), name
     alive = np.asarray(moved["fc6"]) != 0
-    np.testing.assert_allclose(moved["fc6"][alive], 2 * still["fc6"][alive], rtol=1e-5)
+    np.testing.assert_allclose(moved["fc6"][alive], 2 * still["fc6"][alive], rtol=1e-3)
 
 
 def test_half_precision_computes_in_it_and_keeps_single_precision_parameters(rng):
