@@ -45,7 +45,8 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     #   1. the newest checkpoint of this run, if there is one;
     #   2. else from scratch: random, depending on the seed alone.
     workdir.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_config(workdir, config)
+    if jax.process_index() == 0:
+        checkpoint.write_config(workdir, config)
     key = jax.random.key(config.seed)
     same = sharding.replicated(mesh)
     crop = (batch_size, config.data.crop, config.data.crop, 3)
