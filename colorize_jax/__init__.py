@@ -4,7 +4,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name):
-    # Imported when asked for: the data workers import this package, and must not start JAX.
+    # Imported when asked for: data workers import this package, and need neither JAX nor Flax.
     if name == "load_encoder":
         from colorize_jax.training.checkpoint import load_encoder
 

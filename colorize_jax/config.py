@@ -26,11 +26,15 @@ def default_config() -> ConfigDict:
     config.model.dtype = "float32"  # or "bfloat16": of the computation; parameters are float32
 
     config.data = ConfigDict()
-    config.data.source = ""  # a folder, a zip archive, or builtin:photos
+    # A folder, a zip archive, tar or ArrayRecord shards, tfds:NAME:SPLIT, a VOC devkit, or
+    # builtin:photos; "A,B" joins several, "A@0.7,B@0.3" weights them.
+    config.data.source = ""
     config.data.scale = (352, 600)  # the shortest side becomes an integer in [352, 600)
     config.data.crop = 352
     config.data.mirror = True
     config.data.batch_size = 8  # over all devices
+    # Stop if more than this share of the last 10,000 photos cannot be read.
+    config.data.max_bad_fraction = 0.01
     config.data.holdout = 0.001  # share of the photos kept for evaluation, by a hash of the name
     config.data.threads = 16  # reading and decoding, in each process
     config.data.workers = 0  # processes; 0: threads of the main process alone

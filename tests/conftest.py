@@ -14,6 +14,10 @@ _CACHE = tempfile.TemporaryDirectory(prefix="colorize_jax_tests")
 jax.config.update("jax_compilation_cache_dir", _CACHE.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
+# No test reads or leaves an index of photos in the home of whoever runs it.
+_INDEX = tempfile.TemporaryDirectory(prefix="colorize_jax_index")
+os.environ["COLORIZE_CACHE"] = _INDEX.name
+
 TESTS = pathlib.Path(__file__).parent
 
 

@@ -7,6 +7,7 @@ import pytest
 import tiny
 
 from colorize_jax.data import pipeline, sources
+from colorize_jax.data.folder import Folder
 from colorize_jax.errors import ConfigError, DataError
 
 
@@ -15,10 +16,15 @@ def _batches(config, source, start, stop):
         return list(b)
 
 
+def _photos(path):
+    folder = Folder(str(path))
+    return sources.Photos([folder], [np.arange(len(folder.names))])
+
+
 @pytest.fixture
 def folder(tmp_path, rng):
     tiny.write_photos(tmp_path, 7, rng)
-    return sources.Folder(str(tmp_path))
+    return _photos(tmp_path)
 
 
 def _assert_equal(left, right):
@@ -57,7 +63,7 @@ def test_batch_size_does_not_change_the_positions(folder):
 
 def test_every_epoch_reads_every_photo_once_in_another_order(folder):
     examples = pipeline.TrainingExamples(folder, 3, (40, 50), 32, True)
-    epochs = [[examples._order[p] for p in range(7 * e, 7 * e + 7)] for e in range(4)]
+    epochs = [[examples.order[p] for p in range(7 * e, 7 * e + 7)] for e in range(4)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 1
 
@@ -67,27 +73,28 @@ def test_seed_changes_order_and_crops(folder):
     assert not np.array_equal(one, other)
 
 
-def test_a_bad_photo_is_replaced_and_all_others_stay(tmp_path, rng, caplog):
+def test_a_bad_photo_is_replaced_and_all_others_stay(tmp_path, rng):
     names = tiny.write_photos(tmp_path, 7, rng)
-    folder = sources.Folder(str(tmp_path))
+    folder = _photos(tmp_path)
     config = tiny.config(data__batch_size=4, data__threads=0)
     before = _batches(config, folder, 0, 7)
     (tmp_path / names[3]).write_bytes(b"damaged")
     after = _batches(config, folder, 0, 7)
     examples = pipeline.TrainingExamples(folder, 0, (40, 50), 32, True)
-    bad = np.array([examples._order[p] == 3 for p in range(28)]).reshape(7, 4)
+    bad = np.array([examples.order[p] == 3 for p in range(28)]).reshape(7, 4)
     assert bad.sum() == 4
     for b, a, is_bad in zip(before, after, bad, strict=True):
         np.testing.assert_array_equal(a["image"][~is_bad], b["image"][~is_bad])
         for left, right in zip(a["image"][is_bad], b["image"][is_bad], strict=True):
             assert not np.array_equal(left, right) and left.std() > 0
-    assert names[3] in caplog.text
+    for batch, is_bad in zip(after, bad, strict=True):
+        np.testing.assert_array_equal(batch["bad"], np.where(is_bad, 3, pipeline.GOOD))
     _assert_equal(_batches(config, folder, 0, 7), after)
 
 
 def test_a_source_that_is_gone_stops_the_run(tmp_path, rng):
     names = tiny.write_photos(tmp_path, 3, rng)
-    folder = sources.Folder(str(tmp_path))
+    folder = _photos(tmp_path)
     for name in names:
         (tmp_path / name).unlink()
     with pytest.raises(DataError, match="could not be read"):
@@ -96,12 +103,12 @@ def test_a_source_that_is_gone_stops_the_run(tmp_path, rng):
 
 def test_evaluation_reads_everything_once_and_fills_up_the_last_batch(folder):
     config = tiny.config(data__batch_size=4)
-    batches = list(pipeline.evaluation_batches(folder, config, photos=100))
+    batches = list(pipeline.evaluation_batches(folder, config, limit=100))
     assert [b["valid"].sum() for b in batches] == [4, 3]
     assert batches[1]["image"][3].max() == 0
-    again = list(pipeline.evaluation_batches(folder, config, photos=100))
+    again = list(pipeline.evaluation_batches(folder, config, limit=100))
     _assert_equal(batches, again)
-    assert len(list(pipeline.evaluation_batches(folder, config, photos=3))) == 1
+    assert len(list(pipeline.evaluation_batches(folder, config, limit=3))) == 1
 
 
 @pytest.mark.parametrize(
@@ -128,7 +135,7 @@ def test_hosts_share_the_same_global_batches(folder, hosts):
 
     for make, options in (
         (pipeline.training_batches, {"start": 1, "stop": 3}),
-        (pipeline.evaluation_batches, {"photos": 100}),
+        (pipeline.evaluation_batches, {"limit": 100}),
     ):
         whole = read(make, **options)
         parts = [read(make, **options, host=host, hosts=hosts) for host in range(hosts)]

@@ -1,85 +1,51 @@
-"""Folders, archives, built-in photos, and the held-out split."""
-
-import os
-import pickle
-import zipfile
+"""The source string, mixtures, and the held-out split."""
 
 import numpy as np
 import pytest
 import tiny
 
-from colorize_jax.data import decode, sources
+from colorize_jax.data import builtin, decode, sources
 from colorize_jax.errors import DataError
 
 
-def test_folder_is_read_recursively_and_in_the_order_of_names(tmp_path, rng):
-    names = tiny.write_photos(tmp_path, 5, rng)
-    (tmp_path / "notes.txt").write_text("not a photo")
-    (tmp_path / ".hidden.jpg").write_bytes(b"")
-    folder = sources.Folder(str(tmp_path))
-    assert folder.names == names
-    assert folder[2].name == names[2]
-    assert folder[2].image == (tmp_path / names[2]).read_bytes()
-
-
-def test_links_are_followed_and_a_loop_ends(tmp_path, rng):
-    tiny.write_photos(tmp_path / "real", 3, rng)
-    (tmp_path / "top").mkdir()
-    os.symlink(tmp_path / "real", tmp_path / "top" / "link")
-    os.symlink(tmp_path / "top", tmp_path / "real" / "loop")
-    assert len(sources.Folder(str(tmp_path / "top")).names) == 3
-
-
-def test_zip_holds_what_the_folder_holds_and_survives_pickling(tmp_path, rng):
-    names = tiny.write_photos(tmp_path / "photos", 4, rng)
-    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
-        archive.writestr("readme.txt", "")
-        archive.writestr("__MACOSX/._photo.jpg", "")
-        for name in names:
-            archive.write(tmp_path / "photos" / name, name)
-    source = sources.Zip(str(tmp_path / "photos.zip"))
-    folder = sources.Folder(str(tmp_path / "photos"))
-    assert source.names == folder.names
-    for copy in (source, pickle.loads(pickle.dumps(source))):
-        assert copy[3].image == folder[3].image
+def _names(photos):
+    return [photos.name(i) for i in range(len(photos))]
 
 
 def test_builtin_photos_hold_out_the_right_quarter_of_every_photo():
     photos, held_out = sources.open_splits("builtin:photos", 0.1)
-    assert len(photos.names) == 10
-    originals = {name.split("#")[0] for name in held_out.names}
-    assert originals == set(photos.names)
-    assert len({name.split("#")[0] for name in held_out.names[:10]}) == 10  # one of each first
-    for index, name in enumerate(photos.names):
-        whole = sources._builtin_photos()[name]
-        part = photos[index].image
-        np.testing.assert_array_equal(part, whole[:, : whole.shape[1] * 3 // 4])
-        square = held_out[index].image
-        assert held_out.names[index] == f"{name}#0" and square.shape[0] == square.shape[1]
+    names, held_out_names = _names(photos), _names(held_out)
+    assert len(names) == 10
+    assert {name.split("#")[0] for name in held_out_names} == set(names)
+    assert len({name.split("#")[0] for name in held_out_names[:10]}) == 10  # one of each first
+    for index, name in enumerate(names):
+        whole = builtin._photos()[name]
         start = whole.shape[1] * 3 // 4
+        np.testing.assert_array_equal(photos[index].image, whole[:, :start])
+        square = held_out[index].image
+        assert held_out.name(index) == f"{name}#0" and square.shape[0] == square.shape[1]
         np.testing.assert_array_equal(square, whole[: len(square), start:])
-        assert part.std((0, 1)).min() > 5
+        assert photos[index].image.std((0, 1)).min() > 5
 
 
 def test_split_stays_when_photos_are_added(tmp_path, rng):
     tiny.write_photos(tmp_path, 40, rng)
     photos, held_out = sources.open_splits(str(tmp_path), 0.2)
-    assert set(photos.names).isdisjoint(held_out.names)
-    assert len(photos.names) + len(held_out.names) == 40 and 2 <= len(held_out.names) <= 16
+    assert set(_names(photos)).isdisjoint(_names(held_out))
+    assert len(photos) + len(held_out) == 40 and 2 <= len(held_out) <= 16
     for i in range(15):
-        (tmp_path / f"new{i}.jpg").write_bytes((tmp_path / photos.names[0]).read_bytes())
+        (tmp_path / f"new{i}.jpg").write_bytes((tmp_path / photos.name(0)).read_bytes())
     photos_after, held_out_after = sources.open_splits(str(tmp_path), 0.2)
-    assert set(photos.names) <= set(photos_after.names)
-    assert set(held_out.names) <= set(held_out_after.names)
-    # The hold-out set comes in the order of the hash: a limit on its size keeps the same photos.
-    hashes = [sources.name_hash(name) for name in held_out_after.names]
-    assert hashes == sorted(hashes) and max(hashes) < 0.2
+    assert set(_names(photos)) <= set(_names(photos_after))
+    # In the order of the hash: a limit on their number keeps the same photos.
+    old = set(_names(held_out))
+    assert [name for name in _names(held_out_after) if name in old] == _names(held_out)
 
 
-def test_subset_reads_the_photo_of_its_name(tmp_path, rng):
+def test_a_split_reads_the_photos_of_its_names(tmp_path, rng):
     tiny.write_photos(tmp_path, 12, rng)
     for split in sources.open_splits(str(tmp_path), 0.3):
-        for index, name in enumerate(split.names):
+        for index, name in enumerate(_names(split)):
             assert split[index].name == name
             assert split[index].image == (tmp_path / name).read_bytes()
             assert decode.decode(split[index].image).shape == (48, 64, 3)
@@ -88,11 +54,70 @@ def test_subset_reads_the_photo_of_its_name(tmp_path, rng):
 def test_small_folder_holds_out_at_least_one_and_keeps_at_least_one(tmp_path, rng):
     tiny.write_photos(tmp_path, 2, rng)
     for holdout in (0.001, 0.999):
-        photos, held_out = sources.open_splits(str(tmp_path), holdout)
-        assert len(photos.names) == len(held_out.names) == 1
+        assert [len(split) for split in sources.open_splits(str(tmp_path), holdout)] == [1, 1]
 
 
-@pytest.mark.parametrize("spec", ["", "/does/not/exist", "builtin:movies"])
+@pytest.fixture
+def three(tmp_path, rng):
+    """Three folders of 30, 10 and 20 photos."""
+    for name, count in (("a", 30), ("b", 10), ("c", 20)):
+        tiny.write_photos(tmp_path / name, count, rng)
+    return ",".join(str(tmp_path / name) for name in "abc")
+
+
+def test_sources_are_joined_and_every_epoch_reads_all_once(three):
+    photos, held_out = sources.open_splits(three, 0.2)
+    assert len(photos) + len(held_out) == 60
+    order = photos.order(0)
+    n = len(photos)
+    for epoch in range(3):
+        assert sorted(order[epoch * n + i] for i in range(n)) == list(range(n))
+    apart = [sources.open_splits(path, 0.2) for path in three.split(",")]
+    assert _names(photos) == [name for part, _ in apart for name in _names(part)]
+    assert sorted(_names(held_out)) == sorted(name for _, part in apart for name in _names(part))
+    with_builtin, _ = sources.open_splits(f"{three},builtin:photos", 0.2)
+    assert len(with_builtin) == n + 10
+
+
+def test_weighted_sources_come_in_their_proportions_and_each_reads_all_of_its_own(tmp_path, three):
+    a, b, _ = three.split(",")
+    photos, _ = sources.open_splits(f"{a}@0.25,{b}@0.75", 0.1)
+    in_a = len(sources.open_splits(a, 0.1)[0])
+    order = photos.order(5)
+    drawn = np.array([order[i] for i in range(400)])
+    assert abs((drawn < in_a).mean() - 0.25) < 0.01
+    from_b = drawn[drawn >= in_a]
+    size = len(photos) - in_a
+    assert sorted(from_b[:size]) == list(range(in_a, len(photos)))
+    assert [order[i] for i in range(400)] == drawn.tolist()
+
+
+@pytest.mark.parametrize(
+    ("spec", "paths", "weights"),
+    [
+        ("/a", ["/a"], None),
+        ("/a, /b", ["/a", "/b"], None),
+        ("/a@3,tfds:x/y:train[:5%]@1", ["/a", "tfds:x/y:train[:5%]"], [0.75, 0.25]),
+        ("/a@2x,/b", ["/a@2x", "/b"], None),
+    ],
+)
+def test_source_strings(spec, paths, weights):
+    assert sources.parse(spec) == (paths, weights)
+
+
+def test_path_that_exists_is_never_taken_apart(tmp_path):
+    path = tmp_path / "a,b@2"
+    path.mkdir()
+    assert sources.parse(str(path)) == ([str(path)], None)
+
+
+@pytest.mark.parametrize("spec", ["/a@1,/b", "/a@0,/b@1", "/a@-1,/b@2", "/a@1-2,/b@1"])
+def test_weights_must_be_complete_and_positive(spec):
+    with pytest.raises(DataError, match="weight"):
+        sources.parse(spec)
+
+
+@pytest.mark.parametrize("spec", ["", "/does/not/exist", "builtin:movies", "/a,,/b"])
 def test_missing_source(spec):
     with pytest.raises(DataError, match=r"config\.data\.source"):
         sources.open_splits(spec, 0.1)
@@ -102,7 +127,7 @@ def test_empty_folder_and_folder_with_one_photo(tmp_path, rng):
     with pytest.raises(DataError, match="no photo in"):
         sources.open_splits(str(tmp_path), 0.1)
     tiny.write_photos(tmp_path, 1, rng)
-    with pytest.raises(DataError, match="only one photo"):
+    with pytest.raises(DataError, match=r"holdout=0\.1 leaves no photo"):
         sources.open_splits(str(tmp_path), 0.1)
 
 

@@ -34,7 +34,7 @@ def test_cut_is_the_crop_of_the_plain_bilinear_resize(rng, size, mirror):
     image = _photo(rng, *size)
     height, width = transforms.scaled_size(*size, 56)
     expected = _plain_bilinear(image, height, width)[5 : 5 + 48, 3 : 3 + 48]
-    actual = transforms.cut(image, Window(height, width, 5, 3, 48, mirror))
+    actual = transforms.cut(np.asarray(image), Window(height, width, 5, 3, 48, mirror))
     assert actual.shape == (48, 48, 3) and actual.dtype == np.uint8
     np.testing.assert_allclose(actual[:, ::-1] if mirror else actual, expected, atol=1.01)
 
@@ -44,7 +44,7 @@ def test_large_photos_are_averaged_not_aliased(rng, factor):
     fine = rng.integers(0, 2, (int(60 * factor), int(80 * factor), 1), dtype=np.uint8) * 255
     image = Image.fromarray(np.repeat(fine, 3, 2))
     height, width = transforms.scaled_size(image.height, image.width, 60)
-    crop = transforms.cut(image, Window(height, width, 4, 9, 48)).astype(float)
+    crop = transforms.cut(np.asarray(image), Window(height, width, 4, 9, 48)).astype(float)
     expected = np.asarray(image.resize((width, height), Image.Resampling.BOX), float)
     # Noise of whole pixels averages out as it does under exact area averaging.
     assert crop.std() < 1.6 * expected.std()
@@ -57,7 +57,7 @@ def test_reduced_photos_lie_where_the_plain_resize_puts_them(rng):
     smooth = _plain_bilinear(image, height, width)
     for y, x in ((0, 0), (12, width - 48), (7, 20)):
         for mirror in (False, True):
-            actual = transforms.cut(image, Window(height, width, y, x, 48, mirror))
+            actual = transforms.cut(np.asarray(image), Window(height, width, y, x, 48, mirror))
             expected = smooth[y : y + 48, x : x + 48]
             difference = np.abs((actual[:, ::-1] if mirror else actual) - expected)
             assert difference.mean() < 2 and difference.max() < 12

@@ -2,86 +2,97 @@
 
 from collections.abc import Iterator
 import dataclasses
-import logging
 
 from absl import flags
 import grain
 import numpy as np
 
 from colorize_jax.data import decode, transforms
-from colorize_jax.data.sources import Source, Subset
+from colorize_jax.data.sources import Photos
 from colorize_jax.errors import ConfigError, DataError
 
+GOOD = -1  # in a batch's "bad": this row is the photo it should be
 _REPLACEMENTS = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingExamples:
-    """Random crops by position: an endless sequence, shuffled anew in every pass over the source.
+    """Random crops by position: an endless sequence, shuffled anew in every pass over the photos.
 
     Position p of the run always gives the same pixels. A photo that cannot be read is replaced by
     another one, drawn by (seed, position), so that all other positions stay as they are.
     """
 
-    source: Source
+    photos: Photos
     seed: int
     scale: tuple[int, int]
     crop: int
     mirror: bool
 
     def __post_init__(self):
-        order = grain.MapDataset.range(len(self.source.names)).seed(self.seed).shuffle().repeat()
-        object.__setattr__(self, "_order", order)
+        object.__setattr__(self, "order", self.photos.order(self.seed))
 
     def __getitem__(self, position: int) -> dict[str, np.ndarray]:
-        rng = np.random.default_rng((self.seed, position))
-        image = self._open(position)
-        window = transforms.random_window(
-            rng, image.height, image.width, scale=self.scale, crop=self.crop, mirror=self.mirror
-        )
-        return _example(image, window, position)
-
-    def _open(self, position: int):
-        index = self._order[position]
-        # Its own stream: a replaced photo must not shift the draws of the crop.
-        rng = np.random.default_rng((self.seed, position, 1))
+        index, bad = self.order[position], GOOD
+        # Its own stream: a replaced photo must not shift the draws of anything else.
+        others = _rng(self.seed, position, stream=1)
         for _ in range(_REPLACEMENTS):
             try:
-                return decode.open_rgb(self.source[index].image)
-            except (DataError, OSError) as error:
-                logging.warning("cannot read %s: %s", self.source.names[index], error)
-                index = int(rng.integers(len(self.source.names)))
+                return _example(self._crop(index, position), position, bad=bad)
+            except (DataError, OSError):
+                bad = index if bad == GOOD else bad
+                index = int(others.integers(len(self.photos)))
         raise DataError(
             f"{_REPLACEMENTS} photos in a row could not be read, the last one "
-            f"{self.source.names[index]}: is the source damaged or gone?"
+            f"{self.photos.name(index)}: is the source damaged or gone?"
         )
+
+    def _crop(self, index: int, position: int) -> np.ndarray:
+        photo = decode.open_photo(self.photos[index].image)
+        rng = _rng(self.seed, position, stream=0)
+        window = transforms.random_window(
+            rng, photo.height, photo.width, scale=self.scale, crop=self.crop, mirror=self.mirror
+        )
+        return transforms.cut(photo.pixels(window.height, window.width), window)
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationExamples:
-    """Photos in order, each the middle at the scale of the crop.
+    """The first `count` photos in order, each the middle at the scale of the crop.
 
     Beyond the last photo, and for one that cannot be read, the example is black and not valid.
     """
 
-    source: Source
+    photos: Photos
+    count: int
     crop: int
 
     def __getitem__(self, position: int) -> dict[str, np.ndarray]:
-        if position < len(self.source.names):
+        bad = GOOD
+        if position < self.count:
             try:
-                image = decode.open_rgb(self.source[position].image)
-                window = transforms.central_window(image.height, image.width, self.crop)
-                return _example(image, window, position)
-            except (DataError, OSError) as error:
-                logging.warning("cannot read %s: %s", self.source.names[position], error)
+                photo = decode.open_photo(self.photos[position].image)
+                window = transforms.central_window(photo.height, photo.width, self.crop)
+                pixels = transforms.cut(photo.pixels(window.height, window.width), window)
+                return _example(pixels, position, bad=GOOD)
+            except (DataError, OSError):
+                bad = position
         black = np.zeros((self.crop, self.crop, 3), np.uint8)
-        return {"image": black, "position": np.int64(position), "valid": np.bool_(False)}
+        return _example(black, position, bad=bad) | {"valid": np.bool_(False)}
 
 
-def _example(image, window, position):
-    pixels = transforms.cut(image, window)
-    return {"image": pixels, "position": np.int64(position), "valid": np.bool_(True)}
+def _rng(seed: int, position: int, *, stream: int) -> np.random.Generator:
+    """Independent of all other positions: the lowest word of the counter is Philox's own."""
+    return np.random.Generator(np.random.Philox(key=seed, counter=[0, position, stream, 0]))
+
+
+def _example(pixels: np.ndarray, position: int, *, bad: int) -> dict[str, np.ndarray]:
+    return {
+        "image": pixels,
+        "position": np.int64(position),
+        "valid": np.bool_(True),
+        "bad": np.int64(bad),
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,26 +119,27 @@ class HostRows:
 
 
 def training_batches(
-    source: Source, config, *, start: int, stop: int, host: int = 0, hosts: int = 1
+    photos: Photos, config, *, start: int, stop: int, host: int = 0, hosts: int = 1
 ) -> Iterator[dict]:
     """This host's rows of the batches `start` to `stop` of the run that `config` describes.
 
     Returns:
         A grain iterator (close it) of {"image": [rows, crop, crop, 3] uint8, "position": [rows]
-        int64, "valid": [rows] bool}.
+        int64, "valid": [rows] bool, "bad": [rows] int64}; "bad" is the number of the photo that
+        could not be read and was replaced, or `GOOD`.
     """
     data = config.data
-    examples = TrainingExamples(source, config.seed, tuple(data.scale), data.crop, data.mirror)
+    examples = TrainingExamples(photos, config.seed, tuple(data.scale), data.crop, data.mirror)
     return _batches(HostRows(examples, stop, data.batch_size, host, hosts), data, start)
 
 
 def evaluation_batches(
-    source: Source, config, *, photos: int, host: int = 0, hosts: int = 1
+    photos: Photos, config, *, limit: int, host: int = 0, hosts: int = 1
 ) -> Iterator[dict]:
-    """This host's rows of (at most `photos`) held-out photos; rows past the last are not valid."""
+    """This host's rows of (at most `limit`) held-out photos; rows past the last are not valid."""
     data = config.data
-    count = min(photos, len(source.names))
-    examples = EvaluationExamples(Subset(source, np.arange(count)), data.crop)
+    count = min(limit, len(photos))
+    examples = EvaluationExamples(photos, count, data.crop)
     batches = -(-count // data.batch_size)
     return _batches(HostRows(examples, batches, data.batch_size, host, hosts), data, 0)
 

@@ -1,234 +1,209 @@
-"""Where photos come from: a folder, a zip archive, or the photos inside installed packages."""
+"""`config.data.source`: where photos come from, how several sources mix, and what is held out."""
 
 from collections.abc import Sequence
-import dataclasses
-import functools
-import hashlib
-import importlib.util
+import glob
 import os
-import pathlib
-import threading
-from typing import Protocol
-import zipfile
+import re
 
+import grain
 import numpy as np
 
 from colorize_jax.data import decode
+from colorize_jax.data.archives import Tar, Zip
+from colorize_jax.data.builtin import BuiltinPhotos
+from colorize_jax.data.folder import Folder
+from colorize_jax.data.record import EXTENSIONS, Record, Source
+from colorize_jax.data.records import ArrayRecords, Tfds
 from colorize_jax.errors import DataError
 
-EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"))
+KINDS = (
+    "a folder, a .zip archive, tar shards ('shards/*.tar'), ArrayRecord shards ('*.array_record*', "
+    "or the folder that `pack` wrote), tfds:NAME[/CONFIG][:SPLIT], a PASCAL VOC devkit, or "
+    "builtin:photos"
+)
 
 
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """One photo as it is stored: a name that stays the same between runs, and encoded bytes or
-    decoded uint8 pixels [height, width, 3]."""
-
-    name: str
-    image: bytes | np.ndarray
-
-
-class Source(Protocol):
-    """Photos by number. Picklable, and safe to read from several threads."""
-
-    names: Sequence[str]
-
-    def __getitem__(self, index: int) -> Record: ...
-
-
-class Folder:
-    """Every photo below a folder, in the order of the names; links are followed."""
-
-    def __init__(self, path: str):
-        self._path = pathlib.Path(path)
-        self.names = sorted(_photos_below(self._path))
-
-    def __getitem__(self, index: int) -> Record:
-        name = self.names[index]
-        return Record(name, (self._path / name).read_bytes())
-
-
-def _photos_below(root: pathlib.Path):
-    """Names relative to root; a folder that links lead to twice is read once."""
-    seen = set()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders.sort()
-        for file in files:
-            if os.path.splitext(file)[1].lower() in EXTENSIONS and not file.startswith("."):
-                yield os.path.relpath(os.path.join(folder, file), root)
-
-
-class Zip:
-    """Every photo in a zip archive, read in place."""
-
-    def __init__(self, path: str):
-        self._path = path
-        try:
-            with zipfile.ZipFile(path) as archive:
-                self.names = sorted(n for n in archive.namelist() if _is_photo(n))
-        except (zipfile.BadZipFile, OSError) as error:
-            raise DataError(f"{path} cannot be read as a zip archive: {error}") from error
-        self._local = threading.local()
-
-    def __getstate__(self):
-        return {"_path": self._path, "names": self.names}
-
-    def __setstate__(self, state):
-        self.__dict__.update(state, _local=threading.local())
-
-    def __getitem__(self, index: int) -> Record:
-        if not hasattr(self._local, "archive"):  # a handle for each thread: nobody waits
-            self._local.archive = zipfile.ZipFile(self._path)
-        name = self.names[index]
-        return Record(name, self._local.archive.read(name))
-
-
-def _is_photo(name: str) -> bool:
-    hidden = name.startswith("__MACOSX/") or os.path.basename(name).startswith(".")
-    return os.path.splitext(name)[1].lower() in EXTENSIONS and not hidden
-
-
-# Color photos in the wheels of scikit-image and scikit-learn. motorcycle_right.png is left out: it
-# shows what motorcycle_left.png shows, so one would give away the other's held-out part.
-_BUILTIN = {
-    "skimage": (
-        "data",
-        (
-            "astronaut.png",
-            "chelsea.png",
-            "coffee.png",
-            "hubble_deep_field.jpg",
-            "ihc.png",
-            "motorcycle_left.png",
-            "retina.jpg",
-            "rocket.jpg",
-        ),
-    ),
-    "sklearn": ("datasets/images", ("china.jpg", "flower.jpg")),
-}
-
-
-class BuiltinPhotos:
-    """Real color photos that ship inside scikit-image and scikit-learn.
-
-    The right quarter of every photo is held out, cut into squares; the rest is for training.
-    """
-
-    def __init__(self, held_out: bool):
-        self._held_out = held_out
-        photos = _builtin_photos()
-        if not held_out:
-            self.names = list(photos)
-            return
-        squares = [(i, path) for path, image in photos.items() for i in range(len(_squares(image)))]
-        self.names = [f"{path}#{i}" for i, path in sorted(squares, key=lambda square: square[0])]
-
-    def __getitem__(self, index: int) -> Record:
-        name = self.names[index]
-        photos = _builtin_photos()
-        if self._held_out:
-            path, square = name.split("#")
-            return Record(name, _squares(photos[path])[int(square)])
-        image = photos[name]
-        return Record(name, image[:, : image.shape[1] * 3 // 4])
-
-
-@functools.cache
-def _builtin_photos() -> dict[str, np.ndarray]:
-    photos = {}
-    for package, (folder, files) in _BUILTIN.items():
-        spec = importlib.util.find_spec(package)
-        if spec is None:
-            raise DataError(f"builtin:photos needs the package {package}, which is not installed")
-        for file in files:
-            path = pathlib.Path(spec.origin).parent / folder / file
-            try:
-                photos[f"{package}/{file}"] = decode.decode(path.read_bytes())
-            except OSError as error:
-                raise DataError(f"builtin:photos: {package} ships no {file} ({error})") from error
-    return photos
-
-
-def _squares(image: np.ndarray) -> list[np.ndarray]:
-    """The right quarter of a photo, cut from top to bottom into squares."""
-    quarter = image[:, image.shape[1] * 3 // 4 :]
-    side = quarter.shape[1]
-    return [quarter[y : y + side] for y in range(0, len(quarter) - side + 1, side)]
-
-
-class Subset:
-    """Some of the photos of another source."""
-
-    def __init__(self, source: Source, indices: np.ndarray):
-        self._source, self._indices = source, indices
-        self.names = [source.names[i] for i in indices]
-
-    def __getitem__(self, index: int) -> Record:
-        return self._source[self._indices[index]]
-
-
-def name_hash(name: str) -> float:
-    """A number in [0, 1) that depends on the name alone."""
-    digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
-
-
-def open_splits(spec: str, holdout: float) -> tuple[Source, Source]:
-    """Training and held-out photos of `config.data.source`.
+class Photos:
+    """Some of the photos of one or several sources, numbered from 0 to len - 1.
 
     Args:
-        spec: a folder (read recursively), a zip archive, or "builtin:photos".
+        sources: one behind the other.
+        chosen: for every source, the numbers of the photos that belong to this split, in order.
+        weights: how often each source is drawn, or None: every photo once in an epoch.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        chosen: Sequence[np.ndarray],
+        weights: Sequence[float] | None = None,
+    ):
+        self._sources, self._chosen = list(sources), list(chosen)
+        self._weights = None if weights is None else list(weights)
+        self._starts = np.cumsum([0, *(len(indices) for indices in chosen)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def _locate(self, index: int) -> tuple[Source, int]:
+        part = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self._sources[part], int(self._chosen[part][index - self._starts[part]])
+
+    def __getitem__(self, index: int) -> Record:
+        source, number = self._locate(index)
+        return source[number]
+
+    def name(self, index: int) -> str:
+        """The photo's name in its source; reads nothing."""
+        source, number = self._locate(index)
+        return source.names[number]
+
+    def order(self, seed: int) -> grain.MapDataset:
+        """Which photo comes at which position: endless, by index, a function of the seed.
+
+        Without weights every epoch has every photo once, shuffled anew. With weights each source is
+        shuffled by itself and drawn in its proportion, at fixed distances.
+        """
+        if self._weights is None:
+            return grain.MapDataset.range(len(self)).seed(seed).shuffle().repeat()
+        parts = [
+            grain.MapDataset.range(start, stop).seed(seed + i).shuffle().repeat()
+            for i, (start, stop) in enumerate(zip(self._starts, self._starts[1:], strict=False))
+        ]
+        return grain.MapDataset.mix(parts, self._weights)
+
+
+def open_splits(spec: str, holdout: float) -> tuple[Photos, Photos]:
+    """Photos to train on and held-out photos of `config.data.source`.
+
+    Args:
+        spec: what `KINDS` lists; "A,B" joins sources, "A@0.7,B@0.3" weights them.
         holdout: share of the photos to hold out, chosen by a hash of their names, so that the
-            choice stays the same when photos are added. At least one photo is held out, and the
-            held-out photos come in the order of their hash. builtin:photos holds out the right
-            quarter of every photo instead.
+            choice stays the same when photos are added. At least one photo is held out, and they
+            come in the order of their hash: a smaller number of them is a part of a larger one.
+            builtin:photos holds out the right quarter of every photo instead.
 
     Raises:
         DataError: nothing there, or no photo in it, or only one.
     """
     if not 0 < holdout < 1:
         raise DataError(f"config.data.holdout={holdout} must lie between 0 and 1")
-    if spec == "builtin:photos":
-        return BuiltinPhotos(held_out=False), BuiltinPhotos(held_out=True)
-    source = _open(spec)
-    if len(source.names) < 2:
-        found = "only one photo" if source.names else "no photo"
-        known = " ".join(sorted(EXTENSIONS))
-        raise DataError(
-            f"{found} in {spec}: at least two are needed, one of them held out for evaluation. "
-            f"Looked at every name ending in one of {known}"
-        )
-    _check_readable(source, spec)
-    hashes = np.array([name_hash(name) for name in source.names])
-    held_out = hashes < holdout
-    held_out[hashes.argmin()] = True
-    held_out[hashes.argmax()] = False
-    evaluation = np.flatnonzero(held_out)
-    evaluation = evaluation[np.argsort(hashes[evaluation])]
-    return Subset(source, np.flatnonzero(~held_out)), Subset(source, evaluation)
+    paths, weights = parse(spec)
+    training, evaluation = [], []  # of each: (source, numbers, hashes)
+    for path in paths:
+        if path == "builtin:photos":
+            for held_out, split in ((False, training), (True, evaluation)):
+                source = BuiltinPhotos(held_out)
+                ranks = np.linspace(0, holdout, len(source.names), endpoint=False)
+                split.append((source, np.arange(len(source.names)), ranks))
+            continue
+        source = open_source(path)
+        hashes = source.names.hashes()
+        chosen = hashes < holdout
+        if len(paths) == 1:  # of several sources, a small one may well give all or nothing
+            chosen[hashes.argmin()], chosen[hashes.argmax()] = True, False
+        for split, numbers in (
+            (training, np.flatnonzero(~chosen)),
+            (evaluation, np.flatnonzero(chosen)),
+        ):
+            split.append((source, numbers, hashes[numbers]))
+    for split, what in ((training, "to train on"), (evaluation, "held out")):
+        if not sum(len(numbers) for _, numbers, _ in split):
+            raise DataError(
+                f"config.data.holdout={holdout} leaves no photo {what} in {spec}: change it"
+            )
+    if weights is not None and any(len(numbers) == 0 for _, numbers, _ in training):
+        raise DataError(f"a weighted source of {spec} has no photo to train on")
+    photos = Photos([s for s, _, _ in training], [n for _, n, _ in training], weights)
+    return photos, _by_hash(evaluation)
 
 
-def _open(spec: str) -> Source:
+def _by_hash(split) -> Photos:
+    """All photos of a split in the order of their hashes, whatever source they are from."""
+    sources = [source for source, _, _ in split]
+    owners = np.concatenate([np.full(len(n), i) for i, (_, n, _) in enumerate(split)])
+    numbers = np.concatenate([numbers for _, numbers, _ in split])
+    ranks = np.argsort(np.concatenate([hashes for _, _, hashes in split]), kind="stable")
+    # One stretch for every change of source keeps `Photos` simple; held-out sets are small.
+    owners, numbers = owners[ranks], numbers[ranks]
+    cuts = np.flatnonzero(np.diff(owners)) + 1
+    stretches = np.split(numbers, cuts)
+    return Photos([sources[owners[i]] for i in (0, *cuts)], stretches)
+
+
+def parse(spec: str) -> tuple[list[str], list[float] | None]:
+    """Splits "A,B" or "A@0.7,B@0.3" into paths and weights (None without).
+
+    A comma or @ that belongs to a path that exists is left alone.
+    """
     if not spec:
         raise DataError(
-            "config.data.source is empty: name a folder of photos, a zip archive, or "
-            "builtin:photos, for example --config.data.source=/data/photos"
+            f"config.data.source is empty: name {KINDS}, for example "
+            "--config.data.source=/data/photos"
         )
-    if os.path.isdir(spec):
-        return Folder(spec)
-    if os.path.isfile(spec):
-        return Zip(spec)
-    if spec.startswith("builtin:"):
-        raise DataError(f"config.data.source is {spec!r}; the only one built in is builtin:photos")
-    raise DataError(f"config.data.source: there is no folder or archive {spec}")
+    if os.path.exists(spec):
+        return [spec], None
+    paths, weights = [], []
+    for part in spec.split(","):
+        match = re.fullmatch(r"(.+)@([0-9.eE+-]+)", part.strip())
+        path, weight = (match[1], match[2]) if match else (part.strip(), None)
+        if not path:
+            raise DataError(f"config.data.source={spec!r}: there is nothing between two commas")
+        paths.append(path)
+        try:
+            weights.append(None if weight is None else float(weight))
+        except ValueError:
+            raise DataError(f"config.data.source: the weight in {part!r} is no number") from None
+    given = [weight for weight in weights if weight is not None]
+    if not given:
+        return paths, None
+    if len(given) < len(weights) or not all(0 < w < float("inf") for w in given):
+        raise DataError(
+            f"config.data.source={spec!r}: give every source a positive weight, as in A@0.7,B@0.3, "
+            "or none of them"
+        )
+    return paths, [weight / sum(given) for weight in given]
 
 
-def _check_readable(source: Source, spec: str, tries: int = 20) -> None:
+def open_source(path: str) -> Source:
+    """One source of photos; see `KINDS`. DataError if there is none, or no photo in it."""
+    source = _open(path)
+    if len(source.names) == 0:
+        known = " ".join(sorted(EXTENSIONS))
+        raise DataError(f"no photo in {path}: no name in it ends in one of {known}")
+    _check_readable(source, path)
+    return source
+
+
+def _open(path: str) -> Source:
+    if path.startswith("tfds:"):
+        return Tfds(path.removeprefix("tfds:"))
+    if path.startswith("builtin:"):
+        if path != "builtin:photos":
+            raise DataError(
+                f"config.data.source: {path!r}; the only one built in is builtin:photos"
+            )
+        return BuiltinPhotos(held_out=False)
+    if os.path.isdir(path):
+        packed = _files(os.path.join(glob.escape(path), "*.array_record*"))
+        return ArrayRecords(packed) if packed else Folder(path)
+    files = [path] if os.path.isfile(path) else _files(path)
+    if not files:
+        raise DataError(f"config.data.source: there is no {path}. It can be {KINDS}")
+    if all(file.endswith(".tar") for file in files):
+        return Tar(files)
+    if all(".array_record" in os.path.basename(file) for file in files):
+        return ArrayRecords(files)
+    if len(files) == 1:
+        return Zip(files[0])
+    raise DataError(f"config.data.source: {path} matches files of several kinds. It can be {KINDS}")
+
+
+def _files(pattern: str) -> list[str]:
+    return [p for p in sorted(glob.glob(pattern)) if not p.endswith((".names", ".bad", ".tmp"))]
+
+
+def _check_readable(source: Source, path: str, tries: int = 20) -> None:
     """DataError if none of some photos, spread over the source, can be read."""
     reasons = []
     for index in np.linspace(0, len(source.names) - 1, min(tries, len(source.names))).astype(int):
@@ -238,6 +213,6 @@ def _check_readable(source: Source, spec: str, tries: int = 20) -> None:
         except (DataError, OSError) as error:
             reasons.append(f"{source.names[index]}: {error}")
     raise DataError(
-        f"no readable image in {spec}: tried {len(reasons)} of {len(source.names)} files. "
+        f"no readable image in {path}: tried {len(reasons)} of {len(source.names)} photos. "
         + "; ".join(reasons[:3])
     )

@@ -2,8 +2,11 @@
 
 import dataclasses
 
+import cv2
 import numpy as np
-from PIL import Image
+
+# Parallelism is over photos.
+cv2.setNumThreads(1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,33 +60,39 @@ def central_window(height: int, width: int, crop: int) -> Window:
     return Window(height, width, (height - crop) // 2, (width - crop) // 2, crop)
 
 
-def cut(image: Image.Image, window: Window) -> np.ndarray:
-    """The window of an RGB picture, [crop, crop, 3] uint8.
+def cut(pixels: np.ndarray, window: Window) -> np.ndarray:
+    """The window of a photo [height, width, 3] uint8: [crop, crop, 3] uint8.
 
     Only what is kept is resampled, once, with plain bilinear interpolation (the release's, without
     smoothing). A photo at least twice as large as needed is first averaged over whole pixels, so
     that large photos do not turn into noise.
     """
-    left = window.x * image.width / window.width
-    upper = window.y * image.height / window.height
-    step_x, step_y = image.width / window.width, image.height / window.height
-    factor = int(min(step_x, step_y))
-    if factor >= 2:
-        right, lower = left + window.crop * step_x, upper + window.crop * step_y
-        # A cell beyond the window on each side is what interpolation can touch.
-        box = (
-            max(int(left // factor - 1) * factor, 0),
-            max(int(upper // factor - 1) * factor, 0),
-            min(int(right // factor + 2) * factor, image.width),
-            min(int(lower // factor + 2) * factor, image.height),
-        )
-        image = image.reduce(factor, box=box)
-        left, upper = (left - box[0]) / factor, (upper - box[1]) / factor
-        step_x, step_y = step_x / factor, step_y / factor
+    height, width = pixels.shape[:2]
+    step_x, step_y = width / window.width, height / window.height
+    left, upper = window.x * step_x, window.y * step_y
+    factor = max(int(min(step_x, step_y)), 1)
+    # A cell beyond the window on each side is what interpolation can touch. Rows and columns that
+    # fill no whole cell at the far border are left out.
+    x0, x1 = _cells(left, window.crop * step_x, factor, width)
+    y0, y1 = _cells(upper, window.crop * step_y, factor, height)
+    pixels = pixels[y0 * factor : y1 * factor, x0 * factor : x1 * factor]
+    if factor > 1:
+        pixels = cv2.resize(pixels, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)
+    left, upper = left / factor - x0, upper / factor - y0
+    step_x, step_y = step_x / factor, step_y / factor
     if window.mirror:
         left, step_x = left + window.crop * step_x, -step_x
-    affine = (step_x, 0.0, left, 0.0, step_y, upper)
-    size = (window.crop, window.crop)
-    return np.array(
-        image.transform(size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
+    # OpenCV counts from the centers of pixels, we from their corners.
+    inverse = np.array(
+        [[step_x, 0, left + (step_x - 1) / 2], [0, step_y, upper + (step_y - 1) / 2]]
     )
+    return cv2.warpAffine(
+        pixels, inverse, (window.crop, window.crop),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE,
+    )  # fmt: skip
+
+
+def _cells(start: float, length: float, factor: int, size: int) -> tuple[int, int]:
+    """First and last + 1 of the cells of `factor` pixels that an interval needs."""
+    first = max(int(start // factor) - 1, 0)
+    return first, min(int((start + length) // factor) + 2, size // factor)

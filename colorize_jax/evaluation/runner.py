@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from colorize_jax.errors import DataError
 from colorize_jax.tasks.task import Task
 from colorize_jax.training import sharding
 from colorize_jax.training.step import row_keys
@@ -46,17 +47,28 @@ class Runner:
 
         Returns:
             {name: number}, and at most `pictures` strips, uint8 [height, width, 3].
+
+        Raises:
+            DataError: no photo of the split could be read.
         """
         strips: list[np.ndarray] = []
+        valid = 0
 
         def seen():
+            nonlocal valid
             for batch in batches:
+                valid += batch["valid"].sum()
                 if len(strips) < pictures:
                     shown = self._pictures(variables, sharding.put_batch(batch, self._mesh))
                     strips.extend(np.asarray(shown)[batch["valid"]])
                 yield batch
 
         sums = self._sum(self._evaluate, seen(), variables, statistics)
+        if not valid:
+            raise DataError(
+                "none of the held-out photos could be read: repair them, or hold out more with "
+                "config.data.holdout"
+            )
         return self._task.summarize(jax.device_get(sums)), strips[:pictures]
 
     def _sum(self, function: Callable, batches: Iterable, *others: Tree) -> Tree:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from colorize_jax.data import pipeline, sources
+from colorize_jax.data.bad_records import BadRecords
 from colorize_jax.errors import CheckpointError, NonFiniteError
 from colorize_jax.evaluation.runner import Runner
 from colorize_jax.tasks.task import make_task
@@ -37,7 +38,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     pipeline.check(config.data)
     task = make_task(config)
     photos, held_out = sources.open_splits(config.data.source, config.data.holdout)
-    schedule = optimizers.make_schedule(config, len(photos.names))
+    schedule = optimizers.make_schedule(config, len(photos))
     optimizer = optimizers.make_optimizer(config, schedule)
     checkpoint.check_same_run(workdir, config)
 
@@ -65,9 +66,9 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
         else:
             state, note = saved.restore(jax.eval_shape(initialize, key), same)
             start = note["step"]
-            if note["photos"] != len(photos.names):
+            if note["photos"] != len(photos):
                 raise CheckpointError(
-                    f"{config.data.source} now has {len(photos.names)} photos to train on, and had "
+                    f"{config.data.source} now has {len(photos)} photos to train on, and had "
                     f"{note['photos']} when {workdir} was started: the run cannot go on as it began"
                 )
 
@@ -78,18 +79,24 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
             rate = schedule.rate(optimizers.initial_rate(config))
             runner = Runner(task, mesh, config.seed)
             hosts = {"host": jax.process_index(), "hosts": jax.process_count()}
-            first = pipeline.training_batches(
-                photos, config, start=0, stop=config.eval.statistics_batches, **hosts
+            name = (
+                "bad_records.jsonl" if not hosts["host"] else f"bad_records_{hosts['host']}.jsonl"
             )
-            with contextlib.closing(first):
-                statistics = runner.statistics(first)
+            bad = BadRecords(workdir / name, config.data.max_bad_fraction)
+
+            def training_batches(start, stop):
+                batches = pipeline.training_batches(photos, config, start=start, stop=stop, **hosts)
+                return contextlib.closing(bad.watch(batches, photos))
+
+            with training_batches(0, config.eval.statistics_batches) as batches:
+                statistics = runner.statistics(batches)
             meter = Meter(batch_size)
 
             def evaluate(step):
                 batches = pipeline.evaluation_batches(
-                    held_out, config, photos=config.eval.photos, **hosts
+                    held_out, config, limit=config.eval.photos, **hosts
                 )
-                with contextlib.closing(batches):
+                with contextlib.closing(bad.watch(batches, held_out)) as batches:
                     scores, strips = runner.evaluate(
                         state.variables, statistics, batches, config.eval.pictures
                     )
@@ -100,15 +107,12 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
             def save(step):
                 meter.check()  # a checkpoint holds finite parameters or is not written
                 note = {"config": checkpoint.plain(config), "step": step}
-                note |= {"position": step * batch_size, "photos": len(photos.names)}
+                note |= {"position": step * batch_size, "photos": len(photos)}
                 saved.save(step, state, note)
 
             scores = evaluate(0) if start == 0 else {}
             last_save = time.monotonic()
-            batches = pipeline.training_batches(
-                photos, config, start=start, stop=schedule.steps, **hosts
-            )
-            with contextlib.closing(batches), _naming_checkpoint(saved):
+            with training_batches(start, schedule.steps) as batches, _naming_checkpoint(saved):
                 for step in range(start + 1, schedule.steps + 1):
                     began = time.monotonic()
                     batch = next(batches)
@@ -172,6 +176,6 @@ def _describe(config, state, photos, held_out, schedule, mesh) -> str:
     device = mesh.devices.flat[0].device_kind
     return (
         f"{config.model.name}, {count:,} parameters, on {mesh.size} x {device}\n"
-        f"{len(photos.names):,} photos to train on, {len(held_out.names):,} held out\n"
+        f"{len(photos):,} photos to train on, {len(held_out):,} held out\n"
         f"{schedule.steps:,} steps of {config.data.batch_size} photos"
     )

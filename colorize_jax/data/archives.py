@@ -1,0 +1,113 @@
+"""Photos in zip archives and tar shards, read in place."""
+
+from collections.abc import Sequence
+import os
+import tarfile
+import threading
+import zipfile
+
+import numpy as np
+
+from colorize_jax.data import index
+from colorize_jax.data.names import Names
+from colorize_jax.data.record import Record, is_photo, only_devkit_photos
+from colorize_jax.errors import DataError
+
+
+class Zip:
+    """Every photo in a zip archive. In a PASCAL VOC devkit the masks are left out."""
+
+    def __init__(self, path: str):
+        self._path = path
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = only_devkit_photos([n for n in archive.namelist() if is_photo(n)])
+        except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+            raise DataError(f"{path} cannot be read as a zip archive: {error}") from error
+        self.names = Names.of(sorted(name.encode("utf-8", "surrogateescape") for name in names))
+        self._open()
+
+    def _open(self):
+        self._lock, self._archive = threading.Lock(), None
+
+    def __getstate__(self):
+        return {"_path": self._path, "names": self.names}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._open()
+
+    def __getitem__(self, index: int) -> Record:
+        with self._lock:  # one handle for all threads: a large archive's table of contents is large
+            if self._archive is None:
+                self._archive = zipfile.ZipFile(self._path)
+        name = self.names.encoded(index).decode("utf-8", "surrogateescape")
+        try:
+            return Record(self.names[index], self._archive.read(name))
+        # zipfile's list of what a damaged or encrypted member can raise is long.
+        except Exception as error:
+            raise DataError(f"damaged in the archive: {error}") from error
+
+
+class Tar:
+    """Every photo in a set of uncompressed tar shards.
+
+    Args:
+        paths: of the shards; their order is that of the photos.
+    """
+
+    def __init__(self, paths: Sequence[str]):
+        self._paths = list(paths)
+        tables = [_tar_table(path) for path in self._paths]
+        self._offsets = np.concatenate([table["offsets"] for table in tables])
+        self._sizes = np.concatenate([table["sizes"] for table in tables])
+        counts = [len(table["offsets"]) for table in tables]
+        self._shards = np.repeat(np.arange(len(tables)), counts)
+        ends, start = [], 0
+        for table in tables:
+            ends.append(table["ends"] + start)
+            start += len(table["names"])
+        self.names = Names(np.concatenate([t["names"] for t in tables]), np.concatenate(ends))
+
+    def __getitem__(self, index: int) -> Record:
+        size = int(self._sizes[index])
+        with open(self._paths[self._shards[index]], "rb", buffering=0) as shard:
+            data = os.pread(shard.fileno(), size, int(self._offsets[index]))
+        if len(data) < size:
+            raise DataError("the shard ends before the photo does")
+        return Record(self.names[index], data)
+
+
+def _tar_table(path: str) -> dict[str, np.ndarray]:
+    """Names (with the shard's, so that they are unique), offsets and sizes of a shard's photos."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    stamp = np.array([status.st_size, status.st_mtime_ns])
+    cached = index.load("tar", path)
+    if cached is not None and np.array_equal(cached["stamp"], stamp):
+        return cached
+    names, offsets, sizes = [], [], []
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                if member.isreg() and is_photo(member.name):
+                    names.append(os.fsencode(f"{os.path.basename(path)}/{member.name}"))
+                    offsets.append(member.offset_data)
+                    sizes.append(member.size)
+    except (tarfile.TarError, OSError) as error:
+        raise DataError(
+            f"{path} cannot be read as an uncompressed tar archive: {error}. Compressed shards "
+            "cannot be read at random: unpack them first"
+        ) from error
+    listed = Names.of(names)
+    table = {
+        "names": listed.blob,
+        "ends": listed.ends,
+        "offsets": np.array(offsets, np.int64),
+        "sizes": np.array(sizes, np.int64),
+        "stamp": stamp,
+    }
+    index.store("tar", path, table)
+    return table

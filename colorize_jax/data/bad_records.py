@@ -1,0 +1,87 @@
+"""Keeps count of the photos that cannot be read, and stops a run that meets too many."""
+
+import collections
+from collections.abc import Iterator
+import contextlib
+import json
+import os
+import pathlib
+
+from colorize_jax.data import decode, pipeline
+from colorize_jax.data.sources import Photos
+from colorize_jax.errors import DataError
+
+WINDOW = 10_000  # the last so many positions are judged
+JUDGED_FROM = 1_000  # but not before there are so many
+
+
+class BadRecords:
+    """Writes the name and the reason of every unreadable photo, once, into `bad_records.jsonl`.
+
+    Args:
+        path: of that file; what is in it already is not written again.
+        max_fraction: a larger share of the last `WINDOW` positions ends the run.
+    """
+
+    def __init__(self, path: str | pathlib.Path, max_fraction: float):
+        self._path, self._max = pathlib.Path(path), max_fraction
+        self._known = set(_names(self._path))
+        self._window: collections.deque[tuple[int, int]] = collections.deque()
+        self._rows = self._bad = 0
+
+    def watch(self, batches: Iterator[dict], photos: Photos) -> Iterator[dict]:
+        """Passes batches on without their "bad"; closing it closes them.
+
+        Raises:
+            DataError: too large a share of the photos could not be read.
+        """
+        with contextlib.closing(batches):
+            for batch in batches:
+                bad = batch.pop("bad")
+                missed = bad[bad != pipeline.GOOD]
+                for index in missed.tolist():
+                    self._note(photos, index)
+                self._count(len(bad), len(missed))
+                yield batch
+
+    def _count(self, rows: int, bad: int) -> None:
+        self._window.append((rows, bad))
+        self._rows, self._bad = self._rows + rows, self._bad + bad
+        while self._rows - self._window[0][0] >= WINDOW:
+            rows, bad = self._window.popleft()
+            self._rows, self._bad = self._rows - rows, self._bad - bad
+        if self._rows >= JUDGED_FROM and self._bad > self._max * self._rows:
+            raise DataError(
+                f"{self._bad} of the last {self._rows} photos could not be read, more than "
+                f"config.data.max_bad_fraction={self._max} allows; {self._path} names them with "
+                "the reasons"
+            )
+
+    def _note(self, photos: Photos, index: int) -> None:
+        name = photos.name(index)
+        if name in self._known:
+            return
+        self._known.add(name)
+        row = {"name": name, "reason": _reason(photos, index)}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def _reason(photos: Photos, index: int) -> str:
+    """Read once more, here where there is a file to write to: workers have none."""
+    try:
+        decode.decode(photos[index].image)
+    except OSError as error:
+        return error.strerror or str(error)
+    except DataError as error:
+        return str(error)
+    return "could not be read at first, and then could"
+
+
+def _names(path: pathlib.Path) -> Iterator[str]:
+    if not os.path.exists(path):
+        return
+    for line in path.read_text().splitlines():
+        with contextlib.suppress(ValueError, KeyError):  # a line torn by a killed run
+            yield json.loads(line)["name"]

@@ -1,0 +1,105 @@
+"""Reads every photo of a source once and tells what is there and what training would do to it."""
+
+import collections
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+import dataclasses
+
+import numpy as np
+from tqdm import tqdm
+
+from colorize_jax.data import decode
+from colorize_jax.data.record import Source
+from colorize_jax.errors import DataError
+
+_GRAY = 3.0  # mean difference of the channels, of 255, below which a photo counts as gray
+_BLOCK = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One photo: its size and whether it is gray, or why it cannot be read."""
+
+    name: str
+    height: int = 0
+    width: int = 0
+    gray: bool = False
+    reason: str = ""
+
+
+def check(source: Source, threads: int) -> list[Finding]:
+    """Reads and decodes everything, with a progress bar."""
+    count = len(source.names)
+    found: list[Finding] = []
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(total=count, unit="photo", dynamic_ncols=True) as bar,
+    ):
+        for start in range(0, count, _BLOCK):  # a task for every photo at once would fill memory
+            for finding in pool.map(
+                lambda i: _look(source, i), range(start, min(start + _BLOCK, count))
+            ):
+                found.append(finding)
+                bar.update()
+    return found
+
+
+def _look(source: Source, index: int) -> Finding:
+    name = source.names[index]
+    try:
+        photo = decode.open_photo(source[index].image)
+        pixels = photo.pixels(128, 128).astype(np.int16)  # reduced: the size is in the header
+        difference = pixels.max(-1) - pixels.min(-1)
+        return Finding(name, photo.height, photo.width, bool(difference.mean() < _GRAY))
+    except OSError as error:
+        return Finding(name, reason=error.strerror or str(error))
+    except DataError as error:
+        return Finding(name, reason=str(error))
+
+
+def report(found: Sequence[Finding], *, scale: tuple[int, int], crop: int) -> str:
+    """The findings as text.
+
+    Args:
+        found: from `check`.
+        scale, crop: of training: the shortest side becomes an integer in [scale[0], scale[1]).
+    """
+    good = [f for f in found if not f.reason]
+    bad = [f for f in found if f.reason]
+    lines = [f"{len(found):,} photos, {len(good):,} readable, {len(bad):,} not"]
+    for reason, count in collections.Counter(f.reason for f in bad).most_common(10):
+        lines.append(f"  {count:,} x {reason}")
+    lines += [f"  {f.name}: {f.reason}" for f in bad[:20]]
+    if len(bad) > 20:
+        lines.append(f"  and {len(bad) - 20:,} more")
+    if not good:
+        return "\n".join(lines)
+    shortest = np.array([min(f.height, f.width) for f in good])
+    longest = np.array([max(f.height, f.width) for f in good])
+    gray = np.mean([f.gray for f in good])
+    last = scale[1] - 1
+    lines += [
+        f"gray: {gray:.1%}",
+        f"shortest side: {_quantiles(shortest)}",
+        f"longest side:  {_quantiles(longest)}",
+        f"with scale {scale[0]} to {last} and crops of {crop}:",
+        f"  enlarged whatever the draw: {np.mean(shortest < scale[0]):.1%}, "
+        f"sometimes: {np.mean((shortest >= scale[0]) & (shortest < last)):.1%}, "
+        f"never: {np.mean(shortest >= last):.1%}",
+        f"  enlarged more than twice at the largest draw: {np.mean(shortest * 2 < last):.1%}",
+        f"  at least twice too large at the smallest draw, so reduced first: "
+        f"{np.mean(shortest >= 2 * scale[0]):.1%}",
+        f"  share of a photo that one crop shows: {_shown(shortest, longest, scale, crop):.0%} on "
+        "average",
+    ]
+    return "\n".join(lines)
+
+
+def _quantiles(values: np.ndarray) -> str:
+    low, quarter, half, rest, high = np.percentile(values, (0, 25, 50, 75, 100)).astype(int)
+    return f"{low} to {high} pixels, half of them {quarter} to {rest}, median {half}"
+
+
+def _shown(shortest: np.ndarray, longest: np.ndarray, scale: tuple[int, int], crop: int) -> float:
+    drawn = np.arange(*scale)[:, None]
+    return float((crop**2 / (drawn * (drawn * longest / shortest))).mean())

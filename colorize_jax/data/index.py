@@ -1,0 +1,48 @@
+"""What was found in a folder or an archive, kept on disk so that the next start need not look."""
+
+from collections.abc import Mapping
+import hashlib
+import logging
+import os
+import pathlib
+import tempfile
+
+import numpy as np
+
+
+def cache_folder() -> pathlib.Path:
+    """$COLORIZE_CACHE, else $XDG_CACHE_HOME/colorize_jax, else ~/.cache/colorize_jax."""
+    named = os.environ.get("COLORIZE_CACHE")
+    if named:
+        return pathlib.Path(named)
+    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(base) / "colorize_jax"
+
+
+def _file(kind: str, path: str) -> pathlib.Path:
+    digest = hashlib.blake2b(os.fsencode(os.path.realpath(path)), digest_size=12).hexdigest()
+    return cache_folder() / f"{kind}-{digest}.npz"
+
+
+def load(kind: str, path: str) -> dict[str, np.ndarray] | None:
+    """The arrays stored for a path, or None; whether they still hold is for the caller to judge."""
+    try:
+        with _file(kind, path).open("rb") as file, np.load(file) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, KeyError):
+        return None
+    except Exception as error:  # a torn file raises what zipfile likes; it is only a cache
+        logging.info("index of %s is unreadable: %s", path, error)
+        return None
+
+
+def store(kind: str, path: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes in one go. Where there is no place to write, the next start looks again."""
+    target = _file(kind, path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".npz", delete=False) as draft:
+            np.savez(draft, **arrays)
+        os.replace(draft.name, target)
+    except OSError as error:
+        logging.info("the index of %s is not kept: %s", path, error)

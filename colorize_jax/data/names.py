@@ -1,0 +1,51 @@
+"""Millions of file names in two arrays: a list of strings would take ten times the memory."""
+
+from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+import os
+
+import numpy as np
+
+
+class Names(Sequence):
+    """An immutable sequence of str, kept as the bytes the file system has.
+
+    Args:
+        blob: all names, one after the other, uint8.
+        ends: where each name ends in the blob, int64.
+    """
+
+    def __init__(self, blob: np.ndarray, ends: np.ndarray):
+        self.blob, self.ends = blob, ends
+
+    @classmethod
+    def of(cls, names: Iterable[bytes]) -> "Names":
+        """From encoded names, in their order."""
+        names = list(names)
+        blob = np.frombuffer(b"".join(names), np.uint8)
+        return cls(blob, np.cumsum([len(name) for name in names], dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> str:
+        return os.fsdecode(self.encoded(range(len(self))[index]))
+
+    def encoded(self, index: int) -> bytes:
+        """The name as the file system has it."""
+        start = self.ends[index - 1] if index else 0
+        return self.blob[start : self.ends[index]].tobytes()
+
+    def hashes(self) -> np.ndarray:
+        """float64 in [0, 1) for every name; depends on that name alone."""
+        return np.fromiter((_hash(name) for name in self._all()), np.float64, len(self))
+
+    def _all(self) -> Iterator[bytes]:
+        whole, start = self.blob.tobytes(), 0
+        for end in self.ends.tolist():
+            yield whole[start:end]
+            start = end
+
+
+def _hash(name: bytes) -> float:
+    return int.from_bytes(hashlib.blake2b(name, digest_size=6).digest(), "big") / 2**48

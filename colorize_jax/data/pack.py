@@ -1,0 +1,159 @@
+"""Writes the photos of any source into ArrayRecord shards: few large files that read fast."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import pathlib
+import zlib
+
+import cv2
+import numpy as np
+from PIL import Image
+import simplejpeg
+from tqdm import tqdm
+
+from colorize_jax.data import decode, records, transforms
+from colorize_jax.data.names import Names
+from colorize_jax.data.record import Source
+from colorize_jax.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """How to pack.
+
+    Attributes:
+        shortest: larger photos are re-encoded so that their shortest side has so many pixels; 0
+            keeps every photo as it is, byte for byte.
+        quality: of the JPEGs that are re-encoded.
+        shard_photos: photos in a shard.
+    """
+
+    shortest: int = 0
+    quality: int = 95
+    shard_photos: int = 8192
+
+
+def pack(source: Source, out: str, packing: Packing, threads: int) -> tuple[int, int]:
+    """Packs a source into `out`; goes on where an earlier call was stopped.
+
+    Every shard is written under another name, read back and compared, and only then gets its own.
+    Photos that cannot be read are left out and named in `out/bad_records.jsonl`.
+
+    Returns:
+        How many photos were packed, and how many were left out, over all calls.
+
+    Raises:
+        DataError: `out` holds the shards of something else, or what was written reads differently.
+    """
+    folder = pathlib.Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    _check_same(folder / "pack.json", source, packing)
+    count = len(source.names)
+    shards = -(-count // packing.shard_photos)
+    bar = tqdm(total=count, unit="photo", dynamic_ncols=True)
+    with ThreadPoolExecutor(threads) as pool, bar:
+        for number in range(shards):
+            first = number * packing.shard_photos
+            last = min(first + packing.shard_photos, count)
+            shard = folder / f"photos-{number:05}-of-{shards:05}.array_record"
+            if not (shard.exists() and os.path.exists(records.names_file(str(shard)))):
+                encoded = pool.map(lambda i: _encode(source, i, packing), range(first, last))
+                _write(str(shard), _progress(encoded, bar))
+            else:
+                bar.update(last - first)
+    lines = "".join(path.read_text() for path in folder.glob("*.bad")).splitlines()
+    bad = [json.loads(line) for line in lines]
+    rows = "".join(json.dumps(row) + "\n" for row in sorted(bad, key=lambda row: row["name"]))
+    (folder / "bad_records.jsonl").write_text(rows)
+    return count - len(bad), len(bad)
+
+
+def _progress(encoded, bar):
+    for item in encoded:
+        bar.update()
+        yield item
+
+
+def _check_same(path: pathlib.Path, source: Source, packing: Packing) -> None:
+    digest = hashlib.blake2b(digest_size=16)
+    for i in range(len(source.names)):
+        digest.update(source.names[i].encode("utf-8", "surrogateescape") + b"\0")
+    described = {"photos": len(source.names), "names": digest.hexdigest()}
+    described |= dataclasses.asdict(packing)
+    if not path.exists():
+        path.write_text(json.dumps(described, indent=2) + "\n")
+        return
+    before = json.loads(path.read_text())
+    changed = [name for name in described if before.get(name) != described[name]]
+    if changed:
+        raise DataError(
+            f"{path.parent} holds the shards of another source or of other options (different: "
+            f"{', '.join(changed)}): give another folder, or empty this one"
+        )
+
+
+def _encode(source: Source, index: int, packing: Packing) -> tuple[bytes, bytes, str]:
+    """(name, encoded photo, "") or (name, b"", why it cannot be read)."""
+    name = source.names[index].encode("utf-8", "surrogateescape")
+    try:
+        data = source[index].image
+        photo = decode.open_photo(data)
+        small = not packing.shortest or min(photo.height, photo.width) <= packing.shortest
+        if small and not isinstance(data, np.ndarray):
+            photo.pixels()  # only whole photos are packed
+            return name, data, ""
+        if small:
+            file = io.BytesIO()
+            Image.fromarray(data).save(file, "PNG")
+            return name, file.getvalue(), ""
+        height, width = transforms.scaled_size(photo.height, photo.width, packing.shortest)
+        pixels = photo.pixels(height, width)
+        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+        return name, simplejpeg.encode_jpeg(pixels, packing.quality, "RGB", "420"), ""
+    except (DataError, OSError) as error:
+        return name, b"", str(error)
+
+
+def _write(shard: str, encoded: Iterator[tuple[bytes, bytes, str]]) -> None:
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    draft = f"{shard}.tmp"
+    # One record a group: every photo is read alone. JPEGs do not compress any further.
+    writer = ArrayRecordWriter(draft, "group_size:1,uncompressed")
+    names, sums, bad = [], [], []
+    for name, photo, reason in encoded:
+        if reason:
+            bad.append({"name": os.fsdecode(name), "reason": reason})
+            continue
+        record = records.encode_record(name, photo)
+        writer.write(record)
+        names.append(name)
+        sums.append(zlib.crc32(record))
+    writer.close()
+    _verify(draft, sums)
+    records.save_names(shard, Names.of(names))
+    if bad:
+        pathlib.Path(f"{shard}.bad").write_text("".join(json.dumps(row) + "\n" for row in bad))
+    os.replace(draft, shard)
+
+
+def _verify(path: str, sums: list[int]) -> None:
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    reader = ArrayRecordReader(path)
+    try:
+        if reader.num_records() != len(sums):
+            raise DataError(f"{path} holds {reader.num_records()} of {len(sums)} photos")
+        step = 256
+        for start in range(0, len(sums), step):
+            stop = min(start + step, len(sums))
+            for i, record in enumerate(reader.read(start, stop), start):
+                if zlib.crc32(record) != sums[i]:
+                    raise DataError(f"{path}: photo {i} reads differently from what was written")
+    finally:
+        reader.close()

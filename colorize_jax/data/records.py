@@ -1,0 +1,135 @@
+"""Photos in ArrayRecord shards, ours and other people's, and in prepared TFDS data sets."""
+
+from collections.abc import Sequence
+import contextlib
+import io
+import os
+import struct
+
+import numpy as np
+
+from colorize_jax.data.names import Names
+from colorize_jax.data.record import Record
+from colorize_jax.errors import DataError
+
+# A record that `pack` wrote: magic, length of the name, the name, the encoded photo.
+_MAGIC = b"colorize1"
+_HEADER = struct.Struct("<9sI")
+
+
+def encode_record(name: bytes, photo: bytes) -> bytes:
+    """One record of a packed shard."""
+    return _HEADER.pack(_MAGIC, len(name)) + name + photo
+
+
+def decode_record(data: bytes) -> tuple[bytes, bytes]:
+    """(name, encoded photo); the name is empty where the record is a bare photo."""
+    if not data.startswith(_MAGIC):
+        return b"", data
+    _, length = _HEADER.unpack_from(data)
+    start = _HEADER.size + length
+    return data[_HEADER.size : start], data[start:]
+
+
+def names_file(shard: str) -> str:
+    """Where `pack` keeps the names of a shard's photos, so that they can be listed without it."""
+    return f"{shard}.names"
+
+
+class ArrayRecords:
+    """Photos in ArrayRecord shards: those that `pack` wrote, or any whose records are bare photos.
+
+    The names are those that the photos had when they were packed; bare photos are named by their
+    shard and number.
+    """
+
+    def __init__(self, paths: Sequence[str]):
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+        self._paths = list(paths)
+        counts = []
+        try:
+            for path in self._paths:
+                with contextlib.closing(_reader(path)) as reader:
+                    counts.append(reader.num_records())
+            self._records = ArrayRecordDataSource(self._paths)
+        except Exception as error:  # the library raises RuntimeError, ValueError and others
+            raise DataError(f"{path} cannot be read as ArrayRecord: {error}") from error
+        listed = [_names(path, n) for path, n in zip(self._paths, counts, strict=True)]
+        shifts = np.cumsum([0, *(len(names.blob) for names in listed)])
+        ends = [n.ends + shift for n, shift in zip(listed, shifts[:-1], strict=True)]
+        self.names = Names(np.concatenate([n.blob for n in listed]), np.concatenate(ends))
+
+    def __getitem__(self, index: int) -> Record:
+        try:
+            data = self._records[index]
+        except Exception as error:
+            raise DataError(f"damaged in the shard: {error}") from error
+        return Record(self.names[index], decode_record(data)[1])
+
+
+def _reader(path: str):
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    return ArrayRecordReader(path)
+
+
+def _names(path: str, count: int) -> Names:
+    if os.path.exists(names_file(path)):
+        with np.load(names_file(path)) as arrays:
+            names = Names(arrays["blob"], arrays["ends"])
+        if len(names) != count:
+            raise DataError(
+                f"{names_file(path)} lists {len(names)} photos, {path} holds {count}: pack it again"
+            )
+        return names
+    base = os.fsencode(os.path.basename(path))
+    return Names.of(b"%s#%d" % (base, i) for i in range(count))
+
+
+def save_names(shard: str, names: Names) -> None:
+    """Writes the names of a shard's photos, in one go."""
+    buffer = io.BytesIO()
+    np.savez(buffer, blob=names.blob, ends=names.ends)
+    draft = names_file(shard) + ".tmp"
+    with open(draft, "wb") as file:
+        file.write(buffer.getvalue())
+    os.replace(draft, names_file(shard))
+
+
+class Tfds:
+    """The photos of a prepared TFDS data set, as encoded bytes and without TensorFlow.
+
+    Args:
+        spec: NAME[/CONFIG][:SPLIT], for example imagenet2012:train; the split is train if none is
+            named. The data set must have been prepared with file_format="array_record".
+    """
+
+    def __init__(self, spec: str):
+        self._spec = spec
+        import tensorflow_datasets as tfds
+
+        name, _, split = spec.partition(":")
+        try:
+            builder = tfds.builder(name)
+            if "image" not in builder.info.features:
+                raise DataError(f"tfds:{name} has no feature 'image'")
+            self._records = builder.as_data_source(
+                split=split or "train", decoders={"image": tfds.decode.SkipDecoding()}
+            )
+        except DataError:
+            raise
+        except Exception as error:  # what it raises depends on what is missing
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise DataError(
+                f"tfds:{spec} cannot be opened: {reason}. Prepare it with "
+                f"tfds.builder({name!r}).download_and_prepare(file_format='array_record')"
+            ) from error
+        prefix = f"{name}:{split or 'train'}#".encode()
+        self.names = Names.of(prefix + b"%d" % i for i in range(len(self._records)))
+
+    def __getitem__(self, index: int) -> Record:
+        try:
+            return Record(self.names[index], self._records[index]["image"])
+        except Exception as error:
+            raise DataError(f"damaged in the data set: {error}") from error
