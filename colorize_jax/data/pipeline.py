@@ -145,16 +145,23 @@ def evaluation_batches(
 
 
 def _batches(rows: HostRows, data, start: int) -> Iterator[dict]:
-    batches = grain.MapDataset.source(rows).batch(rows.batch_size // rows.hosts)[start:]
     options = grain.ReadOptions(
         num_threads=data.threads, prefetch_buffer_size=max(2 * data.threads, 2)
     )
+    return iter(in_workers(rows, start, options, data.workers))
+
+
+def in_workers(
+    rows: HostRows, start: int, options: grain.ReadOptions, workers: int
+) -> grain.IterDataset:
+    """Batches of rows from `start` on, read by so many processes; 0: by threads of this one."""
+    batches = grain.MapDataset.source(rows).batch(rows.batch_size // rows.hosts)[start:]
     batches = batches.to_iter_dataset(options)
-    if data.workers:
-        if not flags.FLAGS.is_parsed():  # grain reads a flag of its own; in a notebook none is
-            flags.FLAGS.mark_as_parsed()
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=data.workers))
-    return iter(batches)
+    if not workers:
+        return batches
+    if not flags.FLAGS.is_parsed():  # grain reads a flag of its own; in a notebook none is
+        flags.FLAGS.mark_as_parsed()
+    return batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
 
 
 def check(data) -> None:

@@ -5,13 +5,13 @@ import glob
 import os
 import re
 
-import grain
 import numpy as np
 
 from colorize_jax.data import decode
 from colorize_jax.data.archives import Tar, Zip
 from colorize_jax.data.builtin import BuiltinPhotos
 from colorize_jax.data.folder import Folder
+from colorize_jax.data.order import Mixture, Shuffled
 from colorize_jax.data.record import EXTENSIONS, Record, Source
 from colorize_jax.data.records import ArrayRecords, Tfds
 from colorize_jax.errors import DataError
@@ -58,19 +58,14 @@ class Photos:
         source, number = self._locate(index)
         return source.names[number]
 
-    def order(self, seed: int) -> grain.MapDataset:
-        """Which photo comes at which position: endless, by index, a function of the seed.
+    def order(self, seed: int) -> Shuffled | Mixture:
+        """Which photo comes at which position, by index, endlessly.
 
-        Without weights every epoch has every photo once, shuffled anew. With weights each source is
-        shuffled by itself and drawn in its proportion, at fixed distances.
+        Without weights every epoch has every photo once, shuffled anew.
         """
         if self._weights is None:
-            return grain.MapDataset.range(len(self)).seed(seed).shuffle().repeat()
-        parts = [
-            grain.MapDataset.range(start, stop).seed(seed + i).shuffle().repeat()
-            for i, (start, stop) in enumerate(zip(self._starts, self._starts[1:], strict=False))
-        ]
-        return grain.MapDataset.mix(parts, self._weights)
+            return Shuffled(len(self), seed)
+        return Mixture(np.diff(self._starts), self._weights, seed)
 
 
 def open_splits(spec: str, holdout: float) -> tuple[Photos, Photos]:
@@ -157,10 +152,11 @@ def parse(spec: str) -> tuple[list[str], list[float] | None]:
     given = [weight for weight in weights if weight is not None]
     if not given:
         return paths, None
-    if len(given) < len(weights) or not all(0 < w < float("inf") for w in given):
+    smallest = sum(given) / 1000
+    if len(given) < len(weights) or not all(smallest <= w < float("inf") and w > 0 for w in given):
         raise DataError(
-            f"config.data.source={spec!r}: give every source a positive weight, as in A@0.7,B@0.3, "
-            "or none of them"
+            f"config.data.source={spec!r}: give every source a weight, as in A@0.7,B@0.3, of at "
+            "least a thousandth of their sum, or none of them"
         )
     return paths, [weight / sum(given) for weight in given]
 
