@@ -27,11 +27,13 @@ setup(
         "jax>=0.10.0",
         "ml-collections>=1.1.0",
         "numpy>=2.0",
+        "opencv-python-headless>=4.10",  # resampling
         "optax>=0.2.6",
         "orbax-checkpoint>=0.12.8",
         "pillow>=12.0",
         "scikit-image>=0.25",  # its sample photos are builtin:photos
         "scikit-learn>=1.5",  # likewise
+        "simplejpeg>=1.8",  # decoding
         "tensorboardX>=2.6.2",
         "tensorflow-datasets>=4.9.9",
         "tqdm>=4.66",

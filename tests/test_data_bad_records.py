@@ -106,7 +106,7 @@ def test_a_run_lives_through_every_kind_of_bad_file(tmp_path, rng, monkeypatch):
 
     monkeypatch.setattr(Folder, "__getitem__", forbidden)
     config = tiny.config(
-        data__source=str(folder), data__holdout=0.4, steps=12, eval__every=100, eval__photos=100,
+        data__source=str(folder), data__holdout=0.4, eval__every=100, eval__photos=100,
         data__max_bad_fraction=1.0,
     )  # fmt: skip
     opened = sources.open_splits(config.data.source, 0.4)

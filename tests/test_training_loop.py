@@ -14,7 +14,7 @@ import tiny
 
 import colorize_jax
 from colorize_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError
-from colorize_jax.training import loop
+from colorize_jax.training import loop, sharding
 from colorize_jax.training.report import Report
 
 
@@ -159,7 +159,7 @@ def test_another_config_in_the_same_workdir_is_refused_by_field(finished):
 
 def test_a_source_that_grew_is_refused(tmp_path, rng):
     tiny.write_photos(tmp_path / "photos", 12, rng)
-    config = tiny.config(data__source=str(tmp_path / "photos"), steps=2, data__holdout=0.2)
+    config = tiny.config(data__source=str(tmp_path / "photos"), data__holdout=0.2)
     loop.train(config, tmp_path / "run")
     tiny.write_photos(tmp_path / "photos" / "more", 12, rng)
     with pytest.raises(CheckpointError, match="photos to train on, and had"):
@@ -199,3 +199,26 @@ def test_what_cannot_work_fails_before_anything_is_written(tmp_path, settings, e
     with pytest.raises(error):
         loop.train(tiny.config(**settings), workdir)
     assert not workdir.exists()
+
+
+def test_workers_and_devices_may_change_between_restarts(tmp_path, finished, monkeypatch):
+    plain = sharding.make_mesh
+    # (dies at step, workers, devices); the last one goes through
+    for dies, workers, devices in ((4, 0, 4), (6, 2, 4), (None, 1, 1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(sharding, "make_mesh", lambda n=devices: plain(jax.devices()[:n]))
+            if dies:
+                _kill_at(patch, dies)
+            config = tiny.config(data__workers=workers, checkpoint__every=1)
+            if dies:
+                with pytest.raises(_Killed):
+                    loop.train(config, tmp_path)
+            else:
+                loop.train(config, tmp_path)
+    rows = [row for row in _rows(tmp_path) if "train/loss" in row]
+    expected = [row for row in _rows(finished[0]) if "train/loss" in row]
+    assert [row["step"] for row in rows] == [2, 4, 6]
+    # The restarts fall between two logs: a row then holds the mean of fewer steps.
+    np.testing.assert_allclose(rows[0]["train/loss"], expected[0]["train/loss"], rtol=1e-4)
+    restored, straight = (_state(w, 6)["params"] for w in (tmp_path, finished[0]))
+    chex.assert_trees_all_close(restored, straight, rtol=1e-3, atol=1e-5)
