@@ -144,3 +144,12 @@ def test_hosts_share_the_same_global_batches(folder, hosts):
             for parts_of_batch in zip(*parts, strict=True)
         ]
         _assert_equal(joined, whole)
+
+
+def test_every_position_draws_anew_from_the_same_photo(tmp_path, rng):
+    tiny.write_photos(tmp_path, 1, rng, size=(200, 300))
+    examples = pipeline.TrainingExamples(_photos(tmp_path), 0, (40, 60), 32, True)
+    crops = {examples[position]["image"].tobytes() for position in range(30)}
+    assert len(crops) == 30
+    other = pipeline.TrainingExamples(_photos(tmp_path), 1, (40, 60), 32, True)
+    assert crops.isdisjoint({other[position]["image"].tobytes() for position in range(30)})
