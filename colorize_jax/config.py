@@ -88,3 +88,25 @@ def check_variant(variant: str, known: tuple[str, ...]) -> None:
     if variant and variant not in known:
         listed = f"known: {', '.join(known)}" if known else "it has none"
         raise ConfigError(f"the config has no variant {variant!r}; {listed}")
+
+
+_POSITIVE = (
+    "microbatches", "data.batch_size", "data.crop", "checkpoint.every", "checkpoint.keep",
+    "eval.every", "eval.photos", "eval.statistics_batches", "log.every",
+)  # fmt: skip
+_NOT_NEGATIVE = (
+    "seed", "steps", "data.threads", "data.workers", "data.max_bad_fraction", "optimizer.rate",
+    "optimizer.rate_batch_size", "optimizer.momentum", "optimizer.weight_decay", "schedule.epochs",
+    "checkpoint.seconds", "eval.pictures",
+)  # fmt: skip
+
+
+def check_numbers(config: ConfigDict) -> None:
+    """ConfigError, by name, for a number that makes no sense whatever the other settings are."""
+    for names, smallest, must in ((_POSITIVE, 1, "at least 1"), (_NOT_NEGATIVE, 0, "at least 0")):
+        for name in names:
+            value = config
+            for part in name.split("."):
+                value = value[part]
+            if not value >= smallest:
+                raise ConfigError(f"config.{name}={value} must be {must}")

@@ -117,7 +117,6 @@ def test_evaluation_reads_everything_once_and_fills_up_the_last_batch(folder):
         ("data__crop", 64, r"crop=64 is larger.*scale\[0\]=40"),
         ("data__scale", (50, 40), "scale"),
         ("data__scale", (40, 40), "scale"),
-        ("data__threads", -1, "threads"),
     ],
 )
 def test_crops_that_cannot_be_had_are_refused(setting, value, message):

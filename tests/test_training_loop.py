@@ -191,6 +191,11 @@ def test_regression_without_hypercolumn_in_half_precision_with_microbatches(tmp_
     [
         ({"data__batch_size": 6}, ConfigError),
         ({"data__crop": 64}, ConfigError),
+        ({"eval__every": 0}, ConfigError),
+        ({"checkpoint__keep": 0}, ConfigError),
+        ({"seed": -1}, ConfigError),
+        ({"data__workers": -1}, ConfigError),
+        ({"optimizer__rate": float("nan")}, ConfigError),
         ({"data__source": "/does/not/exist"}, DataError),
         ({"task__loss": "l1"}, ConfigError),
     ],

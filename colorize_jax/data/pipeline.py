@@ -177,5 +177,3 @@ def check(data) -> None:
             f"config.data.crop={data.crop} is larger than the smallest scale, "
             f"config.data.scale[0]={low}: such a photo has no such crop"
         )
-    if data.crop < 1 or data.threads < 0 or data.workers < 0:
-        raise ConfigError("config.data.crop must be positive, threads and workers not negative")

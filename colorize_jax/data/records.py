@@ -107,9 +107,22 @@ class Tfds:
 
     def __init__(self, spec: str):
         self._spec = spec
+        name, _, split = spec.partition(":")
+        self._open()
+        prefix = f"{name}:{split or 'train'}#".encode()
+        self.names = Names.of(prefix + b"%d" % i for i in range(len(self._records)))
+
+    def __getstate__(self):
+        return {"_spec": self._spec, "names": self.names}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._open()
+
+    def _open(self):
         import tensorflow_datasets as tfds
 
-        name, _, split = spec.partition(":")
+        name, _, split = self._spec.partition(":")
         try:
             builder = tfds.builder(name)
             if "image" not in builder.info.features:
@@ -122,11 +135,9 @@ class Tfds:
         except Exception as error:  # what it raises depends on what is missing
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise DataError(
-                f"tfds:{spec} cannot be opened: {reason}. Prepare it with "
+                f"tfds:{self._spec} cannot be opened: {reason}. Prepare it with "
                 f"tfds.builder({name!r}).download_and_prepare(file_format='array_record')"
             ) from error
-        prefix = f"{name}:{split or 'train'}#".encode()
-        self.names = Names.of(prefix + b"%d" % i for i in range(len(self._records)))
 
     def __getitem__(self, index: int) -> Record:
         try:

@@ -29,12 +29,16 @@ class Runner:
             return task.statistics(keys_of(index, batch), batch)
 
         def evaluate(index, batch, variables, sums):
-            return task.evaluate(variables, sums, keys_of(index, batch), batch)
+            sums = task.evaluate(variables, sums, keys_of(index, batch), batch)
+            return sums, batch["valid"].sum()
+
+        def pictures(variables, batch):
+            return task.pictures(variables, batch), batch["valid"]
 
         same = sharding.replicated(mesh)
         self._statistics = jax.jit(statistics, out_shardings=same)
         self._evaluate = jax.jit(evaluate, out_shardings=same)
-        self._pictures = jax.jit(task.pictures, out_shardings=same)
+        self._pictures = jax.jit(pictures, out_shardings=same)
 
     def statistics(self, batches: Iterable[dict[str, np.ndarray]]) -> Tree:
         """The task's sums over training batches."""
@@ -52,24 +56,22 @@ class Runner:
             DataError: no photo of the split could be read.
         """
         strips: list[np.ndarray] = []
-        valid = 0
 
         def seen():
-            nonlocal valid
             for batch in batches:
-                valid += batch["valid"].sum()
                 if len(strips) < pictures:
-                    shown = self._pictures(variables, sharding.put_batch(batch, self._mesh))
-                    strips.extend(np.asarray(shown)[batch["valid"]])
+                    placed = sharding.put_batch(batch, self._mesh)
+                    shown, valid = jax.device_get(self._pictures(variables, placed))
+                    strips.extend(shown[valid])
                 yield batch
 
-        sums = self._sum(self._evaluate, seen(), variables, statistics)
+        sums, valid = jax.device_get(self._sum(self._evaluate, seen(), variables, statistics))
         if not valid:
             raise DataError(
                 "none of the held-out photos could be read: repair them, or hold out more with "
                 "config.data.holdout"
             )
-        return self._task.summarize(jax.device_get(sums)), strips[:pictures]
+        return self._task.summarize(sums), strips[:pictures]
 
     def _sum(self, function: Callable, batches: Iterable, *others: Tree) -> Tree:
         total = None

@@ -10,6 +10,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 import numpy as np
 
+from colorize_jax.config import check_numbers
 from colorize_jax.data import pipeline, sources
 from colorize_jax.data.bad_records import BadRecords
 from colorize_jax.errors import CheckpointError, NonFiniteError
@@ -32,6 +33,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     """
     # What is asked for, checked before anything is written.
     workdir = pathlib.Path(workdir)
+    check_numbers(config)
     mesh = sharding.make_mesh()
     batch_size = config.data.batch_size
     sharding.check_batch(batch_size, config.microbatches, mesh)

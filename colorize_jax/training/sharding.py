@@ -36,8 +36,6 @@ def split(mesh: Mesh) -> NamedSharding:
 
 def check_batch(batch_size: int, microbatches: int, mesh: Mesh) -> None:
     """ConfigError unless every device gets the same number of rows in every microbatch."""
-    if batch_size < 1 or microbatches < 1:
-        raise ConfigError("config.data.batch_size and config.microbatches must be at least 1")
     if batch_size % (mesh.size * microbatches):
         parts = mesh.size * microbatches
         raise ConfigError(
