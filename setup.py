@@ -21,6 +21,7 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",
+        "array-record>=0.8",
         "chex>=0.1.90",
         "flax>=0.12.0",
         "grain>=0.2.16",

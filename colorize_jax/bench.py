@@ -46,8 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(benchmark.memory(photos, config, settings.count))
             return
         with tempfile.TemporaryDirectory() as folder:
-            source = sources.open_source(settings.source)
-            pack.pack(source, folder, pack.Packing(), os.cpu_count())
+            pack.pack(sources.open_all(settings.source), folder, pack.Packing(), os.cpu_count())
             packed, _ = sources.open_splits(folder, 0.001)
             print(
                 benchmark.table(

@@ -18,7 +18,7 @@ def run(main: Callable, required: tuple[str, ...] = ("config",)) -> None:
         logging.set_verbosity(logging.WARNING)
         try:
             main(argv)
-        except ColorizeError as error:
+        except (ColorizeError, PermissionError, FileExistsError, NotADirectoryError) as error:
             sys.exit(f"error: {error}")
 
     app.run(guarded, flags_parser=_parse)

@@ -39,7 +39,7 @@ def photos(tmp_path, rng):
     tiny.write_photos(tmp_path / "photos", 6, rng)
     (tmp_path / "photos" / "aaa.jpg").write_text("<html>")
     folder = Folder(str(tmp_path / "photos"))
-    return sources.Photos([folder], [np.arange(7)])
+    return sources.Photos([folder], [np.arange(7)], paths=["here"])
 
 
 def _rows(path):
@@ -52,7 +52,7 @@ def test_name_and_reason_are_written_once_even_over_restarts(tmp_path, photos):
         batches = _Batches(5, 4, bad=[1, 6, 7])
         out = list(BadRecords(path, 1.0).watch(batches, photos))
         assert len(out) == 5 and all("bad" not in batch for batch in out) and batches.closed
-    assert _rows(path) == [{"name": "aaa.jpg", "reason": "not an image"}]
+    assert _rows(path) == [{"source": "here", "name": "aaa.jpg", "reason": "not an image"}]
 
 
 def test_too_many_bad_photos_end_the_run_but_not_before_there_is_enough_to_judge(tmp_path, photos):

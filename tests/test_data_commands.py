@@ -13,6 +13,7 @@ import tiny
 from colorize_jax.data import __main__ as command
 from colorize_jax.data import decode, pack, sources
 from colorize_jax.data.records import ArrayRecords
+from colorize_jax.errors import DataError
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -130,3 +131,48 @@ def test_mistakes_become_sentences(tmp_path):
         capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     assert result.returncode == 1 and result.stderr.startswith("error: no photo in")
+
+
+def test_pack_joins_sources(folder, tmp_path):
+    out = str(tmp_path / "packed")
+    command.main(["pack", f"{folder},builtin:photos", out])
+    assert len(sources.open_source(out).names) == 8 + 10
+
+
+def test_half_packed_shards_are_no_source(folder, tmp_path):
+    out = tmp_path / "packed"
+    command.main(["pack", str(folder), str(out), "--shard_photos=3"])
+    shard = out / "photos-00001-of-00003.array_record"
+    shard.rename(out / "elsewhere")
+    with pytest.raises(DataError, match="2 of 3 shards: run the same `pack`"):
+        sources.open_source(str(out))
+    (out / "elsewhere").rename(shard)
+    (out / (shard.name + ".names")).unlink()
+    with pytest.raises(DataError, match="shards"):
+        sources.open_source(str(out))
+
+
+def test_photo_that_the_encoder_cannot_take_is_left_out(tmp_path, capsys):
+    Image.new("L", (70000, 605)).save(tmp_path / "wide.png")
+    Image.new("RGB", (50, 60)).save(tmp_path / "good.png")
+    command.main(["pack", str(tmp_path), str(tmp_path / "packed"), "--shortest=600"])
+    assert "1 photos packed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("pack", "builtin:photos", "OUT", "--shard_photos=0"),
+        ("pack", "builtin:photos", "OUT", "--shortest=-5"),
+        ("pack", "builtin:photos", "OUT", "--quality=500"),
+        ("pack", "builtin:photos", "FILE"),
+        ("--threads=0", "check", "builtin:photos"),
+        ("check", "builtin:photos", "--scale", "600", "352"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(tmp_path, flags):
+    (tmp_path / "file").write_text("")
+    places = {"OUT": str(tmp_path / "packed"), "FILE": str(tmp_path / "file")}
+    with pytest.raises(SystemExit) as error:
+        command.main([places.get(flag, flag) for flag in flags])
+    assert error.value.code not in (0, None)

@@ -45,6 +45,11 @@ def test_sixteen_bits_are_scaled_not_clipped():
     np.testing.assert_allclose(pixels[0, :, 0], [0, 127, 255], atol=1)
 
 
+def test_floating_point_gray_from_0_to_1_is_not_black():
+    unit = Image.fromarray(np.array([[0.0, 0.5, 1.0]], np.float32))
+    np.testing.assert_allclose(decode.decode(_encode(unit, "TIFF"))[0, :, 0], [0, 127, 255], atol=1)
+
+
 def test_exif_orientation_is_applied():
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned by a quarter
@@ -79,9 +84,11 @@ def test_every_orientation_is_turned_as_pillow_does(rng, orientation):
     image = Image.fromarray(rng.integers(0, 256, (6, 9, 3), dtype=np.uint8)).resize((90, 60))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    for kind in ("JPEG", "PNG"):
+    for kind in ("JPEG", "PNG", "WEBP", "TIFF"):
         data = _encode(image, kind, exif=exif)
-        expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+        opened = Image.open(io.BytesIO(data))
+        opened.load()  # turns a TIFF, and clears its tag
+        expected = np.asarray(ImageOps.exif_transpose(opened))
         photo = decode.open_photo(data)
         assert (photo.height, photo.width) == expected.shape[:2]
         np.testing.assert_array_equal(photo.pixels(), expected)

@@ -68,6 +68,36 @@ def test_what_cannot_be_opened_is_an_error_of_that_photo_alone(tmp_path, rng):
     assert folder[2].image and folder[3].image
 
 
+def test_links_that_cannot_be_followed_do_not_end_the_listing(tmp_path, rng):
+    tiny.write_photos(tmp_path, 1, rng)
+    os.symlink("self.jpg", tmp_path / "self.jpg")
+    os.symlink("x" * 3000, tmp_path / "long.jpg")
+    os.symlink("loop", tmp_path / "loop")
+    folder = Folder(str(tmp_path))
+    assert list(folder.names) == ["long.jpg", "self.jpg", "sub0/photo000.jpg"]
+    for i in range(2):
+        with pytest.raises(OSError):
+            folder[i]
+
+
+def test_folder_that_cannot_be_entered_is_left_out_and_looked_at_again(
+    tmp_path, rng, scans, monkeypatch
+):
+    tiny.write_photos(tmp_path, 2, rng)
+    _settle(tmp_path)
+    plain = os.scandir
+
+    def forbidden(path):  # tests may run as root, whom no permission stops
+        if os.fsdecode(path).endswith("sub1"):
+            raise PermissionError(13, "Permission denied")
+        return plain(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", forbidden)
+        assert len(Folder(str(tmp_path)).names) == 1
+    assert len(Folder(str(tmp_path)).names) == 2 and len(scans) == 2
+
+
 def test_masks_of_a_devkit_are_no_photos(tmp_path, rng):
     kit = tmp_path / "VOCdevkit" / "VOC2012"
     tiny.write_photos(kit / "JPEGImages", 3, rng)

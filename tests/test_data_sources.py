@@ -109,6 +109,9 @@ def test_path_that_exists_is_never_taken_apart(tmp_path):
     path = tmp_path / "a,b@2"
     path.mkdir()
     assert sources.parse(str(path)) == ([str(path)], None)
+    other = tmp_path / "set@2"
+    other.mkdir()
+    assert sources.parse(f"{other},/b") == ([str(other), "/b"], None)
 
 
 @pytest.mark.parametrize("spec", ["/a@1,/b", "/a@0,/b@1", "/a@-1,/b@2", "/a@1-2,/b@1"])

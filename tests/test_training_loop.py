@@ -14,7 +14,7 @@ import tiny
 
 import colorize_jax
 from colorize_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError
-from colorize_jax.training import loop, sharding
+from colorize_jax.training import checkpoint, loop, sharding
 from colorize_jax.training.report import Report
 
 
@@ -161,9 +161,32 @@ def test_a_source_that_grew_is_refused(tmp_path, rng):
     tiny.write_photos(tmp_path / "photos", 12, rng)
     config = tiny.config(data__source=str(tmp_path / "photos"), data__holdout=0.2)
     loop.train(config, tmp_path / "run")
+    photo = next((tmp_path / "photos" / "sub0").iterdir())
+    photo.rename(photo.with_name("renamed.jpg"))  # as many as before, in another order
+    with pytest.raises(CheckpointError, match="photos to train on, and had"):
+        loop.train(config, tmp_path / "run")
     tiny.write_photos(tmp_path / "photos" / "more", 12, rng)
     with pytest.raises(CheckpointError, match="photos to train on, and had"):
         loop.train(config, tmp_path / "run")
+
+
+def test_a_run_without_a_checkpoint_may_change_its_config(tmp_path):
+    checkpoint.write_config(tmp_path, tiny.config(optimizer__rate=0.5))
+    checkpoint.check_same_run(tmp_path, tiny.config())
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="another config"):
+        checkpoint.check_same_run(tmp_path, tiny.config())
+
+
+def test_a_field_that_is_newer_than_the_run_had_its_default(tmp_path):
+    checkpoint.write_config(tmp_path, tiny.config())
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["model"]["alignment"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    checkpoint.check_same_run(tmp_path, tiny.config())
+    with pytest.raises(CheckpointError, match="alignment: 'corner' there, 'center' here"):
+        checkpoint.check_same_run(tmp_path, tiny.config(model__alignment="center"))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
@@ -191,6 +214,7 @@ def test_regression_without_hypercolumn_in_half_precision_with_microbatches(tmp_
     [
         ({"data__batch_size": 6}, ConfigError),
         ({"data__crop": 64}, ConfigError),
+        ({"data__scale": (40, 50, 60)}, ConfigError),
         ({"eval__every": 0}, ConfigError),
         ({"checkpoint__keep": 0}, ConfigError),
         ({"seed": -1}, ConfigError),

@@ -7,6 +7,8 @@ import json
 import os
 import pathlib
 
+import numpy as np
+
 from colorize_jax.data import decode, pipeline
 from colorize_jax.data.sources import Photos
 from colorize_jax.errors import DataError
@@ -25,24 +27,32 @@ class BadRecords:
 
     def __init__(self, path: str | pathlib.Path, max_fraction: float):
         self._path, self._max = pathlib.Path(path), max_fraction
-        self._known = set(_names(self._path))
+        self._known = set(_known(self._path))
         self._window: collections.deque[tuple[int, int]] = collections.deque()
         self._rows = self._bad = 0
 
     def watch(self, batches: Iterator[dict], photos: Photos) -> Iterator[dict]:
-        """Passes batches on without their "bad"; closing it closes them.
+        """Passes training batches on without their "bad"; closing it closes them.
 
         Raises:
             DataError: too large a share of the photos could not be read.
         """
+        for batch, bad in self._noted(batches, photos):
+            self._count(len(bad), int((bad != pipeline.GOOD).sum()))
+            yield batch
+
+    def note(self, batches: Iterator[dict], photos: Photos) -> Iterator[dict]:
+        """As `watch`, for batches that are read besides training: they are not counted."""
+        for batch, _ in self._noted(batches, photos):
+            yield batch
+
+    def _noted(self, batches: Iterator[dict], photos: Photos) -> Iterator[tuple[dict, np.ndarray]]:
         with contextlib.closing(batches):
             for batch in batches:
                 bad = batch.pop("bad")
-                missed = bad[bad != pipeline.GOOD]
-                for index in missed.tolist():
+                for index in bad[bad != pipeline.GOOD].tolist():
                     self._note(photos, index)
-                self._count(len(bad), len(missed))
-                yield batch
+                yield batch, bad
 
     def _count(self, rows: int, bad: int) -> None:
         self._window.append((rows, bad))
@@ -58,11 +68,11 @@ class BadRecords:
             )
 
     def _note(self, photos: Photos, index: int) -> None:
-        name = photos.name(index)
-        if name in self._known:
+        name, source = photos.name(index), photos.path(index)
+        if (source, name) in self._known:
             return
-        self._known.add(name)
-        row = {"name": name, "reason": _reason(photos, index)}
+        self._known.add((source, name))
+        row = {"source": source, "name": name, "reason": _reason(photos, index)}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
@@ -79,9 +89,10 @@ def _reason(photos: Photos, index: int) -> str:
     return "could not be read at first, and then could"
 
 
-def _names(path: pathlib.Path) -> Iterator[str]:
+def _known(path: pathlib.Path) -> Iterator[tuple[str, str]]:
     if not os.path.exists(path):
         return
     for line in path.read_text().splitlines():
         with contextlib.suppress(ValueError, KeyError):  # a line torn by a killed run
-            yield json.loads(line)["name"]
+            row = json.loads(line)
+            yield row["source"], row["name"]

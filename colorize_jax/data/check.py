@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from colorize_jax.data import decode
-from colorize_jax.data.record import Source
+from colorize_jax.data.sources import Photos
 from colorize_jax.errors import DataError
 
 _GRAY = 3.0  # mean difference of the channels, of 255, below which a photo counts as gray
@@ -27,9 +27,9 @@ class Finding:
     reason: str = ""
 
 
-def check(source: Source, threads: int) -> list[Finding]:
+def check(photos: Photos, threads: int) -> list[Finding]:
     """Reads and decodes everything, with a progress bar."""
-    count = len(source.names)
+    count = len(photos)
     found: list[Finding] = []
     with (
         ThreadPoolExecutor(threads) as pool,
@@ -37,17 +37,17 @@ def check(source: Source, threads: int) -> list[Finding]:
     ):
         for start in range(0, count, _BLOCK):  # a task for every photo at once would fill memory
             for finding in pool.map(
-                lambda i: _look(source, i), range(start, min(start + _BLOCK, count))
+                lambda i: _look(photos, i), range(start, min(start + _BLOCK, count))
             ):
                 found.append(finding)
                 bar.update()
     return found
 
 
-def _look(source: Source, index: int) -> Finding:
-    name = source.names[index]
+def _look(photos: Photos, index: int) -> Finding:
+    name = photos.name(index)
     try:
-        photo = decode.open_photo(source[index].image)
+        photo = decode.open_photo(photos[index].image)
         pixels = photo.pixels(128, 128).astype(np.int16)  # reduced: the size is in the header
         difference = pixels.max(-1) - pixels.min(-1)
         return Finding(name, photo.height, photo.width, bool(difference.mean() < _GRAY))

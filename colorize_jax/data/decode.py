@@ -2,8 +2,8 @@
 
 What becomes of other kinds of pictures: gray and palette become RGB; transparent pixels lie on
 white; CMYK is converted without a color profile; 16-bit and floating-point gray is scaled so that
-its full range, at least that of 16 bits, becomes 8 bits; of an animation the first frame is taken;
-the EXIF orientation is applied.
+its full range, at least that of 16 bits (or 0 to 1 where no value is larger), becomes 8 bits; of an
+animation the first frame is taken; the EXIF orientation is applied.
 """
 
 import dataclasses
@@ -80,7 +80,8 @@ def open_photo(data: bytes | np.ndarray) -> Photo:
     try:
         image = Image.open(io.BytesIO(data))
         width, height = image.size
-        orientation = image.getexif().get(_ORIENTATION, 1)
+        # Pillow turns TIFFs itself while it decodes them, and tells their size as it will be.
+        orientation = 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
     except UnidentifiedImageError as error:
         raise DataError("not an image") from error
     except Exception as error:  # Pillow refuses decompression bombs here, with an error of its own
@@ -102,6 +103,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     if image.mode.startswith("I") or image.mode == "F":  # Pillow would clip these to 8 bits
         deep = np.asarray(image, np.float32)
-        scaled = deep * (255 / max(float(deep.max()), 65535.0))
+        unit = image.mode == "F" and deep.max() <= 1
+        scaled = deep * (255 / (1.0 if unit else max(float(deep.max()), 65535.0)))
         image = Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
     return image.convert("RGB")

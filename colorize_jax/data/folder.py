@@ -1,6 +1,7 @@
 """Photos in a folder and all folders below it."""
 
 from collections.abc import Iterator
+import logging
 import os
 import stat
 import time
@@ -44,6 +45,8 @@ def _indexed(path: str) -> Names:
     now = time.time_ns()
     names, folders, times = _scan(path)
     listed = Names.of(sorted(names))
+    if len(times) < len(folders):  # one could not be entered, and may be at the next start
+        return listed
     places = Names.of(folders)
     index.store(
         "folder",
@@ -77,7 +80,8 @@ def _holds(path: str, cached: dict[str, np.ndarray]) -> bool:
 
 
 def _scan(path: str) -> tuple[list[bytes], list[bytes], list[int]]:
-    """Names of the photos; the folders, and when each was last changed."""
+    """Names of the photos; the folders, and when each was last changed (not of those that cannot
+    be entered)."""
     names: list[bytes] = []
     folders: list[bytes] = []
     times: list[int] = []
@@ -96,7 +100,9 @@ def _scan(path: str) -> tuple[list[bytes], list[bytes], list[int]]:
         except OSError as error:
             if not folder:
                 raise DataError(f"{path} cannot be read: {error.strerror}") from error
-            continue  # a folder that we may not enter hides its photos, as it would from `ls`
+            logging.warning("the photos in %s are left out: %s", os.fsdecode(where), error.strerror)
+            folders.append(folder)
+            continue
         folders.append(folder)
         times.append(status.st_mtime_ns)
         below = list(_sorted_out(entries, folder, names))
@@ -110,9 +116,13 @@ def _sorted_out(entries, folder: bytes, names: list[bytes]) -> Iterator[bytes]:
     masks = {os.fsencode(name) for name in VOC_MASKS} if devkit else ()
     for entry in entries:
         name = os.path.join(folder, entry.name)
-        if entry.is_dir():
+        try:
+            is_folder, is_file = entry.is_dir(), entry.is_file() or entry.is_symlink()
+        except OSError:  # a link to itself, or into a folder that we may not enter
+            is_folder, is_file = False, True
+        if is_folder:
             if entry.name not in masks:
                 yield name
         # A link that leads nowhere is listed: whoever reads it gets to know.
-        elif (entry.is_file() or entry.is_symlink()) and is_photo(os.fsdecode(entry.name)):
+        elif is_file and is_photo(os.fsdecode(entry.name)):
             names.append(name)

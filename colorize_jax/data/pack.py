@@ -1,9 +1,9 @@
 """Writes the photos of any source into ArrayRecord shards: few large files that read fast."""
 
+import collections
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 import dataclasses
-import hashlib
 import io
 import json
 import os
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from colorize_jax.data import decode, records, transforms
 from colorize_jax.data.names import Names
-from colorize_jax.data.record import Source
+from colorize_jax.data.sources import Photos
 from colorize_jax.errors import DataError
 
 
@@ -38,8 +38,8 @@ class Packing:
     shard_photos: int = 8192
 
 
-def pack(source: Source, out: str, packing: Packing, threads: int) -> tuple[int, int]:
-    """Packs a source into `out`; goes on where an earlier call was stopped.
+def pack(photos: Photos, out: str, packing: Packing, threads: int) -> tuple[int, int]:
+    """Packs photos into `out`; goes on where an earlier call was stopped.
 
     Every shard is written under another name, read back and compared, and only then gets its own.
     Photos that cannot be read are left out and named in `out/bad_records.jsonl`.
@@ -52,8 +52,8 @@ def pack(source: Source, out: str, packing: Packing, threads: int) -> tuple[int,
     """
     folder = pathlib.Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    _check_same(folder / "pack.json", source, packing)
-    count = len(source.names)
+    _check_same(folder / "pack.json", photos, packing)
+    count = len(photos)
     shards = -(-count // packing.shard_photos)
     bar = tqdm(total=count, unit="photo", dynamic_ncols=True)
     with ThreadPoolExecutor(threads) as pool, bar:
@@ -62,7 +62,7 @@ def pack(source: Source, out: str, packing: Packing, threads: int) -> tuple[int,
             last = min(first + packing.shard_photos, count)
             shard = folder / f"photos-{number:05}-of-{shards:05}.array_record"
             if not (shard.exists() and os.path.exists(records.names_file(str(shard)))):
-                encoded = pool.map(lambda i: _encode(source, i, packing), range(first, last))
+                encoded = _in_order(pool, photos, packing, range(first, last), 4 * threads)
                 _write(str(shard), _progress(encoded, bar))
             else:
                 bar.update(last - first)
@@ -79,16 +79,26 @@ def _progress(encoded, bar):
         yield item
 
 
-def _check_same(path: pathlib.Path, source: Source, packing: Packing) -> None:
-    digest = hashlib.blake2b(digest_size=16)
-    for i in range(len(source.names)):
-        digest.update(source.names[i].encode("utf-8", "surrogateescape") + b"\0")
-    described = {"photos": len(source.names), "names": digest.hexdigest()}
-    described |= dataclasses.asdict(packing)
+def _in_order(pool, photos: Photos, packing: Packing, indices: range, ahead: int):
+    """What `_encode` gives, in order, with at most so many photos waiting to be written."""
+    waiting: collections.deque = collections.deque()
+    for index in indices:
+        waiting.append(pool.submit(_encode, photos, index, packing))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _check_same(path: pathlib.Path, photos: Photos, packing: Packing) -> None:
+    described = {"photos": len(photos), "names": photos.digest()} | dataclasses.asdict(packing)
     if not path.exists():
         path.write_text(json.dumps(described, indent=2) + "\n")
         return
-    before = json.loads(path.read_text())
+    try:
+        before = json.loads(path.read_text())
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({error}): give another folder") from error
     changed = [name for name in described if before.get(name) != described[name]]
     if changed:
         raise DataError(
@@ -97,11 +107,11 @@ def _check_same(path: pathlib.Path, source: Source, packing: Packing) -> None:
         )
 
 
-def _encode(source: Source, index: int, packing: Packing) -> tuple[bytes, bytes, str]:
+def _encode(photos: Photos, index: int, packing: Packing) -> tuple[bytes, bytes, str]:
     """(name, encoded photo, "") or (name, b"", why it cannot be read)."""
-    name = source.names[index].encode("utf-8", "surrogateescape")
+    name = photos.name(index).encode("utf-8", "surrogateescape")
     try:
-        data = source[index].image
+        data = photos[index].image
         photo = decode.open_photo(data)
         small = not packing.shortest or min(photo.height, photo.width) <= packing.shortest
         if small and not isinstance(data, np.ndarray):
@@ -115,8 +125,9 @@ def _encode(source: Source, index: int, packing: Packing) -> tuple[bytes, bytes,
         pixels = photo.pixels(height, width)
         pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
         return name, simplejpeg.encode_jpeg(pixels, packing.quality, "RGB", "420"), ""
-    except (DataError, OSError) as error:
-        return name, b"", str(error)
+    # The libraries have limits of their own, such as 65,500 pixels along a side of a JPEG.
+    except Exception as error:
+        return name, b"", " ".join(str(error).split()) or type(error).__name__
 
 
 def _write(shard: str, encoded: Iterator[tuple[bytes, bytes, str]]) -> None:
@@ -137,6 +148,7 @@ def _write(shard: str, encoded: Iterator[tuple[bytes, bytes, str]]) -> None:
     writer.close()
     _verify(draft, sums)
     records.save_names(shard, Names.of(names))
+    pathlib.Path(f"{shard}.bad").unlink(missing_ok=True)  # of a call that was stopped
     if bad:
         pathlib.Path(f"{shard}.bad").write_text("".join(json.dumps(row) + "\n" for row in bad))
     os.replace(draft, shard)

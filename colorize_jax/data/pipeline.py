@@ -146,7 +146,8 @@ def evaluation_batches(
 
 def _batches(rows: HostRows, data, start: int) -> Iterator[dict]:
     options = grain.ReadOptions(
-        num_threads=data.threads, prefetch_buffer_size=max(2 * data.threads, 2)
+        num_threads=data.threads,
+        prefetch_buffer_size=max(data.threads, 2),  # in batches
     )
     return iter(in_workers(rows, start, options, data.workers))
 
@@ -166,7 +167,10 @@ def in_workers(
 
 def check(data) -> None:
     """ConfigError, with the field's name, if crops of that size cannot be had."""
-    low, high = data.scale
+    scale = tuple(data.scale)
+    if len(scale) != 2 or not all(isinstance(side, int) for side in scale):
+        raise ConfigError(f"config.data.scale={scale} must be two whole numbers, as in (352,600)")
+    low, high = scale
     if not 0 < low < high:
         raise ConfigError(
             f"config.data.scale={tuple(data.scale)} must be (smallest, end) with 0 < smallest < "

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import glob
+import hashlib
 import os
 import re
 
@@ -13,7 +14,7 @@ from colorize_jax.data.builtin import BuiltinPhotos
 from colorize_jax.data.folder import Folder
 from colorize_jax.data.order import Mixture, Shuffled
 from colorize_jax.data.record import EXTENSIONS, Record, Source
-from colorize_jax.data.records import ArrayRecords, Tfds
+from colorize_jax.data.records import ArrayRecords, Tfds, names_file
 from colorize_jax.errors import DataError
 
 KINDS = (
@@ -30,6 +31,7 @@ class Photos:
         sources: one behind the other.
         chosen: for every source, the numbers of the photos that belong to this split, in order.
         weights: how often each source is drawn, or None: every photo once in an epoch.
+        paths: of the sources, for messages.
     """
 
     def __init__(
@@ -37,26 +39,41 @@ class Photos:
         sources: Sequence[Source],
         chosen: Sequence[np.ndarray],
         weights: Sequence[float] | None = None,
+        paths: Sequence[str] | None = None,
     ):
         self._sources, self._chosen = list(sources), list(chosen)
+        self._paths = list(paths or [""] * len(self._sources))
         self._weights = None if weights is None else list(weights)
         self._starts = np.cumsum([0, *(len(indices) for indices in chosen)])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def _locate(self, index: int) -> tuple[Source, int]:
+    def _locate(self, index: int) -> tuple[int, int]:
         part = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return self._sources[part], int(self._chosen[part][index - self._starts[part]])
+        return part, int(self._chosen[part][index - self._starts[part]])
 
     def __getitem__(self, index: int) -> Record:
-        source, number = self._locate(index)
-        return source[number]
+        part, number = self._locate(index)
+        return self._sources[part][number]
 
     def name(self, index: int) -> str:
         """The photo's name in its source; reads nothing."""
-        source, number = self._locate(index)
-        return source.names[number]
+        part, number = self._locate(index)
+        return self._sources[part].names[number]
+
+    def path(self, index: int) -> str:
+        """The source that the photo is from."""
+        return self._paths[self._locate(index)[0]]
+
+    def digest(self) -> str:
+        """Changes when the names, their order or their number change; reads nothing."""
+        digest = hashlib.blake2b(digest_size=16)
+        for source, chosen in zip(self._sources, self._chosen, strict=True):
+            digest.update(source.names.blob)
+            digest.update(source.names.ends)
+            digest.update(np.ascontiguousarray(chosen, np.int64))
+        return digest.hexdigest()
 
     def order(self, seed: int) -> Shuffled | Mixture:
         """Which photo comes at which position, by index, endlessly.
@@ -74,9 +91,10 @@ def open_splits(spec: str, holdout: float) -> tuple[Photos, Photos]:
     Args:
         spec: what `KINDS` lists; "A,B" joins sources, "A@0.7,B@0.3" weights them.
         holdout: share of the photos to hold out, chosen by a hash of their names, so that the
-            choice stays the same when photos are added. At least one photo is held out, and they
-            come in the order of their hash: a smaller number of them is a part of a larger one.
-            builtin:photos holds out the right quarter of every photo instead.
+            choice stays the same when photos are added. Of a single source at least one is held
+            out, that of the smallest hash. They come in the order of their hash: a smaller number
+            of them is a part of a larger one. builtin:photos holds
+            out the right quarter of every photo instead.
 
     Raises:
         DataError: nothing there, or no photo in it, or only one.
@@ -109,11 +127,18 @@ def open_splits(spec: str, holdout: float) -> tuple[Photos, Photos]:
             )
     if weights is not None and any(len(numbers) == 0 for _, numbers, _ in training):
         raise DataError(f"a weighted source of {spec} has no photo to train on")
-    photos = Photos([s for s, _, _ in training], [n for _, n, _ in training], weights)
-    return photos, _by_hash(evaluation)
+    sources_, numbers = [s for s, _, _ in training], [n for _, n, _ in training]
+    return Photos(sources_, numbers, weights, paths), _by_hash(evaluation, paths)
 
 
-def _by_hash(split) -> Photos:
+def open_all(spec: str) -> Photos:
+    """All photos of one or several sources, nothing held out; weights do not matter."""
+    paths, _ = parse(spec)
+    opened = [open_source(path) for path in paths]
+    return Photos(opened, [np.arange(len(source.names)) for source in opened], paths=paths)
+
+
+def _by_hash(split, paths: Sequence[str]) -> Photos:
     """All photos of a split in the order of their hashes, whatever source they are from."""
     sources = [source for source, _, _ in split]
     owners = np.concatenate([np.full(len(n), i) for i, (_, n, _) in enumerate(split)])
@@ -123,7 +148,8 @@ def _by_hash(split) -> Photos:
     owners, numbers = owners[ranks], numbers[ranks]
     cuts = np.flatnonzero(np.diff(owners)) + 1
     stretches = np.split(numbers, cuts)
-    return Photos([sources[owners[i]] for i in (0, *cuts)], stretches)
+    firsts = [owners[i] for i in (0, *cuts)]
+    return Photos([sources[i] for i in firsts], stretches, paths=[paths[i] for i in firsts])
 
 
 def parse(spec: str) -> tuple[list[str], list[float] | None]:
@@ -141,6 +167,7 @@ def parse(spec: str) -> tuple[list[str], list[float] | None]:
     paths, weights = [], []
     for part in spec.split(","):
         match = re.fullmatch(r"(.+)@([0-9.eE+-]+)", part.strip())
+        match = None if os.path.exists(part.strip()) else match
         path, weight = (match[1], match[2]) if match else (part.strip(), None)
         if not path:
             raise DataError(f"config.data.source={spec!r}: there is nothing between two commas")
@@ -182,6 +209,8 @@ def _open(path: str) -> Source:
         return BuiltinPhotos(held_out=False)
     if os.path.isdir(path):
         packed = _files(os.path.join(glob.escape(path), "*.array_record*"))
+        if os.path.exists(os.path.join(path, "pack.json")):
+            _check_packed(path, packed)
         return ArrayRecords(packed) if packed else Folder(path)
     files = [path] if os.path.isfile(path) else _files(path)
     if not files:
@@ -193,6 +222,17 @@ def _open(path: str) -> Source:
     if len(files) == 1:
         return Zip(files[0])
     raise DataError(f"config.data.source: {path} matches files of several kinds. It can be {KINDS}")
+
+
+def _check_packed(path: str, shards: list[str]) -> None:
+    """DataError unless all shards are there that `pack` set out to write."""
+    totals = {int(m[1]) for s in shards if (m := re.search(r"-of-(\d+)\.array_record$", s))}
+    whole = len(totals) == 1 and len(shards) == max(totals)
+    if not whole or not all(os.path.exists(names_file(shard)) for shard in shards):
+        raise DataError(
+            f"{path} holds {len(shards)} of {max(totals, default='its')} shards: run the same "
+            "`pack` command again, it goes on where it was stopped"
+        )
 
 
 def _files(pattern: str) -> list[str]:

@@ -9,6 +9,7 @@ import jax
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
+from colorize_jax.config import default_config
 from colorize_jax.errors import CheckpointError
 from colorize_jax.models import registry
 from colorize_jax.training.step import TrainState
@@ -116,7 +117,7 @@ def load_encoder(path: str | pathlib.Path) -> tuple[Any, dict[str, Tree]]:
     note = ocp.load_checkpointables(folder, {"note": None})["note"]
     encoder = registry.make_encoder(ConfigDict(note["config"]["model"]))
     shapes = jax.eval_shape(encoder.init, jax.random.key(0), jax.numpy.zeros((1, 64, 64, 1)))
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     # A step without batch norm saved an empty tree, which has nothing to ask for.
     wanted = {kind: {"encoder": _abstract(tree, sharding)} for kind, tree in shapes.items()}
     context = ocp.Context()
@@ -152,16 +153,22 @@ def plain(config: ConfigDict) -> dict:
 
 
 # Settings that change neither the parameters nor what is measured: free to differ on resume.
-FREE = ("checkpoint.", "log.", "eval.every", "eval.pictures", "data.threads", "data.workers")
+FREE = (
+    "checkpoint.", "log.", "eval.every", "eval.pictures", "data.threads", "data.workers",
+    "data.max_bad_fraction",
+)  # fmt: skip
 
 
 def check_same_run(workdir: pathlib.Path, config: ConfigDict) -> None:
     """CheckpointError, naming the fields, if the workdir holds the run of another config."""
     path = workdir / "config.json"
-    if not path.exists():
+    begun = any(p.name.isdigit() for p in (workdir / FOLDER).glob("*"))
+    if not path.exists() or not begun:  # a run without a checkpoint has nothing to spoil
         return
     try:
-        before, now = _flat(json.loads(path.read_text())), _flat(plain(config))
+        # A field that the run did not know yet had the value that is its default now.
+        before = _flat(plain(default_config())) | _flat(json.loads(path.read_text()))
+        now = _flat(plain(config))
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged ({error}): was it edited?") from error
     changed = [

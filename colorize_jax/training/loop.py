@@ -13,7 +13,7 @@ import numpy as np
 from colorize_jax.config import check_numbers
 from colorize_jax.data import pipeline, sources
 from colorize_jax.data.bad_records import BadRecords
-from colorize_jax.errors import CheckpointError, NonFiniteError
+from colorize_jax.errors import CheckpointError, ConfigError, NonFiniteError
 from colorize_jax.evaluation.runner import Runner
 from colorize_jax.tasks.task import make_task
 from colorize_jax.training import checkpoint, optimizers, sharding
@@ -32,14 +32,22 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
         ColorizeError: with what is wrong and what to do about it.
     """
     # What is asked for, checked before anything is written.
-    workdir = pathlib.Path(workdir)
+    if "://" in str(workdir):
+        raise ConfigError(
+            f"--workdir={workdir}: only folders of this machine's file system, so far"
+        )
     check_numbers(config)
+    workdir = pathlib.Path(workdir)
     mesh = sharding.make_mesh()
     batch_size = config.data.batch_size
     sharding.check_batch(batch_size, config.microbatches, mesh)
     pipeline.check(config.data)
     task = make_task(config)
     photos, held_out = sources.open_splits(config.data.source, config.data.holdout)
+    digest = photos.digest() + held_out.digest()
+    if jax.process_count() > 1:
+        number = np.frombuffer(bytes.fromhex(digest), np.uint8)
+        multihost_utils.assert_equal(number, "the hosts do not see the same photos")
     schedule = optimizers.make_schedule(config, len(photos))
     optimizer = optimizers.make_optimizer(config, schedule)
     checkpoint.check_same_run(workdir, config)
@@ -68,10 +76,11 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
         else:
             state, note = saved.restore(jax.eval_shape(initialize, key), same)
             start = note["step"]
-            if note["photos"] != len(photos):
+            if note["names"] != digest:
                 raise CheckpointError(
                     f"{config.data.source} now has {len(photos)} photos to train on, and had "
-                    f"{note['photos']} when {workdir} was started: the run cannot go on as it began"
+                    f"{note['photos']} when {workdir} was started, or others: the run cannot go on "
+                    "as it began"
                 )
 
         with Report(workdir, step=start, steps=schedule.steps) as report:
@@ -86,11 +95,10 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
             )
             bad = BadRecords(workdir / name, config.data.max_bad_fraction)
 
-            def training_batches(start, stop):
-                batches = pipeline.training_batches(photos, config, start=start, stop=stop, **hosts)
-                return contextlib.closing(bad.watch(batches, photos))
-
-            with training_batches(0, config.eval.statistics_batches) as batches:
+            batches = pipeline.training_batches(
+                photos, config, start=0, stop=config.eval.statistics_batches, **hosts
+            )
+            with contextlib.closing(bad.note(batches, photos)) as batches:
                 statistics = runner.statistics(batches)
             meter = Meter(batch_size)
 
@@ -98,7 +106,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
                 batches = pipeline.evaluation_batches(
                     held_out, config, limit=config.eval.photos, **hosts
                 )
-                with contextlib.closing(bad.watch(batches, held_out)) as batches:
+                with contextlib.closing(bad.note(batches, held_out)) as batches:
                     scores, strips = runner.evaluate(
                         state.variables, statistics, batches, config.eval.pictures
                     )
@@ -109,12 +117,16 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
             def save(step):
                 meter.check()  # a checkpoint holds finite parameters or is not written
                 note = {"config": checkpoint.plain(config), "step": step}
-                note |= {"position": step * batch_size, "photos": len(photos)}
+                note |= {"position": step * batch_size, "photos": len(photos), "names": digest}
                 saved.save(step, state, note)
 
             scores = evaluate(0) if start == 0 else {}
             last_save = time.monotonic()
-            with training_batches(start, schedule.steps) as batches, _naming_checkpoint(saved):
+            batches = pipeline.training_batches(
+                photos, config, start=start, stop=schedule.steps, **hosts
+            )
+            watched = contextlib.closing(bad.watch(batches, photos))
+            with watched as batches, _naming_checkpoint(saved):
                 for step in range(start + 1, schedule.steps + 1):
                     began = time.monotonic()
                     batch = next(batches)
@@ -131,6 +143,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
                         values = meter.finish()
                         report.progress(step, values | {"train/rate": float(rate(step - 1))})
                     if step % config.eval.every == 0 or last:
+                        meter.check()
                         with meter.paused():
                             scores = evaluate(step)
                     due = step % config.checkpoint.every == 0 or step in schedule.snapshots or last
@@ -171,7 +184,10 @@ def _naming_checkpoint(saved: checkpoint.Checkpoints):
         kept = "no checkpoint was written yet"
         if saved.latest is not None:
             kept = f"the last good checkpoint is {saved.directory / str(saved.latest)}"
-        raise NonFiniteError(f"{error}; {kept}. A lower config.optimizer.rate may help") from None
+        raise NonFiniteError(
+            f"{error}; {kept}. A run with a lower "
+            "config.optimizer.rate, in another --workdir, may get through"
+        ) from None
 
 
 def _describe(config, state, photos, held_out, schedule, mesh) -> str:
