@@ -2,7 +2,7 @@ r"""Colorization in two minutes: a small VGG on ten color photos that come with 
 
 python -m colorize_jax.main --config=configs/quickstart.py --workdir=quickstart
 
-400 steps on crops of 64 pixels. Takes about 80 seconds of training on two CPU cores. The right
+400 steps on crops of 64 pixels. Takes about 70 seconds of training on two CPU cores. The right
 quarter of every photo is held out; look at quickstart/images/400.png.
 
 --config=configs/quickstart.py:regression predicts Lab's a and b instead of histograms.
