@@ -130,7 +130,8 @@ def training_batches(
     """
     data = config.data
     examples = TrainingExamples(photos, config.seed, tuple(data.scale), data.crop, data.mirror)
-    return _batches(HostRows(examples, stop, data.batch_size, host, hosts), data, start)
+    rows = HostRows(examples, stop, data.batch_size, host, hosts)
+    return iter(in_workers(rows, start, _options(data), data.workers))
 
 
 def evaluation_batches(
@@ -141,15 +142,15 @@ def evaluation_batches(
     count = min(limit, len(photos))
     examples = EvaluationExamples(photos, count, data.crop)
     batches = -(-count // data.batch_size)
-    return _batches(HostRows(examples, batches, data.batch_size, host, hosts), data, 0)
+    rows = HostRows(examples, batches, data.batch_size, host, hosts)
+    return iter(in_workers(rows, 0, _options(data), 0))  # too few to start processes for
 
 
-def _batches(rows: HostRows, data, start: int) -> Iterator[dict]:
-    options = grain.ReadOptions(
+def _options(data) -> grain.ReadOptions:
+    return grain.ReadOptions(
         num_threads=data.threads,
         prefetch_buffer_size=max(data.threads, 2),  # in batches
     )
-    return iter(in_workers(rows, start, options, data.workers))
 
 
 def in_workers(
