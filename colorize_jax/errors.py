@@ -19,3 +19,8 @@ class CheckpointError(ColorizeError):
 
 class NonFiniteError(ColorizeError):
     """The loss is no longer a number."""
+
+
+def why(error: Exception) -> str:
+    """What went wrong, without the path and the number that an OSError puts around it."""
+    return getattr(error, "strerror", None) or str(error)

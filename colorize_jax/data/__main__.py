@@ -16,25 +16,25 @@ def main(arguments: list[str] | None = None) -> None:
     """Parses the command line and runs `check` or `pack`."""
     parser = argparse.ArgumentParser("python -m colorize_jax.data", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--threads", type=_positive, default=os.cpu_count())
+    parser.add_argument("--threads", type=_number(1), default=os.cpu_count())
     commands = parser.add_subparsers(dest="command", required=True)
     source = {"metavar": "SOURCE", "help": f"{sources.KINDS}; A,B joins several"}
 
     checking = commands.add_parser("check", help="read everything once and report")
     checking.add_argument("source", **source)
     checking.add_argument("--scale", type=int, nargs=2, default=(352, 600))
-    checking.add_argument("--crop", type=_positive, default=352)
+    checking.add_argument("--crop", type=_number(1), default=352)
 
     packing = commands.add_parser("pack", help="write ArrayRecord shards; goes on if stopped")
     packing.add_argument("source", **source)
     packing.add_argument("out", metavar="OUT", help="folder for the shards")
     options = pack.Packing()
     packing.add_argument(
-        "--shortest", type=_size, default=options.shortest,
+        "--shortest", type=_number(0), default=options.shortest,
         help="re-encode photos whose shortest side is longer; 0 (default): keep every byte",
     )  # fmt: skip
-    packing.add_argument("--quality", type=_quality, default=options.quality)
-    packing.add_argument("--shard_photos", type=_positive, default=options.shard_photos)
+    packing.add_argument("--quality", type=_number(1, 100), default=options.quality)
+    packing.add_argument("--shard_photos", type=_number(1), default=options.shard_photos)
 
     settings = parser.parse_args(arguments)
     try:
@@ -58,24 +58,15 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"error: {error}")
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+def _number(smallest: int, largest: int | None = None):
+    """An argument's type: a whole number from `smallest` on, up to `largest` where it is given."""
 
+    def number(text: str) -> int:
+        value = int(text)
+        if value < smallest or (largest is not None and value > largest):
+            raise ValueError
+        return value
 
-def _size(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise ValueError
-    return number
-
-
-def _quality(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= 100:
-        raise ValueError
     return number
 
 

@@ -63,11 +63,7 @@ class Tar:
         self._sizes = np.concatenate([table["sizes"] for table in tables])
         counts = [len(table["offsets"]) for table in tables]
         self._shards = np.repeat(np.arange(len(tables)), counts)
-        ends, start = [], 0
-        for table in tables:
-            ends.append(table["ends"] + start)
-            start += len(table["names"])
-        self.names = Names(np.concatenate([t["names"] for t in tables]), np.concatenate(ends))
+        self.names = Names.join([Names(table["names"], table["ends"]) for table in tables])
 
     def __getitem__(self, index: int) -> Record:
         size = int(self._sizes[index])

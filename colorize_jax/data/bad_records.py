@@ -11,7 +11,7 @@ import numpy as np
 
 from colorize_jax.data import decode, pipeline
 from colorize_jax.data.sources import Photos
-from colorize_jax.errors import DataError
+from colorize_jax.errors import DataError, why
 
 WINDOW = 10_000  # the last so many positions are judged
 JUDGED_FROM = 1_000  # but not before there are so many
@@ -82,10 +82,8 @@ def _reason(photos: Photos, index: int) -> str:
     """Read once more, here where there is a file to write to: workers have none."""
     try:
         decode.decode(photos[index].image)
-    except OSError as error:
-        return error.strerror or str(error)
-    except DataError as error:
-        return str(error)
+    except (DataError, OSError) as error:
+        return why(error)
     return "could not be read at first, and then could"
 
 

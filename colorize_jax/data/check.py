@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from colorize_jax.data import decode
 from colorize_jax.data.sources import Photos
-from colorize_jax.errors import DataError
+from colorize_jax.errors import DataError, why
 
 _GRAY = 3.0  # mean difference of the channels, of 255, below which a photo counts as gray
 _BLOCK = 4096
@@ -51,10 +51,8 @@ def _look(photos: Photos, index: int) -> Finding:
         pixels = photo.pixels(128, 128).astype(np.int16)  # reduced: the size is in the header
         difference = pixels.max(-1) - pixels.min(-1)
         return Finding(name, photo.height, photo.width, bool(difference.mean() < _GRAY))
-    except OSError as error:
-        return Finding(name, reason=error.strerror or str(error))
-    except DataError as error:
-        return Finding(name, reason=str(error))
+    except (DataError, OSError) as error:
+        return Finding(name, reason=why(error))
 
 
 def report(found: Sequence[Finding], *, scale: tuple[int, int], crop: int) -> str:

@@ -25,6 +25,13 @@ class Names(Sequence):
         blob = np.frombuffer(b"".join(names), np.uint8)
         return cls(blob, np.cumsum([len(name) for name in names], dtype=np.int64))
 
+    @classmethod
+    def join(cls, parts: Sequence["Names"]) -> "Names":
+        """One behind the other."""
+        shifts = np.cumsum([0, *(len(part.blob) for part in parts)])[:-1]
+        ends = [part.ends + shift for part, shift in zip(parts, shifts, strict=True)]
+        return cls(np.concatenate([part.blob for part in parts]), np.concatenate(ends))
+
     def __len__(self) -> int:
         return len(self.ends)
 

@@ -3,6 +3,7 @@
 import collections
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+import contextlib
 import dataclasses
 import io
 import json
@@ -155,10 +156,7 @@ def _write(shard: str, encoded: Iterator[tuple[bytes, bytes, str]]) -> None:
 
 
 def _verify(path: str, sums: list[int]) -> None:
-    from array_record.python.array_record_module import ArrayRecordReader
-
-    reader = ArrayRecordReader(path)
-    try:
+    with contextlib.closing(records.open_reader(path)) as reader:
         if reader.num_records() != len(sums):
             raise DataError(f"{path} holds {reader.num_records()} of {len(sums)} photos")
         step = 256
@@ -167,5 +165,3 @@ def _verify(path: str, sums: list[int]) -> None:
             for i, record in enumerate(reader.read(start, stop), start):
                 if zlib.crc32(record) != sums[i]:
                     raise DataError(f"{path}: photo {i} reads differently from what was written")
-    finally:
-        reader.close()

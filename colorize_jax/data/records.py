@@ -50,15 +50,12 @@ class ArrayRecords:
         counts = []
         try:
             for path in self._paths:
-                with contextlib.closing(_reader(path)) as reader:
+                with contextlib.closing(open_reader(path)) as reader:
                     counts.append(reader.num_records())
             self._records = ArrayRecordDataSource(self._paths)
         except Exception as error:  # the library raises RuntimeError, ValueError and others
             raise DataError(f"{path} cannot be read as ArrayRecord: {error}") from error
-        listed = [_names(path, n) for path, n in zip(self._paths, counts, strict=True)]
-        shifts = np.cumsum([0, *(len(names.blob) for names in listed)])
-        ends = [n.ends + shift for n, shift in zip(listed, shifts[:-1], strict=True)]
-        self.names = Names(np.concatenate([n.blob for n in listed]), np.concatenate(ends))
+        self.names = Names.join([_names(p, n) for p, n in zip(self._paths, counts, strict=True)])
 
     def __getitem__(self, index: int) -> Record:
         try:
@@ -68,7 +65,8 @@ class ArrayRecords:
         return Record(self.names[index], decode_record(data)[1])
 
 
-def _reader(path: str):
+def open_reader(path: str):
+    """The library's reader of one shard; close it."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     return ArrayRecordReader(path)

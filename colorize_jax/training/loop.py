@@ -132,7 +132,6 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
                     batch = next(batches)
                     waited = time.monotonic() - began
                     state, metrics = step_function(state, sharding.put_batch(batch, mesh), key)
-                    del batch
                     meter.add(step, metrics, waited=waited)
                     last = step == schedule.steps
 
