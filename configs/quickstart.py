@@ -6,6 +6,8 @@ python -m colorize_jax.main --config=configs/quickstart.py --workdir=quickstart
 quarter of every photo is held out; look at quickstart/images/400.png.
 
 --config=configs/quickstart.py:regression predicts Lab's a and b instead of histograms.
+
+Learning rates: python launch/sweep.py --config=configs/quickstart.py --workdir=sweeps/rates
 """
 
 from colorize_jax.config import check_variant, default_config
@@ -35,3 +37,8 @@ def get_config(variant=""):
     if variant == "regression":
         config.task.loss = "regression"
     return config
+
+
+def sweep():
+    for rate in (0.003, 0.01, 0.03):
+        yield {"optimizer.rate": rate}

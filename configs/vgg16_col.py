@@ -14,6 +14,8 @@ Variants, as in --config=configs/vgg16_col.py:long
     regression      Lab's a and b instead of histograms (Table 2)
     no_hypercolumn  the head reads fc7 alone (Table 2)
     no_drop         the rate never drops (Figure 4)
+
+Learning rates, one run after the other or as jobs: python launch/sweep.py --help
 """
 
 from colorize_jax.config import check_variant, default_config
@@ -32,3 +34,8 @@ def get_config(variant=""):
     elif variant == "no_drop":
         config.schedule.drops = ()
     return config
+
+
+def sweep():
+    for rate in (3e-4, 1e-3, 3e-3):
+        yield {"optimizer.rate": rate}

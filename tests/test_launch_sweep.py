@@ -1,0 +1,295 @@
+"""Sweeps: through stub launchers, and once for real."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIG = """
+from colorize_jax.config import check_variant, default_config
+
+def get_config(variant=""):
+    check_variant(variant, ("long",))
+    return default_config()
+
+def sweep():
+    yield {"optimizer.rate": 1e-3}
+    yield {"optimizer.rate": 0.01, "data.scale": (64, 80)}
+    yield {"model.hypercolumn": False, "data.source": "/some photos"}
+"""
+NAMES = (
+    "optimizer.rate=0.001",
+    "optimizer.rate=0.01,data.scale=(64,80)",
+    "model.hypercolumn=False,data.source=_some_photos",
+)
+# Notes its arguments and, if it trains, leaves scores; exits as the test wants for a run.
+LAUNCHER = """
+import json, os, pathlib, sys
+here = pathlib.Path(__file__).parent
+words = sys.argv[1:]
+with (here / "calls").open("a") as file:
+    file.write(json.dumps([pathlib.Path(__file__).stem, *words]) + "\\n")
+workdir = pathlib.Path(next(w for w in words if w.startswith("--workdir="))[10:])
+code = json.loads((here / "codes").read_text()).get(workdir.name, 0)
+if code == 0 and pathlib.Path(__file__).stem in ("local", "tpu_vm") and "--dry-run" not in words:
+    workdir.mkdir(parents=True)
+    scores = {"step": 4, "eval/loss": 1 / len(workdir.name)}
+    (workdir / "results.json").write_text(json.dumps(scores))
+sys.exit(code)
+"""
+
+
+class _Sweep:
+    """A copy of sweep.py beside launchers that only note how they were called."""
+
+    def __init__(self, folder):
+        self.folder, self.workdir = folder, folder / "sweeps" / "rates"
+        self.launch = folder / "launch"
+        self.launch.mkdir()
+        shutil.copy(ROOT / "launch" / "sweep.py", self.launch)
+        for name in ("local", "slurm", "tpu_vm", "kubernetes"):
+            path = self.launch / f"{name}.sh"
+            path.write_text(f"#!{sys.executable}\n{LAUNCHER}")
+            path.chmod(0o755)
+        self.config(CONFIG).codes()
+
+    def config(self, text):
+        (self.folder / "recipe.py").write_text(text)
+        return self
+
+    def codes(self, **codes):
+        """The exit codes of runs, by their place in the sweep: second=1."""
+        places = ("first", "second", "third")
+        named = {NAMES[places.index(place)]: code for place, code in codes.items()}
+        (self.launch / "codes").write_text(json.dumps(named))
+
+    def calls(self):
+        path = self.launch / "calls"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def command(self, *flags, config="recipe.py"):
+        return [
+            sys.executable, str(self.launch / "sweep.py"), f"--config={config}",
+            f"--workdir={self.workdir}", *flags,
+        ]  # fmt: skip
+
+    @property
+    def env(self):
+        return os.environ | {"PYTHONPATH": str(ROOT)}
+
+    def run(self, *flags, **options):
+        return subprocess.run(
+            self.command(*flags, **options),
+            cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    return _Sweep(tmp_path)
+
+
+def _rows(text):
+    """{name of the run: the other cells} of a Markdown table."""
+    lines = [
+        [cell.strip() for cell in line.strip("| \n").split(" | ")] for line in text.split("\n")
+    ]
+    return {line[0]: line[1:] for line in lines if line[0] not in ("", "---")}
+
+
+def test_runs_in_order_and_shows_scores(sweep):
+    result = sweep.run("--", "--config.steps=4", "--config.data.crop=64")
+    assert result.returncode == 0, result.stderr
+    more = ["--config.steps=4", "--config.data.crop=64"]
+    flags = (
+        ["--config.optimizer.rate=0.001"],
+        ["--config.optimizer.rate=0.01", "--config.data.scale=(64,80)"],
+        ["--config.model.hypercolumn=False", "--config.data.source=/some photos"],
+    )
+    assert sweep.calls() == [
+        ["local", "--", "--config=recipe.py", f"--workdir={sweep.workdir / name}", *more, *own]
+        for name, own in zip(NAMES, flags, strict=True)
+    ]
+    rows = _rows(result.stdout)
+    assert rows["run"] == ["state", "step", "eval/loss"]
+    assert list(rows)[1:] == list(NAMES)
+    assert rows[NAMES[0]] == ["done", "4", f"{1 / len(NAMES[0]):.6g}"]
+    assert (sweep.workdir / "sweep.md").read_text() == result.stdout
+
+
+def test_skips_what_is_done(sweep):
+    assert sweep.run().returncode == 0
+    again = sweep.run()
+    assert again.returncode == 0 and len(sweep.calls()) == 3
+    assert {row[0] for name, row in _rows(again.stdout).items() if name != "run"} == {"done"}
+
+
+def test_goes_on_after_a_failed_run_and_names_it(sweep):
+    sweep.codes(second=74)
+    result = sweep.run()
+    assert result.returncode == 1 and len(sweep.calls()) == 3
+    assert f"failed: {NAMES[1]}" in result.stderr
+    rows = _rows(result.stdout)
+    assert rows[NAMES[1]][0] == "failed with exit code 74" and rows[NAMES[2]][0] == "done"
+    sweep.codes()
+    assert sweep.run().returncode == 0 and len(sweep.calls()) == 4
+
+
+def test_stops_when_a_run_is_stopped_and_goes_on_there(sweep):
+    sweep.codes(second=75)
+    result = sweep.run()
+    assert result.returncode == 75 and len(sweep.calls()) == 2
+    rows = _rows(result.stdout)
+    assert rows[NAMES[0]][0] == "done" and "stopped" in rows[NAMES[1]][0]
+    assert rows[NAMES[2]][0] == "not started"
+    sweep.codes()
+    assert sweep.run().returncode == 0 and len(sweep.calls()) == 4
+
+
+@pytest.mark.parametrize("number", (signal.SIGTERM, signal.SIGINT))
+@pytest.mark.parametrize("launcher", ("local", "dies"))
+def test_passes_a_signal_on_and_starts_no_other_run(sweep, number, launcher):
+    """`dies`: a launcher that does not wait for its run, as gcloud's."""
+    if launcher == "local":
+        for name in ("local.sh", "common.sh"):
+            shutil.copy(ROOT / "launch" / name, sweep.launch)
+        body = 'trap "exit 75" TERM\ntouch started\nwhile :; do sleep 0.02; done'
+        # sweep.py puts its own Python's folder first, so the stub is in a Python's folder.
+        python = sweep.folder / "bin" / "python"
+        python.parent.mkdir()
+        python.write_text(f"#!/usr/bin/env bash\n{body}\n")
+        python.chmod(0o755)
+        own = sweep.folder / "bin" / "python3"
+        own.write_text(f'#!/usr/bin/env bash\nexec -a "{own}" "{sys.executable}" "$@"\n')
+        own.chmod(0o755)
+        patch = "import sys; sys.executable = sys.argv.pop(1); import runpy; sys.argv.pop(0)\n"
+        patch += "runpy.run_path(sys.argv[0], run_name='__main__')"
+        words = [sys.executable, "-c", patch, str(own), *sweep.command()[1:]]
+    else:
+        (sweep.launch / "local.sh").write_text("#!/usr/bin/env bash\ntouch started\nsleep 60\n")
+        words = sweep.command()
+    process = subprocess.Popen(
+        words, cwd=sweep.folder, env=sweep.env, stdout=subprocess.PIPE, text=True,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 30
+    while not (sweep.folder / "started").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 75
+    states = [row[0] for name, row in _rows(output).items() if name != "run"]
+    assert "stopped" in states[0] and states[1:] == ["not started", "not started"]
+
+
+@pytest.mark.parametrize("through", ("slurm", "kubernetes"))
+def test_submits_each_once(sweep, through):
+    flags = (f"--through={through}", "--options=--nodes=2 --comment='a b'")
+    sweep.codes(third=1)
+    result = sweep.run(*flags, config="recipe.py:long")
+    assert result.returncode == 1
+    calls = sweep.calls()
+    assert len(calls) == 3
+    for name, call in zip(NAMES, calls, strict=True):
+        job = call[3].partition("=")
+        assert call[:3] == [through, "--nodes=2", "--comment=a b"] and call[4] == "--"
+        assert job[0] == {"slurm": "--job-name", "kubernetes": "--name"}[through]
+        assert len(job[2]) <= 40 and set(job[2]) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+        assert call[5:7] == ["--config=recipe.py:long", f"--workdir={sweep.workdir / name}"]
+    assert len({call[3] for call in calls}) == 3
+    sweep.codes()
+    (sweep.workdir / NAMES[0] / "results.json").write_text('{"eval/loss": 2.5, "note": "x"}')
+    again = sweep.run(*flags, config="recipe.py:long")
+    assert again.returncode == 0
+    assert sweep.calls()[3:] == [calls[2]]  # only the one that could not be submitted
+    rows = _rows(again.stdout)
+    assert rows[NAMES[0]] == ["done", "2.5", "x"]
+    assert "submitted before" in rows[NAMES[1]][0] and rows[NAMES[2]][0] == "submitted"
+
+
+def test_dry_run_asks_every_launcher_for_one_and_leaves_nothing(sweep):
+    assert sweep.run("--dry-run").returncode == 0
+    assert [call[:3] for call in sweep.calls()] == [["local", "--dry-run", "--"]] * 3
+    assert not sweep.workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (None, "there is no config file recipe.py"),
+        ("", "recipe.py has no function sweep()"),
+        (
+            "def sweep():\n    yield {'optimizer.rat': 1}",
+            "sets optimizer.rat, which the config does",
+        ),
+        ("def sweep():\n    yield {'optimizer.rate.x': 1}", "sets optimizer.rate.x, which the"),
+        ("def sweep():\n    yield {'optimizer': 1}", "sets optimizer, which is a group"),
+        ("def sweep():\n    yield {'seed': 1}\n    yield {'seed': 1}", "yields seed=1 twice"),
+        ("def sweep():\n    yield from ()", "yields nothing"),
+    ],
+)
+def test_mistakes_become_sentences(sweep, body, message):
+    if body is None:
+        (sweep.folder / "recipe.py").unlink()
+    else:
+        sweep.config(CONFIG.partition("def sweep")[0] + body)
+    result = sweep.run()
+    assert result.returncode == 1 and result.stderr.startswith("error: ")
+    assert message in result.stderr and "Traceback" not in result.stderr
+    assert sweep.calls() == []
+
+
+def test_unknown_variant_is_named(sweep):
+    result = sweep.run(config="recipe.py:short")
+    assert result.returncode == 1 and "no variant 'short'; known: long" in result.stderr
+
+
+@pytest.mark.parametrize("name", ("quickstart", "vgg16_col"))
+def test_recipes_sweep_the_learning_rate(name, tmp_path):
+    result = subprocess.run(
+        [sys.executable, "launch/sweep.py", f"--config=configs/{name}.py", f"--workdir={tmp_path}",
+         "--dry-run"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert len(lines) == len(set(lines)) == 3
+    assert all(line.startswith("python -m colorize_jax.main --config=") for line in lines)
+    assert all("--config.optimizer.rate=" in line for line in lines)
+
+
+def test_a_real_sweep(tmp_path):
+    (tmp_path / "recipe.py").write_text(
+        "import sys\n"
+        f"sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
+        "import tiny\n"
+        "def get_config():\n    return tiny.config(steps=2, data__batch_size=2, eval__photos=2)\n"
+        "def sweep():\n    yield {'seed': 1}\n    yield {'seed': 2}\n"
+    )
+    flags = (f"--config={tmp_path / 'recipe.py'}", f"--workdir={tmp_path / 'seeds'}")
+    # Both runs are the same program; the second need not compile it.
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    }
+    result = subprocess.run(
+        [sys.executable, "launch/sweep.py", *flags, "--", "--config.optimizer.rate=0.25"],
+        cwd=ROOT, env=os.environ | cache, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    rows, losses = _rows(result.stdout), []
+    for seed in (1, 2):
+        workdir = tmp_path / "seeds" / f"seed={seed}"
+        settings = json.loads((workdir / "config.json").read_text())
+        assert (settings["optimizer"]["rate"], settings["seed"]) == (0.25, seed)
+        losses.append(json.loads((workdir / "results.json").read_text())["eval/loss"])
+        assert rows[workdir.name][rows["run"].index("eval/loss")] == f"{losses[-1]:.6g}"
+    assert losses[0] != losses[1]
