@@ -160,7 +160,7 @@ def test_passes_a_signal_on_and_starts_no_other_run(sweep, number, launcher):
     if launcher == "local":
         for name in ("local.sh", "common.sh"):
             shutil.copy(ROOT / "launch" / name, sweep.launch)
-        body = 'trap "exit 75" TERM\ntouch started\nwhile :; do sleep 0.02; done'
+        body = 'trap "exit 75" TERM\ntouch started\nfor _ in {1..1500}; do sleep 0.02; done'
         # sweep.py puts its own Python's folder first, so the stub is in a Python's folder.
         python = sweep.folder / "bin" / "python"
         python.parent.mkdir()
