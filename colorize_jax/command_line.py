@@ -5,7 +5,7 @@ import sys
 
 from absl import app, flags, logging
 
-from colorize_jax.errors import ColorizeError
+from colorize_jax.errors import ColorizeError, Interrupted
 
 
 def run(main: Callable, required: tuple[str, ...] = ("config",)) -> None:
@@ -18,10 +18,21 @@ def run(main: Callable, required: tuple[str, ...] = ("config",)) -> None:
         logging.set_verbosity(logging.WARNING)
         try:
             main(argv)
-        except (ColorizeError, PermissionError, FileExistsError, NotADirectoryError) as error:
-            sys.exit(f"error: {error}")
+        except (ColorizeError, OSError) as error:
+            prefix = "" if isinstance(error, Interrupted) else "error: "
+            print(f"{prefix}{error}", file=sys.stderr)
+            _leave(getattr(error, "exit_code", 1))
 
     app.run(guarded, flags_parser=_parse)
+
+
+def _leave(code: int) -> None:
+    """Ends the process, also where other hosts wait for it."""
+    if "jax" in sys.modules:
+        from colorize_jax.training import hosts
+
+        hosts.leave(code)
+    sys.exit(code)
 
 
 def _parse(argv):

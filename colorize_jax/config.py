@@ -9,11 +9,24 @@ def default_config() -> ConfigDict:
     """The complete config, locked: a recipe that sets an unknown field fails by name."""
     config = ConfigDict()
     config.seed = 0
+    # A nonfinite_<step>.json that a run left: runs that step again and shows where it went wrong.
+    config.replay = ""
     # Length of the run in steps; 0: schedule.epochs decides.
     config.steps = 0
     # Gradient accumulation: the batch is worked through in so many parts. Batch norm sees one part
-    # at a time; the loss is still divided by all points of the batch.
+    # at a time; the loss is still divided by all points of the batch. 0: the smallest number that
+    # fits into the memory of the devices, found at the start of the run and kept to its end.
     config.microbatches = 1
+    # Go on, without its batch, after a step whose loss or gradient is not finite; so many times.
+    config.nonfinite_skips = 0
+
+    # Several processes, each with some of the devices. "auto": if JAX finds a cluster that it knows
+    # (SLURM, Cloud TPU, Open MPI, Kubernetes); "off"; "explicit": with the next three.
+    config.distributed = ConfigDict()
+    config.distributed.mode = "auto"
+    config.distributed.coordinator = ""  # HOST:PORT of the process whose id is 0
+    config.distributed.count = 0  # of the processes
+    config.distributed.id = -1  # of this one
 
     config.model = ConfigDict()
     config.model.name = "vgg16"
@@ -23,6 +36,9 @@ def default_config() -> ConfigDict:
     config.model.hypercolumn = True  # False: the head reads the top layer alone
     config.model.alignment = "corner"  # or "center": where a coarse map lies in the input
     config.model.hidden = 1024  # units of the head's hidden layer
+    # Compute the trunk's activations again in the backward pass instead of keeping them: about a
+    # third more arithmetic, less memory. (Not on CPU: its compiler undoes it.)
+    config.model.remat = False
     config.model.dtype = "float32"  # or "bfloat16": of the computation; parameters are float32
 
     config.data = ConfigDict()
@@ -69,8 +85,10 @@ def default_config() -> ConfigDict:
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 5000  # steps
     config.checkpoint.seconds = 1800.0  # and at least this often; 0: by steps only
-    config.checkpoint.keep = 3  # the last so many
+    config.checkpoint.keep = 3  # the last so many; with 2 or more a damaged one can be done without
     config.checkpoint.snapshots = (0.2, 1.0, 2.0, 3.0)  # epochs whose checkpoint stays for good
+    # Go on with the run in the workdir although settings that matter, or the photos, have changed.
+    config.checkpoint.accept_changes = False
 
     config.eval = ConfigDict()
     config.eval.every = 5000  # steps; also before the first and after the last
@@ -91,12 +109,13 @@ def check_variant(variant: str, known: tuple[str, ...]) -> None:
 
 
 _POSITIVE = (
-    "microbatches", "data.batch_size", "data.crop", "checkpoint.every", "checkpoint.keep",
+    "data.batch_size", "data.crop", "checkpoint.every", "checkpoint.keep",
     "eval.every", "eval.photos", "eval.statistics_batches", "log.every",
 )  # fmt: skip
 _NOT_NEGATIVE = (
-    "seed", "steps", "data.threads", "data.workers", "data.max_bad_fraction", "optimizer.rate",
-    "optimizer.rate_batch_size", "optimizer.momentum", "optimizer.weight_decay", "schedule.epochs",
+    "seed", "steps", "microbatches", "nonfinite_skips", "data.threads", "data.workers",
+    "data.max_bad_fraction", "optimizer.rate", "optimizer.rate_batch_size", "optimizer.momentum",
+    "optimizer.weight_decay", "schedule.epochs",
     "checkpoint.seconds", "eval.pictures",
 )  # fmt: skip
 

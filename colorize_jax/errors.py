@@ -1,8 +1,14 @@
-"""Errors for the person who runs the program; `main` prints them without a stack trace."""
+"""Errors for the person who runs the program; `main` prints them without a stack trace.
+
+Each class has the exit code that the program ends with: a launcher starts the same command again
+after `Interrupted`, and only then.
+"""
 
 
 class ColorizeError(Exception):
     """Base of every error that the user can act upon."""
+
+    exit_code = 1
 
 
 class ConfigError(ColorizeError):
@@ -18,7 +24,23 @@ class CheckpointError(ColorizeError):
 
 
 class NonFiniteError(ColorizeError):
-    """The loss is no longer a number."""
+    """The loss or its gradient is no longer a number."""
+
+
+class OutOfMemoryError(ColorizeError):
+    """The step does not fit into the memory of a device."""
+
+
+class SaveError(ColorizeError):
+    """The last state of a run could not be written."""
+
+    exit_code = 74  # EX_IOERR of sysexits.h
+
+
+class Interrupted(ColorizeError):
+    """A signal ended the run in good order; the same command goes on with it."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h
 
 
 def why(error: Exception) -> str:

@@ -14,7 +14,7 @@ import tiny
 
 import colorize_jax
 from colorize_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError
-from colorize_jax.training import checkpoint, loop, sharding
+from colorize_jax.training import loop, same_run, sharding
 from colorize_jax.training.report import Report
 
 
@@ -53,7 +53,10 @@ def test_a_run_leaves_all_that_was_promised(finished):
         "eval/loss", "eval/loss_hue", "eval/loss_chroma", "eval/loss_constant", "eval/psnr",
         "eval/rmse_ab",
     }  # fmt: skip
-    assert json.loads((workdir / "results.json").read_text()) == {"step": 6} | scores
+    best = min((r for r in rows if "eval/loss" in r), key=lambda r: r["eval/loss"])
+    results = json.loads((workdir / "results.json").read_text())
+    assert results.pop("best") == {name: best[name] for name in ("step", "eval/loss")}
+    assert results == {"step": 6} | scores
     assert rows[-1] == {"step": 6} | scores
     assert {p.name for p in (workdir / "checkpoints").iterdir()} == {"3", "6"}
     for step in (0, 3, 6):
@@ -171,28 +174,28 @@ def test_a_source_that_grew_is_refused(tmp_path, rng):
 
 
 def test_a_run_without_a_checkpoint_may_change_its_config(tmp_path):
-    checkpoint.write_config(tmp_path, tiny.config(optimizer__rate=0.5))
-    checkpoint.check_same_run(tmp_path, tiny.config())
+    same_run.write_config(tmp_path, tiny.config(optimizer__rate=0.5))
+    same_run.check_config(tmp_path, tiny.config())
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
     with pytest.raises(CheckpointError, match="another config"):
-        checkpoint.check_same_run(tmp_path, tiny.config())
+        same_run.check_config(tmp_path, tiny.config())
 
 
 def test_a_field_that_is_newer_than_the_run_had_its_default(tmp_path):
-    checkpoint.write_config(tmp_path, tiny.config())
+    same_run.write_config(tmp_path, tiny.config())
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
     config = json.loads((tmp_path / "config.json").read_text())
     del config["model"]["alignment"]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    checkpoint.check_same_run(tmp_path, tiny.config())
+    same_run.check_config(tmp_path, tiny.config())
     with pytest.raises(CheckpointError, match="alignment: 'corner' there, 'center' here"):
-        checkpoint.check_same_run(tmp_path, tiny.config(model__alignment="center"))
+        same_run.check_config(tmp_path, tiny.config(model__alignment="center"))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
     config = tiny.config(optimizer__rate=1e30, schedule__drops=(), checkpoint__every=1, steps=20)
     config.log.every = 100  # nothing but the saving looks at the loss
-    message = r"step (\d+) is not finite.*positions \d+ to \d+.*last good checkpoint is.*rate"
+    message = r"step (\d+) is not finite.*names its batch.*last good checkpoint is.*rate"
     with pytest.raises(NonFiniteError, match=message):
         loop.train(config, tmp_path)
     last = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir())

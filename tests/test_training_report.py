@@ -5,9 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from colorize_jax.errors import NonFiniteError
 from colorize_jax.training import report
-from colorize_jax.training.meter import Meter
+from colorize_jax.training.meter import Meter, NonFiniteStep
 
 
 def test_rows_after_the_restored_step_and_torn_rows_are_cut(tmp_path):
@@ -46,13 +45,13 @@ def test_meter_means_and_speed(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr("colorize_jax.training.meter.time.monotonic", lambda: clock[0])
     meter = Meter(batch_size=4)
-    meter.add(1, {"loss": np.float32(7)}, waited=5.0)
+    meter.add(1, {"loss": np.float32(7), "nonfinite": 0}, waited=5.0)
     clock[0] = 30.0
-    meter.compiled()
+    meter.restart()
     assert meter.finish() == {"train/loss": 7}  # only compilation so far: no speed to tell
     for step in (2, 3):
         clock[0] += 2
-        meter.add(step, {"loss": np.float32(step)}, waited=1.0)
+        meter.add(step, {"loss": np.float32(step), "nonfinite": 0}, waited=1.0)
     with meter.paused():
         clock[0] += 100
     values = meter.finish()
@@ -63,19 +62,22 @@ def test_meter_means_and_speed(monkeypatch):
     }
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_meter_names_the_step_and_the_positions_that_went_wrong(bad):
+def test_meter_names_the_step_that_was_not_finite_two_steps_later_at_most():
     meter = Meter(batch_size=4)
-    for step, loss in ((1, 1.0), (2, bad), (3, 1.0)):
-        meter.add(step, {"loss": np.float32(loss)}, waited=0.0)
-    with pytest.raises(NonFiniteError, match=r"step 2 .*positions 4 to 7"):
-        meter.check()
+    for step, loss, latch in ((1, 1.0, 0), (2, np.nan, 2), (3, 1.0, 2)):
+        meter.add(step, {"loss": np.float32(loss), "nonfinite": latch}, waited=0.0)
+    with pytest.raises(NonFiniteStep) as caught:
+        meter.add(4, {"loss": np.float32(1), "nonfinite": 2}, waited=0.0)
+    assert caught.value.step == 2 and np.isnan(caught.value.metrics["loss"])
+    # What was started behind it never happened; what came before it counts.
+    meter.add(3, {"loss": np.float32(3), "nonfinite": 0}, waited=0.0)
+    assert meter.finish()["train/loss"] == 2.0
 
 
 def test_rows_are_valid_json_and_a_resumed_report_appends(tmp_path):
     for start, step in ((0, 1), (1, 2)):
         with report.Report(tmp_path, step=start, steps=2) as written:
-            written.started(step, 0.1)
+            written.started(step)
             written.progress(step, {"train/loss": 0.5})
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows == [{"step": 1, "train/loss": 0.5}, {"step": 2, "train/loss": 0.5}]
@@ -84,7 +86,7 @@ def test_rows_are_valid_json_and_a_resumed_report_appends(tmp_path):
 def test_a_terminal_gets_a_bar(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     with report.Report(tmp_path, step=0, steps=4) as written:
-        written.started(1, 0.1)
+        written.started(1)
         written.progress(2, {"train/loss": 0.25})
     shown = capsys.readouterr().err
     assert "2/4" in shown and "loss 0.2500" in shown

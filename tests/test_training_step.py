@@ -15,7 +15,7 @@ import tiny
 from colorize_jax.errors import ConfigError
 from colorize_jax.tasks import task as tasks
 from colorize_jax.training import sharding
-from colorize_jax.training.step import TrainState, init_state, row_keys, train_step
+from colorize_jax.training.step import init_state, row_keys, train_step
 
 # One step of plain descent at rate 1: the change of the parameters is the gradient.
 DESCENT = optax.sgd(1.0)
@@ -130,7 +130,7 @@ def test_keys_change_with_the_step_and_with_the_seed():
     task = _task()
     state = _start(task, batch)
     step = jax.jit(functools.partial(train_step, task=task, optimizer=DESCENT))
-    later = TrainState(jnp.int32(5), state.params, state.batch_stats, state.opt_state)
+    later = state.replace(step=jnp.int32(5))
     losses = [
         float(step(s, batch, jax.random.key(k))[1]["loss"])
         for s, k in ((state, 0), (later, 0), (state, 1))

@@ -71,11 +71,12 @@ class BadRecords:
         name, source = photos.name(index), photos.path(index)
         if (source, name) in self._known:
             return
-        self._known.add((source, name))
         row = {"source": source, "name": name, "reason": _reason(photos, index)}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        with contextlib.suppress(OSError):  # a full disk must not end the run
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            self._known.add((source, name))
 
 
 def _reason(photos: Photos, index: int) -> str:

@@ -8,6 +8,7 @@ import grain
 import numpy as np
 
 from colorize_jax.data import decode, transforms
+from colorize_jax.data import workers as processes
 from colorize_jax.data.sources import Photos
 from colorize_jax.errors import ConfigError, DataError
 
@@ -163,7 +164,8 @@ def in_workers(
         return batches
     if not flags.FLAGS.is_parsed():  # grain reads a flag of its own; in a notebook none is
         flags.FLAGS.mark_as_parsed()
-    return batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    options = grain.MultiprocessingOptions(num_workers=workers)
+    return batches.mp_prefetch(options, worker_init_fn=processes.prepare)
 
 
 def check(data) -> None:

@@ -28,5 +28,9 @@ def make_encoder(settings, axis_name: str | None = None):
     if settings.fc6_kernel < 1 or settings.fc6_kernel % 2 == 0:
         raise ConfigError(f"config.model.fc6_kernel={settings.fc6_kernel} must be odd and positive")
     return ENCODERS[settings.name](
-        settings, norm=settings.norm, dtype=DTYPES[settings.dtype], axis_name=axis_name
+        settings,
+        norm=settings.norm,
+        remat=settings.remat,
+        dtype=DTYPES[settings.dtype],
+        axis_name=axis_name,
     )

@@ -1,5 +1,7 @@
 """VGG-16, fully convolutional, as the paper pretrains it: gray in, every activation out by name."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -26,6 +28,7 @@ class Vgg16(nn.Module):
         norm: "batch" for parameter-free batch norm after every convolution, "none" once it is
             absorbed into the weights.
         dropout: rate after fc6 and fc7, while training.
+        remat: keep only the input of every block for the backward pass, and compute the rest again.
         dtype: of the computation; parameters and statistics are float32.
         axis_name: see `norm.BatchNorm`.
     """
@@ -34,6 +37,7 @@ class Vgg16(nn.Module):
     fc6_kernel: int = 7
     norm: str = "batch"
     dropout: float = 0.5
+    remat: bool = False
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
 
@@ -50,16 +54,22 @@ class Vgg16(nn.Module):
         """
         maps = {"gray": gray.astype(self.dtype)}
         x = maps["gray"]
-        for block, (channels, convolutions) in enumerate(BLOCKS):
-            for i in range(convolutions):
-                name = f"conv{block + 1}_{i + 1}"
-                x = maps[name] = self._layer(x, name, channels, 3, train)
-            x = layers.max_pool(x)
+        for block in range(len(BLOCKS)):
+            compute = functools.partial(Vgg16._block, block=block, train=train)
+            x, found = (nn.remat(compute) if self.remat else compute)(self, x)
+            maps |= found
         for name, kernel_size in (("fc6", self.fc6_kernel), ("fc7", 1)):
             x = self._layer(x, name, 4096, kernel_size, train)
             x = nn.Dropout(self.dropout, deterministic=not train, name=f"drop_{name}")(x)
             maps[name] = x
         return maps
+
+    def _block(self, x, block, train):
+        maps, (channels, convolutions) = {}, BLOCKS[block]
+        for i in range(convolutions):
+            name = f"conv{block + 1}_{i + 1}"
+            x = maps[name] = self._layer(x, name, channels, 3, train)
+        return layers.max_pool(x), maps
 
     def _layer(self, x, name, channels, kernel_size, train):
         normalized = self.norm == "batch"

@@ -1,88 +1,226 @@
 """Saving, resuming and loading for transfer: the only file that knows Orbax."""
 
-from collections.abc import Sequence
-import json
+from collections.abc import Callable, Sequence
+from concurrent import futures
+import contextlib
+import fcntl
 import pathlib
+import shutil
 from typing import Any
 
+from absl import logging
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
-from colorize_jax.config import default_config
-from colorize_jax.errors import CheckpointError
+from colorize_jax.errors import CheckpointError, why
 from colorize_jax.models import registry
+from colorize_jax.training import hosts, manifest
 from colorize_jax.training.step import TrainState
 
 Tree = Any
 FOLDER = "checkpoints"
+DAMAGED = "damaged"  # beside it: what could not be used, for whoever wants to look at it
+_NONE, _ALL_DAMAGED = -1, -2
+
+# Orbax logs a failed save with several stack traces; `Checkpoints` says it in a sentence.
+logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
 
 
 class Checkpoints:
     """The checkpoints of a run, written in the background; use as a context manager.
 
     Each holds the training state and a JSON note: config, position in the data, and what else the
-    loop wants back.
+    loop wants back. One is complete once it has its manifest of checksums. A save that fails is
+    said, and the run goes on.
 
     Args:
         workdir: of the run; steps lie in `workdir/checkpoints/<step>`.
         keep: how many of the last ones stay.
         snapshots: steps that stay besides.
+        say: is told what goes wrong.
+
+    Attributes:
+        failure: why the last save failed, or None.
+
+    Raises:
+        CheckpointError: another process is training in the workdir.
     """
 
-    def __init__(self, workdir: str | pathlib.Path, *, keep: int, snapshots: Sequence[int] = ()):
+    def __init__(
+        self,
+        workdir: str | pathlib.Path,
+        *,
+        keep: int,
+        snapshots: Sequence[int] = (),
+        say: Callable[[str], None] = print,
+    ):
         self.directory = pathlib.Path(workdir).absolute() / FOLDER
-        policies = ocp.training.preservation_policies
-        preserve = [policies.LatestN(keep)]
-        if snapshots:
-            preserve.append(policies.CustomSteps(list(snapshots)))
-        self._checkpointer = ocp.training.Checkpointer(
-            self.directory,
-            preservation_policy=policies.AnyPreservationPolicy(preserve),
-            cleanup_tmp_directories=True,
-        )
-        self._pending = None
+        self.failure: str | None = None
+        self._keep, self._snapshots, self._say = keep, frozenset(snapshots), say
+        self._first = jax.process_index() == 0
+        self._pending: futures.Future | None = None
+        self._thread = futures.ThreadPoolExecutor(1)
 
     def __enter__(self):
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if self._first:
+            self._lock = _lock(self.directory.parent)
+            for leftover in self.directory.glob("*.orbax-checkpoint-tmp*"):  # of a killed save
+                shutil.rmtree(leftover, ignore_errors=True)
         return self
 
     def __exit__(self, *exception):
-        self.close()
+        self.wait()
+        self._thread.shutdown()
+        if self._first:
+            self._lock.close()
 
     @property
     def latest(self) -> int | None:
         """Step of the newest complete checkpoint."""
-        newest = self._checkpointer.latest
-        return None if newest is None else newest.step
+        complete = [s for s in self._steps() if manifest.exists(self.directory / str(s))]
+        return max(complete, default=None)
+
+    def usable(self) -> int | None:
+        """Step of the newest checkpoint that is complete and undamaged, or None.
+
+        Newer ones are said and moved out of the way.
+
+        Raises:
+            CheckpointError: there are checkpoints, and all are damaged.
+        """
+        step = hosts.first_says(self._find_usable() if self._first else _NONE)
+        if step == _ALL_DAMAGED:
+            raise CheckpointError(
+                f"none of the checkpoints of {self.directory.parent} can be used. They are in "
+                f"{self.directory.parent / DAMAGED}; start again in another --workdir"
+            )
+        return None if step == _NONE else step
+
+    def _find_usable(self) -> int:
+        damaged = False
+        for step in sorted(self._steps(), reverse=True):
+            folder = self.directory / str(step)
+            complete = manifest.exists(folder)
+            problem = manifest.problem(folder)
+            if problem is None:
+                return step
+            damaged |= complete
+            self._say(
+                f"the checkpoint of step {step} is not used: {problem}; moved to {_aside(folder)}"
+            )
+        return _ALL_DAMAGED if damaged else _NONE
 
     def save(self, step: int, state: TrainState, note: dict) -> None:
         """Starts to write a checkpoint and returns; a step that exists already is left alone."""
         self.wait()
-        if self.latest != step:
-            self._pending = self._checkpointer.save_checkpointables_async(
-                step, {"state": _tree(state), "note": note}, force=True
+        if step in self._steps():
+            return
+        try:
+            writing = ocp.save_checkpointables_async(
+                self.directory / str(step), {"state": _tree(state), "note": note}
             )
+        except (OSError, ValueError) as error:
+            self._failed(step, error)
+            return
+        self._pending = self._thread.submit(self._finish, step, writing)
 
-    def restore(self, state: TrainState, sharding) -> tuple[TrainState, dict]:
-        """The newest checkpoint, laid out as `sharding` says.
+    def _finish(self, step: int, writing) -> None:
+        try:
+            writing.result()
+            if self._first:
+                manifest.write(self.directory / str(step))
+                self._forget_old()
+            self.failure = None
+        except (OSError, ValueError) as error:  # TensorStore's errors are ValueErrors
+            self._failed(step, error)
+
+    def _failed(self, step: int, error: Exception) -> None:
+        self.failure = why(error)
+        if self._first:
+            for leftover in self.directory.glob(f"{step}*"):
+                if not manifest.exists(leftover):
+                    shutil.rmtree(leftover, ignore_errors=True)
+        newest = self.latest
+        kept = "there is no checkpoint yet" if newest is None else f"the newest is of step {newest}"
+        self._say(f"step {step} could not be saved: {self.failure}; {kept}; the run goes on")
+
+    def _forget_old(self) -> None:
+        """Only once a newer one is complete."""
+        steps = sorted(self._steps() - self._snapshots)
+        for step in steps[: -self._keep]:
+            shutil.rmtree(self.directory / str(step))
+
+    def _steps(self) -> set[int]:
+        with contextlib.suppress(OSError):
+            return {int(p.name) for p in self.directory.iterdir() if p.name.isdigit()}
+        return set()
+
+    def note(self, step: int) -> dict:
+        """What the loop wrote beside the state of a step."""
+        return ocp.load_checkpointables(self.directory / str(step), {"note": None})["note"]
+
+    def restore(self, step: int, state: TrainState, sharding) -> TrainState:
+        """The state of a step, laid out as `sharding` says.
 
         Args:
+            step: as `usable` gave it.
             state: gives the shapes; arrays or their abstract values.
+            sharding: of every array.
+
+        Raises:
+            CheckpointError: it holds another network.
         """
-        wanted = _abstract(_tree(state), sharding)
-        saved = self._checkpointer.load_checkpointables(None, {"state": wanted, "note": None})
-        return TrainState(**saved["state"]), saved["note"]
+        return read(self.directory / str(step), state, sharding)
 
     def wait(self) -> None:
-        """Until what was started is written; raises what went wrong."""
+        """Until what was started is written, or has failed."""
         if self._pending is not None:
             self._pending.result()
             self._pending = None
 
-    def close(self) -> None:
-        """Finishes writing."""
-        self.wait()
-        self._checkpointer.close()
+
+def write(folder: pathlib.Path, state: TrainState, note: dict) -> None:
+    """One checkpoint outside of the run's sequence, written at once; replaces what is there."""
+    ocp.save_checkpointables(folder, {"state": _tree(state), "note": note}, overwrite=True)
+    if jax.process_index() == 0:
+        manifest.write(folder)
+
+
+def read(folder: pathlib.Path, state: TrainState, sharding) -> TrainState:
+    """The state of one checkpoint; see `Checkpoints.restore`."""
+    wanted = _abstract(_tree(state), sharding)
+    try:
+        saved = ocp.load_checkpointables(folder, {"state": wanted})
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder} does not fit this config: {error}") from error
+    nonfinite = jax.jit(lambda: jnp.zeros((), jnp.int32), out_shardings=sharding)()
+    return TrainState(**saved["state"], nonfinite=nonfinite)
+
+
+def _lock(workdir: pathlib.Path):
+    """Two runs in one workdir would spoil each other; the kernel lifts it when a process dies."""
+    file = (workdir / ".lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise CheckpointError(
+            f"another process is training in {workdir}: wait for its end, or use another --workdir"
+        ) from None
+    except OSError:  # a file system without locks
+        pass
+    return file
+
+
+def _aside(folder: pathlib.Path) -> pathlib.Path:
+    damaged = folder.parent.parent / DAMAGED
+    damaged.mkdir(exist_ok=True)
+    target, number = damaged / folder.name, 1
+    while target.exists():
+        target, number = damaged / f"{folder.name}.{number}", number + 1
+    return folder.rename(target)
 
 
 def _tree(state: TrainState) -> dict:
@@ -111,9 +249,11 @@ def load_encoder(path: str | pathlib.Path) -> tuple[Any, dict[str, Tree]]:
         variables: {"params": ..., "batch_stats": ...} of the encoder alone.
 
     Raises:
-        CheckpointError: there is no checkpoint.
+        CheckpointError: there is no checkpoint, or it is damaged.
     """
     folder = _step_folder(pathlib.Path(path).absolute())
+    if manifest.exists(folder) and (problem := manifest.problem(folder)):
+        raise CheckpointError(f"{folder} is damaged: {problem}; give an older checkpoint/<step>")
     note = ocp.load_checkpointables(folder, {"note": None})["note"]
     encoder = registry.make_encoder(ConfigDict(note["config"]["model"]))
     shapes = jax.eval_shape(encoder.init, jax.random.key(0), jax.numpy.zeros((1, 64, 64, 1)))
@@ -138,56 +278,3 @@ def _step_folder(path: pathlib.Path) -> pathlib.Path:
     raise CheckpointError(
         f"no checkpoint in {path}: give the workdir of a run or one of its checkpoints/<step>"
     )
-
-
-def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
-    """`config.json`, replaced in one go."""
-    draft = workdir / "config.json.tmp"
-    draft.write_text(json.dumps(plain(config), indent=2) + "\n")
-    draft.replace(workdir / "config.json")
-
-
-def plain(config: ConfigDict) -> dict:
-    """The config as JSON has it: references resolved, tuples as lists."""
-    return json.loads(json.dumps(config.to_dict()))
-
-
-# Settings that change neither the parameters nor what is measured: free to differ on resume.
-FREE = (
-    "checkpoint.", "log.", "eval.every", "eval.pictures", "data.threads", "data.workers",
-    "data.max_bad_fraction",
-)  # fmt: skip
-
-
-def check_same_run(workdir: pathlib.Path, config: ConfigDict) -> None:
-    """CheckpointError, naming the fields, if the workdir holds the run of another config."""
-    path = workdir / "config.json"
-    begun = any(p.name.isdigit() for p in (workdir / FOLDER).glob("*"))
-    if not path.exists() or not begun:  # a run without a checkpoint has nothing to spoil
-        return
-    try:
-        # A field that the run did not know yet had the value that is its default now.
-        before = _flat(plain(default_config())) | _flat(json.loads(path.read_text()))
-        now = _flat(plain(config))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged ({error}): was it edited?") from error
-    changed = [
-        f"  config.{name}: {before.get(name, 'absent')!r} there, {now.get(name, 'absent')!r} here"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name) and not name.startswith(FREE)
-    ]
-    if changed:
-        raise CheckpointError(
-            f"{workdir} holds the run of another config. Use another --workdir, or set back:\n"
-            + "\n".join(changed)
-        )
-
-
-def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

@@ -1,5 +1,6 @@
 """A run from config to results, read from top to bottom; `main` and notebooks call `train`."""
 
+from collections.abc import Iterator
 import contextlib
 import json
 import pathlib
@@ -13,187 +14,379 @@ import numpy as np
 from colorize_jax.config import check_numbers
 from colorize_jax.data import pipeline, sources
 from colorize_jax.data.bad_records import BadRecords
-from colorize_jax.errors import CheckpointError, ConfigError, NonFiniteError
+from colorize_jax.errors import ConfigError, Interrupted, NonFiniteError, SaveError, why
 from colorize_jax.evaluation.runner import Runner
 from colorize_jax.tasks.task import make_task
-from colorize_jax.training import checkpoint, optimizers, sharding
-from colorize_jax.training.meter import Meter
-from colorize_jax.training.report import Report
-from colorize_jax.training.step import init_state
+from colorize_jax.training import (
+    checkpoint,
+    hosts,
+    memory,
+    nonfinite,
+    optimizers,
+    same_run,
+    sharding,
+)
+from colorize_jax.training.meter import Meter, NonFiniteStep
+from colorize_jax.training.report import Report, say
+from colorize_jax.training.signals import Signals, Stop
+from colorize_jax.training.step import init_state, pass_over
+
+SCORE = "eval/loss"  # of which the best is remembered
 
 
-def train(config: ConfigDict, workdir: str) -> dict[str, float]:
+def train(config: ConfigDict, workdir: str, signals: Signals | None = None) -> dict[str, float]:
     """Trains what `config` describes, or goes on with it, and leaves everything in `workdir`.
+
+    Args:
+        signals: entered already, where the caller wants signals caught from the start.
 
     Returns:
         The scores of the last evaluation, also in `workdir/results.json`.
 
     Raises:
-        ColorizeError: with what is wrong and what to do about it.
+        ColorizeError: with what is wrong and what to do about it; `Interrupted` after a signal.
     """
-    # What is asked for, checked before anything is written.
     if "://" in str(workdir):
         raise ConfigError(
-            f"--workdir={workdir}: only folders of this machine's file system, so far"
+            f"--workdir={workdir}: only folders of this machine's file system, so far; mount the "
+            "bucket (for example with gcsfuse)"
         )
-    check_numbers(config)
     workdir = pathlib.Path(workdir)
-    mesh = sharding.make_mesh()
-    batch_size = config.data.batch_size
-    sharding.check_batch(batch_size, config.microbatches, mesh)
-    pipeline.check(config.data)
-    task = make_task(config)
-    photos, held_out = sources.open_splits(config.data.source, config.data.holdout)
-    digest = photos.digest() + held_out.digest()
-    if jax.process_count() > 1:
-        number = np.frombuffer(bytes.fromhex(digest), np.uint8)
-        multihost_utils.assert_equal(number, "the hosts do not see the same photos")
-    schedule = optimizers.make_schedule(config, len(photos))
-    optimizer = optimizers.make_optimizer(config, schedule)
-    checkpoint.check_same_run(workdir, config)
+    with contextlib.ExitStack() as stack:
+        if signals is None:
+            signals = stack.enter_context(Signals())
+        run = _Run(config, workdir, signals)
+        with signals.interruptible():  # nothing can be lost yet
+            run.check()
+            workdir.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(run.saved)
+        with memory.explained(config, run.mesh, run.needs):
+            with signals.interruptible():
+                run.prepare()
+            return run.train()
 
-    # Where the parameters come from:
-    #   1. the newest checkpoint of this run, if there is one;
-    #   2. else from scratch: random, depending on the seed alone.
-    workdir.mkdir(parents=True, exist_ok=True)
-    if jax.process_index() == 0:
-        checkpoint.write_config(workdir, config)
-    key = jax.random.key(config.seed)
-    same = sharding.replicated(mesh)
-    crop = (batch_size, config.data.crop, config.data.crop, 3)
-    blank = {"image": np.zeros(crop, np.uint8), "valid": np.ones(batch_size, bool)}
 
-    def initialize(key):
-        return init_state(key, task, optimizer, blank)
+class _Run:
+    """One process's part of a run: what it holds, then its life in order of time."""
 
-    saved = checkpoint.Checkpoints(
-        workdir, keep=config.checkpoint.keep, snapshots=schedule.snapshots
-    )
-    with saved:
-        if saved.latest is None:
-            state = jax.jit(initialize, out_shardings=same)(key)
-            start = 0
+    def __init__(self, config, workdir, signals):
+        self.config, self.workdir, self.signals = config, workdir, signals
+        self.mesh = sharding.make_mesh()
+        self.agreement = hosts.Agreement(self.mesh)
+        self.host = {"host": jax.process_index(), "hosts": jax.process_count()}
+        self.step = 0  # steps done
+        self.saved_step = 0  # the last one whose save was begun
+        self.evaluated = -1  # the last one that was evaluated
+        self.scores: dict[str, float] = {}
+        self.best: dict[str, float] = {}
+        self.skipped: list[int] = []  # steps passed over because they were not finite
+        self.microbatches, self.compiled = config.microbatches, None
+
+    # Before the first step.
+
+    def check(self) -> None:
+        """What is asked for and the photos, before anything is written."""
+        config = self.config
+        check_numbers(config)
+        sharding.check_batch(config.data.batch_size, config.microbatches or 1, self.mesh)
+        pipeline.check(config.data)
+        same_run.check_config(self.workdir, config)
+        self.task = make_task(config)
+        self.photos, self.held_out = sources.open_splits(config.data.source, config.data.holdout)
+        self.digest = self.photos.digest() + self.held_out.digest()
+        if jax.process_count() > 1:
+            number = np.frombuffer(bytes.fromhex(self.digest), np.uint8)
+            multihost_utils.assert_equal(number, "the hosts do not see the same photos")
+        self.schedule = optimizers.make_schedule(config, len(self.photos))
+        self.saved = checkpoint.Checkpoints(
+            self.workdir, keep=config.checkpoint.keep, snapshots=self.schedule.snapshots, say=say
+        )
+        self.rate = self.schedule.rate(optimizers.initial_rate(config))
+        self.optimizer = optimizers.make_optimizer(config, self.schedule)
+        self.key = jax.random.key(config.seed)
+        self.runner = Runner(self.task, self.mesh, config.seed)
+        self.meter = Meter(config.data.batch_size)
+
+    def prepare(self) -> None:
+        """Compiles the step and finds the parameters."""
+        config = self.config
+        same_run.write_config(self.workdir, config)
+        name = "bad_records.jsonl"
+        if self.host["host"]:
+            name = f"bad_records_{self.host['host']}.jsonl"
+        self.bad = BadRecords(self.workdir / name, config.data.max_bad_fraction)
+        batches = pipeline.training_batches(self.photos, config, start=0, stop=1, **self.host)
+        with contextlib.closing(self.bad.note(batches, self.photos)) as batches:
+            self.example = sharding.put_batch(next(batches), self.mesh)
+
+        start = self.saved.usable()
+        note = {} if start is None else self.saved.note(start)
+        if note:
+            same_run.check_photos(self.workdir, config, note, len(self.photos), self.digest)
+        self._compile(note.get("microbatches", 0))
+        self._place_parameters(start, note)
+
+    def _compile(self, before: int) -> None:
+        """The step for the microbatches of the config, or of the run so far, or as many as it
+        takes."""
+        same = sharding.replicated(self.mesh)
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=same), self._shapes()
+        )
+
+        def compile_step(microbatches):
+            step = sharding.jit_step(self.task, self.optimizer, self.mesh, microbatches)
+            return step.lower(shapes, self.example, self.key).compile()
+
+        say("compiling the step")
+        began, rows = time.monotonic(), self.config.data.batch_size // self.mesh.size
+        if not self.microbatches and before and rows % before == 0:
+            self.microbatches = before
+        if self.microbatches:
+            self.compiled = compile_step(self.microbatches)
         else:
-            state, note = saved.restore(jax.eval_shape(initialize, key), same)
-            start = note["step"]
-            if note["names"] != digest:
-                raise CheckpointError(
-                    f"{config.data.source} now has {len(photos)} photos to train on, and had "
-                    f"{note['photos']} when {workdir} was started, or others: the run cannot go on "
-                    "as it began"
+            limit = hosts.first_says(memory.available(jax.local_devices()[0]))
+            self.microbatches, self.compiled = memory.smallest_that_fits(compile_step, rows, limit)
+            found = f"config.microbatches=0: {self.microbatches} fit(s) into the memory of a device"
+            changed = f"; the run had {before} so far" if before else ""
+            say(found + changed)
+        gib = memory.need(self.compiled) / memory.GIB
+        say(f"compiled in {time.monotonic() - began:.1f} s; it needs {gib:.2f} GiB on every device")
+
+    def _initialize(self, key, batch):
+        return init_state(key, self.task, self.optimizer, batch)
+
+    def _shapes(self):
+        return jax.eval_shape(self._initialize, self.key, self.example)
+
+    def _place_parameters(self, start: int | None, note: dict) -> None:
+        """Where the parameters come from:
+        1. the newest usable checkpoint of this run, if there is one;
+        2. else from scratch: random, depending on the seed alone.
+        """
+        same = sharding.replicated(self.mesh)
+        if start is None:
+            place = jax.jit(self._initialize, out_shardings=same)
+            self.state = place(self.key, self.example)
+            say("starting from scratch")
+            return
+        self.state = self.saved.restore(start, self._shapes(), same)
+        self.step = self.saved_step = note["step"]
+        self.evaluated, self.scores = note["evaluated"], note["scores"]
+        self.best, self.skipped = note["best"], note["skipped"]
+        say(f"going on from step {start}, checkpoint {self.saved.directory / str(start)}")
+
+    def needs(self) -> tuple[int, int]:
+        """Microbatches, and bytes of a device that the compiled step takes; 0 before it is."""
+        size = memory.need(self.compiled) if self.compiled is not None else 0
+        return self.microbatches or 1, size
+
+    # Training.
+
+    def train(self) -> dict[str, float]:
+        """Until the last step, a signal, or a loss that is not finite."""
+        with Report(self.workdir, step=self.step, steps=self.schedule.steps) as self.report:
+            say(self._description())
+            try:
+                batches = pipeline.training_batches(
+                    self.photos, self.config, start=0, stop=self.config.eval.statistics_batches,
+                    **self.host,
+                )  # fmt: skip
+                with contextlib.closing(self.bad.note(batches, self.photos)) as batches:
+                    self.statistics = self.runner.statistics(self._stoppable(batches))
+                while True:
+                    try:
+                        self._go_on()
+                        break
+                    except NonFiniteStep as found:
+                        self._pass_over(found)
+            except Stop:
+                self._leave()
+        self.saved.wait()
+        if self.saved.failure:
+            raise SaveError(
+                f"all {self.schedule.steps} steps are done, but the last state could not be saved: "
+                f"{self.saved.failure}. {self._newest()}; the same command goes on from there"
+            )
+        results = {"step": self.schedule.steps} | self.scores | {"best": self.best}
+        if jax.process_index() == 0:
+            try:
+                text = json.dumps(results, indent=2)
+                (self.workdir / "results.json").write_text(text + "\n")
+            except OSError as error:
+                raise SaveError(f"results.json could not be written: {why(error)}") from error
+        say(f"done: {self.schedule.steps} steps, everything is in {self.workdir}")
+        return self.scores
+
+    def _go_on(self) -> None:
+        """From the step that the run is at to the last one."""
+        self._settle()
+        batches = pipeline.training_batches(
+            self.photos, self.config, start=self.step, stop=self.schedule.steps, **self.host
+        )
+        self.last_save = time.monotonic()
+        first = True
+        with contextlib.closing(self.bad.watch(batches, self.photos)) as batches:
+            while self.step < self.schedule.steps:
+                self._advance(batches)
+                if first:
+                    self.meter.restart()
+                    self.report.started(self.step)
+                    first = False
+                if self.step % self.config.log.every == 0 or self.step == self.schedule.steps:
+                    values = self.meter.finish()
+                    values["train/rate"] = float(self.rate(self.step - 1))
+                    self.report.progress(self.step, values)
+                stop, late = self.agreement.any(
+                    self.signals.received is not None, self._save_is_late()
                 )
+                if stop:
+                    raise Stop
+                self._settle(late)
 
-        with Report(workdir, step=start, steps=schedule.steps) as report:
-            report.say(_describe(config, state, photos, held_out, schedule, mesh))
-            report.say(f"going on from step {start}" if start else "starting from scratch")
-            step_function = sharding.jit_step(task, optimizer, mesh, config.microbatches)
-            rate = schedule.rate(optimizers.initial_rate(config))
-            runner = Runner(task, mesh, config.seed)
-            hosts = {"host": jax.process_index(), "hosts": jax.process_count()}
-            name = (
-                "bad_records.jsonl" if not hosts["host"] else f"bad_records_{hosts['host']}.jsonl"
+    def _advance(self, batches: Iterator[dict]) -> None:
+        """One step; with the metrics of an earlier one, NonFiniteStep if that was not finite."""
+        began = time.monotonic()
+        with self._waiting():
+            batch = next(batches)
+        waited = time.monotonic() - began
+        placed = sharding.put_batch(batch, self.mesh)
+        self.state, metrics = self.compiled(self.state, placed, self.key)
+        self.step += 1
+        self.meter.add(self.step, metrics, waited=waited)
+
+    def _settle(self, late: bool = False) -> None:
+        """What is due after this step and was not done yet: evaluation, then a checkpoint."""
+        step, last = self.step, self.step == self.schedule.steps
+        if (step % self.config.eval.every == 0 or last) and self.evaluated < step:
+            self.meter.check()
+            with self.meter.paused():
+                self._evaluate()
+        due = step % self.config.checkpoint.every == 0 or step in self.schedule.snapshots or last
+        if (due or late) and self.saved_step < step:
+            with self.meter.paused():
+                self._save()
+
+    def _save_is_late(self) -> bool:
+        seconds = self.config.checkpoint.seconds
+        return bool(seconds) and time.monotonic() - self.last_save > seconds
+
+    def _evaluate(self) -> None:
+        batches = pipeline.evaluation_batches(
+            self.held_out, self.config, limit=self.config.eval.photos, **self.host
+        )
+        with contextlib.closing(self.bad.note(batches, self.held_out)) as batches:
+            scores, strips = self.runner.evaluate(
+                self.state.variables, self.statistics, self._stoppable(batches),
+                self.config.eval.pictures,
+            )  # fmt: skip
+        self.scores = {f"eval/{name}": value for name, value in scores.items()}
+        self.evaluated = self.step
+        if not self.best or self.scores[SCORE] < self.best[SCORE]:
+            self.best = {"step": self.step, SCORE: self.scores[SCORE]}
+        self.report.evaluation(self.step, self.scores, strips)
+
+    def _save(self) -> None:
+        self.meter.check()  # a checkpoint holds finite parameters or is not written
+        note = {
+            "config": same_run.plain(self.config),
+            "step": self.step,
+            "position": self.step * self.config.data.batch_size,
+            "photos": len(self.photos),
+            "names": self.digest,
+            "microbatches": self.microbatches,
+            "evaluated": self.evaluated,
+            "scores": self.scores,
+            "best": self.best,
+            "skipped": self.skipped,
+        }
+        self.saved.save(self.step, self.state, note)
+        self.saved_step, self.last_save = self.step, time.monotonic()
+        self.agreement.forget()
+
+    # What comes between.
+
+    def _waiting(self):
+        """Where a signal may end the wait for data. With several hosts it may not: the others have
+        begun a step that needs this one."""
+        if jax.process_count() > 1:
+            return contextlib.nullcontext()
+        return self.signals.interruptible()
+
+    def _stoppable(self, batches: Iterator[dict]) -> Iterator[dict]:
+        """Batches of an evaluation, which a signal ends between two of them."""
+        while True:
+            with self._waiting():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            if self.agreement.any(self.signals.received is not None, False)[0]:
+                raise Stop
+            yield batch
+
+    def _leave(self) -> None:
+        """Saves what was trained since the last save, after a signal; always raises."""
+        if self.step > self.saved_step:
+            try:
+                self._save()
+            except NonFiniteStep as found:
+                self._pass_over(found)
+                self._save()
+        self.saved.wait()
+        what = f"{self.signals.received or 'a signal to another host'}: stopped after step"
+        if self.saved.failure:
+            raise SaveError(
+                f"{what} {self.step}, which could not be saved: {self.saved.failure}. "
+                f"{self._newest()}"
             )
-            bad = BadRecords(workdir / name, config.data.max_bad_fraction)
+        self.signals.leave_soon()
+        if not self.step:
+            raise Interrupted(f"{what} 0: nothing is lost; the same command starts again")
+        raise Interrupted(
+            f"{what} {self.step} of {self.schedule.steps}, which is saved; the same command goes "
+            "on from there"
+        )
 
-            batches = pipeline.training_batches(
-                photos, config, start=0, stop=config.eval.statistics_batches, **hosts
+    def _pass_over(self, found: NonFiniteStep) -> None:
+        """Reports a step that was not finite; goes on behind it, or raises NonFiniteError.
+
+        The latch has kept the state as it was before that step, whatever was started since.
+        """
+        self.step = found.step - 1
+        path = nonfinite.write_report(
+            self.workdir, self.config, found, self.state, self.photos, self.microbatches
+        )
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in found.metrics.items())
+        said = (
+            f"step {found.step} is not finite ({shown}); {path} names its batch, and "
+            f"--config.replay={path} shows where it begins"
+        )
+        if len(self.skipped) >= self.config.nonfinite_skips:
+            self.saved.wait()
+            raise NonFiniteError(
+                f"{said}. {self._newest()}. A run with a lower config.optimizer.rate, in another "
+                f"--workdir, may get through; config.nonfinite_skips={len(self.skipped) + 1} would "
+                "go on without the batch"
             )
-            with contextlib.closing(bad.note(batches, photos)) as batches:
-                statistics = runner.statistics(batches)
-            meter = Meter(batch_size)
+        self.skipped.append(found.step)
+        say(f"{said}; going on without it ({len(self.skipped)} so far)")
+        same = sharding.replicated(self.mesh)
+        self.state = jax.jit(pass_over, out_shardings=same)(self.state, found.step)
+        self.step = found.step
 
-            def evaluate(step):
-                batches = pipeline.evaluation_batches(
-                    held_out, config, limit=config.eval.photos, **hosts
-                )
-                with contextlib.closing(bad.note(batches, held_out)) as batches:
-                    scores, strips = runner.evaluate(
-                        state.variables, statistics, batches, config.eval.pictures
-                    )
-                scores = {f"eval/{name}": value for name, value in scores.items()}
-                report.evaluation(step, scores, strips)
-                return scores
+    def _newest(self) -> str:
+        newest = self.saved.latest
+        if newest is None:
+            return "No checkpoint was written yet"
+        return f"The last good checkpoint is {self.saved.directory / str(newest)}"
 
-            def save(step):
-                meter.check()  # a checkpoint holds finite parameters or is not written
-                note = {"config": checkpoint.plain(config), "step": step}
-                note |= {"position": step * batch_size, "photos": len(photos), "names": digest}
-                saved.save(step, state, note)
-
-            scores = evaluate(0) if start == 0 else {}
-            last_save = time.monotonic()
-            batches = pipeline.training_batches(
-                photos, config, start=start, stop=schedule.steps, **hosts
-            )
-            watched = contextlib.closing(bad.watch(batches, photos))
-            with watched as batches, _naming_checkpoint(saved):
-                for step in range(start + 1, schedule.steps + 1):
-                    began = time.monotonic()
-                    batch = next(batches)
-                    waited = time.monotonic() - began
-                    state, metrics = step_function(state, sharding.put_batch(batch, mesh), key)
-                    meter.add(step, metrics, waited=waited)
-                    last = step == schedule.steps
-
-                    if step == start + 1:
-                        meter.compiled()
-                        report.started(step, time.monotonic() - began)
-                    if step % config.log.every == 0 or last:
-                        values = meter.finish()
-                        report.progress(step, values | {"train/rate": float(rate(step - 1))})
-                    if step % config.eval.every == 0 or last:
-                        meter.check()
-                        with meter.paused():
-                            scores = evaluate(step)
-                    due = step % config.checkpoint.every == 0 or step in schedule.snapshots or last
-                    if due or _is_late(last_save, config.checkpoint.seconds, step):
-                        with meter.paused():
-                            save(step)
-                        last_save = time.monotonic()
-            saved.wait()
-            if start == schedule.steps and not (workdir / "results.json").exists():
-                scores = evaluate(start)  # it was killed between its last save and its results
-            elif start == schedule.steps:
-                scores = json.loads((workdir / "results.json").read_text())
-            if jax.process_index() == 0:
-                text = json.dumps({"step": schedule.steps} | scores, indent=2)
-                (workdir / "results.json").write_text(text + "\n")
-            report.say(f"done: {schedule.steps} steps, everything is in {workdir}")
-    return scores
-
-
-def _is_late(last_save: float, seconds: float, step: int) -> bool:
-    """Whether the last save is `seconds` ago (0: never). All hosts must save the same step, so with
-    several of them the first decides, every tenth step."""
-    if not seconds:
-        return False
-    late = time.monotonic() - last_save > seconds
-    if jax.process_count() == 1:
-        return late
-    return step % 10 == 0 and bool(multihost_utils.broadcast_one_to_all(np.bool_(late)))
-
-
-@contextlib.contextmanager
-def _naming_checkpoint(saved: checkpoint.Checkpoints):
-    """Adds to a non-finite loss where the run can go on from."""
-    try:
-        yield
-    except NonFiniteError as error:
-        saved.wait()
-        kept = "no checkpoint was written yet"
-        if saved.latest is not None:
-            kept = f"the last good checkpoint is {saved.directory / str(saved.latest)}"
-        raise NonFiniteError(
-            f"{error}; {kept}. A run with a lower "
-            "config.optimizer.rate, in another --workdir, may get through"
-        ) from None
-
-
-def _describe(config, state, photos, held_out, schedule, mesh) -> str:
-    count = sum(x.size for x in jax.tree.leaves(state.params))
-    device = mesh.devices.flat[0].device_kind
-    return (
-        f"{config.model.name}, {count:,} parameters, on {mesh.size} x {device}\n"
-        f"{len(photos):,} photos to train on, {len(held_out):,} held out\n"
-        f"{schedule.steps:,} steps of {config.data.batch_size} photos"
-    )
+    def _description(self) -> str:
+        config, device = self.config, self.mesh.devices.flat[0].device_kind
+        count = sum(x.size for x in jax.tree.leaves(self.state.params))
+        size, rows = config.data.batch_size, config.data.batch_size // self.mesh.size
+        parts = f" in {self.microbatches} microbatches" if self.microbatches > 1 else ""
+        return (
+            f"{config.model.name}, {count:,} parameters, on {self.mesh.size} x {device}\n"
+            f"{len(self.photos):,} photos to train on, {len(self.held_out):,} held out\n"
+            f"{self.schedule.steps:,} steps of {size} photos, {rows} on every device{parts}"
+        )

@@ -2,19 +2,29 @@
 
 import collections
 import contextlib
-import math
 import time
 
 import jax
 
-from colorize_jax.errors import NonFiniteError
+RUN_AHEAD = 2  # steps that the host may be ahead of the devices
 
-_RUN_AHEAD = 2  # steps that the host may be ahead of the devices
+
+class NonFiniteStep(Exception):
+    """The latch of the state has caught a step; the state is as it was before that one.
+
+    Attributes:
+        step: its number, from 1.
+        metrics: what it gave, some of it not finite.
+    """
+
+    def __init__(self, step: int, metrics: dict[str, float]):
+        super().__init__(f"step {step} is not finite")
+        self.step, self.metrics = step, metrics
 
 
 class Meter:
-    """Leaves metrics on the devices until they are asked for, so that the host never waits for a
-    step that it does not have to wait for.
+    """Reads the metrics of a step once the devices are `RUN_AHEAD` steps further, so that the host
+    never waits for a step that it does not have to wait for.
 
     Args:
         batch_size: photos of a step.
@@ -31,16 +41,21 @@ class Meter:
         self._steps, self._waited = 0, 0.0
 
     def add(self, step: int, metrics: dict[str, jax.Array], *, waited: float) -> None:
-        """A step was started, after waiting so many seconds for its data."""
+        """A step was started, after waiting so many seconds for its data.
+
+        Raises:
+            NonFiniteStep: one of those before it was not finite.
+        """
         self._pending.append((step, metrics))
         self._steps += 1
         self._waited += waited
-        if len(self._pending) > _RUN_AHEAD:
-            jax.block_until_ready(self._pending[-1 - _RUN_AHEAD][1])
+        while len(self._pending) > RUN_AHEAD:
+            self._read_oldest()
 
-    def compiled(self) -> None:
-        """Waits for the first step, whose time does not count: most of it was compilation."""
-        jax.block_until_ready(self._pending[-1][1])
+    def restart(self) -> None:
+        """Waits for the steps so far, whose time does not count: the first loads the program."""
+        if self._pending:
+            jax.block_until_ready(self._pending[-1][1])
         self._restart_clock()
 
     @contextlib.contextmanager
@@ -53,18 +68,17 @@ class Meter:
         self._excluded += time.monotonic() - began
 
     def check(self) -> None:
-        """Waits for all steps; NonFiniteError if one since the last log was not finite."""
+        """Waits for all steps; NonFiniteStep if one of them was not finite."""
         while self._pending:
-            step, metrics = self._pending.popleft()
-            values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-            if not all(map(math.isfinite, values.values())):
-                first = (step - 1) * self._batch_size
-                shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-                raise NonFiniteError(
-                    f"step {step} is not finite ({shown}); its batch holds the positions {first} "
-                    f"to {first + self._batch_size - 1} of the data"
-                )
-            self._values.append(values)
+            self._read_oldest()
+
+    def _read_oldest(self) -> None:
+        step, metrics = self._pending.popleft()
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if values.pop("nonfinite"):
+            self._pending.clear()  # the latch has held these back
+            raise NonFiniteStep(step, values)
+        self._values.append(values)
 
     def finish(self) -> dict[str, float]:
         """{"train/...": mean since the last log}, and the speed unless no step was timed."""

@@ -1,6 +1,7 @@
 """What a run shows: a progress bar or plain lines, metrics.jsonl, TensorBoard, pictures."""
 
 from collections.abc import Sequence
+import io
 import json
 import pathlib
 import sys
@@ -9,12 +10,27 @@ import time
 import jax
 import numpy as np
 from PIL import Image
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
+
+from colorize_jax.errors import why
+
+FLUSH_SECONDS = 10.0  # between two writes of TensorBoard's file, each of which waits for the disk
+
+
+def say(text: str) -> None:
+    """A line on the first host's terminal, one that does not tear a progress bar."""
+    if jax.process_index() == 0:
+        tqdm.write(text, file=sys.stderr)
+        sys.stderr.flush()
 
 
 class Report:
-    """Writes on the first host only; use as a context manager.
+    """Writes on the first host only; use as a context manager. A disk that takes nothing is said
+    once, and the rows are kept until it does.
 
     Args:
         workdir: where everything goes.
@@ -29,10 +45,9 @@ class Report:
         if self._writes:
             (workdir / "images").mkdir(parents=True, exist_ok=True)
             cut_rows(workdir / "metrics.jsonl", step or -1)
-            self._rows = (workdir / "metrics.jsonl").open("a")
-            self._board = SummaryWriter(
-                str(workdir / "tensorboard"), purge_step=step + 1 if step else 0
-            )
+            self._rows = Rows(workdir / "metrics.jsonl")
+            self._board = Board(workdir / "tensorboard", step)
+        self._complained = False
         self._clock = Clock(step)
 
     def __enter__(self):
@@ -42,13 +57,11 @@ class Report:
         if self._bar is not None:
             self._bar.close()
         if self._writes:
-            self._rows.close()
-            self._board.close()
+            self._trying(self._board.close)
 
-    def started(self, step: int, compile_seconds: float) -> None:
-        """The first step is done: from here on time is counted, without the compilation."""
+    def started(self, step: int) -> None:
+        """The first step is done: from here on time is counted."""
         self._clock = Clock(step)
-        self.say(f"compiled in {compile_seconds:.1f} s")
         if self._writes and sys.stderr.isatty():
             self._bar = tqdm(total=self._steps, initial=step, unit="step", dynamic_ncols=True)
 
@@ -56,10 +69,18 @@ class Report:
         """One row of metrics.jsonl, and the same numbers for TensorBoard."""
         if not self._writes:
             return
-        self._rows.write(json.dumps({"step": step} | values) + "\n")
-        self._rows.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        self._trying(self._rows.add, {"step": step} | values)
+        scalars = [summary.scalar(name, value).value[0] for name, value in values.items()]
+        self._trying(self._board.add, step, Summary(value=scalars))
+
+    def _trying(self, function, *arguments) -> None:
+        try:
+            function(*arguments)
+            self._complained = False
+        except OSError as error:
+            if not self._complained:
+                say(f"{self._workdir} cannot be written to: {why(error)}; the run goes on")
+            self._complained = True
 
     def progress(self, step: int, values: dict[str, float]) -> None:
         """A row of training metrics, on the bar or as a line with the time left."""
@@ -73,23 +94,67 @@ class Report:
             self._bar.set_postfix_str(numbers)
         else:
             left = duration(self._clock.left(step, self._steps))
-            self.say(f"step {step}/{self._steps}  {numbers}  {left} left")
+            say(f"step {step}/{self._steps}  {numbers}  {left} left")
 
     def evaluation(self, step: int, values: dict[str, float], strips: Sequence[np.ndarray]) -> None:
         """A row of scores, and images/<step>.png: one strip below the other."""
         self.write(step, values)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-        self.say(f"step {step}/{self._steps}  {shown}")
+        say(f"step {step}/{self._steps}  {shown}")
         if self._writes and len(strips):
             grid = picture_grid(np.stack(strips))
-            Image.fromarray(grid).save(self._workdir / "images" / f"{step}.png")
-            self._board.add_image("pictures", grid, step, dataformats="HWC")
-            self._board.flush()
+            picture = Summary.Image(
+                height=grid.shape[0], width=grid.shape[1], colorspace=3,
+                encoded_image_string=png(grid),
+            )  # fmt: skip
+            path = self._workdir / "images" / f"{step}.png"
+            self._trying(path.write_bytes, picture.encoded_image_string)
+            value = Summary.Value(tag="pictures", image=picture)
+            self._trying(self._board.add, step, Summary(value=[value]))
 
-    def say(self, text: str) -> None:
-        """A line that does not tear the bar."""
-        if self._writes:
-            tqdm.write(text, file=sys.stderr)
+
+class Rows:
+    """Appends objects to a file, one a line, whole lines only."""
+
+    def __init__(self, path: pathlib.Path):
+        self._path, self._unwritten = path, b""
+
+    def add(self, row: dict) -> None:
+        """Writes the row, and those before it that could not be written; OSError if it cannot."""
+        self._unwritten += json.dumps(row).encode() + b"\n"
+        with self._path.open("ab", buffering=0) as file:
+            end = file.tell()
+            try:
+                written = file.write(self._unwritten)
+                if written != len(self._unwritten):
+                    raise OSError(None, "no space left for a whole line")
+            except OSError:
+                file.truncate(end)
+                raise
+        self._unwritten = b""
+
+
+class Board:
+    """TensorBoard's file. SummaryWriter has a thread that dies of a full disk and then blocks."""
+
+    def __init__(self, folder: pathlib.Path, step: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"))
+        start = Event(wall_time=time.time(), step=step + 1 if step else 0)
+        start.session_log.status = SessionLog.START  # what a killed run wrote after it is void
+        self._writer.write_event(start)
+        self._flushed = time.monotonic()
+
+    def add(self, step: int, values: Summary) -> None:
+        """Scalars or pictures of a step; OSError if they cannot be written."""
+        self._writer.write_event(Event(wall_time=time.time(), step=step, summary=values))
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self._writer.flush()
+            self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        """Writes what is left."""
+        self._writer.close()
 
 
 class Clock:
@@ -112,6 +177,13 @@ def duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def png(picture: np.ndarray) -> bytes:
+    """uint8 [height, width, 3] as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, format="png")
+    return file.getvalue()
 
 
 def picture_grid(strips: np.ndarray, gap: int = 2) -> np.ndarray:

@@ -14,12 +14,17 @@ Tree = Any
 
 @flax.struct.dataclass
 class TrainState:
-    """All that training changes. Keys are not in it: they derive from (seed, step, row)."""
+    """All that training changes. Keys are not in it: they derive from (seed, step, row).
+
+    `nonfinite` is the latch: 0, or the number (from 1) of the first step whose loss or gradient was
+    not finite. That step, and all after it, leave everything else as it was before.
+    """
 
     step: jax.Array
     params: Tree
     batch_stats: Tree
     opt_state: Tree
+    nonfinite: jax.Array
 
     @property
     def variables(self) -> dict[str, Tree]:
@@ -37,6 +42,17 @@ def init_state(key: jax.Array, task: Task, optimizer, batch: Batch) -> TrainStat
         params=params,
         batch_stats=variables.get("batch_stats", {}),
         opt_state=optimizer.init(params),
+        nonfinite=jnp.zeros((), jnp.int32),
+    )
+
+
+def pass_over(state: TrainState, step: int) -> TrainState:
+    """The latched state, ready to go on behind that step; the schedule counts it as done."""
+    count = jnp.asarray(step, jnp.int32)
+    return state.replace(
+        step=count,
+        opt_state=optax.tree.set(state.opt_state, count=count),
+        nonfinite=jnp.zeros((), jnp.int32),
     )
 
 
@@ -60,7 +76,8 @@ def train_step(
             batch norm sees, and normalizes by, one part at a time.
 
     Returns:
-        The state after the step, and float32 scalars of this step: the losses and `grad_norm`.
+        The state after the step, and scalars of this step: the losses and `grad_norm`, float32, and
+        `nonfinite`, int32, the latch of the state.
     """
     axis, rows_here = task.axis_name, len(batch["image"])
     key = jax.random.fold_in(key, state.step)
@@ -73,15 +90,8 @@ def train_step(
     keys = row_keys(points_key, rows)
 
     def sums(params, batch_stats, batch, keys, dropout_key):
-        inputs, targets = task.prepare(keys, batch)
-        outputs, updated = task.model.apply(
-            {"params": params, "batch_stats": batch_stats},
-            *inputs,
-            train=True,
-            rngs={"dropout": dropout_key},
-            mutable=["batch_stats"],
-        )
-        values, counts = task.loss(outputs, targets)
+        variables = {"params": params, "batch_stats": batch_stats}
+        values, counts, updated = forward(task, variables, batch, keys, dropout_key)
         values = {name: value.sum() for name, value in values.items()}
         return values["loss"], (values, counts.sum(), updated.get("batch_stats", {}))
 
@@ -100,7 +110,7 @@ def train_step(
             state.params, state.batch_stats, batch, keys, dropout_key
         )
     else:
-        parts = jax.tree.map(lambda x: _interleave(x, microbatches), (batch, keys))
+        parts = jax.tree.map(lambda x: interleave(x, microbatches), (batch, keys))
         shapes = jax.eval_shape(
             gradient_of, state.params, state.batch_stats, *jax.tree.map(lambda x: x[0], parts), key
         )
@@ -118,16 +128,53 @@ def train_step(
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     metrics = {name: value / count for name, value in values.items()}
     metrics["grad_norm"] = optax.tree.norm(grads)
-    state = TrainState(
+
+    finite = all_finite((metrics, batch_stats))
+    updated = TrainState(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         batch_stats=batch_stats,
         opt_state=opt_state,
+        nonfinite=state.nonfinite,
     )
-    return state, metrics
+    kept = state.replace(
+        nonfinite=jnp.where((state.nonfinite == 0) & ~finite, state.step + 1, state.nonfinite)
+    )
+    good = finite & (state.nonfinite == 0)
+    state = jax.tree.map(lambda new, old: jnp.where(good, new, old), updated, kept)
+    return state, metrics | {"nonfinite": state.nonfinite}
 
 
-def _interleave(x: jax.Array, parts: int) -> jax.Array:
+def forward(
+    task: Task, variables: Tree, batch: Batch, keys: jax.Array, dropout_key: jax.Array, **options
+) -> tuple[dict[str, jax.Array], jax.Array, dict[str, Tree]]:
+    """The network in training mode on a batch, or on one microbatch.
+
+    Args:
+        options: for `model.apply`.
+
+    Returns:
+        The task's losses and counts of every row, and the collections that changed.
+    """
+    inputs, targets = task.prepare(keys, batch)
+    outputs, updated = task.model.apply(
+        variables,
+        *inputs,
+        train=True,
+        rngs={"dropout": dropout_key},
+        mutable=["batch_stats", "intermediates"],
+        **options,
+    )
+    values, counts = task.loss(outputs, targets)
+    return values, counts, updated
+
+
+def all_finite(tree: Tree) -> jax.Array:
+    """Whether every number of a tree of floats is finite."""
+    return jnp.all(jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]))
+
+
+def interleave(x: jax.Array, parts: int) -> jax.Array:
     """[batch, ...] -> [parts, batch / parts, ...] with row r in part r mod parts.
 
     Every part then holds rows of every device, and no row moves between devices.

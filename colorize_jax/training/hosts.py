@@ -1,0 +1,110 @@
+"""Several processes of one run: starting them together, and what they agree upon."""
+
+import collections
+import os
+import sys
+
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+from colorize_jax.errors import ConfigError
+from colorize_jax.training import sharding
+
+MODES = ("auto", "off", "explicit")
+_LAG = 2  # calls that an answer comes later, so that nobody waits for it
+
+
+def start(settings) -> None:
+    """Joins the run's other processes, before anything else asks JAX for devices.
+
+    Args:
+        settings: `config.distributed`. With mode "auto" JAX looks for a cluster that it knows
+            (SLURM, Cloud TPU, Open MPI, Kubernetes) and without one the process is alone.
+
+    Raises:
+        ConfigError: the settings contradict each other, or the others were not found.
+    """
+    mode, coordinator = settings.mode, settings.coordinator
+    if mode not in MODES:
+        raise ConfigError(f"config.distributed.mode={mode!r}; known: {', '.join(MODES)}")
+    if mode != "explicit" and (coordinator or settings.count or settings.id != -1):
+        raise ConfigError(
+            "config.distributed.coordinator, count and id are for "
+            f"config.distributed.mode=explicit; it is {mode}"
+        )
+    if mode == "off":
+        return
+    try:
+        if mode == "explicit":
+            if ":" not in coordinator or not 0 <= settings.id < settings.count:
+                raise ConfigError(
+                    "config.distributed.mode=explicit needs coordinator=HOST:PORT of process 0, "
+                    "count of the processes, and id from 0 to count - 1; they are "
+                    f"{coordinator!r}, {settings.count} and {settings.id}"
+                )
+            jax.distributed.initialize(coordinator, settings.count, settings.id)
+        else:
+            jax.distributed.initialize()
+    except ValueError as error:
+        if mode == "auto" and "coordinator_address" in str(error):  # JAX found no cluster
+            return
+        raise ConfigError(f"jax.distributed could not be started: {error}") from error
+    except jax.errors.JaxRuntimeError as error:
+        raise ConfigError(f"the other processes of the run were not found: {error}") from error
+    print(describe(), file=sys.stderr, flush=True)
+
+
+def describe() -> str:
+    """Who this process is, in one line."""
+    here, everywhere = jax.local_devices(), jax.device_count()
+    return (
+        f"host {jax.process_index()} of {jax.process_count()}: "
+        f"{len(here)} of {everywhere} x {here[0].device_kind}"
+    )
+
+
+def leave(code: int) -> None:
+    """Ends a process that failed while others wait for it.
+
+    Leaving in good order would wait for them, and they for it; so JAX's coordinator sees it gone,
+    and ends them too.
+    """
+    sys.stderr.flush()
+    if jax.distributed.is_initialized() and jax.process_count() > 1:
+        os._exit(code)
+    sys.exit(code)
+
+
+def first_says(value: int) -> int:
+    """What the first host says, on all of them."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.int64(value)))
+
+
+class Agreement:
+    """Whether any host wishes something: all get the same answer at the same call.
+
+    With several hosts the answer is that to the wishes of `_LAG` calls ago, which the devices have
+    reduced by then; nobody waits. Every host must ask equally often.
+    """
+
+    def __init__(self, mesh):
+        self._mesh = mesh
+        self._pending: collections.deque[jax.Array] = collections.deque()
+        self._any = jax.jit(lambda wishes: wishes.any(0), out_shardings=sharding.replicated(mesh))
+
+    def any(self, *wishes: bool) -> tuple[bool, ...]:
+        """The wishes of this host -> those that at least one has."""
+        if jax.process_count() == 1:
+            return wishes
+        rows = {"wishes": np.tile(np.array(wishes), (jax.local_device_count(), 1))}
+        self._pending.append(self._any(sharding.put_batch(rows, self._mesh)["wishes"]))
+        if len(self._pending) <= _LAG:
+            return (False,) * len(wishes)
+        return tuple(np.asarray(self._pending.popleft()).tolist())
+
+    def forget(self) -> None:
+        """Answers under way: what was wished before something was done about it."""
+        self._pending.clear()

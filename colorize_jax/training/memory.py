@@ -1,0 +1,115 @@
+"""How much memory of a device a step needs, how much there is, and what lowers the need."""
+
+from collections.abc import Callable
+import contextlib
+import os
+from typing import Any
+
+import jax
+
+from colorize_jax.errors import OutOfMemoryError
+
+Compiled = Any  # jax.stages.Compiled
+GIB = 2**30
+# What a device must have free beyond the compiler's own count: evaluation, fragmentation.
+_MARGIN = 1.1
+
+
+def need(compiled: Compiled) -> int:
+    """Bytes on every device: state, batch and what the step computes in between."""
+    counted = compiled.memory_analysis()
+    return (
+        counted.argument_size_in_bytes
+        + counted.output_size_in_bytes
+        - counted.alias_size_in_bytes
+        + counted.temp_size_in_bytes
+        + counted.generated_code_size_in_bytes
+    )
+
+
+def available(device: jax.Device) -> int:
+    """Bytes of the device; on CPU, its share of the machine's free memory."""
+    statistics = device.memory_stats()
+    if statistics and "bytes_limit" in statistics:
+        return statistics["bytes_limit"]
+    pages = os.sysconf("SC_AVPHYS_PAGES")
+    with contextlib.suppress(OSError), open("/proc/meminfo") as file:
+        for line in file:
+            if line.startswith("MemAvailable:"):  # counts what the page cache would give back
+                pages = int(line.split()[1]) * 1024 // os.sysconf("SC_PAGE_SIZE")
+    return pages * os.sysconf("SC_PAGE_SIZE") // jax.local_device_count()
+
+
+def smallest_that_fits(
+    compile_step: Callable[[int], Compiled], rows: int, limit: int
+) -> tuple[int, Compiled]:
+    """The smallest number of microbatches whose step fits.
+
+    Args:
+        compile_step: number of microbatches -> the compiled step.
+        rows: of the batch on every device; the number divides it.
+        limit: bytes that a device has.
+
+    Returns:
+        That number, and the step compiled for it.
+
+    Raises:
+        OutOfMemoryError: even single rows do not fit.
+    """
+    for microbatches in (m for m in range(1, rows + 1) if rows % m == 0):
+        try:
+            compiled = compile_step(microbatches)
+        except jax.errors.JaxRuntimeError as error:
+            if not exhausted(error):
+                raise
+            continue  # some backends refuse while they compile
+        if need(compiled) * _MARGIN <= limit:
+            return microbatches, compiled
+    raise OutOfMemoryError(
+        f"even with config.microbatches={rows}, one row at a time, the step does not fit into the "
+        f"{limit / GIB:.2f} GiB of a device; config.model.dtype=bfloat16, config.model.remat=True, "
+        "smaller config.data.crop or config.model.width lower the need"
+    )
+
+
+def exhausted(error: BaseException) -> bool:
+    """Whether JAX gave up for want of memory."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+
+
+@contextlib.contextmanager
+def explained(config, mesh, needed: Callable[[], tuple[int, int]]):
+    """OutOfMemoryError, with what can be done, in place of what JAX says.
+
+    Args:
+        config: of the run.
+        mesh: its devices.
+        needed: gives the microbatches and the bytes of the compiled step, 0 while it is not known.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not exhausted(error):
+            raise
+        microbatches, size = needed()
+        rows = config.data.batch_size // mesh.size
+        devices = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
+        estimate = (
+            f" By the compiler's count it needs {size / GIB:.2f} GiB on each." if size else ""
+        )
+        smaller = [m for m in range(microbatches + 1, rows + 1) if rows % m == 0]
+        advice = [
+            f"config.microbatches={smaller[0]} (or 0, which finds the smallest number that fits)"
+            if smaller
+            else "a smaller config.data.batch_size",
+        ]
+        if config.model.dtype != "bfloat16":
+            advice.append("config.model.dtype=bfloat16")
+        if not config.model.remat:
+            advice.append("config.model.remat=True")
+        raise OutOfMemoryError(
+            f"out of memory: a step of {config.data.batch_size} crops of {config.data.crop} pixels "
+            f"in {microbatches} microbatch(es), {rows} crops a device, does not fit on {devices}."
+            f"{estimate} Lower it with {', '.join(advice)}, or a smaller config.data.crop. "
+            f"JAX said: {str(error).splitlines()[0]}"
+        ) from None

@@ -1,0 +1,183 @@
+"""A step that was not finite: the report that a run leaves of it, and its replay."""
+
+from collections.abc import Iterator
+import json
+import pathlib
+
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import numpy as np
+import optax
+
+from colorize_jax.data import pipeline, sources
+from colorize_jax.errors import CheckpointError
+from colorize_jax.tasks.task import make_task
+from colorize_jax.training import checkpoint, optimizers, same_run, sharding
+from colorize_jax.training.meter import NonFiniteStep
+from colorize_jax.training.report import picture_grid, png, say
+from colorize_jax.training.step import TrainState, forward, init_state, interleave, row_keys
+
+
+def write_report(
+    workdir: pathlib.Path,
+    config: ConfigDict,
+    found: NonFiniteStep,
+    state: TrainState,
+    photos: sources.Photos,
+    microbatches: int,
+) -> pathlib.Path:
+    """`nonfinite_<step>.json`, with the state before that step in the folder of the same name.
+
+    All hosts must call it, since all hold the state.
+    """
+    path = workdir / f"nonfinite_{found.step}.json"
+    checkpoint.write(path.with_suffix("").absolute(), state, {"step": found.step})
+    batch_size = config.data.batch_size
+    positions = range((found.step - 1) * batch_size, found.step * batch_size)
+    order = photos.order(config.seed)
+    report = {
+        "step": found.step,
+        "metrics": {name: repr(value) for name, value in found.metrics.items()},
+        "microbatches": microbatches,
+        "positions": list(positions),
+        "records": [photos.name(order[position]) for position in positions],
+        "config": same_run.plain(config),
+    }
+    if jax.process_index() == 0:
+        path.write_text(json.dumps(report, indent=1) + "\n")
+    return path
+
+
+def replay(config: ConfigDict, workdir: pathlib.Path) -> dict:
+    """Runs the step of a report again, with the settings of `config`, and tells what it gives.
+
+    Shows, and leaves in `workdir` as replay_<step>.json and .png: the batch with the loss of every
+    record, the largest activation of every layer in the order of computation, and the gradient of
+    every parameter.
+
+    Raises:
+        CheckpointError: the report is not one, or does not fit the config.
+        DataError: the photos are gone.
+    """
+    report, folder = _read(pathlib.Path(config.replay))
+    then = ConfigDict(report["config"])
+    for line in same_run.differences(report["config"], config):
+        say(f"other than in the run: {line.strip()}")
+    photos, _ = sources.open_splits(config.data.source, config.data.holdout)
+    step, microbatches = report["step"], config.microbatches or report["microbatches"]
+    batches = pipeline.training_batches(photos, config, start=step - 1, stop=step)
+    batch = next(batches)
+    batches.close()
+    batch.pop("bad")
+    order = photos.order(config.seed)
+    names = [photos.name(order[position]) for position in batch["position"].tolist()]
+    if names != report["records"]:
+        raise CheckpointError(
+            f"{config.data.source} no longer gives the records of {config.replay}: the batch now "
+            f"begins with {names[0]} instead of {report['records'][0]}; was {then.data.source}"
+        )
+
+    task = make_task(config)
+    schedule = optimizers.make_schedule(config, len(photos))
+    optimizer = optimizers.make_optimizer(config, schedule)
+    here = sharding.replicated(sharding.make_mesh(jax.local_devices()[:1]))
+    key = jax.random.key(config.seed)
+    shapes = jax.eval_shape(lambda key: init_state(key, task, optimizer, batch), key)
+    state = checkpoint.read(folder, shapes, here)
+    records, layers, gradients = _look(task, state, batch, key, microbatches)
+    result = {
+        "step": step,
+        "records": [{"name": n, **r} for n, r in zip(names, records, strict=True)],
+        "activations": layers,
+        "gradients": gradients,
+    }
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / f"replay_{step}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (workdir / f"replay_{step}.png").write_bytes(png(picture_grid(batch["image"])))
+    say("\n".join(_table(result)))
+    say(f"written to {workdir}/replay_{step}.json; the batch is replay_{step}.png beside it")
+    return result
+
+
+def _read(path: pathlib.Path) -> tuple[dict, pathlib.Path]:
+    try:
+        report = json.loads(path.read_text())
+        _ = report["step"], report["records"], report["config"], report["microbatches"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"config.replay={path} is no nonfinite_<step>.json of a run: {error!r}"
+        ) from error
+    folder = path.absolute().with_suffix("")
+    if not folder.is_dir():
+        raise CheckpointError(f"the state of {path} is missing: it was in the folder {folder}")
+    return report, folder
+
+
+def _look(task, state, batch, key, microbatches) -> tuple[list[dict], dict, dict]:
+    """The losses of the records, the activations and the gradients of one step."""
+    points_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
+    keys = row_keys(points_key, jnp.arange(len(batch["image"])))
+    parts = jax.tree.map(lambda x: interleave(jnp.asarray(x), microbatches), (batch, keys))
+    names: list[str] = []
+
+    def total(params, batch_stats, batch, keys, dropout_key):
+        variables = {"params": params, "batch_stats": batch_stats}
+        values, counts, updated = forward(
+            task, variables, batch, keys, dropout_key, capture_intermediates=True
+        )
+        maps = dict(_arrays(updated.get("intermediates", {})))
+        names[:] = maps  # in the order of computation, which a dict out of jit would lose
+        largest = jnp.array([jnp.abs(x).max() for x in maps.values()])
+        batch_stats = updated.get("batch_stats", {})
+        return values["loss"].sum(), (values["loss"], counts, largest, batch_stats)
+
+    gradient_of = jax.jit(jax.grad(total, has_aux=True))
+    batch_stats, losses, counts, largest, gradients = state.batch_stats, [], [], 0.0, None
+    for i in range(microbatches):
+        part, part_keys = jax.tree.map(lambda x, i=i: x[i], parts)
+        dropout = jax.random.fold_in(dropout_key, i) if microbatches > 1 else dropout_key
+        found, (loss, count, peak, batch_stats) = gradient_of(
+            state.params, batch_stats, part, part_keys, dropout
+        )
+        losses.append(loss)
+        counts.append(count)
+        largest = np.maximum(largest, peak)  # NaN stays NaN
+        gradients = found if gradients is None else jax.tree.map(jnp.add, gradients, found)
+    rows = zip(
+        np.stack(losses, 1).ravel().tolist(), np.stack(counts, 1).ravel().tolist(), strict=True
+    )
+    records = [{"loss": loss / max(count, 1)} for loss, count in rows]
+    norms = {
+        "/".join(path): float(optax.tree.norm(gradient))
+        for path, gradient in traverse_util.flatten_dict(gradients).items()
+    }
+    return records, dict(zip(names, np.asarray(largest).tolist(), strict=True)), norms
+
+
+def _arrays(intermediates) -> Iterator[tuple[str, jax.Array]]:
+    """Every module's output by the module's name."""
+    for path, outputs in traverse_util.flatten_dict(intermediates).items():
+        for array in jax.tree.leaves(outputs)[:1]:
+            if len(jax.tree.leaves(outputs)) == 1:
+                yield "/".join(path[:-1]) or "output", array
+
+
+def _table(result: dict) -> list[str]:
+    lines = ["", f"step {result['step']}, record by record:"]
+    for row in result["records"]:
+        lines.append(f"  {_number(row['loss'])}  {row['name']}")
+    for title, values in (
+        ("largest activation, layer by layer", result["activations"]),
+        ("norm of the gradient, parameter by parameter", result["gradients"]),
+    ):
+        lines += ["", f"{title}:"]
+        lines += [f"  {_number(value)}  {name}" for name, value in values.items()]
+    bad = [name for name, value in result["activations"].items() if not np.isfinite(value)]
+    lines += ["", f"the first layer that is not finite: {bad[0]}" if bad else "all layers finite"]
+    return lines
+
+
+def _number(value: float) -> str:
+    return f"{value:12.5g}" + ("  " if np.isfinite(value) else " !")

@@ -1,0 +1,91 @@
+"""Whether a workdir holds the run that is asked for: the same settings, the same photos."""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from colorize_jax.config import default_config
+from colorize_jax.errors import CheckpointError
+from colorize_jax.training import checkpoint
+
+
+def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
+    """`config.json`, replaced in one go, by the first host."""
+    if jax.process_index():
+        return
+    draft = workdir / "config.json.tmp"
+    draft.write_text(json.dumps(plain(config), indent=2) + "\n")
+    draft.replace(workdir / "config.json")
+
+
+def plain(config: ConfigDict) -> dict:
+    """The config as JSON has it: references resolved, tuples as lists."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+# Settings that change neither the parameters nor what is measured: free to differ on resume.
+FREE = (
+    "checkpoint.", "log.", "eval.every", "eval.pictures", "data.threads", "data.workers",
+    "data.max_bad_fraction", "distributed.", "nonfinite_skips", "replay",
+)  # fmt: skip
+
+
+def check_config(workdir: pathlib.Path, config: ConfigDict) -> None:
+    """CheckpointError, naming the fields, if the workdir holds the run of another config."""
+    path = workdir / "config.json"
+    begun = any(p.name.isdigit() for p in (workdir / checkpoint.FOLDER).glob("*"))
+    if not path.exists() or not begun:  # a run without a checkpoint has nothing to spoil
+        return
+    try:
+        changed = differences(json.loads(path.read_text()), config)
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged ({error}): was it edited?") from error
+    if changed and not config.checkpoint.accept_changes:
+        raise CheckpointError(
+            f"{workdir} holds the run of another config. Use another --workdir, set back what "
+            "follows, or go on all the same with --config.checkpoint.accept_changes=True:\n"
+            + "\n".join(changed)
+        )
+
+
+def differences(before: dict, config: ConfigDict) -> list[str]:
+    """One line for every setting that matters and is another than in a config of before."""
+    # A field that was not known then had the value that is its default now.
+    before = _flat(plain(default_config())) | _flat(before)
+    now = _flat(plain(config))
+    return [
+        f"  config.{name}: {before.get(name, 'absent')!r} there, {now.get(name, 'absent')!r} here"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name) and not name.startswith(FREE)
+    ]
+
+
+def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def check_photos(
+    workdir: pathlib.Path, config: ConfigDict, note: dict, photos: int, digest: str
+) -> None:
+    """CheckpointError if the source does not hold the photos that the run began with.
+
+    Args:
+        note: of the checkpoint.
+        photos: number of those to train on, now.
+        digest: of their names and of those held out, now.
+    """
+    if note["names"] != digest and not config.checkpoint.accept_changes:
+        raise CheckpointError(
+            f"{config.data.source} now has {photos} photos to train on, and had {note['photos']} "
+            f"when {workdir} was started, or others: the run cannot go on as it began. To go on "
+            "all the same: --config.checkpoint.accept_changes=True"
+        )

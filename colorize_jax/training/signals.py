@@ -1,0 +1,95 @@
+"""SIGTERM and SIGINT: the first asks the run to save and stop, the second ends it at once."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+
+from colorize_jax.errors import Interrupted
+
+CAUGHT = (signal.SIGTERM, signal.SIGINT)
+CLOSING_SECONDS = 10.0  # what readers and writers get to close once everything is saved
+
+
+class Stop(BaseException):
+    """Raised where a run can leave off; no `except Exception` on the way may swallow it."""
+
+
+class Signals:
+    """Catches the signals while it is entered (in the main thread; elsewhere it does nothing).
+
+    The first one only sets `received`, except in an `interruptible` block, which it ends. A thread
+    of its own watches for the second one, since Python runs no handler while XLA compiles. In a
+    notebook the second one is a KeyboardInterrupt and leaves the kernel alone.
+    """
+
+    def __init__(self):
+        self.received: str | None = None
+        self._interruptible = False
+        self._notebook = "ipykernel" in sys.modules
+
+    def __enter__(self):
+        self._installed = threading.current_thread() is threading.main_thread()
+        if self._installed:
+            self._read, self._write = os.pipe()
+            os.set_blocking(self._write, False)
+            self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+            self._handlers = {number: signal.signal(number, self._handle) for number in CAUGHT}
+            self._thread = threading.Thread(target=self._watch, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if self._installed:
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(self._wakeup)
+            os.close(self._write)  # ends the thread
+            self._thread.join()
+            os.close(self._read)
+        if kind is Stop:
+            raise Interrupted(
+                f"{self.received}: stopped before the first step; the same command starts again"
+            ) from None
+
+    @contextlib.contextmanager
+    def interruptible(self):
+        """A signal raises `Stop` inside, at once: for waiting, where nothing can be lost."""
+        self._interruptible = True
+        try:
+            if self.received:
+                raise Stop
+            yield
+        finally:
+            self._interruptible = False
+
+    def leave_soon(self) -> None:
+        """Everything is saved: end the process even if some thread hangs on a dead disk."""
+        if self._installed and not self._notebook:
+            timer = threading.Timer(CLOSING_SECONDS, os._exit, (Interrupted.exit_code,))
+            timer.daemon = True
+            timer.start()
+
+    def _handle(self, number, frame):
+        if self.received and self._notebook and not self._interruptible:
+            raise KeyboardInterrupt
+        self.received = self.received or signal.Signals(number).name
+        if self._interruptible:
+            self._interruptible = False
+            raise Stop
+
+    def _watch(self):
+        first = True
+        while byte := os.read(self._read, 1):
+            if byte[0] not in CAUGHT:  # handlers of others tell here too
+                continue
+            name = signal.Signals(byte[0]).name
+            if first:
+                first, self.received = False, self.received or name
+                print(
+                    f"\n{name}: saving, then stopping; a second one stops at once",
+                    file=sys.stderr, flush=True,
+                )  # fmt: skip
+            elif not self._notebook:
+                os._exit(128 + byte[0])
