@@ -6,6 +6,7 @@ import sys
 from absl import app, flags, logging
 
 from colorize_jax.errors import ColorizeError, Interrupted
+from colorize_jax.training import signals
 
 
 def run(main: Callable, required: tuple[str, ...] = ("config",)) -> None:
@@ -21,6 +22,8 @@ def run(main: Callable, required: tuple[str, ...] = ("config",)) -> None:
         except (ColorizeError, OSError) as error:
             prefix = "" if isinstance(error, Interrupted) else "error: "
             print(f"{prefix}{error}", file=sys.stderr)
+            if isinstance(error, Interrupted):  # Python would wait for threads on a dead disk
+                signals.leave_within(signals.CLOSING_SECONDS, error.exit_code)
             _leave(getattr(error, "exit_code", 1))
 
     app.run(guarded, flags_parser=_parse)

@@ -206,6 +206,7 @@ def _lock(workdir: pathlib.Path):
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        file.close()
         raise CheckpointError(
             f"another process is training in {workdir}: wait for its end, or use another --workdir"
         ) from None

@@ -12,6 +12,14 @@ CAUGHT = (signal.SIGTERM, signal.SIGINT)
 CLOSING_SECONDS = 10.0  # what readers and writers get to close once everything is saved
 
 
+def leave_within(seconds: float, code: int) -> threading.Timer:
+    """Ends the process with that code, whatever else it does, unless the timer is cancelled."""
+    timer = threading.Timer(seconds, os._exit, (code,))
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
 class Stop(BaseException):
     """Raised where a run can leave off; no `except Exception` on the way may swallow it."""
 
@@ -27,6 +35,7 @@ class Signals:
     def __init__(self):
         self.received: str | None = None
         self._interruptible = False
+        self._timer: threading.Timer | None = None
         self._notebook = "ipykernel" in sys.modules
 
     def __enter__(self):
@@ -48,6 +57,8 @@ class Signals:
             os.close(self._write)  # ends the thread
             self._thread.join()
             os.close(self._read)
+        if self._timer is not None:
+            self._timer.cancel()
         if kind is Stop:
             raise Interrupted(
                 f"{self.received}: stopped before the first step; the same command starts again"
@@ -65,11 +76,9 @@ class Signals:
             self._interruptible = False
 
     def leave_soon(self) -> None:
-        """Everything is saved: end the process even if some thread hangs on a dead disk."""
+        """Everything is saved: if closing hangs on a dead disk, the process ends all the same."""
         if self._installed and not self._notebook:
-            timer = threading.Timer(CLOSING_SECONDS, os._exit, (Interrupted.exit_code,))
-            timer.daemon = True
-            timer.start()
+            self._timer = leave_within(CLOSING_SECONDS, Interrupted.exit_code)
 
     def _handle(self, number, frame):
         if self.received and self._notebook and not self._interruptible:

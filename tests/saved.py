@@ -1,0 +1,21 @@
+"""What a run has left in its workdir, for tests that compare runs."""
+
+import json
+import pathlib
+import warnings
+
+from orbax.checkpoint import v1 as ocp
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def rows(workdir):
+    """metrics.jsonl."""
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def state(workdir, step):
+    """The training state of a checkpoint, as plain dicts."""
+    with warnings.catch_warnings(action="ignore"):  # that no sharding is asked for
+        folder = workdir / "checkpoints" / str(step)
+        return ocp.load_checkpointables(folder, {"state": None})["state"]

@@ -1,0 +1,232 @@
+"""Checkpoints: what is damaged is found, said and done without; a full disk does not end a run."""
+
+import contextlib
+import json
+import os
+import resource
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+import tiny
+
+import colorize_jax
+from colorize_jax.errors import CheckpointError, SaveError
+from colorize_jax.training import checkpoint, loop, manifest
+from colorize_jax.training.step import TrainState
+
+HERE = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+
+def _state(step):
+    noise = jax.random.normal(jax.random.key(step), (200, 300))  # compresses to 200 kB
+    return TrainState(
+        step=jnp.int32(step),
+        params={"encoder": {"kernel": noise}},
+        batch_stats={},
+        opt_state=(noise + 1,),
+        nonfinite=jnp.int32(0),
+    )
+
+
+@pytest.fixture
+def said():
+    return []
+
+
+@pytest.fixture
+def opened(tmp_path, said):
+    """Opens the checkpoints of tmp_path as a new process would."""
+
+    @contextlib.contextmanager
+    def opened(**options):
+        with checkpoint.Checkpoints(
+            tmp_path, **({"keep": 3} | options), say=said.append
+        ) as checkpoints:
+            yield checkpoints
+
+    return opened
+
+
+def _save(opened, *steps, **options):
+    with opened(**options) as checkpoints:
+        for step in steps:
+            checkpoints.save(step, _state(step), {"step": step})
+
+
+def _largest(folder):
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def _delete(path):
+    path.unlink()
+
+
+def _truncate(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def _zero(path):
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def _overwrite(path):
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = bytes(64)
+    path.write_bytes(content)
+
+
+def _flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [_delete, _truncate, _zero, _overwrite, _flip])
+def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_it_used(
+    tmp_path, opened, said, damage
+):
+    _save(opened, 1, 2)
+    damage(_largest(tmp_path / "checkpoints" / "2"))
+    with opened() as checkpoints:
+        assert checkpoints.usable() == 1
+        restored = checkpoints.restore(1, jax.eval_shape(lambda: _state(0)), HERE)
+        chex.assert_trees_all_equal(restored, _state(1))
+        assert len(said) == 1 and "the checkpoint of step 2 is not used: " in said[0]
+        assert (tmp_path / "damaged" / "2").exists()  # for whoever wants to look at it
+        checkpoints.save(2, _state(2), {"step": 2})  # its place is free again
+    with opened() as checkpoints:
+        assert checkpoints.usable() == 2
+    assert len(said) == 1
+
+
+def test_the_manifest_lists_every_file(tmp_path, opened):
+    _save(opened, 1)
+    folder = tmp_path / "checkpoints" / "1"
+    listed = json.loads((folder / "manifest.json").read_text())["files"]
+    files = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    assert set(listed) == files - {"manifest.json"} and len(listed) > 5
+    for name in listed:
+        (folder / name).rename(tmp_path / "away")
+        assert name in manifest.problem(folder)
+        (tmp_path / "away").rename(folder / name)
+    assert manifest.problem(folder) is None
+    (folder / "manifest.json").write_text("{")
+    assert "cannot be read" in manifest.problem(folder)
+
+
+def test_a_checkpoint_killed_before_its_manifest_is_not_complete(tmp_path, opened, said):
+    _save(opened, 1, 2)
+    (tmp_path / "checkpoints" / "2" / "manifest.json").unlink()
+    (tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp").mkdir()  # as kill -9 leaves it
+    with opened() as checkpoints:
+        assert checkpoints.latest == 1 and checkpoints.usable() == 1
+    assert "killed before" in said[0]
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"1"}
+
+
+def test_if_the_only_save_was_cut_short_the_run_starts_again(tmp_path, opened):
+    _save(opened, 1)
+    (tmp_path / "checkpoints" / "1" / "manifest.json").unlink()
+    with opened() as checkpoints:
+        assert checkpoints.usable() is None
+
+
+def test_if_all_are_damaged_nothing_is_thrown_away(tmp_path, opened):
+    _save(opened, 1, 2)
+    for step in "12":
+        _flip(_largest(tmp_path / "checkpoints" / step))
+    with opened() as checkpoints, pytest.raises(CheckpointError, match="none of the checkpoints"):
+        checkpoints.usable()
+    assert {p.name for p in (tmp_path / "damaged").iterdir()} == {"1", "2"}
+
+
+def test_a_damaged_checkpoint_is_not_transferred_from(tmp_path):
+    loop.train(tiny.config(steps=3), tmp_path)
+    _flip(_largest(tmp_path / "checkpoints" / "3"))
+    with pytest.raises(CheckpointError, match="is damaged: the content of its file"):
+        colorize_jax.load_encoder(tmp_path)
+
+
+def test_old_ones_go_only_when_a_newer_one_is_complete(tmp_path, opened, monkeypatch):
+    _save(opened, 1, 2, keep=1)
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"2"}
+
+    def fail(folder):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(manifest, "write", fail)
+    _save(opened, 3, keep=1)
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"2"}
+
+
+@contextlib.contextmanager
+def _no_file_longer_than(size):
+    """What a full disk does to a write: the kernel refuses it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_save_that_the_disk_refuses_is_said_and_a_later_one_succeeds(
+    tmp_path, opened, said, caplog
+):
+    with opened() as checkpoints:
+        checkpoints.save(1, _state(1), {"step": 1})
+        checkpoints.wait()
+        with _no_file_longer_than(50_000):
+            for step in (2, 3):
+                checkpoints.save(step, _state(step), {"step": step})
+                checkpoints.wait()
+                assert checkpoints.failure
+                assert f"step {step} could not be saved" in said[-1]
+                assert "the newest is of step 1; the run goes on" in said[-1]
+        assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"1"}  # no litter
+        checkpoints.save(4, _state(4), {"step": 4})
+        checkpoints.wait()
+        assert checkpoints.failure is None and checkpoints.latest == 4
+    assert len(said) == 2 and "Traceback" not in caplog.text
+
+
+def test_a_run_goes_on_when_it_cannot_save_and_fails_at_its_end(tmp_path, monkeypatch, capfd):
+    plain = checkpoint.ocp.save_checkpointables_async
+    full = {2, 4}
+
+    def saving(path, tree, **options):
+        if int(path.name) in full:
+            raise OSError(28, "No space left on device", str(path))
+        return plain(path, tree, **options)
+
+    monkeypatch.setattr(checkpoint.ocp, "save_checkpointables_async", saving)
+    config = tiny.config(checkpoint__every=2)
+    loop.train(config, tmp_path / "room in time")
+    shown = capfd.readouterr().err
+    assert shown.count("could not be saved: No space left on device") == 2
+    full.add(6)
+    with pytest.raises(SaveError, match="all 6 steps are done, but the last state could not"):
+        loop.train(config, tmp_path / "never room")
+    assert "there is no checkpoint yet" in capfd.readouterr().err
+    assert not (tmp_path / "never room" / "results.json").exists()
+    full.clear()
+    loop.train(config, tmp_path / "never room")
+    assert (tmp_path / "never room" / "results.json").exists()
+
+
+def test_two_runs_in_one_workdir_are_refused(tmp_path, opened):
+    with opened(), pytest.raises(CheckpointError, match="another process is training in"), opened():
+        pass
+    with opened():
+        pass
+
+
+def test_a_checkpoint_of_another_network_is_a_sentence(opened):
+    _save(opened, 1)
+    shapes = jax.eval_shape(lambda: _state(0))
+    shapes = shapes.replace(params={"encoder": {"other": shapes.step}})
+    with opened() as checkpoints, pytest.raises(CheckpointError, match="does not fit this config"):
+        checkpoints.restore(1, shapes, HERE)
