@@ -178,6 +178,8 @@ def test_step_is_as_slow_as_its_slower_half_and_its_exchanges():
     assert step.compute == 400 / 50 and step.memory == 30 / 7.5 and step.alone == 8
     assert step.gradients == 3 + 1 and step.norm == 1 + 4
     assert step.total == 8 + 5 + 4 and step.overlapped == 13
+    assert dataclasses.replace(step, memory=9).alone == 9
+    assert dataclasses.replace(step, gradients=20).overlapped == 20
 
 
 @pytest.mark.parametrize("chip", cost.CHIPS, ids=lambda chip: chip.name)

@@ -233,16 +233,20 @@ def _limits(config, question, facts) -> str:
             def step(each, chip=chip, chips=chips):
                 return _step(config, question, facts, chip, chips, each)[1]
 
+            limits = (
+                lambda s: s.compute >= s.gradients,
+                lambda s: s.alone >= s.gradients,
+                lambda s: s.alone >= 0.9 * s.total,
+                lambda s: s.alone >= 0.9 * s.overlapped,
+            )
             rows.append([
                 chip.name, chips, f"{step(1).gradients * 1e3:.1f}",
-                smallest_rows(lambda n, step=step: step(n).alone >= step(n).gradients) or "none",
-                smallest_rows(lambda n, step=step: step(n).alone >= 0.9 * step(n).total) or "none",
-                smallest_rows(lambda n, step=step: step(n).alone >= 0.9 * step(n).overlapped)
-                or "none",
+                *(smallest_rows(lambda n, at=step, holds=holds: holds(at(n))) or "none"
+                  for holds in limits),
             ])  # fmt: skip
     header = (
-        "chip | chips | ms gradients | photos a chip: as long as the rest | 90 % efficiency | "
-        "90 % if overlapped"
+        "chip | chips | ms gradients | photos a chip: arithmetic as long | the rest as long | "
+        "90 % efficiency | 90 % if overlapped"
     )
     return f"**Where data parallelism stops paying, {config.model.dtype}**\n\n" + table(
         header, rows
