@@ -1,17 +1,22 @@
-r"""Measures speed on this machine.
+r"""Measures speed on this machine, or counts what a training step costs on others.
 
 python -m colorize_jax.bench data /data/photos
 python -m colorize_jax.bench memory /data/photos --count=100000
+python -m colorize_jax.bench cost --config=configs/vgg16_col.py
 """
 
 import argparse
+import ast
+import importlib.util
 import os
 import sys
 import tempfile
 
+from ml_collections import ConfigDict
+
 from colorize_jax.config import default_config
 from colorize_jax.data import benchmark, pack, sources
-from colorize_jax.errors import ColorizeError
+from colorize_jax.errors import ColorizeError, ConfigError
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -33,8 +38,12 @@ def main(arguments: list[str] | None = None) -> None:
     memory.add_argument("--count", type=int, default=100_000)
     memory.add_argument("--crop", type=int, default=352)
     memory.add_argument("--workers", type=int, default=0)
+    _add_cost(commands)
     settings = parser.parse_args(arguments)
     try:
+        if settings.command == "cost":
+            print(_cost(settings))
+            return
         photos, _ = sources.open_splits(settings.source, 0.001)
         if settings.command == "memory":
             config = default_config()
@@ -56,6 +65,99 @@ def main(arguments: list[str] | None = None) -> None:
             )  # fmt: skip
     except ColorizeError as error:
         sys.exit(f"error: {error}")
+
+
+def _add_cost(commands) -> None:
+    """Adds the command `cost`; its defaults are those of `Question`."""
+    command = commands.add_parser(
+        "cost", help="FLOPs, bytes and memory of a training step, and a model of its time"
+    )
+    command.add_argument("--config", required=True, help="recipe, as in main: FILE or FILE:VARIANT")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="such as model.width=0.5"
+    )
+    command.add_argument("--topology", default="", help="compile for this TPU slice: v5e:2x4")
+    command.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), help="to count")
+    numbers = {
+        "rows": "photos of one device in a step",
+        "microbatches": "memory of the most rows in so many parts",
+        "chips": "how many to model",
+        "global_batches": "batches over all chips to model",
+    }
+    for name, text in numbers.items():
+        command.add_argument(f"--{name}", type=int, nargs="+", help=text)
+    shares = {
+        "compute": "reached share of the peak arithmetic",
+        "memory": "reached share of the memory's bandwidth",
+        "links": "reached share of the links' speed",
+        "photo_bytes": "of a stored photo",
+        "core_rate": "photos a second that one core prepares",
+    }
+    for name, text in shares.items():
+        command.add_argument(f"--{name}", type=float, help=text)
+
+
+def _cost(settings) -> str:
+    # JAX starts only for the command that needs it.
+    from colorize_jax.training import cost, cost_report
+
+    def given(*names):
+        values = {name: getattr(settings, name) for name in names}
+        values = {name: value for name, value in values.items() if value is not None}
+        for name, value in values.items():
+            if name == "dtypes":
+                continue
+            smallest = min(value) if isinstance(value, list) else value
+            if smallest <= 0:
+                raise ConfigError(f"--{name} {smallest} must be positive")
+        return {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+
+    config = load_config(settings.config, settings.set)
+    question = cost_report.Question(
+        topology=settings.topology,
+        assumed=cost.Assumptions(**given("compute", "memory", "links")),
+        **given(
+            "dtypes", "rows", "microbatches", "chips", "global_batches", "photo_bytes", "core_rate"
+        ),
+    )
+    facts = cost_report.gather(config, question)
+    return cost_report.report(config, question, facts)
+
+
+def load_config(recipe: str, changes: list[str] = ()) -> ConfigDict:
+    """The config that `--config=FILE:VARIANT` names, for commands without absl's flags.
+
+    Args:
+        recipe: path of a file with `get_config(variant="")`, and the variant after a colon.
+        changes: "NAME=VALUE", as in "model.width=0.5".
+    """
+    path, _, variant = recipe.partition(":")
+    spec = importlib.util.spec_from_file_location("recipe", path)
+    if spec is None or not os.path.isfile(path):
+        raise ConfigError(f"--config={recipe}: there is no file {path}, or it is not Python")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # whatever the file's own code raises
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"--config={recipe}: cannot be read as a recipe: {reason}") from None
+    if not hasattr(module, "get_config"):
+        raise ConfigError(f"--config={recipe}: {path} has no function get_config")
+    config = module.get_config(variant) if variant else module.get_config()
+    for change in changes:
+        name, equals, text = change.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {change}: give NAME=VALUE")
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text
+        try:
+            config.update_from_flattened_dict({name: value})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"--set {change}: {reason}") from None
+    return config
 
 
 if __name__ == "__main__":
