@@ -4,9 +4,12 @@ import os
 import pathlib
 import tempfile
 
-import jax
-import numpy as np
-import pytest
+# Tests compile much and compute little: LLVM need not optimise. Before JAX reads it.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 4)
 # Many tests run the same small programs: each is compiled once in a session.

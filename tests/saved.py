@@ -14,8 +14,8 @@ def rows(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-def state(workdir, step):
-    """The training state of a checkpoint, as plain dicts."""
+def state(workdir, step, folder=None):
+    """The training state of a checkpoint, as plain dicts; or of another folder of the workdir."""
     with warnings.catch_warnings(action="ignore"):  # that no sharding is asked for
-        folder = workdir / "checkpoints" / str(step)
+        folder = workdir / (folder or f"checkpoints/{step}")
         return ocp.load_checkpointables(folder, {"state": None})["state"]

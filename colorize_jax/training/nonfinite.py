@@ -129,7 +129,7 @@ def _look(task, state, batch, key, microbatches) -> tuple[list[dict], dict, dict
         )
         maps = dict(_arrays(updated.get("intermediates", {})))
         names[:] = maps  # in the order of computation, which a dict out of jit would lose
-        largest = jnp.array([jnp.abs(x).max() for x in maps.values()])
+        largest = jnp.array([_largest(x) for x in maps.values()])
         batch_stats = updated.get("batch_stats", {})
         return values["loss"].sum(), (values["loss"], counts, largest, batch_stats)
 
@@ -154,6 +154,11 @@ def _look(task, state, batch, key, microbatches) -> tuple[list[dict], dict, dict
         for path, gradient in traverse_util.flatten_dict(gradients).items()
     }
     return records, dict(zip(names, np.asarray(largest).tolist(), strict=True)), norms
+
+
+def _largest(x: jax.Array) -> jax.Array:
+    """NaN if any is not finite: XLA's maximum on CPU may lose a NaN, and so may a ReLU."""
+    return jnp.where(jnp.isfinite(x).all(), jnp.abs(x).max(), jnp.nan)
 
 
 def _arrays(intermediates) -> Iterator[tuple[str, jax.Array]]:
