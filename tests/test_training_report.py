@@ -1,9 +1,12 @@
 """Rows, pictures, time left."""
 
 import json
+import resource
+import struct
 
 import numpy as np
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
 from colorize_jax.training import report
 from colorize_jax.training.meter import Meter, NonFiniteStep
@@ -90,3 +93,42 @@ def test_a_terminal_gets_a_bar(tmp_path, monkeypatch, capsys):
         written.progress(2, {"train/loss": 0.25})
     shown = capsys.readouterr().err
     assert "2/4" in shown and "loss 0.2500" in shown
+
+
+def test_rows_that_a_full_disk_refuses_are_written_when_it_takes_them(tmp_path, capsys):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with report.Report(tmp_path, step=0, steps=9) as written:
+        written.write(1, {"train/loss": 1.0})
+        size = (tmp_path / "metrics.jsonl").stat().st_size
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, hard))  # room for half a row
+            written.write(2, {"train/loss": 2.0})
+            written.write(3, {"train/loss": 3.0})
+            assert (tmp_path / "metrics.jsonl").stat().st_size == size  # no half row
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        written.write(4, {"train/loss": 4.0})
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert capsys.readouterr().err.count("cannot be written to") == 1
+
+
+def test_tensorboard_reads_back_what_was_written(tmp_path):
+    with report.Report(tmp_path, step=5, steps=9) as written:
+        written.write(6, {"train/loss": 0.5})
+        written.evaluation(7, {"eval/loss": 0.25}, [np.zeros((4, 12, 3), np.uint8)])
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    events = list(_events(path))
+    assert events[0].file_version == "brain.Event:2"
+    assert events[1].step == 6 and events[1].session_log.status == 1  # purges a killed run's rows
+    values = [(e.step, v.tag, v.simple_value) for e in events for v in e.summary.value]
+    assert values == [(6, "train/loss", 0.5), (7, "eval/loss", 0.25), (7, "pictures", 0.0)]
+
+
+def _events(path):
+    """TFRecords: length, its checksum, the event, its checksum."""
+    content = path.read_bytes()
+    while content:
+        (length,) = struct.unpack("<Q", content[:8])
+        yield Event.FromString(content[12 : 12 + length])
+        content = content[16 + length :]

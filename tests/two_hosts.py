@@ -1,25 +1,26 @@
-"""One of two processes that train together; started by test_training_hosts.py."""
+"""The command as one of two processes that train together; started by test_training_hosts.py.
 
-import sys
+Prints the positions that it reads; the signal of the environment comes when it reads STOP_AT.
+"""
 
-import jax
+import os
+
+from colorize_jax import command_line, main
+from colorize_jax.data import pipeline
+
+plain = pipeline.HostRows.__getitem__
+
+
+def telling(self, index):
+    """Reads a row, and says so."""
+    row = plain(self, index)
+    if isinstance(self.examples, pipeline.TrainingExamples):
+        print("read", row["position"], flush=True)
+        if row["position"] == int(os.environ.get("STOP_AT", -1)):
+            os.kill(os.getpid(), int(os.environ["SIGNAL"]))
+    return row
+
 
 if __name__ == "__main__":
-    host, port, workdir, source = int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4]
-    jax.config.update("jax_num_cpu_devices", 2)
-    jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=host)
-    import tiny
-
-    from colorize_jax.data import pipeline
-    from colorize_jax.training import loop
-
-    plain = pipeline.HostRows.__getitem__
-
-    def telling(self, index):
-        row = plain(self, index)
-        if isinstance(self.examples, pipeline.TrainingExamples):
-            print("read", row["position"], flush=True)
-        return row
-
     pipeline.HostRows.__getitem__ = telling
-    loop.train(tiny.config(data__source=source, data__holdout=0.3, data__threads=0), workdir)
+    command_line.run(main.main, required=("config", "workdir"))

@@ -1,6 +1,7 @@
 """Several processes of one run: starting them together, and what they agree upon."""
 
 import collections
+import contextlib
 import os
 import sys
 
@@ -8,8 +9,8 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from colorize_jax.errors import ConfigError
-from colorize_jax.training import sharding
+from colorize_jax.errors import ConfigError, DataError, HostLostError
+from colorize_jax.training import memory, sharding
 
 MODES = ("auto", "off", "explicit")
 _LAG = 2  # calls that an answer comes later, so that nobody waits for it
@@ -35,6 +36,8 @@ def start(settings) -> None:
         )
     if mode == "off":
         return
+    # It would take SIGTERM away from `signals`, and knows nothing of SIGINT.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         if mode == "explicit":
             if ":" not in coordinator or not 0 <= settings.id < settings.count:
@@ -81,6 +84,29 @@ def first_says(value: int) -> int:
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.broadcast_one_to_all(np.int64(value)))
+
+
+def check_same(digest: str, what: str) -> None:
+    """DataError, on all hosts, unless they bring the same hexadecimal digest."""
+    if jax.process_count() == 1:
+        return
+    number = np.frombuffer(bytes.fromhex(digest), np.uint8)
+    if len(np.unique(multihost_utils.process_allgather(number), axis=0)) > 1:
+        raise DataError(f"the hosts do not see the same {what}")
+
+
+@contextlib.contextmanager
+def loss_explained():
+    """HostLostError in place of what JAX says when another process is gone."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1 or memory.exhausted(error):
+            raise
+        raise HostLostError(
+            "another process of the run is gone, or the network between: start all of them again "
+            f"with the same command. JAX said: {str(error).splitlines()[0]}"
+        ) from None
 
 
 class Agreement:

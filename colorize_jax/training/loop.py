@@ -7,9 +7,7 @@ import pathlib
 import time
 
 import jax
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
-import numpy as np
 
 from colorize_jax.config import check_numbers
 from colorize_jax.data import pipeline, sources
@@ -60,7 +58,7 @@ def train(config: ConfigDict, workdir: str, signals: Signals | None = None) -> d
             run.check()
             workdir.mkdir(parents=True, exist_ok=True)
         stack.enter_context(run.saved)
-        with memory.explained(config, run.mesh, run.needs):
+        with memory.explained(config, run.mesh, run.needs), hosts.loss_explained():
             with signals.interruptible():
                 run.prepare()
             return run.train()
@@ -94,9 +92,7 @@ class _Run:
         self.task = make_task(config)
         self.photos, self.held_out = sources.open_splits(config.data.source, config.data.holdout)
         self.digest = self.photos.digest() + self.held_out.digest()
-        if jax.process_count() > 1:
-            number = np.frombuffer(bytes.fromhex(self.digest), np.uint8)
-            multihost_utils.assert_equal(number, "the hosts do not see the same photos")
+        hosts.check_same(self.digest, "photos")
         self.schedule = optimizers.make_schedule(config, len(self.photos))
         self.saved = checkpoint.Checkpoints(
             self.workdir, keep=config.checkpoint.keep, snapshots=self.schedule.snapshots, say=say

@@ -72,7 +72,7 @@ def replay(config: ConfigDict, workdir: pathlib.Path) -> dict:
     batches.close()
     batch.pop("bad")
     order = photos.order(config.seed)
-    names = [photos.name(order[position]) for position in batch["position"].tolist()]
+    names = [photos.name(order[position]) for position in report["positions"]]
     if names != report["records"]:
         raise CheckpointError(
             f"{config.data.source} no longer gives the records of {config.replay}: the batch now "
@@ -104,7 +104,7 @@ def replay(config: ConfigDict, workdir: pathlib.Path) -> dict:
 def _read(path: pathlib.Path) -> tuple[dict, pathlib.Path]:
     try:
         report = json.loads(path.read_text())
-        _ = report["step"], report["records"], report["config"], report["microbatches"]
+        _ = [report[name] for name in ("step", "positions", "records", "config", "microbatches")]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"config.replay={path} is no nonfinite_<step>.json of a run: {error!r}"

@@ -47,7 +47,7 @@ class Report:
             cut_rows(workdir / "metrics.jsonl", step or -1)
             self._rows = Rows(workdir / "metrics.jsonl")
             self._board = Board(workdir / "tensorboard", step)
-        self._complained = False
+        self._failing: set[str] = set()  # what could not be written the last time
         self._clock = Clock(step)
 
     def __enter__(self):
@@ -76,11 +76,11 @@ class Report:
     def _trying(self, function, *arguments) -> None:
         try:
             function(*arguments)
-            self._complained = False
+            self._failing.discard(function.__qualname__)
         except OSError as error:
-            if not self._complained:
+            if not self._failing:
                 say(f"{self._workdir} cannot be written to: {why(error)}; the run goes on")
-            self._complained = True
+            self._failing.add(function.__qualname__)
 
     def progress(self, step: int, values: dict[str, float]) -> None:
         """A row of training metrics, on the bar or as a line with the time left."""

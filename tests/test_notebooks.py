@@ -1,0 +1,70 @@
+"""The notebooks run from top to bottom, in a setting that tests can afford, and are kept clean."""
+
+import pathlib
+import types
+
+import jax
+import nbclient
+import nbformat
+import pytest
+import saved
+
+from colorize_jax.config import default_config
+from colorize_jax.sizing import size_to_machine
+
+NOTEBOOKS = sorted((saved.ROOT / "notebooks").glob("*.ipynb"))
+TINY = {
+    "model.width": 0.03125, "model.hidden": 8, "model.fc6_kernel": 1, "data.crop": 32,
+    "data.scale": (40, 50), "data.batch_size": 8, "eval.photos": 4, "eval.statistics_batches": 2,
+}  # fmt: skip
+
+
+def test_there_are_notebooks():
+    assert {path.name for path in NOTEBOOKS} >= {"pretrain_tpu.ipynb"}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebooks_are_stored_without_outputs(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == [] and cell.execution_count is None
+
+
+def _execute(path, parameters):
+    """The notebook after it has run, with other parameters than it is stored with."""
+    notebook = nbformat.read(path, as_version=4)
+    (index,) = (
+        i for i, c in enumerate(notebook.cells) if "parameters" in c.metadata.get("tags", ())
+    )
+    source = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
+    notebook.cells.insert(index + 1, nbformat.v4.new_code_cell(source))
+    # From the root of the sources, where colorize_jax can be imported: nothing is installed.
+    resources = {"metadata": {"path": str(saved.ROOT)}}
+    return nbclient.NotebookClient(notebook, timeout=300, resources=resources).execute()
+
+
+# The kernel's own machinery leaves sockets to the garbage collector.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_pretraining_runs_and_shows_pictures(tmp_path):
+    parameters = {"WORKDIR": str(tmp_path / "run"), "STEPS": 4, "SETTINGS": TINY}
+    notebook = _execute(saved.ROOT / "notebooks" / "pretrain_tpu.ipynb", parameters)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
+    text = "".join(output.get("text", "") for output in outputs)
+    assert "done: 4 steps" in text and "x cpu: a quarter of the width" in text
+    assert "conv5_3" in outputs[-1]["data"]["text/plain"]
+    assert pathlib.Path(tmp_path / "run" / "results.json").exists()
+
+
+def test_a_recipe_fits_its_machine():
+    config = default_config()
+    assert "a quarter" in size_to_machine(config, jax.devices()[:2])
+    assert config.model.width == 0.25 and config.data.batch_size == 32
+    chip = types.SimpleNamespace(platform="tpu", device_kind="TPU v5e")
+    config = default_config()
+    assert size_to_machine(config, [chip] * 8) == "8 x TPU v5e: the full network, 64 photos a step"
+    assert (config.data.batch_size, config.optimizer.rate_batch_size) == (64, 8)
+    assert (config.model.width, config.model.dtype, config.microbatches) == (1.0, "bfloat16", 0)
