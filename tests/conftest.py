@@ -2,24 +2,36 @@
 
 import os
 import pathlib
+import shutil
 import tempfile
 
 # Tests compile much and compute little: LLVM need not optimise. Before JAX reads it.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = (
+        f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+    )
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 4)
-# Many tests run the same small programs: each is compiled once in a session.
-_CACHE = tempfile.TemporaryDirectory(prefix="colorize_jax_tests")
-jax.config.update("jax_compilation_cache_dir", _CACHE.name)
+# Many tests run the same small programs: each is compiled once, for all of pytest's processes.
+if "COLORIZE_TEST_CACHE" not in os.environ:
+    os.environ["COLORIZE_TEST_CACHE"] = tempfile.mkdtemp(prefix="colorize_jax_tests")
+_CACHE = os.environ["COLORIZE_TEST_CACHE"]
+jax.config.update("jax_compilation_cache_dir", _CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 # No test reads or leaves an index of photos in the home of whoever runs it.
 _INDEX = tempfile.TemporaryDirectory(prefix="colorize_jax_index")
 os.environ["COLORIZE_CACHE"] = _INDEX.name
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):  # the last process of all
+        shutil.rmtree(_CACHE, ignore_errors=True)
+
 
 TESTS = pathlib.Path(__file__).parent
 

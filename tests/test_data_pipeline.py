@@ -1,6 +1,8 @@
 """Batches are a pure function of (seed, position), however they are read."""
 
 import contextlib
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -152,3 +154,17 @@ def test_every_position_draws_anew_from_the_same_photo(tmp_path, rng):
     assert len(crops) == 30
     other = pipeline.TrainingExamples(_photos(tmp_path), 1, (40, 60), 32, True)
     assert crops.isdisjoint({other[position]["image"].tobytes() for position in range(30)})
+
+
+def test_closing_does_not_wait_for_a_reader_that_hangs(monkeypatch):
+    released = threading.Event()
+
+    class Hanging:
+        def close(self):
+            released.wait(60)
+
+    monkeypatch.setattr(pipeline, "CLOSING_SECONDS", 0.1)
+    began = time.monotonic()
+    pipeline.Batches(Hanging()).close()
+    assert time.monotonic() - began < 5
+    released.set()

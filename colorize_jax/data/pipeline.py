@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import dataclasses
+import threading
 
 from absl import flags
 import grain
@@ -13,6 +14,7 @@ from colorize_jax.data.sources import Photos
 from colorize_jax.errors import ConfigError, DataError
 
 GOOD = -1  # in a batch's "bad": this row is the photo it should be
+CLOSING_SECONDS = 5.0
 _REPLACEMENTS = 20
 
 
@@ -96,6 +98,22 @@ def _example(pixels: np.ndarray, position: int, *, bad: int) -> dict[str, np.nda
     }
 
 
+class Batches(Iterator[dict]):
+    """A grain iterator whose closing does not wait for a reader that hangs on a dead disk."""
+
+    def __init__(self, batches: grain.DatasetIterator):
+        self._batches = batches
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        return next(self._batches)
+
+    def close(self) -> None:
+        """Ends threads and processes; those that do not end within seconds are left behind."""
+        thread = threading.Thread(target=self._batches.close, daemon=True)
+        thread.start()
+        thread.join(CLOSING_SECONDS)
+
+
 @dataclasses.dataclass(frozen=True)
 class HostRows:
     """What one of several hosts reads: contiguous rows of every batch of the one global order.
@@ -121,30 +139,30 @@ class HostRows:
 
 def training_batches(
     photos: Photos, config, *, start: int, stop: int, host: int = 0, hosts: int = 1
-) -> Iterator[dict]:
+) -> Batches:
     """This host's rows of the batches `start` to `stop` of the run that `config` describes.
 
     Returns:
-        A grain iterator (close it) of {"image": [rows, crop, crop, 3] uint8, "position": [rows]
+        An iterator (close it) of {"image": [rows, crop, crop, 3] uint8, "position": [rows]
         int64, "valid": [rows] bool, "bad": [rows] int64}; "bad" is the number of the photo that
         could not be read and was replaced, or `GOOD`.
     """
     data = config.data
     examples = TrainingExamples(photos, config.seed, tuple(data.scale), data.crop, data.mirror)
     rows = HostRows(examples, stop, data.batch_size, host, hosts)
-    return iter(in_workers(rows, start, _options(data), data.workers))
+    return Batches(iter(in_workers(rows, start, _options(data), data.workers)))
 
 
 def evaluation_batches(
     photos: Photos, config, *, limit: int, host: int = 0, hosts: int = 1
-) -> Iterator[dict]:
+) -> Batches:
     """This host's rows of (at most `limit`) held-out photos; rows past the last are not valid."""
     data = config.data
     count = min(limit, len(photos))
     examples = EvaluationExamples(photos, count, data.crop)
     batches = -(-count // data.batch_size)
     rows = HostRows(examples, batches, data.batch_size, host, hosts)
-    return iter(in_workers(rows, 0, _options(data), 0))  # too few to start processes for
+    return Batches(iter(in_workers(rows, 0, _options(data), 0)))  # too few to start processes for
 
 
 def _options(data) -> grain.ReadOptions:

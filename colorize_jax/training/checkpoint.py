@@ -122,7 +122,7 @@ class Checkpoints:
             writing = ocp.save_checkpointables_async(
                 self.directory / str(step), {"state": _tree(state), "note": note}
             )
-        except (OSError, ValueError) as error:
+        except Exception as error:
             self._failed(step, error)
             return
         self._pending = self._thread.submit(self._finish, step, writing)
@@ -134,7 +134,7 @@ class Checkpoints:
                 manifest.write(self.directory / str(step))
                 self._forget_old()
             self.failure = None
-        except (OSError, ValueError) as error:  # TensorStore's errors are ValueErrors
+        except Exception as error:  # whatever Orbax and file systems come up with
             self._failed(step, error)
 
     def _failed(self, step: int, error: Exception) -> None:
