@@ -6,10 +6,9 @@ import shutil
 import tempfile
 
 # Tests compile much and compute little: LLVM need not optimise. Before JAX reads it.
-if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = (
-        f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
-    )
+_FLAGS = os.environ.get("XLA_FLAGS", "")
+if "xla_backend_optimization_level" not in _FLAGS:
+    os.environ["XLA_FLAGS"] = f"{_FLAGS} --xla_backend_optimization_level=0"
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
