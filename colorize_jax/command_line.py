@@ -1,12 +1,16 @@
 """Runs a command's main function so that a mistake of the user's becomes a sentence."""
 
 from collections.abc import Callable
+import errno
 import sys
+import traceback
 
 from absl import app, flags, logging
 
-from colorize_jax.errors import ColorizeError, Interrupted
+from colorize_jax.errors import ColorizeError, Interrupted, SaveError
 from colorize_jax.training import signals
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run(main: Callable, required: tuple[str, ...] = ("config",)) -> None:
@@ -22,15 +26,18 @@ def run(main: Callable, required: tuple[str, ...] = ("config",)) -> None:
         except (ColorizeError, OSError) as error:
             prefix = "" if isinstance(error, Interrupted) else "error: "
             print(f"{prefix}{error}", file=sys.stderr)
-            if isinstance(error, Interrupted):  # Python would wait for threads on a dead disk
-                signals.leave_within(signals.CLOSING_SECONDS, error.exit_code)
-            _leave(getattr(error, "exit_code", 1))
+            full = isinstance(error, OSError) and error.errno in FULL
+            _leave(SaveError.exit_code if full else getattr(error, "exit_code", 1))
+        except Exception:  # a fault of ours: as Python does, but without letting other hosts wait
+            traceback.print_exc()
+            _leave(1)
 
     app.run(guarded, flags_parser=_parse)
 
 
 def _leave(code: int) -> None:
-    """Ends the process, also where other hosts wait for it."""
+    """Ends the process, also where other hosts wait for it, or a reader hangs on a dead disk."""
+    signals.leave_within(signals.CLOSING_SECONDS, code)
     if "jax" in sys.modules:
         from colorize_jax.training import hosts
 

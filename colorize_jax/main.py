@@ -31,7 +31,8 @@ def main(argv):
 
             hosts.start(_CONFIG.value.distributed)
         if _CONFIG.value.replay:
-            nonfinite.replay(_CONFIG.value, pathlib.Path(_WORKDIR.value))
+            with signals.interruptible():
+                nonfinite.replay(_CONFIG.value, pathlib.Path(_WORKDIR.value))
         else:
             loop.train(_CONFIG.value, _WORKDIR.value, signals)
 

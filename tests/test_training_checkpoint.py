@@ -134,13 +134,47 @@ def test_if_the_only_save_was_cut_short_the_run_starts_again(tmp_path, opened):
         assert checkpoints.usable() is None
 
 
-def test_if_all_are_damaged_nothing_is_thrown_away(tmp_path, opened):
+def test_if_all_are_damaged_nothing_is_thrown_away(tmp_path, opened, said):
     _save(opened, 1, 2)
     for step in "12":
         _flip(_largest(tmp_path / "checkpoints" / step))
-    with opened() as checkpoints, pytest.raises(CheckpointError, match="none of the checkpoints"):
+    for _ in range(2):  # a second start does not begin anew either
+        with (
+            opened() as checkpoints,
+            pytest.raises(CheckpointError, match="none of the checkpoints"),
+        ):
+            checkpoints.usable()
+    assert len(said) == 4 and "step 2: the content" in said[0]
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"1", "2"}
+
+
+def test_a_disk_that_does_not_answer_is_not_damage(tmp_path, opened, monkeypatch):
+    _save(opened, 1, 2)
+
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(manifest.hashlib, "file_digest", fail)
+    with opened() as checkpoints, pytest.raises(OSError, match="Input/output"):
         checkpoints.usable()
-    assert {p.name for p in (tmp_path / "damaged").iterdir()} == {"1", "2"}
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"1", "2"}
+
+
+def test_an_old_one_that_cannot_be_removed_does_not_spoil_the_new_one(
+    tmp_path, opened, said, monkeypatch
+):
+    def fail(*_, **__):
+        raise OSError(16, "Device or resource busy")
+
+    with opened(keep=1) as checkpoints:
+        checkpoints.save(1, _state(1), {"step": 1})
+        checkpoints.wait()
+        monkeypatch.setattr(checkpoint.shutil, "rmtree", fail)
+        checkpoints.save(2, _state(2), {"step": 2})
+        checkpoints.wait()
+        monkeypatch.undo()
+        assert checkpoints.failure is None and checkpoints.latest == 2
+    assert said == ["the old checkpoint of step 1 could not be removed: Device or resource busy"]
 
 
 def test_a_damaged_checkpoint_is_not_transferred_from(tmp_path):
@@ -207,6 +241,17 @@ def test_a_run_goes_on_when_it_cannot_save_and_fails_at_its_end(tmp_path, monkey
     loop.train(config, tmp_path / "room in time")
     shown = capfd.readouterr().err
     assert shown.count("could not be saved: No space left on device") == 2
+    full.clear()
+    config = tiny.config(checkpoint__every=2)
+
+    def once(path, tree, **options):
+        monkeypatch.setattr(checkpoint.ocp, "save_checkpointables_async", saving)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(checkpoint.ocp, "save_checkpointables_async", once)
+    loop.train(tiny.config(checkpoint__every=100), tmp_path / "tried again")  # the last save
+    assert "step 6 could not be saved: Input/output error" in capfd.readouterr().err
+    full |= {2, 4}
     full.add(6)
     with pytest.raises(SaveError, match="all 6 steps are done, but the last state could not"):
         loop.train(config, tmp_path / "never room")

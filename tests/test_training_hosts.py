@@ -16,7 +16,7 @@ import pytest
 import saved
 import tiny
 
-from colorize_jax.errors import ConfigError
+from colorize_jax.errors import CheckpointError, ColorizeError, ConfigError, HostLostError
 from colorize_jax.training import hosts, loop, sharding
 
 STEPS = 30
@@ -177,7 +177,7 @@ def test_jax_still_says_in_the_same_way_that_it_found_no_cluster():
 
 @pytest.mark.parametrize("mode", ["auto", "off"])
 def test_a_process_without_a_cluster_is_alone(mode, capsys, monkeypatch):
-    def initialize(*_):
+    def initialize(*_, **__):
         assert mode == "auto"
         raise ValueError("coordinator_address should be defined.")
 
@@ -187,13 +187,46 @@ def test_a_process_without_a_cluster_is_alone(mode, capsys, monkeypatch):
 
 
 def test_what_jax_says_of_a_cluster_becomes_a_sentence(monkeypatch):
-    def initialize(*_):
+    def initialize(*_, **__):
         raise jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: Barrier timed out")
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     settings = _settings(mode="explicit", coordinator="127.0.0.1:1", count=2, id=0)
-    with pytest.raises(ConfigError, match="were not found: DEADLINE_EXCEEDED"):
+    with pytest.raises(HostLostError, match="were not found in 600 seconds: DEADLINE") as caught:
         hosts.start(settings)
+    assert caught.value.exit_code == 75
+
+
+def test_only_what_names_the_network_is_a_lost_host(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for message, error in (
+        ("UNKNOWN: Gloo all-reduce failed: Connection closed by peer", HostLostError),
+        ("INTERNAL: no such kernel", jax.errors.JaxRuntimeError),
+        ("RESOURCE_EXHAUSTED: out of memory", jax.errors.JaxRuntimeError),
+    ):
+        with pytest.raises(error), hosts.loss_explained():
+            raise jax.errors.JaxRuntimeError(message)
+
+
+def test_answers_come_two_calls_later_and_none_is_lost(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    agreement = hosts.Agreement(sharding.make_mesh())
+    monkeypatch.setattr(jax, "process_count", lambda: 1)
+    asked = [(False, True), (True, False), (False, False), (False, True), (False, False)]
+    answers = [agreement.any(*wishes) for wishes in asked]
+    assert answers == [(False, False), (False, False), *asked[:3]]
+
+
+def test_what_fails_on_the_first_host_fails_on_all(monkeypatch):
+    def fail():
+        raise CheckpointError("full of things")
+
+    with pytest.raises(CheckpointError, match="full of things"):
+        hosts.first_does(fail)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(hosts, "first_says", lambda value: 1)
+    with pytest.raises(ColorizeError, match="the first host could not go on"):
+        hosts.first_does(fail)
 
 
 def test_alone_a_process_agrees_with_itself_at_once():

@@ -64,11 +64,15 @@ def _pretend(needs):
 
 
 def test_only_divisors_are_tried_and_a_compiler_that_refuses_is_passed_by():
-    needs = {1: None, 2: 50, 3: 40, 6: 20}
-    assert memory.smallest_that_fits(_pretend(needs), 6, 45)[0] == 3
-    assert memory.smallest_that_fits(_pretend(needs), 6, 1000)[0] == 2
-    with pytest.raises(OutOfMemoryError, match=r"even with config\.microbatches=6.*bfloat16"):
-        memory.smallest_that_fits(_pretend(needs), 6, 10)
+    needs, config = {1: None, 2: 50, 3: 40, 6: 20}, tiny.config(model__remat=True)
+    assert memory.smallest_that_fits(_pretend(needs), 6, 45, config)[0] == 3
+    assert memory.smallest_that_fits(_pretend(needs), 6, 1000, config)[0] == 2
+    needs[6] = 3 * memory.GIB
+    with pytest.raises(OutOfMemoryError) as caught:
+        memory.smallest_that_fits(_pretend(needs), 6, 10, config)
+    assert "microbatches=6, one crop of 32 pixels" in str(caught.value)
+    assert "needs 3.00 GiB" in str(caught.value) and "bfloat16" in str(caught.value)
+    assert "remat" not in str(caught.value)  # it is on already
 
 
 def test_running_out_names_the_batch_the_need_and_what_lowers_it(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ import tiny
 from colorize_jax.data import pipeline
 from colorize_jax.errors import CheckpointError, NonFiniteError
 from colorize_jax.tasks import task as tasks
-from colorize_jax.training import loop, nonfinite
+from colorize_jax.training import checkpoint, loop, nonfinite
 from colorize_jax.training.step import init_state, pass_over, train_step
 
 POISON = 10**6  # added to a position, it makes that row bad
@@ -146,6 +146,24 @@ def test_a_run_may_go_on_without_so_many_batches(tmp_path, poison, capfd):
     assert np.isfinite(list(scores.values())).all()
     assert saved.state(tmp_path, 6)["step"] == 6
     assert [r["step"] for r in saved.rows(tmp_path) if "eval/loss" in r] == [0, 3, 6]
+
+
+def test_a_report_that_cannot_be_written_ends_nothing(tmp_path, poison, monkeypatch, capfd):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write", full)
+    poison(17)
+    loop.train(tiny.config(microbatches=2, nonfinite_skips=1), tmp_path)
+    assert "its report could not be written: No space left on device; going on" in (
+        capfd.readouterr().err
+    )
+
+
+def test_an_update_that_is_not_finite_is_caught_before_it_spoils_the_parameters(tmp_path):
+    config = tiny.config(optimizer__rate=3e38, schedule__drops=())
+    with pytest.raises(NonFiniteError, match=r"step 1 is not finite"):
+        loop.train(config, tmp_path)
 
 
 def test_what_is_no_report_is_refused(tmp_path):

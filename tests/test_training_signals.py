@@ -1,5 +1,6 @@
 """A run that gets SIGTERM or SIGINT at any moment saves, says so, and goes on bit for bit."""
 
+import contextlib
 import json
 import os
 import re
@@ -17,7 +18,7 @@ import tiny
 from colorize_jax.data import pipeline
 from colorize_jax.errors import Interrupted, SaveError
 from colorize_jax.evaluation.runner import Runner
-from colorize_jax.training import checkpoint, loop, sharding
+from colorize_jax.training import checkpoint, loop, manifest, sharding
 from colorize_jax.training.report import Report
 from colorize_jax.training.signals import Signals, Stop
 
@@ -51,7 +52,13 @@ def _before(patch, owner, name, when, number=signal.SIGTERM):
 
 
 def _while_compiling(patch):
-    _before(patch, sharding, "jit_step", lambda *_: True)
+    plain = sharding.jit_step
+
+    def jit_step(*arguments):
+        threading.Timer(0.2, _raise).start()
+        return plain(*arguments)
+
+    patch.setattr(sharding, "jit_step", jit_step)
 
 
 def _while_waiting_for_data(patch):
@@ -66,6 +73,34 @@ def _while_waiting_for_data(patch):
         return plain(self, position)
 
     patch.setattr(pipeline.TrainingExamples, "__getitem__", stalling)
+
+
+def _while_restoring(patch):
+    # Orbax makes an error of its own of what is raised inside.
+    plain = checkpoint.ocp.load_checkpointables
+
+    def loading(folder, wanted):
+        threading.Timer(0.005, _raise).start()
+        return plain(folder, wanted)
+
+    patch.setattr(checkpoint.ocp, "load_checkpointables", loading)
+
+
+def _while_a_save_is_under_way(patch):
+    plain, progress = manifest.write, Report.progress
+
+    def write(folder):
+        if folder.name == "4":
+            _raise()
+            time.sleep(2)
+        plain(folder)
+
+    def slow(self, step, values):
+        time.sleep(0.5 if step == 5 else 0)
+        progress(self, step, values)
+
+    patch.setattr(manifest, "write", write)
+    patch.setattr(Report, "progress", slow)
 
 
 def _while_stepping(patch):
@@ -87,28 +122,30 @@ def _while_evaluating(patch):
 
 
 def _while_saving(patch):
-    _before(patch, checkpoint.Checkpoints, "save", lambda self, step, *_: step == 5)
+    _before(patch, checkpoint.Checkpoints, "save", lambda self, step, *_: step == 4)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("undisturbed")
-    loop.train(tiny.config(log__every=1, checkpoint__every=5), workdir)
+    loop.train(tiny.config(log__every=1, checkpoint__every=4), workdir)
     return workdir
 
 
 def test_a_run_stopped_at_every_kind_of_moment_ends_bit_identical(
     tmp_path, undisturbed, monkeypatch, capfd
 ):
-    config = tiny.config(log__every=1, checkpoint__every=5)
+    config = tiny.config(log__every=1, checkpoint__every=4)
     for stop, step, newest in (
-        (_while_compiling, "before the first step", None),
+        (_while_compiling, "stopped before it trained", None),
         (_while_evaluating, "stopped after step 0: nothing is lost", None),
-        (_while_waiting_for_data, r"stopped after step (\d)", None),  # 2 unless the machine is slow
+        (_while_waiting_for_data, r"stopped after step ([012])", None),  # 2, if it is not slow
+        (_while_restoring, "stopped before it trained", None),
         (_while_stepping, "SIGINT: stopped after step 3 of 6", 3),
         (_while_evaluating, "stopped after step 3 of 6", 3),
-        (_while_saving, "stopped after step 5 of 6", 5),
+        (_while_saving, "stopped after step 4 of 6", 4),
     ):
+        DEAD_DISK.clear()
         with monkeypatch.context() as patch:
             stop(patch)
             began = time.monotonic()
@@ -118,11 +155,13 @@ def test_a_run_stopped_at_every_kind_of_moment_ends_bit_identical(
             DEAD_DISK.set()
         found = max((int(p.name) for p in (tmp_path / "checkpoints").iterdir()), default=None)
         if stop is _while_waiting_for_data:
-            newest = int(re.search(step, str(caught.value))[1]) or None
+            waited = int(re.search(step, str(caught.value))[1]) or None
+        if stop in (_while_waiting_for_data, _while_restoring):
+            newest = waited
         assert found == newest
         assert "SIG" in capfd.readouterr().err
     loop.train(config, tmp_path)
-    assert "going on from step 5" in capfd.readouterr().err
+    assert "going on from step 4" in capfd.readouterr().err
     chex.assert_trees_all_equal(saved.state(tmp_path, 6), saved.state(undisturbed, 6))
     # The evaluation that was broken off was made up for; nothing is there twice.
     scores = [(row["step"], row["eval/loss"]) for row in saved.rows(tmp_path) if "eval/loss" in row]
@@ -132,6 +171,23 @@ def test_a_run_stopped_at_every_kind_of_moment_ends_bit_identical(
     assert scores == expected
     results = [json.loads((w / "results.json").read_text()) for w in (tmp_path, undisturbed)]
     assert results[0] == results[1]
+
+
+def test_a_signal_while_a_save_is_under_way_waits_for_it(tmp_path, undisturbed, monkeypatch):
+    with monkeypatch.context() as patch:
+        _while_a_save_is_under_way(patch)
+        with pytest.raises(Interrupted, match="stopped after step [456] of 6, which is saved"):
+            loop.train(tiny.config(log__every=1, checkpoint__every=4), tmp_path)
+    # The evaluation of step 3 was broken off and made up for twice: there is one row of it.
+    for kill in (Interrupted, None):
+        with monkeypatch.context() as patch, contextlib.ExitStack() as stack:
+            if kill:
+                _while_evaluating(patch)
+                stack.enter_context(pytest.raises(Interrupted))
+            loop.train(tiny.config(log__every=1, checkpoint__every=4), tmp_path)
+    rows = [[r["step"] for r in saved.rows(w) if "eval/loss" in r] for w in (tmp_path, undisturbed)]
+    assert rows[0] == rows[1] == [0, 3, 6]
+    chex.assert_trees_all_equal(saved.state(tmp_path, 6), saved.state(undisturbed, 6))
 
 
 def test_a_stop_that_cannot_be_saved_says_so(tmp_path, monkeypatch):
@@ -164,6 +220,33 @@ def test_the_first_signal_only_asks_and_handlers_come_back():
     with pytest.raises(Interrupted, match="SIGINT"), Signals() as signals, signals.interruptible():
         _raise(signal.SIGINT)
         time.sleep(10)
+
+
+def test_in_a_notebook_the_second_one_is_a_keyboard_interrupt(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipykernel", None)
+    with pytest.raises(KeyboardInterrupt), Signals() as signals:
+        _raise(signal.SIGINT)
+        time.sleep(0.2)
+        assert signals.received == "SIGINT"
+        _raise(signal.SIGINT)
+        time.sleep(10)
+
+
+def test_what_turns_a_stop_into_another_error_or_swallows_it_does_not_matter():
+    def translating():
+        try:
+            time.sleep(10)
+        except BaseException as error:
+            raise KeyError("something else") from error
+
+    def swallowing():
+        with contextlib.suppress(BaseException):
+            time.sleep(10)
+
+    for waiting in (translating, swallowing):
+        with pytest.raises(Interrupted), Signals() as signals, signals.interruptible():
+            threading.Timer(0.1, _raise).start()
+            waiting()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

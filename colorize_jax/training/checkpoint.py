@@ -64,12 +64,15 @@ class Checkpoints:
         self._thread = futures.ThreadPoolExecutor(1)
 
     def __enter__(self):
-        self.directory.mkdir(parents=True, exist_ok=True)
-        if self._first:
-            self._lock = _lock(self.directory.parent)
-            for leftover in self.directory.glob("*.orbax-checkpoint-tmp*"):  # of a killed save
-                shutil.rmtree(leftover, ignore_errors=True)
+        hosts.first_does(self._open)
         return self
+
+    def _open(self):
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(self.directory.parent)
+        for folder in (self.directory, self.directory.parent):
+            for leftover in folder.glob("*.orbax-checkpoint-tmp*"):  # of a killed save
+                shutil.rmtree(leftover, ignore_errors=True)
 
     def __exit__(self, *exception):
         self.wait()
@@ -89,29 +92,37 @@ class Checkpoints:
         Newer ones are said and moved out of the way.
 
         Raises:
-            CheckpointError: there are checkpoints, and all are damaged.
+            CheckpointError: there are checkpoints, and all are damaged; they stay where they are.
+            OSError: a checkpoint cannot be read just now, which does not mean that it is damaged.
         """
         step = hosts.first_says(self._find_usable() if self._first else _NONE)
         if step == _ALL_DAMAGED:
             raise CheckpointError(
-                f"none of the checkpoints of {self.directory.parent} can be used. They are in "
-                f"{self.directory.parent / DAMAGED}; start again in another --workdir"
+                f"none of the checkpoints in {self.directory} can be used, and nothing was done "
+                "about it. Repair or copy back what is missing, or start again in another --workdir"
             )
         return None if step == _NONE else step
 
     def _find_usable(self) -> int:
-        damaged = False
+        newest, unusable, damaged = _NONE, {}, False
         for step in sorted(self._steps(), reverse=True):
             folder = self.directory / str(step)
-            complete = manifest.exists(folder)
             problem = manifest.problem(folder)
             if problem is None:
-                return step
-            damaged |= complete
+                newest = step
+                break
+            unusable[folder] = problem
+            damaged |= manifest.exists(folder)
+        if newest == _NONE and damaged:
+            for folder, problem in unusable.items():
+                self._say(f"the checkpoint of step {folder.name}: {problem}")
+            return _ALL_DAMAGED
+        for folder, problem in unusable.items():
             self._say(
-                f"the checkpoint of step {step} is not used: {problem}; moved to {_aside(folder)}"
+                f"the checkpoint of step {folder.name} is not used: {problem}; moved to "
+                f"{_aside(folder)}"
             )
-        return _ALL_DAMAGED if damaged else _NONE
+        return newest
 
     def save(self, step: int, state: TrainState, note: dict) -> None:
         """Starts to write a checkpoint and returns; a step that exists already is left alone."""
@@ -132,10 +143,12 @@ class Checkpoints:
             writing.result()
             if self._first:
                 manifest.write(self.directory / str(step))
-                self._forget_old()
             self.failure = None
         except Exception as error:  # whatever Orbax and file systems come up with
             self._failed(step, error)
+            return
+        if self._first:
+            self._forget_old()
 
     def _failed(self, step: int, error: Exception) -> None:
         self.failure = why(error)
@@ -151,7 +164,10 @@ class Checkpoints:
         """Only once a newer one is complete."""
         steps = sorted(self._steps() - self._snapshots)
         for step in steps[: -self._keep]:
-            shutil.rmtree(self.directory / str(step))
+            try:
+                shutil.rmtree(self.directory / str(step))
+            except OSError as error:
+                self._say(f"the old checkpoint of step {step} could not be removed: {why(error)}")
 
     def _steps(self) -> set[int]:
         with contextlib.suppress(OSError):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 import contextlib
 import json
+import math
 import pathlib
 import time
 
@@ -54,12 +55,11 @@ def train(config: ConfigDict, workdir: str, signals: Signals | None = None) -> d
         if signals is None:
             signals = stack.enter_context(Signals())
         run = _Run(config, workdir, signals)
-        with signals.interruptible():  # nothing can be lost yet
-            run.check()
-            workdir.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(run.saved)
         with memory.explained(config, run.mesh, run.needs), hosts.loss_explained():
-            with signals.interruptible():
+            with run.waiting():  # nothing can be lost yet
+                run.check()
+            stack.enter_context(run.saved)
+            with run.waiting():
                 run.prepare()
             return run.train()
 
@@ -79,6 +79,7 @@ class _Run:
         self.best: dict[str, float] = {}
         self.skipped: list[int] = []  # steps passed over because they were not finite
         self.microbatches, self.compiled = config.microbatches, None
+        self.report: Report | None = None
 
     # Before the first step.
 
@@ -106,7 +107,7 @@ class _Run:
     def prepare(self) -> None:
         """Compiles the step and finds the parameters."""
         config = self.config
-        same_run.write_config(self.workdir, config)
+        hosts.first_does(lambda: same_run.write_config(self.workdir, config))
         name = "bad_records.jsonl"
         if self.host["host"]:
             name = f"bad_records_{self.host['host']}.jsonl"
@@ -142,7 +143,9 @@ class _Run:
             self.compiled = compile_step(self.microbatches)
         else:
             limit = hosts.first_says(memory.available(jax.local_devices()[0]))
-            self.microbatches, self.compiled = memory.smallest_that_fits(compile_step, rows, limit)
+            self.microbatches, self.compiled = memory.smallest_that_fits(
+                compile_step, rows, limit, self.config
+            )
             found = f"config.microbatches=0: {self.microbatches} fit(s) into the memory of a device"
             changed = f"; the run had {before} so far" if before else ""
             say(found + changed)
@@ -181,7 +184,9 @@ class _Run:
 
     def train(self) -> dict[str, float]:
         """Until the last step, a signal, or a loss that is not finite."""
-        with Report(self.workdir, step=self.step, steps=self.schedule.steps) as self.report:
+        with contextlib.ExitStack() as stack:
+            hosts.first_does(self._open_report)
+            self.report = stack.enter_context(self.report or self._make_report())
             say(self._description())
             try:
                 batches = pipeline.training_batches(
@@ -198,8 +203,7 @@ class _Run:
                         self._pass_over(found)
             except Stop:
                 self._leave()
-        self.saved.wait()
-        if self.saved.failure:
+        if not self._saved_well():
             raise SaveError(
                 f"all {self.schedule.steps} steps are done, but the last state could not be saved: "
                 f"{self.saved.failure}. {self._newest()}; the same command goes on from there"
@@ -213,6 +217,14 @@ class _Run:
                 raise SaveError(f"results.json could not be written: {why(error)}") from error
         say(f"done: {self.schedule.steps} steps, everything is in {self.workdir}")
         return self.scores
+
+    def _make_report(self) -> Report:
+        return Report(
+            self.workdir, step=self.step, steps=self.schedule.steps, evaluated=self.evaluated
+        )
+
+    def _open_report(self) -> None:
+        self.report = self._make_report()
 
     def _go_on(self) -> None:
         """From the step that the run is at to the last one."""
@@ -238,12 +250,13 @@ class _Run:
                 )
                 if stop:
                     raise Stop
-                self._settle(late)
+                # Not for a wish from before the last save.
+                self._settle(late and self.step > self.saved_step + self.agreement.lag)
 
     def _advance(self, batches: Iterator[dict]) -> None:
         """One step; with the metrics of an earlier one, NonFiniteStep if that was not finite."""
         began = time.monotonic()
-        with self._waiting():
+        with self.waiting():
             batch = next(batches)
         waited = time.monotonic() - began
         placed = sharding.put_batch(batch, self.mesh)
@@ -278,8 +291,9 @@ class _Run:
             )  # fmt: skip
         self.scores = {f"eval/{name}": value for name, value in scores.items()}
         self.evaluated = self.step
-        if not self.best or self.scores[SCORE] < self.best[SCORE]:
-            self.best = {"step": self.step, SCORE: self.scores[SCORE]}
+        score = self.scores[SCORE]
+        if score < self.best.get(SCORE, math.inf):  # never so if it is NaN
+            self.best = {"step": self.step, SCORE: score}
         self.report.evaluation(self.step, self.scores, strips)
 
     def _save(self) -> None:
@@ -298,13 +312,22 @@ class _Run:
         }
         self.saved.save(self.step, self.state, note)
         self.saved_step, self.last_save = self.step, time.monotonic()
-        self.agreement.forget()
+
+    def _saved_well(self) -> bool:
+        """Whether the last state is on the disk, on all hosts; tries once more if it is not."""
+        for again in (True, False):
+            self.saved.wait()
+            if not hosts.any_says(self.saved.failure is not None):
+                return True
+            if again:
+                self._save()
+        return False
 
     # What comes between.
 
-    def _waiting(self):
-        """Where a signal may end the wait for data. With several hosts it may not: the others have
-        begun a step that needs this one."""
+    def waiting(self):
+        """Where a signal may end the wait for something. With several hosts it may not: the others
+        have begun what needs this one."""
         if jax.process_count() > 1:
             return contextlib.nullcontext()
         return self.signals.interruptible()
@@ -312,7 +335,7 @@ class _Run:
     def _stoppable(self, batches: Iterator[dict]) -> Iterator[dict]:
         """Batches of an evaluation, which a signal ends between two of them."""
         while True:
-            with self._waiting():
+            with self.waiting():
                 batch = next(batches, None)
             if batch is None:
                 return
@@ -328,9 +351,8 @@ class _Run:
             except NonFiniteStep as found:
                 self._pass_over(found)
                 self._save()
-        self.saved.wait()
         what = f"{self.signals.received or 'a signal to another host'}: stopped after step"
-        if self.saved.failure:
+        if not self._saved_well():
             raise SaveError(
                 f"{what} {self.step}, which could not be saved: {self.saved.failure}. "
                 f"{self._newest()}"
@@ -349,14 +371,15 @@ class _Run:
         The latch has kept the state as it was before that step, whatever was started since.
         """
         self.step = found.step - 1
-        path = nonfinite.write_report(
-            self.workdir, self.config, found, self.state, self.photos, self.microbatches
-        )
         shown = ", ".join(f"{name} {value:.4g}" for name, value in found.metrics.items())
-        said = (
-            f"step {found.step} is not finite ({shown}); {path} names its batch, and "
-            f"--config.replay={path} shows where it begins"
-        )
+        said = f"step {found.step} is not finite ({shown}); "
+        try:
+            path = nonfinite.write_report(
+                self.workdir, self.config, found, self.state, self.photos, self.microbatches
+            )
+            said += f"{path} names its batch, and --config.replay={path} shows where it begins"
+        except Exception as error:  # a full disk: the report is a help, not a condition
+            said += f"its report could not be written: {why(error)}"
         if len(self.skipped) >= self.config.nonfinite_skips:
             self.saved.wait()
             raise NonFiniteError(

@@ -29,6 +29,12 @@ def write(folder: pathlib.Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(folder / NAME)
+    for renamed in (folder, folder.parent):  # the names too must outlive a loss of power
+        descriptor = os.open(renamed, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def exists(folder: pathlib.Path) -> bool:
@@ -37,7 +43,11 @@ def exists(folder: pathlib.Path) -> bool:
 
 
 def problem(folder: pathlib.Path) -> str | None:
-    """The first thing wrong with a checkpoint, as a sentence's end; None if there is none."""
+    """The first thing wrong with a checkpoint, as a sentence's end; None if there is none.
+
+    Raises:
+        OSError: the file system did not answer; the checkpoint may be good.
+    """
     try:
         listed = json.loads((folder / NAME).read_text())["files"]
         for name, wanted in listed.items():
@@ -54,8 +64,6 @@ def problem(folder: pathlib.Path) -> str | None:
         return f"it has no {NAME}: the run was killed before the checkpoint was complete"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"its {NAME} cannot be read"
-    except OSError as error:
-        return f"it cannot be read: {error}"
     return None
 
 

@@ -41,7 +41,7 @@ def available(device: jax.Device) -> int:
 
 
 def smallest_that_fits(
-    compile_step: Callable[[int], Compiled], rows: int, limit: int
+    compile_step: Callable[[int], Compiled], rows: int, limit: int, config
 ) -> tuple[int, Compiled]:
     """The smallest number of microbatches whose step fits.
 
@@ -49,6 +49,7 @@ def smallest_that_fits(
         compile_step: number of microbatches -> the compiled step.
         rows: of the batch on every device; the number divides it.
         limit: bytes that a device has.
+        config: of the run, for the message.
 
     Returns:
         That number, and the step compiled for it.
@@ -56,6 +57,7 @@ def smallest_that_fits(
     Raises:
         OutOfMemoryError: even single rows do not fit.
     """
+    size = 0
     for microbatches in (m for m in range(1, rows + 1) if rows % m == 0):
         try:
             compiled = compile_step(microbatches)
@@ -63,13 +65,24 @@ def smallest_that_fits(
             if not exhausted(error):
                 raise
             continue  # some backends refuse while they compile
-        if need(compiled) * _MARGIN <= limit:
+        size = need(compiled)
+        if size * _MARGIN <= limit:
             return microbatches, compiled
+    needed = f"needs {size / GIB:.2f} GiB" if size else "was refused by the compiler"
     raise OutOfMemoryError(
-        f"even with config.microbatches={rows}, one row at a time, the step does not fit into the "
-        f"{limit / GIB:.2f} GiB of a device; config.model.dtype=bfloat16, config.model.remat=True, "
-        "smaller config.data.crop or config.model.width lower the need"
+        f"even with config.microbatches={rows}, one crop of {config.data.crop} pixels at a time on "
+        f"every device, a step {needed}, and a device has {limit / GIB:.2f}. Lower it with "
+        + ", ".join([*_advice(config), "a smaller config.data.crop or config.model.width"])
     )
+
+
+def _advice(config) -> list[str]:
+    advice = []
+    if config.model.dtype != "bfloat16":
+        advice.append("config.model.dtype=bfloat16")
+    if not config.model.remat:
+        advice.append("config.model.remat=True")
+    return advice
 
 
 def exhausted(error: BaseException) -> bool:
@@ -102,11 +115,8 @@ def explained(config, mesh, needed: Callable[[], tuple[int, int]]):
             f"config.microbatches={smaller[0]} (or 0, which finds the smallest number that fits)"
             if smaller
             else "a smaller config.data.batch_size",
+            *_advice(config),
         ]
-        if config.model.dtype != "bfloat16":
-            advice.append("config.model.dtype=bfloat16")
-        if not config.model.remat:
-            advice.append("config.model.remat=True")
         raise OutOfMemoryError(
             f"out of memory: a step of {config.data.batch_size} crops of {config.data.crop} pixels "
             f"in {microbatches} microbatch(es), {rows} crops a device, does not fit on {devices}."

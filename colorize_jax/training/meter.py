@@ -76,7 +76,8 @@ class Meter:
         step, metrics = self._pending.popleft()
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if values.pop("nonfinite"):
-            self._pending.clear()  # the latch has held these back
+            self._steps -= 1 + len(self._pending)  # the latch has held them back
+            self._pending.clear()
             raise NonFiniteStep(step, values)
         self._values.append(values)
 

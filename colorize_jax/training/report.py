@@ -36,15 +36,16 @@ class Report:
         workdir: where everything goes.
         step: that the run goes on from, 0 for a fresh start: rows that a killed run left behind are
             cut.
+        evaluated: the last step whose evaluation the checkpoint knows of.
         steps: length of the run.
     """
 
-    def __init__(self, workdir: pathlib.Path, *, step: int, steps: int):
+    def __init__(self, workdir: pathlib.Path, *, step: int, steps: int, evaluated: int = -1):
         self._steps, self._bar, self._writes = steps, None, jax.process_index() == 0
         self._workdir = workdir
         if self._writes:
             (workdir / "images").mkdir(parents=True, exist_ok=True)
-            cut_rows(workdir / "metrics.jsonl", step or -1)
+            cut_rows(workdir / "metrics.jsonl", step or -1, evaluated)
             self._rows = Rows(workdir / "metrics.jsonl")
             self._board = Board(workdir / "tensorboard", step)
         self._failing: set[str] = set()  # what could not be written the last time
@@ -57,12 +58,13 @@ class Report:
         if self._bar is not None:
             self._bar.close()
         if self._writes:
+            self._trying(self._rows.flush)
             self._trying(self._board.close)
 
     def started(self, step: int) -> None:
         """The first step is done: from here on time is counted."""
         self._clock = Clock(step)
-        if self._writes and sys.stderr.isatty():
+        if self._writes and self._bar is None and sys.stderr.isatty():
             self._bar = tqdm(total=self._steps, initial=step, unit="step", dynamic_ncols=True)
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -122,6 +124,12 @@ class Rows:
     def add(self, row: dict) -> None:
         """Writes the row, and those before it that could not be written; OSError if it cannot."""
         self._unwritten += json.dumps(row).encode() + b"\n"
+        self.flush()
+
+    def flush(self) -> None:
+        """Writes what could not be written so far; OSError if it still cannot."""
+        if not self._unwritten:
+            return
         with self._path.open("ab", buffering=0) as file:
             end = file.tell()
             try:
@@ -192,14 +200,16 @@ def picture_grid(strips: np.ndarray, gap: int = 2) -> np.ndarray:
     return framed.reshape(-1, *framed.shape[2:])[:-gap]
 
 
-def cut_rows(path: pathlib.Path, step: int) -> None:
-    """Drops the rows after `step`, and a last row that was not written to its end."""
+def cut_rows(path: pathlib.Path, step: int, evaluated: int) -> None:
+    """Drops training after `step`, scores after `evaluated`, and a last row that was torn."""
     if not path.exists():
         return
     kept = []
     for line in path.read_text().splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            row = json.loads(line)
+            last = evaluated if any(name.startswith("eval/") for name in row) else step
+            if row["step"] <= min(step, last):
                 kept.append(line + "\n")
         except ValueError:
             continue

@@ -4,7 +4,6 @@ import json
 import pathlib
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from colorize_jax.config import default_config
@@ -13,12 +12,13 @@ from colorize_jax.training import checkpoint
 
 
 def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
-    """`config.json`, replaced in one go, by the first host."""
-    if jax.process_index():
+    """`config.json`, replaced in one go if it says something else."""
+    path, text = workdir / "config.json", json.dumps(plain(config), indent=2) + "\n"
+    if path.exists() and path.read_text() == text:
         return
     draft = workdir / "config.json.tmp"
-    draft.write_text(json.dumps(plain(config), indent=2) + "\n")
-    draft.replace(workdir / "config.json")
+    draft.write_text(text)
+    draft.replace(path)
 
 
 def plain(config: ConfigDict) -> dict:
@@ -42,7 +42,10 @@ def check_config(workdir: pathlib.Path, config: ConfigDict) -> None:
     try:
         changed = differences(json.loads(path.read_text()), config)
     except ValueError as error:
-        raise CheckpointError(f"{path} is damaged ({error}): was it edited?") from error
+        raise CheckpointError(
+            f"{path} is damaged ({error}). If the config is the same as before, delete that file; "
+            "otherwise use another --workdir"
+        ) from error
     if changed and not config.checkpoint.accept_changes:
         raise CheckpointError(
             f"{workdir} holds the run of another config. Use another --workdir, set back what "

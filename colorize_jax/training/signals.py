@@ -34,7 +34,8 @@ class Signals:
 
     def __init__(self):
         self.received: str | None = None
-        self._interruptible = False
+        self._interruptible = self._stopped = False
+        self._handled = 0
         self._timer: threading.Timer | None = None
         self._notebook = "ipykernel" in sys.modules
 
@@ -61,19 +62,28 @@ class Signals:
             self._timer.cancel()
         if kind is Stop:
             raise Interrupted(
-                f"{self.received}: stopped before the first step; the same command starts again"
+                f"{self.received}: stopped before it trained; the same command starts again"
             ) from None
 
     @contextlib.contextmanager
     def interruptible(self):
-        """A signal raises `Stop` inside, at once: for waiting, where nothing can be lost."""
+        """A signal raises `Stop` inside, at once: for waiting, where nothing can be lost.
+
+        What the code inside makes of it (Orbax turns it into an error of its own) does not matter.
+        """
         self._interruptible = True
         try:
             if self.received:
                 raise Stop
             yield
+        except BaseException:
+            if self._stopped:
+                raise Stop from None
+            raise
         finally:
             self._interruptible = False
+        if self._stopped:
+            raise Stop
 
     def leave_soon(self) -> None:
         """Everything is saved: if closing hangs on a dead disk, the process ends all the same."""
@@ -81,11 +91,12 @@ class Signals:
             self._timer = leave_within(CLOSING_SECONDS, Interrupted.exit_code)
 
     def _handle(self, number, frame):
-        if self.received and self._notebook and not self._interruptible:
+        self._handled += 1
+        if self._handled > 1 and self._notebook:
             raise KeyboardInterrupt
         self.received = self.received or signal.Signals(number).name
         if self._interruptible:
-            self._interruptible = False
+            self._interruptible, self._stopped = False, True
             raise Stop
 
     def _watch(self):
@@ -93,9 +104,8 @@ class Signals:
         while byte := os.read(self._read, 1):
             if byte[0] not in CAUGHT:  # handlers of others tell here too
                 continue
-            name = signal.Signals(byte[0]).name
             if first:
-                first, self.received = False, self.received or name
+                first, name = False, signal.Signals(byte[0]).name
                 print(
                     f"\n{name}: saving, then stopping; a second one stops at once",
                     file=sys.stderr, flush=True,

@@ -129,7 +129,8 @@ def train_step(
     metrics = {name: value / count for name, value in values.items()}
     metrics["grad_norm"] = optax.tree.norm(grads)
 
-    finite = all_finite((metrics, batch_stats))
+    # The norm of the updates too, so that no parameter ever becomes infinite.
+    finite = all_finite((metrics, batch_stats, optax.tree.norm(updates)))
     updated = TrainState(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
