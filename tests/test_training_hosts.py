@@ -131,7 +131,7 @@ def test_two_hosts_train_as_one_and_the_signal_of_one_stops_both(tmp_path, rng, 
 
 
 @pytest.mark.slow
-def test_hosts_that_see_other_photos_or_lose_one_another_do_not_hang(tmp_path, rng):
+def test_hosts_that_see_other_photos_lose_one_another_or_fail_do_not_hang(tmp_path, rng):
     sources = [tmp_path / "photos", tmp_path / "others"]
     for source, count in zip(sources, (20, 21), strict=True):
         tiny.write_photos(source, count, rng)
@@ -145,6 +145,12 @@ def test_hosts_that_see_other_photos_or_lose_one_another_do_not_hang(tmp_path, r
     (code0, _, said0), (code1, _, _) = _ends(killed)
     assert code1 == -signal.SIGKILL and "host 0 of 2: 2 of 4 x cpu" in said0
     # 75 if a collective noticed first, SIGABRT if JAX's coordinator did: never 1, which is final.
+    assert code0 in (75, -signal.SIGABRT), said0
+    faulty = _start(
+        tmp_path / "c", sources[:1] * 2, tmp_path / "cache", STOP_AT=str(8 * 10 + 5)
+    )  # fmt: skip
+    (code0, _, said0), (code1, _, said1) = _ends(faulty)
+    assert code1 == 1 and "a fault that nobody thought of" in said1
     assert code0 in (75, -signal.SIGABRT), said0
 
 

@@ -1,6 +1,7 @@
 """The command as one of two processes that train together; started by test_training_hosts.py.
 
-Prints the positions that it reads; the signal of the environment comes when it reads STOP_AT.
+Prints the positions that it reads. When it reads STOP_AT, the environment's SIGNAL comes, or, where
+none is named, a fault.
 """
 
 import os
@@ -17,6 +18,8 @@ def telling(self, index):
     if isinstance(self.examples, pipeline.TrainingExamples):
         print("read", row["position"], flush=True)
         if row["position"] == int(os.environ.get("STOP_AT", -1)):
+            if "SIGNAL" not in os.environ:
+                raise RuntimeError("a fault that nobody thought of")
             os.kill(os.getpid(), int(os.environ["SIGNAL"]))
     return row
 
