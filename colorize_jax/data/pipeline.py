@@ -138,9 +138,20 @@ class HostRows:
 
 
 def training_batches(
-    photos: Photos, config, *, start: int, stop: int, host: int = 0, hosts: int = 1
+    photos: Photos,
+    config,
+    *,
+    start: int,
+    stop: int,
+    host: int = 0,
+    hosts: int = 1,
+    workers: int | None = None,
 ) -> Batches:
     """This host's rows of the batches `start` to `stop` of the run that `config` describes.
+
+    Args:
+        workers: processes that read, if not as many as the config says: none, where few batches are
+            not worth starting some.
 
     Returns:
         An iterator (close it) of {"image": [rows, crop, crop, 3] uint8, "position": [rows]
@@ -150,7 +161,8 @@ def training_batches(
     data = config.data
     examples = TrainingExamples(photos, config.seed, tuple(data.scale), data.crop, data.mirror)
     rows = HostRows(examples, stop, data.batch_size, host, hosts)
-    return Batches(iter(in_workers(rows, start, _options(data), data.workers)))
+    workers = data.workers if workers is None else workers
+    return Batches(iter(in_workers(rows, start, _options(data), workers)))
 
 
 def evaluation_batches(

@@ -112,7 +112,9 @@ class _Run:
         if self.host["host"]:
             name = f"bad_records_{self.host['host']}.jsonl"
         self.bad = BadRecords(self.workdir / name, config.data.max_bad_fraction)
-        batches = pipeline.training_batches(self.photos, config, start=0, stop=1, **self.host)
+        batches = pipeline.training_batches(
+            self.photos, config, start=0, stop=1, workers=0, **self.host
+        )
         with contextlib.closing(self.bad.note(batches, self.photos)) as batches:
             self.example = sharding.put_batch(next(batches), self.mesh)
 
@@ -191,7 +193,7 @@ class _Run:
             try:
                 batches = pipeline.training_batches(
                     self.photos, self.config, start=0, stop=self.config.eval.statistics_batches,
-                    **self.host,
+                    workers=0, **self.host,
                 )  # fmt: skip
                 with contextlib.closing(self.bad.note(batches, self.photos)) as batches:
                     self.statistics = self.runner.statistics(self._stoppable(batches))
