@@ -29,6 +29,11 @@ def _run(*flags):
         (("--config=configs/vgg16_col.py:short",), "no variant 'short'; known: long"),
         (("--config=configs/absent.py",), "configs/absent.py"),
         (("--config=configs/vgg16_col.py",), "config.data.source is empty"),
+        (
+            ("--config=configs/quickstart.py", "--config.replay=/nowhere/nonfinite_3.json"),
+            "config.replay=/nowhere/nonfinite_3.json is no nonfinite_<step>.json",
+        ),
+        (("--config=configs/quickstart.py", "--config.distributed.mode=on"), "'on'; known: auto"),
     ],
 )
 def test_mistakes_become_sentences(tmp_path, flags, message):

@@ -173,6 +173,26 @@ def test_a_source_that_grew_is_refused(tmp_path, rng):
         loop.train(config, tmp_path / "run")
 
 
+def test_changes_are_accepted_where_somebody_says_so(tmp_path, rng, capfd):
+    tiny.write_photos(tmp_path / "photos", 12, rng)
+    settings = {"data__source": str(tmp_path / "photos"), "data__holdout": 0.2}
+    loop.train(tiny.config(**settings, steps=3), tmp_path / "run")
+    tiny.write_photos(tmp_path / "photos" / "more", 12, rng)
+    changed = tiny.config(**settings, steps=4, optimizer__rate=0.01)
+    with pytest.raises(CheckpointError, match="accept_changes=True"):
+        loop.train(changed, tmp_path / "run")
+    changed.checkpoint.accept_changes = True
+    loop.train(changed, tmp_path / "run")
+    assert "going on from step 3" in capfd.readouterr().err
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["step"] == 4
+    # What cannot be loaded is not loaded, whoever accepts it.
+    with pytest.raises(CheckpointError, match="does not fit this config"):
+        loop.train(
+            tiny.config(**settings, model__hidden=4, checkpoint__accept_changes=True),
+            tmp_path / "run",
+        )
+
+
 def test_a_run_without_a_checkpoint_may_change_its_config(tmp_path):
     same_run.write_config(tmp_path, tiny.config(optimizer__rate=0.5))
     same_run.check_config(tmp_path, tiny.config())
