@@ -119,6 +119,7 @@ def test_a_run_stops_with_a_report_that_can_be_replayed(tmp_path, poison, every,
     assert not np.isfinite(result["gradients"]["head/hue/kernel"])
     shown = capfd.readouterr().err
     assert "the first layer that is not finite: encoder/conv1_1" in shown
+    assert "gradients that are not finite: " in shown
     assert json.loads((tmp_path / "look" / "replay_3.json").read_text())["step"] == 3
     assert (tmp_path / "look" / "replay_3.png").stat().st_size > 1000
 

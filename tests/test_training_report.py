@@ -103,6 +103,16 @@ def test_a_terminal_gets_a_bar(tmp_path, monkeypatch, capsys):
     assert "2/4" in shown and "loss 0.2500" in shown
 
 
+def test_numbers_that_are_not_finite_are_null_and_not_drawn(tmp_path):
+    with report.Report(tmp_path, step=0, steps=9) as written:
+        written.write(1, {"eval/loss": float("nan"), "eval/psnr": 25.0})
+    assert (tmp_path / "metrics.jsonl").read_text() == (
+        '{"step": 1, "eval/loss": null, "eval/psnr": 25.0}\n'
+    )
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    assert [v.tag for e in _events(path) for v in e.summary.value] == ["eval/psnr"]
+
+
 def test_rows_that_a_full_disk_refuses_are_written_when_it_takes_them(tmp_path, capsys):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with report.Report(tmp_path, step=0, steps=9) as written:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import io
 import json
+import math
 import pathlib
 import sys
 import time
@@ -71,8 +72,10 @@ class Report:
         """One row of metrics.jsonl, and the same numbers for TensorBoard."""
         if not self._writes:
             return
-        self._trying(self._rows.add, {"step": step} | values)
-        scalars = [summary.scalar(name, value).value[0] for name, value in values.items()]
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        # JSON knows no NaN; TensorBoard draws none.
+        self._trying(self._rows.add, {"step": step} | dict.fromkeys(values) | finite)
+        scalars = [summary.scalar(name, value).value[0] for name, value in finite.items()]
         self._trying(self._board.add, step, Summary(value=scalars))
 
     def _trying(self, function, *arguments) -> None:
