@@ -180,10 +180,8 @@ def _table(result: dict) -> list[str]:
         lines += ["", f"{title}:"]
         lines += [f"  {_number(value)}  {name}" for name, value in values.items()]
     bad = [name for name, value in result["activations"].items() if not np.isfinite(value)]
-    lines += [
-        "",
-        f"the first layer that is not finite: {bad[0]}" if bad else "all layers are finite",
-    ]
+    first = f"the first layer that is not finite: {bad[0]}" if bad else "all layers are finite"
+    lines += ["", first]
     bad = [name for name, value in result["gradients"].items() if not np.isfinite(value)]
     count = len(result["gradients"])
     lines += [f"gradients that are not finite: {len(bad)} of {count} parameters"]
