@@ -266,6 +266,7 @@ def test_recipes_sweep_the_learning_rate(name, tmp_path):
     assert all("--config.optimizer.rate=" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_a_real_sweep(tmp_path):
     (tmp_path / "recipe.py").write_text(
         "import sys\n"

@@ -374,6 +374,8 @@ class _Run:
         """
         self.step = found.step - 1
         shown = ", ".join(f"{name} {value:.4g}" for name, value in found.metrics.items())
+        if all(map(math.isfinite, found.metrics.values())):
+            shown += ", but its update overflows"
         said = f"step {found.step} is not finite ({shown}); "
         try:
             path = nonfinite.write_report(
