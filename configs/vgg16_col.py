@@ -6,8 +6,8 @@ python -m colorize_jax.main --config=configs/vgg16_col.py \
 Three epochs of the photos in batches of 8, cropped to 352 pixels; the rate drops tenfold after 2.0,
 2.5 and 2.75 of them. With the paper's 3.7 million photos that is 1,387,500 steps. Larger batches:
 --config.data.batch_size=64 --config.optimizer.rate_batch_size=8 scales the rate linearly with them.
-The whole recipe was not run yet. Two steps of two photos on two CPU cores, float32: 7 seconds and
-4 GiB of memory a step; a checkpoint takes 1.1 GiB.
+The whole recipe was not run yet. Eight steps of two photos on two CPU cores, float32: 7 seconds a
+step, 4.5 GiB of memory; a checkpoint takes 1.1 GiB.
 
 Variants, as in --config=configs/vgg16_col.py:long
     long            10 epochs, drops at the same fractions
