@@ -2,30 +2,19 @@
 
 import json
 import pathlib
-import warnings
 
 import chex
 import jax
 import numpy as np
-from orbax.checkpoint import v1 as ocp
 from PIL import Image
 import pytest
+import saved
 import tiny
 
 import colorize_jax
 from colorize_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from colorize_jax.training import loop, same_run, sharding
 from colorize_jax.training.report import Report
-
-
-def _rows(workdir):
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-
-
-def _state(workdir, step):
-    with warnings.catch_warnings(action="ignore"):  # that no sharding is asked for
-        folder = workdir / "checkpoints" / str(step)
-        return ocp.load_checkpointables(folder, {"state": None})["state"]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +26,7 @@ def finished(tmp_path_factory):
 
 def test_a_run_leaves_all_that_was_promised(finished):
     workdir, scores = finished
-    rows = _rows(workdir)
+    rows = saved.rows(workdir)
     assert [r["step"] for r in rows if "eval/loss" in r] == [0, 3, 6]
     training = [r for r in rows if "train/loss" in r]
     assert [r["step"] for r in training] == [2, 4, 6]
@@ -68,7 +57,7 @@ def test_a_run_leaves_all_that_was_promised(finished):
 
 
 def test_the_first_evaluation_is_that_of_uniform_histograms_and_training_lowers_it(finished):
-    rows = [r for r in _rows(finished[0]) if "eval/loss" in r]
+    rows = [r for r in saved.rows(finished[0]) if "eval/loss" in r]
     assert len({r["eval/loss_constant"] for r in rows}) == 1
     assert rows[-1]["eval/loss"] < rows[0]["eval/loss"]
 
@@ -99,9 +88,9 @@ def test_a_killed_run_goes_on_and_ends_bit_identical(finished, tmp_path, monkeyp
     (workdir / "metrics.jsonl").write_text(rows + '{"step": 4, "train/loss": 0}\n{"step": 5, "tr')
     # Threads and workers may change; the photos must not.
     scores = loop.train(tiny.config(data__threads=0, checkpoint__keep=1), workdir)
-    chex.assert_trees_all_equal(_state(workdir, 6), _state(finished[0], 6))
+    chex.assert_trees_all_equal(saved.state(workdir, 6), saved.state(finished[0], 6))
     assert scores == finished[1]
-    assert [r["step"] for r in _rows(workdir)] == [0, 2, 3, 4, 6, 6]
+    assert [r["step"] for r in saved.rows(workdir)] == [0, 2, 3, 4, 6, 6]
     assert {p.name for p in (workdir / "checkpoints").iterdir()} == {"6"}
 
 
@@ -111,7 +100,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path, monkeyp
         with pytest.raises(_Killed):
             loop.train(tiny.config(), tmp_path)
     assert loop.train(tiny.config(), tmp_path) == finished[1]
-    assert [r["step"] for r in _rows(tmp_path)] == [0, 2, 3, 4, 6, 6]
+    assert [r["step"] for r in saved.rows(tmp_path)] == [0, 2, 3, 4, 6, 6]
 
 
 def test_a_finished_run_is_left_as_it_is(finished):
@@ -141,7 +130,7 @@ def test_the_encoder_in_three_lines(finished, rng):
     gray = colorize_jax.network_input(rng.integers(0, 256, (2, 64, 96, 3), dtype=np.uint8))
     maps = encoder.apply(variables, gray, train=False)
     assert maps["conv5_3"].shape == (2, 4, 6, 16) and np.isfinite(maps["fc7"]).all()
-    state = _state(workdir, 6)
+    state = saved.state(workdir, 6)
     chex.assert_trees_all_equal(variables["params"], state["params"]["encoder"])
     chex.assert_trees_all_equal(variables["batch_stats"], state["batch_stats"]["encoder"])
     _, earlier = colorize_jax.load_encoder(workdir / "checkpoints" / "3")
@@ -219,7 +208,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
     with pytest.raises(NonFiniteError, match=message):
         loop.train(config, tmp_path)
     last = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(_state(tmp_path, last)["params"]))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(saved.state(tmp_path, last)["params"]))
 
 
 def test_regression_without_hypercolumn_in_half_precision_with_microbatches(tmp_path):
@@ -269,10 +258,10 @@ def test_workers_and_devices_may_change_between_restarts(tmp_path, finished, mon
                     loop.train(config, tmp_path)
             else:
                 loop.train(config, tmp_path)
-    rows = [row for row in _rows(tmp_path) if "train/loss" in row]
-    expected = [row for row in _rows(finished[0]) if "train/loss" in row]
+    rows = [row for row in saved.rows(tmp_path) if "train/loss" in row]
+    expected = [row for row in saved.rows(finished[0]) if "train/loss" in row]
     assert [row["step"] for row in rows] == [2, 4, 6]
     # The restarts fall between two logs: a row then holds the mean of fewer steps.
     np.testing.assert_allclose(rows[0]["train/loss"], expected[0]["train/loss"], rtol=1e-4)
-    restored, straight = (_state(w, 6)["params"] for w in (tmp_path, finished[0]))
+    restored, straight = (saved.state(w, 6)["params"] for w in (tmp_path, finished[0]))
     chex.assert_trees_all_close(restored, straight, rtol=1e-3, atol=1e-5)

@@ -176,7 +176,7 @@ class Checkpoints:
 
     def note(self, step: int) -> dict:
         """What the loop wrote beside the state of a step."""
-        return ocp.load_checkpointables(self.directory / str(step), {"note": None})["note"]
+        return _note(self.directory / str(step))
 
     def restore(self, step: int, state: TrainState, sharding) -> TrainState:
         """The state of a step, laid out as `sharding` says.
@@ -214,6 +214,10 @@ def read(folder: pathlib.Path, state: TrainState, sharding) -> TrainState:
         raise CheckpointError(f"{folder} does not fit this config: {error}") from error
     nonfinite = jax.jit(lambda: jnp.zeros((), jnp.int32), out_shardings=sharding)()
     return TrainState(**saved["state"], nonfinite=nonfinite)
+
+
+def _note(folder: pathlib.Path) -> dict:
+    return ocp.load_checkpointables(folder, {"note": None})["note"]
 
 
 def _lock(workdir: pathlib.Path):
@@ -271,8 +275,7 @@ def load_encoder(path: str | pathlib.Path) -> tuple[Any, dict[str, Tree]]:
     folder = _step_folder(pathlib.Path(path).absolute())
     if manifest.exists(folder) and (problem := manifest.problem(folder)):
         raise CheckpointError(f"{folder} is damaged: {problem}; give an older checkpoint/<step>")
-    note = ocp.load_checkpointables(folder, {"note": None})["note"]
-    encoder = registry.make_encoder(ConfigDict(note["config"]["model"]))
+    encoder = registry.make_encoder(ConfigDict(_note(folder)["config"]["model"]))
     shapes = jax.eval_shape(encoder.init, jax.random.key(0), jax.numpy.zeros((1, 64, 64, 1)))
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     # A step without batch norm saved an empty tree, which has nothing to ask for.

@@ -15,7 +15,7 @@ from colorize_jax.config import check_numbers
 from colorize_jax.errors import ConfigError
 from colorize_jax.tasks.task import make_task
 from colorize_jax.training import optimizers, sharding
-from colorize_jax.training.step import init_state
+from colorize_jax.training.step import abstract_state
 
 DTYPES = ("float32", "bfloat16")
 
@@ -68,12 +68,6 @@ def topology_devices(name: str) -> list:
         ) from None
 
 
-def abstract_state(config, task, optimizer, batch):
-    """The shapes of the state for a batch of shapes; nothing is allocated."""
-    key = jax.eval_shape(lambda: jax.random.key(config.seed))
-    return jax.eval_shape(lambda key, batch: init_state(key, task, optimizer, batch), key, batch)
-
-
 def lower_step(config, rows: int, devices) -> tuple[jax.stages.Lowered, object]:
     """The training step of `config`, lowered for `rows` photos on each of some devices.
 
@@ -99,7 +93,7 @@ def lower_step(config, rows: int, devices) -> tuple[jax.stages.Lowered, object]:
         "image": jax.ShapeDtypeStruct((size, crop, crop, 3), jnp.uint8),
         "valid": jax.ShapeDtypeStruct((size,), bool),
     }
-    state = abstract_state(config, task, optimizer, batch)
+    state = abstract_state(task, optimizer, batch)
     key = jax.eval_shape(lambda: jax.random.key(config.seed))
     step = sharding.jit_step(task, optimizer, mesh, config.microbatches)
     return step.lower(state, batch, key), state

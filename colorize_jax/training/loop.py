@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import contextlib
+import functools
 import json
 import math
 import pathlib
@@ -28,7 +29,7 @@ from colorize_jax.training import (
 from colorize_jax.training.meter import Meter, NonFiniteStep
 from colorize_jax.training.report import Report, say
 from colorize_jax.training.signals import Signals, Stop
-from colorize_jax.training.step import init_state, pass_over
+from colorize_jax.training.step import abstract_state, init_state, pass_over
 
 SCORE = "eval/loss"  # of which the best is remembered
 
@@ -117,6 +118,7 @@ class _Run:
         )
         with contextlib.closing(self.bad.note(batches, self.photos)) as batches:
             self.example = sharding.put_batch(next(batches), self.mesh)
+        self.shapes = abstract_state(self.task, self.optimizer, self.example)
 
         start = self.saved.usable()
         note = {} if start is None else self.saved.note(start)
@@ -128,14 +130,10 @@ class _Run:
     def _compile(self, before: int) -> None:
         """The step for the microbatches of the config, or of the run so far, or as many as it
         takes."""
-        same = sharding.replicated(self.mesh)
-        shapes = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=same), self._shapes()
-        )
 
         def compile_step(microbatches):
             step = sharding.jit_step(self.task, self.optimizer, self.mesh, microbatches)
-            return step.lower(shapes, self.example, self.key).compile()
+            return step.lower(self.shapes, self.example, self.key).compile()
 
         say("compiling the step")
         began, rows = time.monotonic(), self.config.data.batch_size // self.mesh.size
@@ -154,12 +152,6 @@ class _Run:
         gib = memory.need(self.compiled) / memory.GIB
         say(f"compiled in {time.monotonic() - began:.1f} s; it needs {gib:.2f} GiB on every device")
 
-    def _initialize(self, key, batch):
-        return init_state(key, self.task, self.optimizer, batch)
-
-    def _shapes(self):
-        return jax.eval_shape(self._initialize, self.key, self.example)
-
     def _place_parameters(self, start: int | None, note: dict) -> None:
         """Where the parameters come from:
         1. the newest usable checkpoint of this run, if there is one;
@@ -167,11 +159,11 @@ class _Run:
         """
         same = sharding.replicated(self.mesh)
         if start is None:
-            place = jax.jit(self._initialize, out_shardings=same)
-            self.state = place(self.key, self.example)
+            initialize = functools.partial(init_state, task=self.task, optimizer=self.optimizer)
+            self.state = jax.jit(initialize, out_shardings=same)(self.key, batch=self.example)
             say("starting from scratch")
             return
-        self.state = self.saved.restore(start, self._shapes(), same)
+        self.state = self.saved.restore(start, self.shapes, same)
         self.step = self.saved_step = note["step"]
         self.evaluated, self.scores = note["evaluated"], note["scores"]
         self.best, self.skipped = note["best"], note["skipped"]

@@ -17,7 +17,7 @@ from colorize_jax.tasks.task import make_task
 from colorize_jax.training import checkpoint, optimizers, same_run, sharding
 from colorize_jax.training.meter import NonFiniteStep
 from colorize_jax.training.report import picture_grid, png, say
-from colorize_jax.training.step import TrainState, forward, init_state, interleave, row_keys
+from colorize_jax.training.step import TrainState, abstract_state, forward, interleave, row_keys
 
 
 def write_report(
@@ -62,12 +62,11 @@ def replay(config: ConfigDict, workdir: pathlib.Path) -> dict:
         DataError: the photos are gone.
     """
     report, folder = _read(pathlib.Path(config.replay))
-    then = ConfigDict(report["config"])
     for line in same_run.differences(report["config"], config):
         say(f"other than in the run: {line.strip()}")
     photos, _ = sources.open_splits(config.data.source, config.data.holdout)
     step, microbatches = report["step"], config.microbatches or report["microbatches"]
-    batches = pipeline.training_batches(photos, config, start=step - 1, stop=step)
+    batches = pipeline.training_batches(photos, config, start=step - 1, stop=step, workers=0)
     batch = next(batches)
     batches.close()
     batch.pop("bad")
@@ -76,7 +75,8 @@ def replay(config: ConfigDict, workdir: pathlib.Path) -> dict:
     if names != report["records"]:
         raise CheckpointError(
             f"{config.data.source} no longer gives the records of {config.replay}: the batch now "
-            f"begins with {names[0]} instead of {report['records'][0]}; was {then.data.source}"
+            f"begins with {names[0]} instead of {report['records'][0]}; was "
+            + report["config"]["data"]["source"]
         )
 
     task = make_task(config)
@@ -84,8 +84,7 @@ def replay(config: ConfigDict, workdir: pathlib.Path) -> dict:
     optimizer = optimizers.make_optimizer(config, schedule)
     here = sharding.replicated(sharding.make_mesh(jax.local_devices()[:1]))
     key = jax.random.key(config.seed)
-    shapes = jax.eval_shape(lambda key: init_state(key, task, optimizer, batch), key)
-    state = checkpoint.read(folder, shapes, here)
+    state = checkpoint.read(folder, abstract_state(task, optimizer, batch), here)
     records, layers, gradients = _look(task, state, batch, key, microbatches)
     result = {
         "step": step,
@@ -164,9 +163,9 @@ def _largest(x: jax.Array) -> jax.Array:
 def _arrays(intermediates) -> Iterator[tuple[str, jax.Array]]:
     """Every module's output by the module's name."""
     for path, outputs in traverse_util.flatten_dict(intermediates).items():
-        for array in jax.tree.leaves(outputs)[:1]:
-            if len(jax.tree.leaves(outputs)) == 1:
-                yield "/".join(path[:-1]) or "output", array
+        arrays = jax.tree.leaves(outputs)
+        if len(arrays) == 1:
+            yield "/".join(path[:-1]) or "output", arrays[0]
 
 
 def _table(result: dict) -> list[str]:

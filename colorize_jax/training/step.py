@@ -46,6 +46,13 @@ def init_state(key: jax.Array, task: Task, optimizer, batch: Batch) -> TrainStat
     )
 
 
+def abstract_state(task: Task, optimizer, batch: Batch) -> TrainState:
+    """The shapes of the state for a batch, or for the shapes of one; nothing is allocated."""
+    return jax.eval_shape(
+        lambda batch: init_state(jax.random.key(0), task, optimizer, batch), batch
+    )
+
+
 def pass_over(state: TrainState, step: int) -> TrainState:
     """The latched state, ready to go on behind that step; the schedule counts it as done."""
     count = jnp.asarray(step, jnp.int32)
