@@ -9,6 +9,18 @@ def default_config() -> ConfigDict:
     """The complete config, locked: a recipe that sets an unknown field fails by name."""
     config = ConfigDict()
     config.seed = 0
+    # A pretrained network to start from: a run's workdir, or one of its checkpoints/<step>. Its
+    # encoder is used and nothing else. "": a random start.
+    config.init_from = ""
+    # What is trained besides the head: "all", "head" (nothing), or layers of the encoder by name,
+    # as in "fc6,fc7" or "conv4_1..fc7". The rest is frozen and costs no gradient.
+    config.finetune = "all"
+    # Photos whose activations rebalance the layers of the loaded encoder to unit variance, for
+    # networks that were trained without batch norm; 0: not done.
+    config.rebalance_photos = 0
+    # A schedule.json (or the workdir with it) that early stopping has found; takes the place of
+    # steps, schedule.epochs and schedule.drops.
+    config.schedule_from = ""
     # A nonfinite_<step>.json that a run left: runs that step again and shows where it went wrong.
     config.replay = ""
     # Length of the run in steps; 0: schedule.epochs decides.
@@ -32,8 +44,11 @@ def default_config() -> ConfigDict:
     config.model.name = "vgg16"
     config.model.width = 1.0  # multiplies the channels of the trunk
     config.model.fc6_kernel = 7
+    config.model.fc6_padding = "SAME"  # or "VALID": one answer for a crop of 224, as a classifier
+    config.model.in_channels = 1  # gray; 3: color
     config.model.norm = "batch"  # or "none", once batch norm is absorbed
     config.model.hypercolumn = True  # False: the head reads the top layer alone
+    config.model.fov = False  # two more blocks on the trunk for a larger field of view
     config.model.alignment = "corner"  # or "center": where a coarse map lies in the input
     config.model.hidden = 1024  # units of the head's hidden layer
     # Compute the trunk's activations again in the backward pass instead of keeping them: about a
@@ -45,7 +60,22 @@ def default_config() -> ConfigDict:
     # A folder, a zip archive, tar or ArrayRecord shards, tfds:NAME:SPLIT, a VOC devkit, or
     # builtin:photos; "A,B" joins several, "A@0.7,B@0.3" weights them.
     config.data.source = ""
+    # What is known about the photos: "", "masks" (a VOC devkit's segmentation), "lists" (its lists
+    # of objects) or "folders" (a folder for every class).
+    config.data.labels = ""
+    config.data.split = ""  # labelled photos to train on: a list of the devkit, or a folder
+    config.data.eval_split = ""  # and those to evaluate on
+    # For masks that the devkit lacks: the SBD data set, or a folder of masks.
+    config.data.sbd = ""
+    config.data.per_class = 0  # exactly so many training photos of every class; 0: all
+    # How large a training photo becomes: "shortest" (its shortest side, data.scale), "factor"
+    # (data.factor times as large) or "none" (as stored).
+    config.data.scaling = "shortest"
     config.data.scale = (352, 600)  # the shortest side becomes an integer in [352, 600)
+    config.data.factor = (0.5, 2.0)
+    # Not 0: before anything else, training and evaluation, the longest side becomes this.
+    config.data.longest_side = 0
+    config.data.pad_label = "void"  # around small photos; or "background", as in the release
     config.data.crop = 352
     config.data.mirror = True
     config.data.batch_size = 8  # over all devices
@@ -58,6 +88,7 @@ def default_config() -> ConfigDict:
     config.task = ConfigDict()
     config.task.name = "colorization"
     config.task.loss = "histogram"  # or "regression" of Lab's a and b
+    config.task.classes = 0  # of a transfer task
     config.task.points = 128  # sampled pixels in every photo
     # Pixels at every border that are never sampled; 96 of 352, and it scales with the crop.
     config.task.edge_buffer = config.data.get_ref("crop") * 96 // 352
@@ -74,6 +105,8 @@ def default_config() -> ConfigDict:
     config.optimizer.rate = 1e-3
     # If not 0, the batch size at which `rate` holds: the rate grows linearly with the batch.
     config.optimizer.rate_batch_size = 0
+    config.optimizer.bias_rate = 2.0  # biases learn so many times as fast
+    config.optimizer.clip = 0.0  # largest norm of the gradient of one parameter; 0: any
     config.optimizer.momentum = 0.9
     config.optimizer.weight_decay = 5e-4  # of weights, not of biases
 
@@ -81,6 +114,20 @@ def default_config() -> ConfigDict:
     config.schedule.epochs = 3.0
     # Where the rate drops tenfold, as fractions of the run: 2.0, 2.5 and 2.75 of 3 epochs.
     config.schedule.drops = (2.0 / 3, 2.5 / 3, 2.75 / 3)
+    config.schedule.factor = 0.1  # of the rate at every drop
+
+    # Finds the schedule while it trains on a part of the training split: a window that scores no
+    # better than the one before drops the rate; after two drops, the third such window ends the
+    # run, at schedule.epochs or steps at the latest. Leaves schedule.json.
+    config.early_stopping = ConfigDict()
+    # "off"; "search": this; "crossval": this, and then a run on the whole split with what it found.
+    config.early_stopping.mode = "off"
+    config.early_stopping.holdout = 0.1  # share of the training split that is scored
+    config.early_stopping.window = 5000  # steps
+    config.early_stopping.minimum = 0  # steps before which nothing is dropped
+    # "score": the task's own, at the end of a window; "accuracy": of sampled pixels or photos, one
+    # batch every 10 steps, averaged over the window, as in the release.
+    config.early_stopping.metric = "score"
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 5000  # steps
@@ -92,7 +139,13 @@ def default_config() -> ConfigDict:
 
     config.eval = ConfigDict()
     config.eval.every = 5000  # steps; also before the first and after the last
-    config.eval.photos = 1000  # at most so many of the held-out ones
+    config.eval.photos = 1000  # at most so many of the held-out ones; 0: all
+    # What is seen of a held-out photo: "center" (one crop), "random10" (ten crops drawn as in
+    # training), "ten" (corners and center, mirrored too) or "whole".
+    config.eval.view = "center"
+    config.eval.shortest = 0  # side before "center" and "ten" crop; 0: that of the crop
+    # Names of classes; the score is averaged over them besides. (): over all alone.
+    config.eval.classes = ()
     config.eval.pictures = 8  # rows of images/<step>.png
     config.eval.statistics_batches = 50  # training batches that eval/loss_constant is fitted to
 
@@ -110,13 +163,14 @@ def check_variant(variant: str, known: tuple[str, ...]) -> None:
 
 _POSITIVE = (
     "data.batch_size", "data.crop", "checkpoint.every", "checkpoint.keep",
-    "eval.every", "eval.photos", "eval.statistics_batches", "log.every",
+    "eval.every", "eval.statistics_batches", "log.every", "early_stopping.window",
 )  # fmt: skip
 _NOT_NEGATIVE = (
-    "seed", "steps", "microbatches", "nonfinite_skips", "data.threads", "data.workers",
+    "seed", "steps", "rebalance_photos", "microbatches", "data.per_class", "data.longest_side",
+    "task.classes", "optimizer.clip", "optimizer.bias_rate", "early_stopping.minimum", "nonfinite_skips", "data.threads", "data.workers",
     "data.max_bad_fraction", "optimizer.rate", "optimizer.rate_batch_size", "optimizer.momentum",
     "optimizer.weight_decay", "schedule.epochs",
-    "checkpoint.seconds", "eval.pictures",
+    "checkpoint.seconds", "eval.photos", "eval.shortest", "eval.pictures",
 )  # fmt: skip
 
 
