@@ -26,3 +26,40 @@ def squared_error_ab(predicted: jax.Array, truth: jax.Array) -> jax.Array:
     """
     difference = spaces.lab(predicted)[..., 1:] - spaces.lab(truth)[..., 1:]
     return jnp.square(difference).mean((-3, -2, -1))
+
+
+def confusion(
+    truth: jax.Array, predicted: jax.Array, classes: int, *, void: int = 255
+) -> jax.Array:
+    """How often each class was taken for which: the counts that `scores.iou` is made of.
+
+    Args:
+        truth: [...] integers. Pixels that are `void`, or no class at all, are left out.
+        predicted: [...] integers from 0 to classes - 1.
+        classes: number of them.
+
+    Returns:
+        [classes, classes] int32, rows by truth, columns by prediction: exact up to 2^31 pixels,
+        where sums of float32 would stop counting at 2^24.
+    """
+    truth, predicted = truth.astype(jnp.int32).ravel(), predicted.astype(jnp.int32).ravel()
+    known = (truth != void) & (truth >= 0) & (truth < classes)
+    cell = jnp.where(known, truth * classes + predicted, classes**2)
+    counts = jnp.bincount(cell, length=classes**2 + 1)
+    return counts[:-1].reshape(classes, classes)
+
+
+def top_k(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
+    """Whether the true class is among the k that were given the highest scores.
+
+    Args:
+        logits: [..., classes].
+        labels: [...] integers from 0 to classes - 1.
+
+    Returns:
+        [...] bool. Ties count against the prediction, and so does NaN: a network that says the same
+        of every class knows none.
+    """
+    own = jnp.take_along_axis(logits, labels[..., None].astype(jnp.int32), -1)
+    not_beaten = ~(logits < own)  # its own among them
+    return not_beaten.sum(-1) <= k
