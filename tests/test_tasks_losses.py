@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import sklearn.metrics
 
 from colorize_jax.tasks import losses
 
@@ -45,3 +46,45 @@ def test_masks_carry_no_gradient():
 def test_half_precision_logits_give_a_single_precision_loss():
     logits = jnp.array([1.0, 2.0], jnp.bfloat16)
     assert losses.histogram_kl(logits, jnp.array([0.5, 0.5])).dtype == jnp.float32
+
+
+def test_golden_sigmoid_loss_leaves_out_what_is_difficult(golden):
+    logits = jnp.asarray(golden["mlabel_logits"], jnp.float32)
+    coded = golden["mlabel_labels"]  # 255: difficult
+    labels = np.select([coded == 255, coded == 1], [0, 1], -1)
+    actual = losses.sigmoid_loss(logits, labels)
+    np.testing.assert_allclose(actual, golden["mlabel_loss_masked"], rtol=1e-5)
+    as_trained = losses.sigmoid_loss(logits, np.where(labels == 0, 1, labels))
+    np.testing.assert_allclose(as_trained, golden["mlabel_loss_unmasked_sic"], rtol=1e-5)
+
+
+def test_difficult_labels_have_no_gradient_and_sure_ones_stay_finite():
+    def loss(logits):
+        return losses.sigmoid_loss(logits, jnp.array([0, 1, -1]))
+
+    value, gradient = jax.value_and_grad(loss)(jnp.array([3.0, -1e4, 1e4]))
+    np.testing.assert_allclose(value, 2e4)
+    np.testing.assert_allclose(gradient, [0, -1, 1])
+
+
+def test_cross_entropy_is_the_log_loss_of_scikit_learn(rng):
+    logits, labels = rng.normal(size=(50, 6)), np.arange(50) % 6
+    each, counted = losses.cross_entropy(logits, labels)
+    assert each.shape == (50,) and counted.all()
+    expected = sklearn.metrics.log_loss(labels, np.asarray(jax.nn.softmax(logits)))
+    np.testing.assert_allclose(each.mean(), expected, rtol=1e-5)
+
+
+def test_void_labels_are_not_counted_and_have_finite_gradients(rng):
+    logits = jnp.asarray(rng.normal(size=(2, 3, 4)), jnp.bfloat16)
+    labels = np.array([[0, 255, 3], [255, 255, 1]], np.uint8)
+    with jax.debug_nans(True):
+        each, counted = losses.cross_entropy(logits, labels)
+    assert each.dtype == jnp.float32
+    np.testing.assert_array_equal(counted, labels != 255)
+    np.testing.assert_array_equal(each == 0, labels == 255)
+    gradient = jax.grad(lambda x: losses.cross_entropy(x, labels)[0].sum())(logits)
+    assert jnp.isfinite(gradient).all()
+    np.testing.assert_array_equal((gradient != 0).any(-1), labels != 255)
+    _, counted = losses.cross_entropy(logits, labels, void=3)
+    assert counted.sum() == 5

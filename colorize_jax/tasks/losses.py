@@ -32,3 +32,39 @@ def weighted_kl(logits: jax.Array, target: jax.Array, weight: jax.Array) -> jax.
 def regression_loss(predicted: jax.Array, target: jax.Array) -> jax.Array:
     """Half the squared Euclidean distance, [..., channels] -> [...]: Caffe's convention."""
     return 0.5 * jnp.square(predicted.astype(jnp.float32) - target).sum(-1)
+
+
+def sigmoid_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Cross-entropy of every class by itself, summed over the classes.
+
+    Args:
+        logits: [..., classes].
+        labels: [..., classes] of 1 (is there), -1 (is not) and 0 (difficult): those count nothing.
+            (The release meant to leave them out, but trains them as if they were 1.)
+
+    Returns:
+        [...] nats.
+    """
+    labels = labels.astype(jnp.float32)
+    each = jax.nn.softplus(-labels * logits.astype(jnp.float32))
+    return jnp.where(labels == 0, 0.0, each).sum(-1)
+
+
+def cross_entropy(
+    logits: jax.Array, labels: jax.Array, *, void: int = 255
+) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy of softmax(logits).
+
+    Args:
+        logits: [..., classes].
+        labels: [...] integers; `void` contributes nothing.
+
+    Returns:
+        [...] nats, 0 where void; and [...] bool, which ones count: what to divide a sum by.
+    """
+    counted = labels != void
+    # Beyond the classes JAX looks up NaN, which is masked below but stops jax_debug_nans.
+    label = jnp.where(counted, labels, 0).astype(jnp.int32)
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    picked = jnp.take_along_axis(log_p, label[..., None], -1)[..., 0]
+    return jnp.where(counted, -picked, 0.0), counted
