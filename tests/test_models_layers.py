@@ -69,3 +69,31 @@ def test_caffe_xavier_is_uniform_with_fan_in():
     assert np.abs(kernel).max() <= limit
     np.testing.assert_allclose(np.abs(kernel).max(), limit, rtol=1e-2)
     np.testing.assert_allclose(kernel.std(), limit / 3**0.5, rtol=2e-2)
+
+
+def test_he_truncated_is_cut_off_at_twice_its_sigma():
+    kernel = layers.he_truncated(jax.random.key(0), (3, 3, 40, 500))
+    sigma = (2.6 / (3 * 3 * 40)) ** 0.5
+    np.testing.assert_allclose(np.abs(kernel).max(), 2 * sigma, rtol=1e-2)
+    np.testing.assert_allclose(kernel.std(), 0.8796 * sigma, rtol=1e-2)
+    assert abs(kernel.mean()) < 0.01 * sigma
+
+
+@pytest.mark.parametrize("size", [(2, 3), (9, 8)])
+@pytest.mark.parametrize("kernel_size", [1, 3, 7])
+def test_a_border_takes_the_place_of_the_zeros(rng, size, kernel_size):
+    x = jnp.asarray(rng.normal(size=(2, *size, 3)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(kernel_size, kernel_size, 3, 5)), jnp.float32)
+    plain = layers.convolve(x, kernel, "SAME")
+    zeros = layers.convolve(x, kernel, "SAME", jnp.zeros(3))
+    np.testing.assert_allclose(zeros, plain, atol=1e-4)
+    # A constant map in its own constant has no border at all.
+    constant = jnp.array([1.0, -2.0, 3.0])
+    flat = layers.convolve(jnp.broadcast_to(constant, x.shape), kernel, "SAME", constant)
+    everywhere = kernel.sum((0, 1)).T @ constant
+    np.testing.assert_allclose(flat, jnp.broadcast_to(everywhere, flat.shape), atol=1e-4)
+
+
+def test_without_padding_there_is_no_border_to_replace():
+    with pytest.raises(ValueError, match="VALID"):
+        layers.convolve(jnp.zeros((1, 4, 4, 2)), jnp.zeros((3, 3, 2, 2)), "VALID", jnp.zeros(2))

@@ -13,6 +13,7 @@ import tiny
 
 import colorize_jax
 from colorize_jax.errors import CheckpointError, SaveError
+from colorize_jax.models import registry
 from colorize_jax.training import checkpoint, loop, manifest
 from colorize_jax.training.step import TrainState
 
@@ -182,6 +183,33 @@ def test_a_damaged_checkpoint_is_not_transferred_from(tmp_path):
     _flip(_largest(tmp_path / "checkpoints" / "3"))
     with pytest.raises(CheckpointError, match="is damaged: the content of its file"):
         colorize_jax.load_encoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("saved", "lacking"),
+    [
+        ({"in_channels": 3, "fc6_padding": "VALID", "fc6_kernel": 5}, ()),
+        ({}, ("in_channels", "fc6_padding")),  # as saved before there were these settings
+    ],
+)
+def test_the_encoder_to_transfer_is_the_one_that_was_saved(tmp_path, saved, lacking):
+    config = tiny.config(**{f"model__{name}": value for name, value in saved.items()})
+    encoder = registry.make_encoder(config.model, frozen=("conv1_1",))
+    image = jnp.ones((1, 160, 160, encoder.in_channels))
+    variables = jax.jit(encoder.init)(jax.random.key(0), image)
+    state = TrainState(
+        step=jnp.int32(1),
+        opt_state=(),
+        nonfinite=jnp.int32(0),
+        **{kind: {"encoder": tree, "head": jnp.ones(3)} for kind, tree in variables.items()},
+    )
+    note = {"config": json.loads(config.to_json_best_effort())}
+    for name in lacking:
+        del note["config"]["model"][name]
+    checkpoint.write(tmp_path / "1", state, note)
+    loaded, loaded_variables = colorize_jax.load_encoder(tmp_path / "1")
+    assert loaded == encoder.clone(frozen=())
+    chex.assert_trees_all_equal(loaded_variables, variables)
 
 
 def test_old_ones_go_only_when_a_newer_one_is_complete(tmp_path, opened, monkeypatch):

@@ -1,6 +1,6 @@
 """The head that reads hypercolumns: one hidden layer, then one linear output for every target."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax
@@ -18,12 +18,14 @@ class Head(nn.Module):
         outputs: {name: width}, for example {"hue": 32, "chroma": 32}.
         hidden: units of the hidden layer.
         dropout: rate after it, while training.
+        output_init: start of the kernels of the outputs.
         dtype: of the computation; parameters are float32 and so are the outputs.
     """
 
     outputs: Mapping[str, int]
     hidden: int = 1024
     dropout: float = 0.5
+    output_init: Callable = layers.caffe_xavier
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):  # noqa: D102 (Linen's)
@@ -35,7 +37,7 @@ class Head(nn.Module):
         )
         self.drop = nn.Dropout(self.dropout)
         self.output_layers = {
-            name: nn.Dense(width, kernel_init=layers.caffe_xavier, dtype=self.dtype, name=name)
+            name: nn.Dense(width, kernel_init=self.output_init, dtype=self.dtype, name=name)
             for name, width in self.outputs.items()
         }
 

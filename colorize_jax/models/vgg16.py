@@ -1,11 +1,13 @@
 """VGG-16, fully convolutional, as the paper pretrains it: gray in, every activation out by name."""
 
+from collections.abc import Mapping
 import functools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from colorize_jax.errors import ConfigError
 from colorize_jax.models import layers, norm
 
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels, convolutions
@@ -24,9 +26,14 @@ class Vgg16(nn.Module):
 
     Attributes:
         width: multiplies the channels of every layer.
+        in_channels: of the input: 1 for gray, 3 for color.
         fc6_kernel: side of fc6's kernel; 7 in the paper, smaller for small machines.
+        fc6_padding: "SAME", or "VALID" for a classifier: one answer at 224 pixels. Then fc6 and fc7
+            begin half a kernel inside the input, where `strides` and hypercolumns do not look.
         norm: "batch" for parameter-free batch norm after every convolution, "none" once it is
             absorbed into the weights.
+        frozen: layers whose batch norm keeps still: they normalize by their running averages, and
+            leave them as they are, while training too. Dropout acts as ever.
         dropout: rate after fc6 and fc7, while training.
         remat: keep only the input of every block for the backward pass, and compute the rest again.
         dtype: of the computation; parameters and statistics are float32.
@@ -34,8 +41,11 @@ class Vgg16(nn.Module):
     """
 
     width: float = 1.0
+    in_channels: int = 1
     fc6_kernel: int = 7
+    fc6_padding: str = "SAME"
     norm: str = "batch"
+    frozen: tuple[str, ...] = ()
     dropout: float = 0.5
     remat: bool = False
     dtype: jnp.dtype = jnp.float32
@@ -43,40 +53,70 @@ class Vgg16(nn.Module):
 
     # Every activation in the order of the hypercolumn, with its stride in pixels of the input.
     strides = _strides()
+    # Those that have weights, from the bottom to the top.
+    layers = tuple(name for name in strides if name != "gray")
     top = "fc7"
 
-    @nn.compact
-    def __call__(self, gray: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-        """[batch, height, width, 1] mean-free gray -> {layer name: [batch, h, w, channels]}.
+    @property
+    def smallest_input(self) -> int:
+        """Pixels a side below which fc6 has no answer."""
+        return 32 * (self.fc6_kernel - 1) + 1 if self.fc6_padding == "VALID" else 1
 
-        Activations are taken after ReLU (fc6 and fc7: after dropout) and before pooling; "gray" is
-        the input itself.
+    @nn.compact
+    def __call__(
+        self,
+        gray: jax.Array,
+        train: bool = False,
+        borders: Mapping[str, jax.Array] | None = None,
+    ) -> dict[str, jax.Array]:
+        """Every activation, after ReLU (fc6 and fc7: after dropout) and before pooling.
+
+        Args:
+            gray: [batch, height, width, in_channels], mean-free.
+            train: batch statistics and dropout.
+            borders: {layer: [channels of its input]}: constants in place of the zeros around the
+                input of these layers, as `surgery.padding.borders` gives them.
+
+        Returns:
+            {layer: [batch, h, w, channels]}; "gray" is the input itself.
+
+        Raises:
+            ConfigError: the input has another number of channels.
         """
+        if gray.shape[-1] != self.in_channels:
+            raise ConfigError(
+                f"the input has {gray.shape[-1]} channels and the network takes "
+                f"{self.in_channels}: config.model.in_channels is 1 for gray, 3 for color"
+            )
+        borders = borders or {}
         maps = {"gray": gray.astype(self.dtype)}
         x = maps["gray"]
         for block in range(len(BLOCKS)):
-            compute = functools.partial(Vgg16._block, block=block, train=train)
+            compute = functools.partial(Vgg16._block, block=block, train=train, borders=borders)
             x, found = (nn.remat(compute) if self.remat else compute)(self, x)
             maps |= found
-        for name, kernel_size in (("fc6", self.fc6_kernel), ("fc7", 1)):
-            x = self._layer(x, name, 4096, kernel_size, train)
+        for name, conv in (
+            ("fc6", {"kernel_size": self.fc6_kernel, "padding": self.fc6_padding}),
+            ("fc7", {"kernel_size": 1}),
+        ):
+            x = self._layer(x, name, 4096, train, borders, **conv)
             x = nn.Dropout(self.dropout, deterministic=not train, name=f"drop_{name}")(x)
             maps[name] = x
         return maps
 
-    def _block(self, x, block, train):
+    def _block(self, x, block, train, borders):
         maps, (channels, convolutions) = {}, BLOCKS[block]
         for i in range(convolutions):
             name = f"conv{block + 1}_{i + 1}"
-            x = maps[name] = self._layer(x, name, channels, 3, train)
+            x = maps[name] = self._layer(x, name, channels, train, borders)
         return layers.max_pool(x), maps
 
-    def _layer(self, x, name, channels, kernel_size, train):
+    def _layer(self, x, name, channels, train, borders, **conv):
         normalized = self.norm == "batch"
         features = max(1, round(channels * self.width))
-        x = layers.Conv(features, kernel_size, frozen_bias=normalized, dtype=self.dtype, name=name)(
-            x
-        )
+        conv = layers.Conv(features, frozen_bias=normalized, dtype=self.dtype, name=name, **conv)
+        x = conv(x, borders.get(name))
         if normalized:
-            x = norm.BatchNorm(self.axis_name, name=f"batch_{name}")(x, train)
+            moving = train and name not in self.frozen
+            x = norm.BatchNorm(self.axis_name, name=f"batch_{name}")(x, moving)
         return nn.relu(x)

@@ -276,7 +276,9 @@ def load_encoder(path: str | pathlib.Path) -> tuple[Any, dict[str, Tree]]:
     if manifest.exists(folder) and (problem := manifest.problem(folder)):
         raise CheckpointError(f"{folder} is damaged: {problem}; give an older checkpoint/<step>")
     encoder = registry.make_encoder(ConfigDict(_note(folder)["config"]["model"]))
-    shapes = jax.eval_shape(encoder.init, jax.random.key(0), jax.numpy.zeros((1, 64, 64, 1)))
+    side = max(64, encoder.smallest_input)
+    image = jax.ShapeDtypeStruct((1, side, side, encoder.in_channels), jnp.float32)
+    shapes = jax.eval_shape(encoder.init, jax.random.key(0), image)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     # A step without batch norm saved an empty tree, which has nothing to ask for.
     wanted = {kind: {"encoder": _abstract(tree, sharding)} for kind, tree in shapes.items()}
