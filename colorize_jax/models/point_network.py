@@ -13,22 +13,31 @@ class PointNetwork(nn.Module):
     Attributes:
         encoder: a trunk: maps by name, `strides`, and the name of its `top`.
         head: reads the columns.
+        fov: blocks on top of the trunk for a larger field of view, with `strides` of their own;
+            always read, after all layers of the trunk.
         hypercolumn: all layers of the trunk; otherwise its top layer alone is read.
         alignment: see `hypercolumn.ALIGNMENTS`.
     """
 
     encoder: nn.Module
     head: Head
+    fov: nn.Module | None = None
     hypercolumn: bool = True
     alignment: str = "corner"
 
     def _strides(self) -> dict[str, int]:
         strides = self.encoder.strides
-        return strides if self.hypercolumn else {self.encoder.top: strides[self.encoder.top]}
+        if not self.hypercolumn:
+            strides = {self.encoder.top: strides[self.encoder.top]}
+        return strides if self.fov is None else strides | self.fov.strides
+
+    def _maps(self, gray: jax.Array, train: bool) -> dict[str, jax.Array]:
+        maps = self.encoder(gray, train)
+        return maps if self.fov is None else maps | self.fov(maps[self.encoder.top])
 
     def columns(self, gray: jax.Array, points: jax.Array, train: bool = False) -> jax.Array:
         """What the head reads at the points: [batch, points, channels]."""
-        maps = self.encoder(gray, train)
+        maps = self._maps(gray, train)
         return hypercolumn.sparse_columns(maps, self._strides(), points, self.alignment)
 
     def __call__(
@@ -37,12 +46,19 @@ class PointNetwork(nn.Module):
         """Outputs at pixels: {name: [batch, points, width]}.
 
         Args:
-            gray: [batch, height, width, 1] network input.
+            gray: [batch, height, width, channels] network input.
             points: [batch, points, 2] integer (y, x).
             train: batch statistics and dropout.
         """
         return self.head(self.columns(gray, points, train), train)
 
     def dense(self, gray: jax.Array) -> dict[str, jax.Array]:
-        """Outputs on the grid of every fourth pixel: {name: [batch, h / 4, w / 4, width]}."""
-        return self.head.dense(self.encoder(gray, False), self._strides(), self.alignment)
+        """Outputs on the grid of every fourth pixel: {name: [batch, h / 4, w / 4, width]}.
+
+        They are those of `__call__` at the pixels of the grid if height and width are multiples of
+        the coarsest stride, 128 with both blocks of `fov`. Otherwise the last cell of a coarse map
+        hangs over the edge, and with "corner" the map is squeezed into the image as TF1's resize
+        does it: of 448 pixels conv9_1 has 4 cells, which are then 112 pixels apart and not the 128
+        that points are sampled with. Both grids are the paper's, but it is better to pad to 512.
+        """
+        return self.head.dense(self._maps(gray, False), self._strides(), self.alignment)
