@@ -1,0 +1,1 @@
+"""Pretrained weights made fit for transfer: other numbers, the same function."""

@@ -1,0 +1,28 @@
+"""What stands around a map, so that units at the border of a photo see nothing unusual there."""
+
+from collections.abc import Sequence
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def borders(params: dict[str, Any], layers: Sequence[str]) -> dict[str, jax.Array]:
+    """What each layer reads of a featureless place: ReLU of the bias of the layer below.
+
+    In place of the zeros of the padding, which are far from what is usual once batch norm is
+    absorbed (footnote 3 of the paper). For looking at activations; transfer gains nothing from it.
+
+    Args:
+        params: of an encoder whose batch norm is absorbed, {layer: {"kernel", "bias"}}.
+        layers: of the encoder, each the input of the next; poolings in between change nothing.
+
+    Returns:
+        {layer: [channels of its input]} for `encoder.apply(..., borders=...)`; not for the first
+        layer, which reads the photo.
+    """
+    return {
+        layer: jax.nn.relu(jnp.asarray(params[below]["bias"]))
+        for below, layer in itertools.pairwise(layers)
+    }
