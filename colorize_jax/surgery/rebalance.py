@@ -57,7 +57,7 @@ def rebalance(encoder, params: Tree, batches: Iterable) -> tuple[Tree, dict[str,
             raise DataError("there are no photos to measure the activations on for rebalancing")
         mean, square = total / count, squares / count
         std = np.sqrt(np.maximum(square - mean**2, 0))
-        if not (np.isfinite(std) and std > _ROUNDING * np.sqrt(square)):
+        if not std > _ROUNDING * np.sqrt(square):  # nor is what is not finite
             raise CheckpointError(
                 f"the activation of {name} has mean {mean:.3g} and standard deviation {std:.3g} on "
                 "these photos and cannot be rebalanced: look at the checkpoint, or leave it as it "
