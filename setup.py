@@ -43,6 +43,7 @@ setup(
         "pillow>=12.0",
         "scikit-image>=0.25",  # its sample photos are builtin:photos
         "scikit-learn>=1.5",  # likewise
+        "scipy>=1.13",  # reads the masks of SBD
         "simplejpeg>=1.8",  # decoding
         "tensorboardX>=2.6.2",
         "tensorflow-datasets>=4.9.9",

@@ -167,7 +167,8 @@ _POSITIVE = (
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "seed", "steps", "rebalance_photos", "microbatches", "data.per_class", "data.longest_side",
-    "task.classes", "optimizer.clip", "optimizer.bias_rate", "early_stopping.minimum", "nonfinite_skips", "data.threads", "data.workers",
+    "task.classes", "optimizer.clip", "optimizer.bias_rate", "early_stopping.minimum",
+    "nonfinite_skips", "data.threads", "data.workers",
     "data.max_bad_fraction", "optimizer.rate", "optimizer.rate_batch_size", "optimizer.momentum",
     "optimizer.weight_decay", "schedule.epochs",
     "checkpoint.seconds", "eval.photos", "eval.shortest", "eval.pictures",

@@ -10,6 +10,7 @@ import tiny
 
 from colorize_jax.data import pipeline, sources
 from colorize_jax.data.folder import Folder
+from colorize_jax.data.views import RandomWindow
 from colorize_jax.errors import ConfigError, DataError
 
 
@@ -64,7 +65,7 @@ def test_batch_size_does_not_change_the_positions(folder):
 
 
 def test_every_epoch_reads_every_photo_once_in_another_order(folder):
-    examples = pipeline.TrainingExamples(folder, 3, (40, 50), 32, True)
+    examples = pipeline.TrainingExamples(folder, 3, RandomWindow((40, 50), 32, True))
     epochs = [[examples.order[p] for p in range(7 * e, 7 * e + 7)] for e in range(4)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 1
@@ -82,7 +83,7 @@ def test_a_bad_photo_is_replaced_and_all_others_stay(tmp_path, rng):
     before = _batches(config, folder, 0, 7)
     (tmp_path / names[3]).write_bytes(b"damaged")
     after = _batches(config, folder, 0, 7)
-    examples = pipeline.TrainingExamples(folder, 0, (40, 50), 32, True)
+    examples = pipeline.TrainingExamples(folder, 0, RandomWindow((40, 50), 32, True))
     bad = np.array([examples.order[p] == 3 for p in range(28)]).reshape(7, 4)
     assert bad.sum() == 4
     for b, a, is_bad in zip(before, after, bad, strict=True):
@@ -123,7 +124,7 @@ def test_evaluation_reads_everything_once_and_fills_up_the_last_batch(folder):
 )
 def test_crops_that_cannot_be_had_are_refused(setting, value, message):
     with pytest.raises(ConfigError, match=message):
-        pipeline.check(tiny.config(**{setting: value}).data)
+        pipeline.check(tiny.config(**{setting: value}))
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
@@ -149,10 +150,10 @@ def test_hosts_share_the_same_global_batches(folder, hosts):
 
 def test_every_position_draws_anew_from_the_same_photo(tmp_path, rng):
     tiny.write_photos(tmp_path, 1, rng, size=(200, 300))
-    examples = pipeline.TrainingExamples(_photos(tmp_path), 0, (40, 60), 32, True)
+    examples = pipeline.TrainingExamples(_photos(tmp_path), 0, RandomWindow((40, 60), 32, True))
     crops = {examples[position]["image"].tobytes() for position in range(30)}
     assert len(crops) == 30
-    other = pipeline.TrainingExamples(_photos(tmp_path), 1, (40, 60), 32, True)
+    other = pipeline.TrainingExamples(_photos(tmp_path), 1, RandomWindow((40, 60), 32, True))
     assert crops.isdisjoint({other[position]["image"].tobytes() for position in range(30)})
 
 

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 import os
 import tarfile
-import threading
-import zipfile
 
 import numpy as np
 
 from colorize_jax.data import index
 from colorize_jax.data.names import Names
 from colorize_jax.data.record import Record, is_photo, only_devkit_photos
+from colorize_jax.data.tree import ZipTree
 from colorize_jax.errors import DataError
 
 
@@ -18,35 +17,13 @@ class Zip:
     """Every photo in a zip archive. In a PASCAL VOC devkit the masks are left out."""
 
     def __init__(self, path: str):
-        self._path = path
-        try:
-            with zipfile.ZipFile(path) as archive:
-                names = only_devkit_photos([n for n in archive.namelist() if is_photo(n)])
-        except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
-            raise DataError(f"{path} cannot be read as a zip archive: {error}") from error
+        self._files = ZipTree(path)
+        names = only_devkit_photos([n for n in self._files.names() if is_photo(n)])
         self.names = Names.of(sorted(name.encode("utf-8", "surrogateescape") for name in names))
-        self._open()
-
-    def _open(self):
-        self._lock, self._archive = threading.Lock(), None
-
-    def __getstate__(self):
-        return {"_path": self._path, "names": self.names}
-
-    def __setstate__(self, state):
-        self.__dict__.update(state)
-        self._open()
 
     def __getitem__(self, index: int) -> Record:
-        with self._lock:  # one handle for all threads: a large archive's table of contents is large
-            if self._archive is None:
-                self._archive = zipfile.ZipFile(self._path)
         name = self.names.encoded(index).decode("utf-8", "surrogateescape")
-        try:
-            return Record(self.names[index], self._archive.read(name))
-        # zipfile's list of what a damaged or encrypted member can raise is long.
-        except Exception as error:
-            raise DataError(f"damaged in the archive: {error}") from error
+        return Record(self.names[index], self._files.read(name))
 
 
 class Tar:

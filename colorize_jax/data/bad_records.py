@@ -10,6 +10,8 @@ import pathlib
 import numpy as np
 
 from colorize_jax.data import decode, pipeline
+from colorize_jax.data.labelled import Labelled
+from colorize_jax.data.masks import matching_mask
 from colorize_jax.data.sources import Photos
 from colorize_jax.errors import DataError, why
 
@@ -31,7 +33,7 @@ class BadRecords:
         self._window: collections.deque[tuple[int, int]] = collections.deque()
         self._rows = self._bad = 0
 
-    def watch(self, batches: Iterator[dict], photos: Photos) -> Iterator[dict]:
+    def watch(self, batches: Iterator[dict], photos: Photos | Labelled) -> Iterator[dict]:
         """Passes training batches on without their "bad"; closing it closes them.
 
         Raises:
@@ -41,12 +43,14 @@ class BadRecords:
             self._count(len(bad), int((bad != pipeline.GOOD).sum()))
             yield batch
 
-    def note(self, batches: Iterator[dict], photos: Photos) -> Iterator[dict]:
+    def note(self, batches: Iterator[dict], photos: Photos | Labelled) -> Iterator[dict]:
         """As `watch`, for batches that are read besides training: they are not counted."""
         for batch, _ in self._noted(batches, photos):
             yield batch
 
-    def _noted(self, batches: Iterator[dict], photos: Photos) -> Iterator[tuple[dict, np.ndarray]]:
+    def _noted(
+        self, batches: Iterator[dict], photos: Photos | Labelled
+    ) -> Iterator[tuple[dict, np.ndarray]]:
         with contextlib.closing(batches):
             for batch in batches:
                 bad = batch.pop("bad")
@@ -67,7 +71,7 @@ class BadRecords:
                 "the reasons"
             )
 
-    def _note(self, photos: Photos, index: int) -> None:
+    def _note(self, photos: Photos | Labelled, index: int) -> None:
         name, source = photos.name(index), photos.path(index)
         if (source, name) in self._known:
             return
@@ -79,10 +83,13 @@ class BadRecords:
             self._known.add((source, name))
 
 
-def _reason(photos: Photos, index: int) -> str:
+def _reason(photos: Photos | Labelled, index: int) -> str:
     """Read once more, here where there is a file to write to: workers have none."""
     try:
-        decode.decode(photos[index].image)
+        record = photos[index]
+        photo = decode.open_photo(record.image)
+        photo.pixels()
+        matching_mask(record.mask, photo, photos.classes)
     except (DataError, OSError) as error:
         return why(error)
     return "could not be read at first, and then could"

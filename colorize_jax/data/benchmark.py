@@ -15,6 +15,7 @@ from PIL import Image
 from colorize_jax.data import decode, pipeline
 from colorize_jax.data.pipeline import HostRows, TrainingExamples
 from colorize_jax.data.sources import Photos
+from colorize_jax.data.views import RandomWindow
 
 _BATCH = 32
 
@@ -56,7 +57,7 @@ def table(
         scale = (crop, crop * 600 // 352)
 
         def make(photos, crop=crop, scale=scale):
-            return TrainingExamples(photos, 0, scale, crop, True)
+            return TrainingExamples(photos, 0, RandomWindow(scale, crop, True))
 
         add(f"whole pipeline at {crop}", photos, make)
         if packed is not None:

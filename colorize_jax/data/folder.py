@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 import logging
 import os
-import stat
 import time
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from colorize_jax.data import index
 from colorize_jax.data.names import Names
 from colorize_jax.data.record import VOC_MASKS, Record, is_photo
+from colorize_jax.data.tree import read_file
 from colorize_jax.errors import DataError
 
 # A folder changed less than this before it was read may change again within the same tick of the
@@ -31,11 +31,7 @@ class Folder:
 
     def __getitem__(self, index: int) -> Record:
         path = os.path.join(os.fsencode(self._path), self.names.encoded(index))
-        # Opening a pipe would wait forever for someone to write into it.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise DataError("not a file")
-            return Record(self.names[index], file.read())
+        return Record(self.names[index], read_file(path))
 
 
 def _indexed(path: str) -> Names:

@@ -43,9 +43,12 @@ class Names(Sequence):
         start = self.ends[index - 1] if index else 0
         return self.blob[start : self.ends[index]].tobytes()
 
-    def hashes(self) -> np.ndarray:
-        """float64 in [0, 1) for every name; depends on that name alone."""
-        return np.fromiter((_hash(name) for name in self._all()), np.float64, len(self))
+    def __iter__(self) -> Iterator[str]:
+        return map(os.fsdecode, self._all())
+
+    def hashes(self, salt: bytes = b"") -> np.ndarray:
+        """float64 in [0, 1) for every name; depends on that name and the salt (16 bytes) alone."""
+        return np.fromiter((_hash(name, salt) for name in self._all()), np.float64, len(self))
 
     def _all(self) -> Iterator[bytes]:
         whole, start = self.blob.tobytes(), 0
@@ -54,5 +57,6 @@ class Names(Sequence):
             start = end
 
 
-def _hash(name: bytes) -> float:
-    return int.from_bytes(hashlib.blake2b(name, digest_size=6).digest(), "big") / 2**48
+def _hash(name: bytes, salt: bytes) -> float:
+    digest = hashlib.blake2b(name, digest_size=6, salt=salt).digest()
+    return int.from_bytes(digest, "big") / 2**48

@@ -8,9 +8,11 @@ from absl import flags
 import grain
 import numpy as np
 
-from colorize_jax.data import decode, transforms
+from colorize_jax.data import canvases, views
 from colorize_jax.data import workers as processes
+from colorize_jax.data.labelled import Labelled
 from colorize_jax.data.sources import Photos
+from colorize_jax.data.views import EvaluationView, Reading, View, Whole
 from colorize_jax.errors import ConfigError, DataError
 
 GOOD = -1  # in a batch's "bad": this row is the photo it should be
@@ -20,17 +22,16 @@ _REPLACEMENTS = 20
 
 @dataclasses.dataclass(frozen=True)
 class TrainingExamples:
-    """Random crops by position: an endless sequence, shuffled anew in every pass over the photos.
+    """Random views by position: an endless sequence, shuffled anew in every pass over the photos.
 
-    Position p of the run always gives the same pixels. A photo that cannot be read is replaced by
-    another one, drawn by (seed, position), so that all other positions stay as they are.
+    Position p of the run always gives the same pixels. A photo that cannot be read, or whose mask
+    cannot be, is replaced by another one, drawn by (seed, position), so that all other positions
+    stay as they are.
     """
 
-    photos: Photos
+    photos: Photos | Labelled
     seed: int
-    scale: tuple[int, int]
-    crop: int
-    mirror: bool
+    view: View
 
     def __post_init__(self):
         object.__setattr__(self, "order", self.photos.order(self.seed))
@@ -41,7 +42,8 @@ class TrainingExamples:
         others = _rng(self.seed, position, stream=1)
         for _ in range(_REPLACEMENTS):
             try:
-                return _example(self._crop(index, position), position, bad=bad)
+                seen = self.view(self.photos[index], _rng(self.seed, position, stream=0))
+                return seen | _row(position, bad=bad)
             except (DataError, OSError):
                 bad = index if bad == GOOD else bad
                 index = int(others.integers(len(self.photos)))
@@ -50,38 +52,50 @@ class TrainingExamples:
             f"{self.photos.name(index)}: is the source damaged or gone?"
         )
 
-    def _crop(self, index: int, position: int) -> np.ndarray:
-        photo = decode.open_photo(self.photos[index].image)
-        rng = _rng(self.seed, position, stream=0)
-        window = transforms.random_window(
-            rng, photo.height, photo.width, scale=self.scale, crop=self.crop, mirror=self.mirror
-        )
-        return transforms.cut(photo.pixels(window.height, window.width), window)
-
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationExamples:
-    """The first `count` photos in order, each the middle at the scale of the crop.
+    """The first `count` photos in order, each by the same view.
 
     Beyond the last photo, and for one that cannot be read, the example is black and not valid.
     """
 
-    photos: Photos
+    photos: Photos | Labelled
     count: int
-    crop: int
+    seed: int
+    view: EvaluationView
 
     def __getitem__(self, position: int) -> dict[str, np.ndarray]:
-        bad = GOOD
-        if position < self.count:
-            try:
-                photo = decode.open_photo(self.photos[position].image)
-                window = transforms.central_window(photo.height, photo.width, self.crop)
-                pixels = transforms.cut(photo.pixels(window.height, window.width), window)
-                return _example(pixels, position, bad=GOOD)
-            except (DataError, OSError):
-                bad = position
-        black = np.zeros((self.crop, self.crop, 3), np.uint8)
-        return _example(black, position, bad=bad) | {"valid": np.bool_(False)}
+        index = position if position < self.count else canvases.NONE
+        return _seen(self.photos, index, self.seed, self.view) | {"position": np.int64(position)}
+
+
+@dataclasses.dataclass(frozen=True)
+class WholeExamples:
+    """Whole photos, row by row of a plan. The rows that fill up a batch are black and not valid."""
+
+    photos: Labelled
+    plan: canvases.Plan
+    seed: int
+    reading: Reading
+
+    def __getitem__(self, row: int) -> dict[str, np.ndarray]:
+        batch, column = divmod(row, self.plan.rows.shape[1])
+        view = Whole(self.plan.canvases[batch], self.reading)
+        return _seen(self.photos, int(self.plan.rows[batch, column]), self.seed, view)
+
+
+def _seen(
+    photos: Photos | Labelled, index: int, seed: int, view: EvaluationView
+) -> dict[str, np.ndarray]:
+    bad = GOOD
+    if index != canvases.NONE:
+        try:
+            return view(photos[index], _rng(seed, index, stream=2)) | _row(index, bad=GOOD)
+        except (DataError, OSError):
+            bad = index
+    blank = view.blank(photos.unreadable())
+    return blank | _row(index, bad=bad) | {"valid": np.bool_(False)}
 
 
 def _rng(seed: int, position: int, *, stream: int) -> np.random.Generator:
@@ -89,13 +103,8 @@ def _rng(seed: int, position: int, *, stream: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=seed, counter=[0, position, stream, 0]))
 
 
-def _example(pixels: np.ndarray, position: int, *, bad: int) -> dict[str, np.ndarray]:
-    return {
-        "image": pixels,
-        "position": np.int64(position),
-        "valid": np.bool_(True),
-        "bad": np.int64(bad),
-    }
+def _row(position: int, *, bad: int) -> dict[str, np.ndarray]:
+    return {"position": np.int64(position), "valid": np.bool_(True), "bad": np.int64(bad)}
 
 
 class Batches(Iterator[dict]):
@@ -122,7 +131,7 @@ class HostRows:
     takes B / H of them, in the order of the hosts.
     """
 
-    examples: TrainingExamples | EvaluationExamples
+    examples: TrainingExamples | EvaluationExamples | WholeExamples
     batches: int
     batch_size: int
     host: int
@@ -138,7 +147,7 @@ class HostRows:
 
 
 def training_batches(
-    photos: Photos,
+    photos: Photos | Labelled,
     config,
     *,
     start: int,
@@ -155,24 +164,39 @@ def training_batches(
 
     Returns:
         An iterator (close it) of {"image": [rows, crop, crop, 3] uint8, "position": [rows]
-        int64, "valid": [rows] bool, "bad": [rows] int64}; "bad" is the number of the photo that
+        int64, "valid": [rows] bool, "bad": [rows] int64}, and, where the photos have them, "mask":
+        [rows, crop, crop] uint8 or "labels": [rows, ...]; "bad" is the number of the photo that
         could not be read and was replaced, or `GOOD`.
     """
     data = config.data
-    examples = TrainingExamples(photos, config.seed, tuple(data.scale), data.crop, data.mirror)
+    examples = TrainingExamples(photos, config.seed, views.training_view(config))
     rows = HostRows(examples, stop, data.batch_size, host, hosts)
     workers = data.workers if workers is None else workers
     return Batches(iter(in_workers(rows, start, _options(data), workers)))
 
 
 def evaluation_batches(
-    photos: Photos, config, *, limit: int, host: int = 0, hosts: int = 1
+    photos: Photos | Labelled, config, *, limit: int, host: int = 0, hosts: int = 1
 ) -> Batches:
-    """This host's rows of (at most `limit`) held-out photos; rows past the last are not valid."""
+    """This host's rows of (at most `limit`; 0: all) held-out photos, as config.eval.view has it.
+
+    Rows past the last photo, and of photos that cannot be read, are not valid: black, void, with
+    labels of zero. Views of several crops give "image": [rows, 10, crop, crop, 3]. Whole photos
+    come with "size": [rows, 2] int32 and grouped by their canvas (see canvases.py): batches differ
+    in shape, "position" is the number of the photo, and -1 where there is none.
+    """
     data = config.data
-    count = min(limit, len(photos))
-    examples = EvaluationExamples(photos, count, data.crop)
-    batches = -(-count // data.batch_size)
+    count = min(limit or len(photos), len(photos))
+    if config.eval.view == "whole":
+        reading = views.reading(config)
+        plan = canvases.plan(
+            photos, count, batch_size=data.batch_size, reading=reading, threads=data.threads
+        )
+        examples, batches = WholeExamples(photos, plan, config.seed, reading), len(plan.rows)
+    else:
+        view = views.evaluation_view(config)
+        examples = EvaluationExamples(photos, count, config.seed, view)
+        batches = -(-count // data.batch_size)
     rows = HostRows(examples, batches, data.batch_size, host, hosts)
     return Batches(iter(in_workers(rows, 0, _options(data), 0)))  # too few to start processes for
 
@@ -198,19 +222,18 @@ def in_workers(
     return batches.mp_prefetch(options, worker_init_fn=processes.prepare)
 
 
-def check(data) -> None:
-    """ConfigError, with the field's name, if crops of that size cannot be had."""
-    scale = tuple(data.scale)
-    if len(scale) != 2 or not all(isinstance(side, int) for side in scale):
-        raise ConfigError(f"config.data.scale={scale} must be two whole numbers, as in (352,600)")
-    low, high = scale
-    if not 0 < low < high:
-        raise ConfigError(
-            f"config.data.scale={tuple(data.scale)} must be (smallest, end) with 0 < smallest < "
-            "end; the end itself is never drawn"
-        )
-    if data.crop > low:
-        raise ConfigError(
-            f"config.data.crop={data.crop} is larger than the smallest scale, "
-            f"config.data.scale[0]={low}: such a photo has no such crop"
-        )
+def check(config) -> None:
+    """ConfigError, with the field's name, if such photos, labels and views cannot be had."""
+    data = config.data
+    views.check(config)
+    for name, kinds in (
+        ("split", ("masks", "lists", "folders")),
+        ("eval_split", ("masks", "lists", "folders")),
+        ("sbd", ("masks",)),
+        ("per_class", ("folders",)),
+    ):
+        if data[name] and data.labels not in kinds:
+            raise ConfigError(
+                f"config.data.{name}={data[name]!r} says nothing about photos with config.data."
+                f"labels={data.labels!r}; it is for {' or '.join(map(repr, kinds))}"
+            )

@@ -15,11 +15,14 @@ EXTENSIONS = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One photo as it is stored: a name that stays the same between runs, and encoded bytes or
-    decoded uint8 pixels [height, width, 3]."""
+    """One photo as it is stored: a name that stays the same between runs, encoded bytes or decoded
+    uint8 pixels [height, width, 3], and what is known about it: an encoded mask of classes, or
+    labels of any shape."""
 
     name: str
     image: bytes | np.ndarray
+    mask: bytes | None = None
+    labels: np.ndarray | None = None
 
 
 class Source(Protocol):

@@ -1,13 +1,16 @@
 """Photos in ArrayRecord shards, ours and other people's, and in prepared TFDS data sets."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 import contextlib
 import io
 import os
 import struct
 
 import numpy as np
+from tqdm import tqdm
 
+from colorize_jax.data import index
 from colorize_jax.data.names import Names
 from colorize_jax.data.record import Record
 from colorize_jax.errors import DataError
@@ -123,7 +126,8 @@ class Tfds:
         name, _, split = self._spec.partition(":")
         try:
             builder = tfds.builder(name)
-            if "image" not in builder.info.features:
+            self._features, self._folder = builder.info.features, str(builder.data_dir)
+            if "image" not in self._features:
                 raise DataError(f"tfds:{name} has no feature 'image'")
             self._records = builder.as_data_source(
                 split=split or "train", decoders={"image": tfds.decode.SkipDecoding()}
@@ -142,3 +146,37 @@ class Tfds:
             return Record(self.names[index], self._records[index]["image"])
         except Exception as error:
             raise DataError(f"damaged in the data set: {error}") from error
+
+    def labels(self) -> list[str]:
+        """The class of every photo, by its name; decodes no image.
+
+        Every record must be read once for it; what was found is kept in a cache.
+
+        Raises:
+            DataError: the data set has no classes, or a record cannot be read.
+        """
+        import tensorflow_datasets as tfds
+
+        feature = self._features.get("label")
+        if not isinstance(feature, tfds.features.ClassLabel):
+            raise DataError(f"tfds:{self._spec} has no feature 'label' that is a class")
+        path = os.path.join(self._folder, self._spec.partition(":")[2] or "train")
+        cached = index.load("tfds-labels", path)
+        if cached is not None and len(cached["labels"]) == len(self.names):
+            labels = cached["labels"]
+        else:
+            numbers = range(len(self.names))
+            with ThreadPoolExecutor(16) as pool:
+                found = tqdm(
+                    pool.map(self._label, numbers), "labels", len(numbers), unit="photo",
+                    dynamic_ncols=True, disable=len(numbers) <= 2000,
+                )  # fmt: skip
+                labels = np.array(list(found), np.int32)
+            index.store("tfds-labels", path, {"labels": labels})
+        return [feature.int2str(int(label)) for label in labels]
+
+    def _label(self, number: int) -> int:
+        try:
+            return int(self._records[number]["label"])
+        except Exception as error:
+            raise DataError(f"{self.names[number]} is damaged in the data set: {error}") from error

@@ -34,6 +34,8 @@ class Photos:
         paths: of the sources, for messages.
     """
 
+    classes = 0  # of masks, which these photos do not have
+
     def __init__(
         self,
         sources: Sequence[Source],
@@ -56,6 +58,10 @@ class Photos:
     def __getitem__(self, index: int) -> Record:
         part, number = self._locate(index)
         return self._sources[part][number]
+
+    def unreadable(self) -> Record:
+        """What stands for a photo that cannot be read: black."""
+        return Record("", np.zeros((1, 1, 3), np.uint8))
 
     def name(self, index: int) -> str:
         """The photo's name in its source; reads nothing."""

@@ -1,4 +1,4 @@
-"""Random scale, crop and mirror in one resampling, and the fixed crop of evaluation."""
+"""Scaling, cropping, mirroring and padding of photos and their masks; what is drawn at random."""
 
 import dataclasses
 
@@ -54,42 +54,143 @@ def random_window(
     return Window(height, width, y, x, crop, mirrored)
 
 
-def central_window(height: int, width: int, crop: int) -> Window:
-    """The middle of the photo with its shortest side scaled to the crop."""
-    height, width = scaled_size(height, width, crop)
+def longest_size(height: int, width: int, longest: int) -> tuple[int, int]:
+    """(height, width) whose longest side is `longest`; the other one is truncated, at least 1."""
+    if height >= width:
+        return longest, max(longest * width // height, 1)
+    return max(longest * height // width, 1), longest
+
+
+def central_window(height: int, width: int, crop: int, shortest: int = 0) -> Window:
+    """The middle of the photo with its shortest side scaled to `shortest`; 0: to the crop."""
+    height, width = scaled_size(height, width, shortest or crop)
     return Window(height, width, (height - crop) // 2, (width - crop) // 2, crop)
 
 
 def cut(pixels: np.ndarray, window: Window) -> np.ndarray:
-    """The window of a photo [height, width, 3] uint8: [crop, crop, 3] uint8.
+    """The window of a photo [height, width, 3] uint8: [crop, crop, 3] uint8; see `resampled`."""
+    return resampled(
+        pixels, window.height, window.width,
+        y=window.y, x=window.x, rows=window.crop, columns=window.crop, mirror=window.mirror,
+    )  # fmt: skip
+
+
+def cut_mask(mask: np.ndarray, window: Window) -> np.ndarray:
+    """What `cut` does, of a mask [height, width] uint8: the nearest pixel, [crop, crop]."""
+    return nearest(
+        mask, window.height, window.width,
+        y=window.y, x=window.x, rows=window.crop, columns=window.crop, mirror=window.mirror,
+    )  # fmt: skip
+
+
+def resampled(
+    pixels: np.ndarray,
+    height: int,
+    width: int,
+    *,
+    y: int = 0,
+    x: int = 0,
+    rows: int = 0,
+    columns: int = 0,
+    mirror: bool = False,
+) -> np.ndarray:
+    """A part of a photo as it is when scaled to height x width: uint8 [rows, columns, 3].
 
     Only what is kept is resampled, once, with plain bilinear interpolation (the release's, without
     smoothing). A photo at least twice as large as needed is first averaged over whole pixels, so
     that large photos do not turn into noise.
+
+    Args:
+        pixels: the photo, [height, width, 3] uint8.
+        height, width: of the whole photo, scaled.
+        y, x: where the part begins in it.
+        rows, columns: size of the part; 0: all.
+        mirror: whether the part is mirrored.
     """
-    height, width = pixels.shape[:2]
-    step_x, step_y = width / window.width, height / window.height
-    left, upper = window.x * step_x, window.y * step_y
+    rows, columns = rows or height, columns or width
+    if (height, width) == pixels.shape[:2]:
+        part = pixels[y : y + rows, x : x + columns]
+        return np.ascontiguousarray(part[:, ::-1] if mirror else part)
+    step_x, step_y = pixels.shape[1] / width, pixels.shape[0] / height
+    left, upper = x * step_x, y * step_y
     factor = max(int(min(step_x, step_y)), 1)
-    # A cell beyond the window on each side is what interpolation can touch. Rows and columns that
+    # A cell beyond the part on each side is what interpolation can touch. Rows and columns that
     # fill no whole cell at the far border are left out.
-    x0, x1 = _cells(left, window.crop * step_x, factor, width)
-    y0, y1 = _cells(upper, window.crop * step_y, factor, height)
+    x0, x1 = _cells(left, columns * step_x, factor, pixels.shape[1])
+    y0, y1 = _cells(upper, rows * step_y, factor, pixels.shape[0])
     pixels = pixels[y0 * factor : y1 * factor, x0 * factor : x1 * factor]
     if factor > 1:
         pixels = cv2.resize(pixels, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)
     left, upper = left / factor - x0, upper / factor - y0
     step_x, step_y = step_x / factor, step_y / factor
-    if window.mirror:
-        left, step_x = left + window.crop * step_x, -step_x
+    if mirror:
+        left, step_x = left + columns * step_x, -step_x
     # OpenCV counts from the centers of pixels, we from their corners.
     inverse = np.array(
         [[step_x, 0, left + (step_x - 1) / 2], [0, step_y, upper + (step_y - 1) / 2]]
     )
     return cv2.warpAffine(
-        pixels, inverse, (window.crop, window.crop),
+        pixels, inverse, (columns, rows),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE,
     )  # fmt: skip
+
+
+def nearest(
+    mask: np.ndarray,
+    height: int,
+    width: int,
+    *,
+    y: int = 0,
+    x: int = 0,
+    rows: int = 0,
+    columns: int = 0,
+    mirror: bool = False,
+) -> np.ndarray:
+    """The same part of the photo's mask, [rows, columns]: of every pixel the one that its center
+    falls into."""
+    at = []
+    for start, count, scaled, size in (
+        (y, rows or height, height, mask.shape[0]),
+        (x, columns or width, width, mask.shape[1]),
+    ):
+        at.append((2 * (start + np.arange(count)) + 1) * size // (2 * scaled))
+    return mask[np.ix_(at[0], at[1][::-1] if mirror else at[1])]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """One axis of a crop from a photo that may be too small for it.
+
+    Attributes:
+        start: of what is taken from the photo.
+        length: of that.
+        before: pixels of padding in front of it.
+    """
+
+    start: int
+    length: int
+    before: int
+
+
+def fitted(size: int, crop: int, start: int = 0) -> Fitted:
+    """A crop from `start`, or all of a side that is smaller, in the middle: (crop - size) // 2
+    pixels before it and the rest behind, as in the release."""
+    if size >= crop:
+        return Fitted(start, crop, 0)
+    return Fitted(0, size, (crop - size) // 2)
+
+
+def padded(
+    part: np.ndarray, shape: tuple[int, int], before: tuple[int, int], value: int
+) -> np.ndarray:
+    """The part [height, width, ...] on a canvas of `shape` full of `value`, `before` from its upper
+    left corner."""
+    if part.shape[:2] == tuple(shape):
+        return part
+    canvas = np.full((*shape, *part.shape[2:]), value, part.dtype)
+    (y, x), (height, width) = before, part.shape[:2]
+    canvas[y : y + height, x : x + width] = part
+    return canvas
 
 
 def _cells(start: float, length: float, factor: int, size: int) -> tuple[int, int]:

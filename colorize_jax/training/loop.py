@@ -89,7 +89,7 @@ class _Run:
         config = self.config
         check_numbers(config)
         sharding.check_batch(config.data.batch_size, config.microbatches or 1, self.mesh)
-        pipeline.check(config.data)
+        pipeline.check(config)
         same_run.check_config(self.workdir, config)
         self.task = make_task(config)
         self.photos, self.held_out = sources.open_splits(config.data.source, config.data.holdout)

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 import numpy as np
 import optax
 
-from colorize_jax.data import pipeline, sources
+from colorize_jax.data import pipeline, sources, splits
 from colorize_jax.errors import CheckpointError
 from colorize_jax.tasks.task import make_task
 from colorize_jax.training import checkpoint, optimizers, same_run, sharding
@@ -64,7 +64,7 @@ def replay(config: ConfigDict, workdir: pathlib.Path) -> dict:
     report, folder = _read(pathlib.Path(config.replay))
     for line in same_run.differences(report["config"], config):
         say(f"other than in the run: {line.strip()}")
-    photos, _ = sources.open_splits(config.data.source, config.data.holdout)
+    photos = splits.open_splits(config).training
     step, microbatches = report["step"], config.microbatches or report["microbatches"]
     batches = pipeline.training_batches(photos, config, start=step - 1, stop=step, workers=0)
     batch = next(batches)

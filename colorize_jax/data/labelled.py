@@ -1,0 +1,169 @@
+"""Photos of a collection together with what is known about each: labels or masks."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+import dataclasses
+import hashlib
+import os
+
+import numpy as np
+from tqdm import tqdm
+
+from colorize_jax.data import decode
+from colorize_jax.data.masks import VOID, encode_mask
+from colorize_jax.data.names import Names
+from colorize_jax.data.order import Shuffled
+from colorize_jax.data.record import Record
+from colorize_jax.data.sources import Photos
+from colorize_jax.data.tree import Tree
+from colorize_jax.errors import DataError
+
+_SHOW_PROGRESS_FROM = 2000  # photos
+
+
+class Files:
+    """Files of several trees by number.
+
+    Args:
+        trees: folders or archives.
+        owners: for every file, the number of its tree.
+        names: of the files in their trees.
+    """
+
+    def __init__(self, trees: Sequence[Tree], owners: Sequence[int], names: Sequence[str]):
+        self._trees, self._owners = list(trees), np.array(owners, np.uint8)
+        self.names = Names.of(os.fsencode(name) for name in names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, index: int) -> bytes:
+        """A file's content; OSError or DataError if it cannot be had."""
+        return self._trees[self._owners[index]].read(self.names[index])
+
+    def digest(self) -> bytes:
+        """Changes when the names or the trees they are in change; reads nothing."""
+        digest = hashlib.blake2b(self.names.blob, digest_size=16)
+        digest.update(self.names.ends)
+        digest.update(self._owners)
+        return digest.digest()
+
+
+class FilePhotos:
+    """A source (see record.py) of photos that are listed and not searched for.
+
+    Args:
+        files: the photos.
+        names: by which they are called.
+    """
+
+    def __init__(self, files: Files, names: Sequence[str]):
+        self._files, self.names = files, Names.of(os.fsencode(name) for name in names)
+
+    def __getitem__(self, index: int) -> Record:
+        return Record(self.names[index], self._files.read(index))
+
+
+class Labelled:
+    """Some photos of a collection, with their labels or masks; used as `sources.Photos` is.
+
+    Args:
+        photos: the collection.
+        numbers: of the chosen photos, in order.
+        labels: one for every chosen photo, [len(numbers), ...]; or None.
+        masks: one for every photo of the collection; or None.
+        classes: number of classes of the masks; 0 without masks.
+    """
+
+    def __init__(
+        self,
+        photos: Photos,
+        numbers: np.ndarray,
+        *,
+        labels: np.ndarray | None = None,
+        masks: Files | None = None,
+        classes: int = 0,
+    ):
+        self._photos, self._numbers = photos, np.asarray(numbers, np.int64)
+        self.labels, self._masks, self.classes = labels, masks, classes
+        self._sizes: dict[int, tuple[int, int] | None] = {}
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: int) -> Record:
+        number = int(self._numbers[index])
+        record = self._photos[number]
+        if self.labels is not None:
+            record = dataclasses.replace(record, labels=self.labels[index])
+        if self._masks is not None:
+            try:
+                record = dataclasses.replace(record, mask=self._masks.read(number))
+            except (OSError, DataError) as error:
+                raise DataError(f"its mask {self._masks.names[number]}: {error}") from error
+        return record
+
+    def unreadable(self) -> Record:
+        """What stands for a photo that cannot be read: black, void, and labels of zero."""
+        return Record(
+            "",
+            np.zeros((1, 1, 3), np.uint8),
+            None if self._masks is None else encode_mask(np.full((1, 1), VOID, np.uint8)),
+            None if self.labels is None else np.zeros_like(self.labels[0]),
+        )
+
+    def name(self, index: int) -> str:
+        """The photo's name in its source; reads nothing."""
+        return self._photos.name(int(self._numbers[index]))
+
+    def path(self, index: int) -> str:
+        """The source that the photo is from."""
+        return self._photos.path(int(self._numbers[index]))
+
+    def digest(self) -> str:
+        """Changes with the names, their order or number, the labels, and the masks' names."""
+        digest = hashlib.blake2b(self._photos.digest().encode(), digest_size=16)
+        digest.update(self._numbers)
+        if self.labels is not None:
+            digest.update(f"{self.labels.dtype} {self.labels.shape}".encode())
+            digest.update(np.ascontiguousarray(self.labels))
+        if self._masks is not None:
+            digest.update(self._masks.digest())
+        return digest.hexdigest()
+
+    def order(self, seed: int) -> Shuffled:
+        """Which photo comes at which position: every epoch has each once, shuffled anew."""
+        return Shuffled(len(self), seed)
+
+    def hashes(self, salt: bytes = b"") -> np.ndarray:
+        """float64 in [0, 1) for every photo, by its name and the salt alone."""
+        names = Names.of(os.fsencode(self.name(i)) for i in range(len(self)))
+        return names.hashes(salt)
+
+    def part(self, indices: np.ndarray) -> "Labelled":
+        """Some of these photos, in the order of `indices`."""
+        labels = None if self.labels is None else self.labels[indices]
+        return Labelled(
+            self._photos, self._numbers[indices],
+            labels=labels, masks=self._masks, classes=self.classes,
+        )  # fmt: skip
+
+    def sizes(self, count: int, threads: int) -> list[tuple[int, int] | None]:
+        """(height, width) of the first photos, from their headers; None where it cannot be read.
+
+        What was found once is not read again.
+        """
+        wanted = [index for index in range(count) if index not in self._sizes]
+        with ThreadPoolExecutor(max(threads, 1)) as pool:
+            found = pool.map(self._size, wanted)
+            quiet = len(wanted) <= _SHOW_PROGRESS_FROM
+            bar = tqdm(found, "sizes", len(wanted), unit="photo", dynamic_ncols=True, disable=quiet)
+            self._sizes |= dict(zip(wanted, bar, strict=True))
+        return [self._sizes[index] for index in range(count)]
+
+    def _size(self, index: int) -> tuple[int, int] | None:
+        try:
+            photo = decode.open_photo(self._photos[int(self._numbers[index])].image)
+        except (DataError, OSError):
+            return None
+        return photo.height, photo.width

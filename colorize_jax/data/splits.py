@@ -1,0 +1,188 @@
+"""The photos that a run trains on and those it is scored on, with what is known about them."""
+
+from collections.abc import Sequence
+import dataclasses
+
+import numpy as np
+
+from colorize_jax.data import sources, voc
+from colorize_jax.data.class_folders import ClassFolders, some_of_every_class
+from colorize_jax.data.labelled import Labelled
+from colorize_jax.data.sources import Photos
+from colorize_jax.errors import ConfigError, DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """What `open_splits` gives.
+
+    Attributes:
+        training, evaluation: photos, with labels or masks where config.data.labels says so.
+        classes: their names, in the order of the labels; () without labels.
+        warnings: what the user should be told: one line each.
+    """
+
+    training: Photos | Labelled
+    evaluation: Photos | Labelled
+    classes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def open_splits(config) -> Splits:
+    """The photos of `config.data`: of a source without labels, or of a labelled one.
+
+    Labelled photos are those of data.split and data.eval_split. While early stopping searches for
+    the schedule, the training split alone is opened, and early_stopping.holdout of it, chosen by a
+    hash of the names, takes the place of the evaluation split.
+
+    Raises:
+        ConfigError: the number of classes is another than config.task.classes.
+        DataError: nothing there, or not what was asked for; see voc.py and class_folders.py.
+    """
+    data = config.data
+    if not data.labels:
+        return Splits(*sources.open_splits(data.source, data.holdout))
+    return {"masks": _masks, "lists": _lists, "folders": _folders}[data.labels](config)
+
+
+def _masks(config) -> Splits:
+    data, classes = config.data, config.task.classes
+    _require_splits(config, "masks")
+    if not 2 <= classes <= 255:
+        raise ConfigError(
+            f"config.task.classes={classes}: say how many classes the masks have, background "
+            "included; 21 for PASCAL VOC"
+        )
+    devkit = voc.open_devkit(data.source)
+    names = voc.class_names(devkit, classes)
+
+    training = voc.open_masked(devkit, data.split, sbd=data.sbd, classes=classes)
+    if _searching(config):
+        training, evaluation = _searched(config, training)
+    else:
+        evaluation = voc.open_masked(devkit, data.eval_split, sbd=data.sbd, classes=classes)
+    return Splits(training, evaluation, names)
+
+
+def _lists(config) -> Splits:
+    data = config.data
+    _require_splits(config, "labels")
+    devkit = voc.open_devkit(data.source)
+    training, classes = voc.open_listed(devkit, data.split)
+    _check_number(config, classes)
+    if _searching(config):
+        training, evaluation = _searched(config, training)
+    else:
+        evaluation, others = voc.open_listed(devkit, data.eval_split)
+        _check_same(config, classes, others)
+    warnings = []
+    for photos, what, so in (
+        (training, "training", "it cannot be learned"),
+        (evaluation, "evaluation", "it has no average precision"),
+    ):
+        absent = np.flatnonzero(~(photos.labels == 1).any(0))
+        warnings += [f"no {what} photo of {data.source} shows {classes[i]!r}: {so}" for i in absent]
+    return Splits(training, evaluation, classes, tuple(warnings))
+
+
+def _folders(config) -> Splits:
+    data, searching = config.data, _searching(config)
+    if data.eval_split and not data.split:
+        raise ConfigError(
+            f"config.data.eval_split={data.eval_split}, but config.data.split is empty: name the "
+            "folder to train on too, or neither"
+        )
+    if data.split and not data.eval_split and not searching:
+        raise ConfigError(
+            f"config.data.split={data.split}, but config.data.eval_split is empty: name the folder "
+            "to evaluate on too, or neither"
+        )
+    folders = ClassFolders(data.source)
+    training, classes = folders.split(data.split)
+    _check_number(config, classes)
+    evaluation = None
+    if not data.split:
+        training, evaluation = _divided(training, _by_class(training), data.holdout, "data.holdout")
+    if data.per_class:
+        training = some_of_every_class(training, classes, data.per_class, config.seed)
+    if searching:
+        training, evaluation = _searched(config, training, _by_class(training))
+    elif evaluation is None:
+        evaluation, others = folders.split(data.eval_split)
+        _check_same(config, classes, others)
+        # The first so many of them are then of all classes.
+        evaluation = evaluation.part(np.argsort(evaluation.hashes(), kind="stable"))
+    return Splits(training, evaluation, classes)
+
+
+def _by_class(photos: Labelled) -> list[np.ndarray]:
+    return [np.flatnonzero(photos.labels == label) for label in np.unique(photos.labels)]
+
+
+def _searching(config) -> bool:
+    return config.early_stopping.mode == "search"
+
+
+def _searched(
+    config, training: Labelled, groups: Sequence[np.ndarray] | None = None
+) -> tuple[Labelled, Labelled]:
+    groups = [np.arange(len(training))] if groups is None else groups
+    return _divided(training, groups, config.early_stopping.holdout, "early_stopping.holdout")
+
+
+def _divided(
+    photos: Labelled, groups: Sequence[np.ndarray], share: float, name: str
+) -> tuple[Labelled, Labelled]:
+    """The rest, and the same share of every group: those with the smallest hashes of their names.
+
+    At least one of every group is held out. The held-out ones come in the order of the hash, so
+    that the first so many of them are a fair choice.
+    """
+    if not 0 < share < 1:
+        raise ConfigError(f"config.{name}={share} must lie between 0 and 1")
+    hashes = photos.hashes()
+    held_out = np.zeros(len(photos), bool)
+    for group in groups:
+        count = max(round(share * len(group)), 1)
+        if count == len(group):
+            raise DataError(
+                f"config.{name}={share} leaves nothing to train on of {len(group)} photos, "
+                f"{photos.name(int(group[0]))} among them"
+            )
+        held_out[group[np.argsort(hashes[group], kind="stable")[:count]]] = True
+    chosen = np.flatnonzero(held_out)
+    chosen = chosen[np.argsort(hashes[chosen], kind="stable")]
+    return photos.part(np.flatnonzero(~held_out)), photos.part(chosen)
+
+
+def _require_splits(config, what: str) -> None:
+    names = ["split"] if _searching(config) else ["split", "eval_split"]
+    for name in names:
+        if not config.data[name]:
+            raise ConfigError(
+                f"config.data.{name} is empty: name the list of the devkit that the photos and "
+                f"their {what} are of, as in --config.data.{name}="
+                + ("train" if name == "split" else "val")
+            )
+
+
+def _check_number(config, classes: Sequence[str]) -> None:
+    if config.task.classes != len(classes):
+        raise ConfigError(
+            f"config.task.classes={config.task.classes}, but {config.data.source} has "
+            f"{len(classes)} classes: add --config.task.classes={len(classes)}"
+        )
+
+
+def _check_same(config, classes: Sequence[str], others: Sequence[str]) -> None:
+    """DataError unless the evaluation split has the classes of the training split."""
+    data = config.data
+    for lacking, has, split in (
+        (set(classes) - set(others), data.split, data.eval_split),
+        (set(others) - set(classes), data.eval_split, data.split),
+    ):
+        if lacking:
+            shown = ", ".join(sorted(lacking)[:3]) + (", ..." if len(lacking) > 3 else "")
+            raise DataError(
+                f"{data.source}: {len(lacking)} classes of {has!r} are not in {split!r}: {shown}"
+            )

@@ -1,0 +1,327 @@
+"""What is seen of a photo, its mask and its labels: in training at random, in evaluation not.
+
+A view is a function (record, rng) -> {"image", and "mask" or "labels" where the photo has them}; a
+mask goes the way of its photo, by nearest pixels, labels pass through.
+"""
+
+import dataclasses
+from typing import Protocol
+
+import numpy as np
+
+from colorize_jax.data import decode, transforms
+from colorize_jax.data.masks import VOID, matching_mask
+from colorize_jax.data.record import Record
+from colorize_jax.data.transforms import Window
+from colorize_jax.errors import ConfigError
+
+LABELS = ("", "masks", "lists", "folders")
+SCALINGS = ("shortest", "factor", "none")
+PAD_LABELS = {"void": VOID, "background": 0}
+VIEWS = ("center", "random10", "ten", "whole")
+MULTIPLE = 128  # of the sides of a whole photo: the stride of the coarsest layer there is
+
+Example = dict[str, np.ndarray]
+
+
+class View(Protocol):
+    """What training sees; picklable. DataError if the photo or its mask cannot be read."""
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> Example:
+        """{"image", "mask" or "labels"} of a photo, all that is random drawn from `rng`."""
+
+
+class EvaluationView(View, Protocol):
+    """What evaluation sees."""
+
+    def blank(self, unreadable: Record) -> Example:
+        """Of the same shapes, for a photo that cannot be read: black, void, labels of zero."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How a photo is read before anything is cut from it.
+
+    Attributes:
+        longest_side: both photo and mask are scaled to it; 0: they stay as stored.
+        classes: of masks.
+    """
+
+    longest_side: int = 0
+    classes: int = 0
+
+    def __call__(self, record: Record) -> tuple[decode.Photo, np.ndarray | None]:
+        """The photo and its mask of the same size, or None."""
+        photo = decode.open_photo(record.image)
+        mask = matching_mask(record.mask, photo, self.classes)
+        if not self.longest_side:
+            return photo, mask
+        size = self.size(photo.height, photo.width)
+        photo = decode.open_photo(transforms.resampled(photo.pixels(*size), *size))
+        return photo, None if mask is None else transforms.nearest(mask, *size)
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of a photo of that size once it is read."""
+        if not self.longest_side:
+            return height, width
+        return transforms.longest_size(height, width, self.longest_side)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomWindow:
+    """A crop of the photo with its shortest side scaled to an integer in [scale[0], scale[1]).
+
+    Draws scale, mirror, row and column; see `transforms.random_window`.
+    """
+
+    scale: tuple[int, int]
+    crop: int
+    mirror: bool
+    reading: Reading = Reading()
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> Example:
+        """The crop, [crop, crop, 3], with mask and labels."""
+        photo, mask = self.reading(record)
+        window = transforms.random_window(
+            rng, photo.height, photo.width, scale=self.scale, crop=self.crop, mirror=self.mirror
+        )
+        return _cut(photo, mask, window) | _labels(record)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomCrop:
+    """A crop of the photo made `factor` times as large, padded where it is too small.
+
+    Draws the factor (a real number), mirror, row and column, in this order, all uniform; every
+    offset can be drawn. Scaled sides are truncated to integers. A side smaller than the crop is
+    padded in the middle, the photo with black and the mask with `pad`, before it is mirrored.
+    """
+
+    crop: int
+    mirror: bool
+    factor: tuple[float, float] = (1.0, 1.0)
+    pad: int = VOID
+    reading: Reading = Reading()
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> Example:
+        """The crop, [crop, crop, 3], with mask and labels."""
+        photo, mask = self.reading(record)
+        factor = rng.uniform(*self.factor)
+        mirrored = bool(rng.integers(2)) and self.mirror
+        height, width = (max(int(n * factor), 1) for n in (photo.height, photo.width))
+        rows, columns = (
+            transforms.fitted(n, self.crop, int(rng.integers(max(n - self.crop, 0) + 1)))
+            for n in (height, width)
+        )
+        part = {
+            "y": rows.start, "x": columns.start, "rows": rows.length, "columns": columns.length
+        }  # fmt: skip
+        pixels = transforms.resampled(photo.pixels(height, width), height, width, **part)
+
+        def placed(part, value):
+            shape, before = (self.crop, self.crop), (rows.before, columns.before)
+            whole = transforms.padded(part, shape, before, value)
+            return np.ascontiguousarray(whole[:, ::-1]) if mirrored else whole
+
+        seen = {"image": placed(pixels, 0)}
+        if mask is not None:
+            seen["mask"] = placed(transforms.nearest(mask, height, width, **part), self.pad)
+        return seen | _labels(record)
+
+
+@dataclasses.dataclass(frozen=True)
+class CentralCrop:
+    """The middle of the photo, its shortest side scaled to `shortest` (0: to the crop)."""
+
+    crop: int
+    shortest: int = 0
+    reading: Reading = Reading()
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> Example:
+        """The crop, [crop, crop, 3], with mask and labels; `rng` is not used."""
+        photo, mask = self.reading(record)
+        window = transforms.central_window(photo.height, photo.width, self.crop, self.shortest)
+        return _cut(photo, mask, window) | _labels(record)
+
+    def blank(self, unreadable: Record) -> Example:
+        """As `EvaluationView.blank`."""
+        return _blank((self.crop, self.crop, 3), unreadable)
+
+
+@dataclasses.dataclass(frozen=True)
+class TenCrops:
+    """The corners and the middle at the scale of `CentralCrop`, then the same five mirrored.
+
+    The image is [10, crop, crop, 3]: upper left, upper right, lower left, lower right, middle.
+    """
+
+    crop: int
+    shortest: int = 0
+    reading: Reading = Reading()
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> Example:
+        """The crops, [10, crop, crop, 3], with labels; `rng` is not used."""
+        photo, _ = self.reading(record)
+        middle = transforms.central_window(photo.height, photo.width, self.crop, self.shortest)
+        pixels = photo.pixels(middle.height, middle.width)
+        low, right = middle.height - self.crop, middle.width - self.crop
+        places = ((0, 0), (0, right), (low, 0), (low, right), (middle.y, middle.x))
+        five = [transforms.cut(pixels, dataclasses.replace(middle, y=y, x=x)) for y, x in places]
+        return {"image": np.stack([*five, *(crop[:, ::-1] for crop in five)])} | _labels(record)
+
+    def blank(self, unreadable: Record) -> Example:
+        """As `EvaluationView.blank`."""
+        return _blank((10, self.crop, self.crop, 3), unreadable)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomCrops:
+    """Ten times what training sees of the photo: the image is [10, crop, crop, 3]."""
+
+    view: RandomWindow | RandomCrop
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> Example:
+        """The crops, [10, crop, crop, 3], with labels."""
+        # Decoded once, at full size, and not for every crop.
+        decoded = dataclasses.replace(record, image=decode.decode(record.image))
+        crops = [self.view(decoded, rng)["image"] for _ in range(10)]
+        return {"image": np.stack(crops)} | _labels(record)
+
+    def blank(self, unreadable: Record) -> Example:
+        """As `EvaluationView.blank`."""
+        return _blank((10, self.view.crop, self.view.crop, 3), unreadable)
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """The whole photo in the middle of a black canvas, its mask in one of void.
+
+    "size", int32 [2], is (height, width) of the photo on the canvas: it begins at
+    (canvas - size) // 2.
+
+    Attributes:
+        canvas: (height, width), at least those of the photo.
+    """
+
+    canvas: tuple[int, int]
+    reading: Reading = Reading()
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> Example:
+        """The canvas, [height, width, 3], with size, mask and labels; `rng` is not used."""
+        photo, mask = self.reading(record)
+        size = photo.height, photo.width
+        before = tuple(
+            transforms.fitted(n, side).before for n, side in zip(size, self.canvas, strict=True)
+        )
+        seen = {
+            "image": transforms.padded(photo.pixels(), self.canvas, before, 0),
+            "size": np.array(size, np.int32),
+        }
+        if mask is not None:
+            seen["mask"] = transforms.padded(mask, self.canvas, before, VOID)
+        return seen | _labels(record)
+
+    def blank(self, unreadable: Record) -> Example:
+        """As `EvaluationView.blank`; the size is (0, 0)."""
+        return _blank((*self.canvas, 3), unreadable) | {"size": np.zeros(2, np.int32)}
+
+
+def canvas_of(height: int, width: int) -> tuple[int, int]:
+    """The smallest canvas for a photo of that size whose sides `MULTIPLE` divides."""
+    return -(-height // MULTIPLE) * MULTIPLE, -(-width // MULTIPLE) * MULTIPLE
+
+
+def reading(config) -> Reading:
+    """How the photos of a run are read."""
+    return Reading(config.data.longest_side, config.task.classes)
+
+
+def training_view(config) -> RandomWindow | RandomCrop:
+    """What `config.data.scaling` says."""
+    data, how = config.data, reading(config)
+    if data.scaling == "shortest":
+        return RandomWindow(tuple(data.scale), data.crop, data.mirror, how)
+    factor = tuple(data.factor) if data.scaling == "factor" else (1.0, 1.0)
+    return RandomCrop(data.crop, data.mirror, factor, PAD_LABELS[data.pad_label], how)
+
+
+def evaluation_view(config) -> CentralCrop | TenCrops | RandomCrops:
+    """What `config.eval.view` says, besides "whole": that needs a canvas; see `Whole`."""
+    data, how = config.data, reading(config)
+    if config.eval.view == "random10":
+        return RandomCrops(training_view(config))
+    kind = {"center": CentralCrop, "ten": TenCrops}[config.eval.view]
+    return kind(data.crop, config.eval.shortest, how)
+
+
+def check(config) -> None:
+    """ConfigError, by the field's name, for views that cannot be had."""
+    data, view = config.data, config.eval.view
+    for name, value, known in (
+        ("data.labels", data.labels, LABELS),
+        ("data.scaling", data.scaling, SCALINGS),
+        ("data.pad_label", data.pad_label, tuple(PAD_LABELS)),
+        ("eval.view", view, VIEWS),
+    ):
+        if value not in known:
+            listed = ", ".join(repr(kind) for kind in known)
+            raise ConfigError(f"config.{name}={value!r} is unknown; known: {listed}")
+    if data.scaling == "shortest":
+        _check_scale(data)
+    if data.scaling == "factor" and not (
+        len(data.factor) == 2 and 0 < data.factor[0] <= data.factor[1] < float("inf")
+    ):
+        raise ConfigError(
+            f"config.data.factor={tuple(data.factor)} must be (smallest, largest) with 0 < smallest"
+        )
+    if (data.labels == "masks") != (view == "whole"):
+        raise ConfigError(
+            f"config.eval.view={view!r} with config.data.labels={data.labels!r}: photos with masks "
+            "are evaluated whole, and only they: add --config.eval.view="
+            + ("whole" if data.labels == "masks" else "center")
+        )
+    if view in ("ten", "random10") and not data.labels:
+        raise ConfigError(
+            f"config.eval.view={view!r} is for photos with labels (config.data.labels): add "
+            "--config.eval.view=center"
+        )
+    if view in ("center", "ten") and 0 < config.eval.shortest < data.crop:
+        raise ConfigError(
+            f"config.eval.shortest={config.eval.shortest} is smaller than config.data.crop="
+            f"{data.crop}: such a photo has no such crop"
+        )
+
+
+def _check_scale(data) -> None:
+    scale = tuple(data.scale)
+    if len(scale) != 2 or not all(isinstance(side, int) for side in scale):
+        raise ConfigError(f"config.data.scale={scale} must be two whole numbers, as in (352,600)")
+    low, high = scale
+    if not 0 < low < high:
+        raise ConfigError(
+            f"config.data.scale={scale} must be (smallest, end) with 0 < smallest < end; the end "
+            "itself is never drawn"
+        )
+    if data.crop > low:
+        raise ConfigError(
+            f"config.data.crop={data.crop} is larger than the smallest scale, "
+            f"config.data.scale[0]={low}: such a photo has no such crop"
+        )
+
+
+def _cut(photo: decode.Photo, mask: np.ndarray | None, window: Window) -> Example:
+    seen = {"image": transforms.cut(photo.pixels(window.height, window.width), window)}
+    if mask is not None:
+        seen["mask"] = transforms.cut_mask(mask, window)
+    return seen
+
+
+def _labels(record: Record) -> Example:
+    return {} if record.labels is None else {"labels": record.labels}
+
+
+def _blank(shape: tuple[int, ...], unreadable: Record) -> Example:
+    seen = {"image": np.zeros(shape, np.uint8)}
+    if unreadable.mask is not None:
+        seen["mask"] = np.full(shape[:2], VOID, np.uint8)
+    return seen | _labels(unreadable)
