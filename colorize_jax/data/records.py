@@ -157,7 +157,7 @@ class Tfds:
         """
         import tensorflow_datasets as tfds
 
-        feature = self._features.get("label")
+        feature = self._features["label"] if "label" in self._features else None
         if not isinstance(feature, tfds.features.ClassLabel):
             raise DataError(f"tfds:{self._spec} has no feature 'label' that is a class")
         path = os.path.join(self._folder, self._spec.partition(":")[2] or "train")

@@ -184,5 +184,5 @@ def _check_same(config, classes: Sequence[str], others: Sequence[str]) -> None:
         if lacking:
             shown = ", ".join(sorted(lacking)[:3]) + (", ..." if len(lacking) > 3 else "")
             raise DataError(
-                f"{data.source}: {len(lacking)} classes of {has!r} are not in {split!r}: {shown}"
+                f"{data.source}: {split!r} lacks {len(lacking)} of the classes of {has!r}: {shown}"
             )

@@ -1,0 +1,198 @@
+"""What is trained on and what is scored, of every kind of labelled photos."""
+
+import pickle
+
+import labelled
+import numpy as np
+import pytest
+import tiny
+
+from colorize_jax.data import masks, sources, splits
+from colorize_jax.errors import ConfigError, DataError
+
+
+@pytest.fixture
+def kit(tmp_path, rng):
+    labelled.write_devkit(tmp_path / "kit", rng, photos=20)
+    return tmp_path / "kit"
+
+
+@pytest.fixture
+def folder(tmp_path, rng):
+    labelled.write_class_folders(tmp_path / "set", rng, per_class=10)
+    return tmp_path / "set"
+
+
+def _config(path, labels, classes, **settings):
+    named = {"data__split": "train", "data__eval_split": "val"} | settings
+    return tiny.config(data__source=str(path), data__labels=labels, task__classes=classes, **named)
+
+
+def _names(photos):
+    return [photos.name(i) for i in range(len(photos))]
+
+
+def test_photos_without_labels_are_split_as_ever(tmp_path, rng):
+    tiny.write_photos(tmp_path, 12, rng)
+    opened = splits.open_splits(tiny.config(data__source=str(tmp_path), data__holdout=0.3))
+    training, evaluation = sources.open_splits(str(tmp_path), 0.3)
+    assert opened.classes == () and opened.warnings == ()
+    assert opened.training.digest() == training.digest()
+    assert opened.evaluation.digest() == evaluation.digest()
+
+
+def test_masks(kit):
+    opened = splits.open_splits(_config(kit, "masks", 3))
+    assert [len(opened.training), len(opened.evaluation)] == [20, 10]
+    assert opened.classes == ("class 0", "class 1", "class 2") and opened.warnings == ()
+    assert opened.training.path(3) == str(kit) and opened.training.order(0)[5] < 20
+    mask = masks.decode_mask(opened.evaluation[2].mask, 3)
+    assert set(np.unique(mask)) == {0, 1, 2, 255}
+    assert opened.training.classes == 3
+    blank = opened.training.unreadable()
+    assert masks.decode_mask(blank.mask, 3).min() == 255 and blank.labels is None
+
+
+def test_lists_and_their_warnings(kit):
+    opened = splits.open_splits(_config(kit, "lists", 2))
+    assert opened.classes == ("aeroplane", "bicycle") and opened.warnings == ()
+    np.testing.assert_array_equal(opened.training.unreadable().labels, np.zeros(2, np.int8))
+    for split in ("train", "val"):
+        path = kit / f"ImageSets/Main/bicycle_{split}.txt"
+        path.write_text(path.read_text().replace(" 1\n", " 0\n"))
+    opened = splits.open_splits(_config(kit, "lists", 2))
+    assert opened.warnings == (
+        f"no training photo of {kit} shows 'bicycle': it cannot be learned",
+        f"no evaluation photo of {kit} shows 'bicycle': it has no average precision",
+    )
+
+
+def test_folders(folder):
+    opened = splits.open_splits(_config(folder, "folders", 3))
+    assert opened.classes == ("n00", "n01", "n02")
+    assert [len(opened.training), len(opened.evaluation)] == [30, 15]
+    label = opened.training.unreadable().labels
+    assert label.shape == () and label.dtype == np.int32 and label == 0
+    # A limit on the photos of evaluation leaves all classes in.
+    assert len(np.unique(opened.evaluation.labels[:8])) == 3
+    few = splits.open_splits(_config(folder, "folders", 3, data__per_class=4))
+    np.testing.assert_array_equal(np.bincount(few.training.labels), [4, 4, 4])
+    assert _names(few.evaluation) == _names(opened.evaluation)
+    other = splits.open_splits(_config(folder, "folders", 3, data__per_class=4, seed=1))
+    assert _names(other.training) != _names(few.training)
+
+
+def test_folders_without_splits_hold_a_share_of_every_class_out(folder):
+    config = _config(
+        folder / "train", "folders", 3, data__split="", data__eval_split="", data__holdout=0.2
+    )
+    opened = splits.open_splits(config)
+    np.testing.assert_array_equal(np.bincount(opened.training.labels), [8, 8, 8])
+    np.testing.assert_array_equal(np.bincount(opened.evaluation.labels), [2, 2, 2])
+    assert set(_names(opened.training)).isdisjoint(_names(opened.evaluation))
+    config.data.holdout = 0.001
+    assert len(splits.open_splits(config).evaluation) == 3
+    config.early_stopping.mode = "search"
+    searched = splits.open_splits(config)  # the photos held out take no part in the search
+    assert len(searched.training) + len(searched.evaluation) == 27
+
+
+@pytest.mark.parametrize(("labels", "classes"), [("masks", 3), ("lists", 2), ("folders", 3)])
+def test_search_divides_the_training_split_and_opens_no_other(kit, folder, labels, classes):
+    path = folder if labels == "folders" else kit
+    whole = splits.open_splits(_config(path, labels, classes)).training
+    config = _config(
+        path, labels, classes, data__eval_split="absent",
+        early_stopping__mode="search", early_stopping__holdout=0.2,
+    )  # fmt: skip
+    opened = splits.open_splits(config)
+    training, evaluation = _names(opened.training), _names(opened.evaluation)
+    assert sorted(training + evaluation) == sorted(_names(whole))
+    assert len(evaluation) == len(whole) // 5
+    numbers = {name: i for i, name in enumerate(_names(whole))}
+    for part, names in ((opened.training, training), (opened.evaluation, evaluation)):
+        for i, name in enumerate(names):
+            record, same = part[i], whole[numbers[name]]
+            assert record.mask == same.mask and record.image == same.image
+            np.testing.assert_array_equal(record.labels, same.labels)
+    if labels == "folders":
+        np.testing.assert_array_equal(np.bincount(opened.evaluation.labels), [2, 2, 2])
+    assert _names(splits.open_splits(config).evaluation) == evaluation
+    config.seed = 7  # the division is of the data, not of the run
+    assert _names(splits.open_splits(config).evaluation) == evaluation
+
+
+def test_search_takes_the_smallest_hashes(kit):
+    config = _config(kit, "masks", 3, early_stopping__mode="search", early_stopping__holdout=0.26)
+    opened = splits.open_splits(config)
+    assert len(opened.evaluation) == 5  # 5.2
+    assert opened.evaluation.hashes().max() < opened.training.hashes().min()
+    assert (np.diff(opened.evaluation.hashes()) > 0).all()
+
+
+def test_search_needs_two_photos_and_a_share(folder):
+    config = _config(folder, "folders", 3, data__per_class=1, early_stopping__mode="search")
+    with pytest.raises(DataError, match="leaves nothing to train on of 1 photos, train/n00"):
+        splits.open_splits(config)
+    config.early_stopping.holdout = 1.0
+    with pytest.raises(ConfigError, match=r"early_stopping\.holdout=1\.0 must lie between"):
+        splits.open_splits(config)
+
+
+def test_digest_changes_with_labels_masks_and_choice(kit, folder, tmp_path):
+    def digest(config):
+        opened = splits.open_splits(config)
+        again = pickle.loads(pickle.dumps(opened))
+        assert again.training.digest() == opened.training.digest()
+        return opened.training.digest()
+
+    seen = [digest(_config(kit, "masks", 3)), digest(_config(kit, "lists", 2))]
+    assert digest(_config(kit, "masks", 3)) == seen[0]
+    path = kit / "ImageSets/Main/bicycle_train.txt"
+    path.write_text(path.read_text().replace(" 0\n", " 1\n", 1))
+    seen.append(digest(_config(kit, "lists", 2)))
+    (tmp_path / "aug").mkdir()
+    mask = kit / "SegmentationClass/2007_000004.png"
+    mask.rename(tmp_path / "aug" / mask.name)
+    seen.append(digest(_config(kit, "masks", 3, data__sbd=str(tmp_path / "aug"))))
+    seen.append(digest(_config(folder, "folders", 3)))
+    seen.append(digest(_config(folder, "folders", 3, data__per_class=4)))
+    for name in ("n01_1", "n01_2"):  # the same names in other classes
+        (folder / f"train/n01/{name}.JPEG").rename(folder / f"train/n00/{name}.JPEG")
+    seen.append(digest(_config(folder, "folders", 3)))
+    assert len(set(seen)) == len(seen)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "settings", "message"),
+    [
+        ("folders", 1000, {}, r"classes=1000, but .*set has 3 classes: add .*task\.classes=3"),
+        ("lists", 20, {}, r"classes=20, but .*kit has 2 classes: add --config\.task\.classes=2"),
+        ("masks", 0, {}, "classes=0: say how many classes the masks have"),
+        ("masks", 256, {}, "classes=256: say"),
+        ("masks", 3, {"data__split": ""}, r"data\.split is empty: name the list"),
+        ("lists", 2, {"data__eval_split": ""}, r"data\.eval_split is empty: name the list"),
+        ("folders", 3, {"data__split": ""}, r"eval_split=val, but config\.data\.split is empty"),
+        ("folders", 3, {"data__eval_split": ""}, r"config\.data\.eval_split is empty"),
+    ],
+)
+def test_settings_that_do_not_fit(kit, folder, labels, classes, settings, message):
+    path = folder if labels == "folders" else kit
+    with pytest.raises(ConfigError, match=message):
+        splits.open_splits(_config(path, labels, classes, **settings))
+
+
+def test_splits_of_other_classes(folder, kit):
+    for name in ("n01", "n02"):
+        (folder / "val" / name).rename(folder / "val" / f"{name}x")
+    with pytest.raises(DataError, match="'val' lacks 2 of the classes of 'train': n01, n02$"):
+        splits.open_splits(_config(folder, "folders", 3))
+    for name in ("n01", "n02"):
+        (folder / "train" / name).rename(folder / "train" / f"{name}x")
+        (folder / "val" / f"{name}y").mkdir()
+        (folder / f"val/{name}x/{name}_0.JPEG").rename(folder / f"val/{name}y/{name}_0.JPEG")
+    with pytest.raises(DataError, match="'train' lacks 2 of the classes of 'val': n01y, n02y$"):
+        splits.open_splits(_config(folder, "folders", 3))
+    (kit / "ImageSets/Main/bicycle_val.txt").unlink()
+    with pytest.raises(DataError, match="'val' lacks 1 of the classes of 'train': bicycle"):
+        splits.open_splits(_config(kit, "lists", 2))
