@@ -31,7 +31,9 @@ def write_devkit(root, rng, photos=8, size=(48, 64), classes=3):
                 shown.append(shown[0] % len(objects) + 1)
             labels[i, np.array(shown) - 1] = 1
             pixels, mask = _scene(rng, size, shown, classes)
-            Image.fromarray(pixels).save(root / "JPEGImages" / f"{name}.jpg", quality=95)
+            Image.fromarray(pixels).save(
+                root / "JPEGImages" / f"{name}.jpg", quality=95, subsampling=0
+            )
             (root / "SegmentationClass" / f"{name}.png").write_bytes(masks.encode_mask(mask))
         if len(objects) > 1:
             labels[0, 1] = 0
@@ -58,7 +60,9 @@ def write_class_folders(root, rng, classes=3, per_class=6, size=(40, 48)):
             for i in range(count):
                 noise = rng.integers(-20, 21, (*size, 3))
                 pixels = np.clip(color(label, classes) + noise, 0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / f"n0{label}_{i}.JPEG", quality=95)
+                Image.fromarray(pixels).save(
+                    folder / f"n0{label}_{i}.JPEG", quality=95, subsampling=0
+                )
 
 
 def zipped(folder, path, prefix=""):
@@ -88,3 +92,7 @@ def _scene(rng, size, shown, classes):
 
 def _write_lines(path, lines):
     path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def _save(pixels, path):
+    Image.fromarray(pixels).save(path, "JPEG", quality=95, subsampling=0)

@@ -1,4 +1,4 @@
-"""Masks of classes: read from PNG and SBD, written as VOC wants them, refused when they are none."""
+"""Masks: read from PNG and SBD, written as VOC wants them, refused when they are none."""
 
 import io
 

@@ -157,8 +157,8 @@ class Tfds:
         """
         import tensorflow_datasets as tfds
 
-        feature = self._features["label"] if "label" in self._features else None
-        if not isinstance(feature, tfds.features.ClassLabel):
+        known, classes = self._features, tfds.features.ClassLabel
+        if "label" not in known or not isinstance(known["label"], classes):
             raise DataError(f"tfds:{self._spec} has no feature 'label' that is a class")
         path = os.path.join(self._folder, self._spec.partition(":")[2] or "train")
         cached = index.load("tfds-labels", path)
@@ -173,7 +173,7 @@ class Tfds:
                 )  # fmt: skip
                 labels = np.array(list(found), np.int32)
             index.store("tfds-labels", path, {"labels": labels})
-        return [feature.int2str(int(label)) for label in labels]
+        return [known["label"].int2str(int(label)) for label in labels]
 
     def _label(self, number: int) -> int:
         try:
