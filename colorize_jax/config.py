@@ -63,9 +63,12 @@ def default_config() -> ConfigDict:
     # What is known about the photos: "", "masks" (a VOC devkit's segmentation), "lists" (its lists
     # of objects) or "folders" (a folder for every class).
     config.data.labels = ""
-    config.data.split = ""  # labelled photos to train on: a list of the devkit, or a folder
+    # Labelled photos to train on: a list of the devkit by name (of masks also the path of one), or
+    # the folder that holds the folders of the classes, as in "train". "" for both, of "folders":
+    # all photos, of which data.holdout of every class are held out.
+    config.data.split = ""
     config.data.eval_split = ""  # and those to evaluate on
-    # For masks that the devkit lacks: the SBD data set, or a folder of masks.
+    # For masks (and photos) that the devkit lacks: the SBD data set, or a folder of masks.
     config.data.sbd = ""
     config.data.per_class = 0  # exactly so many training photos of every class; 0: all
     # How large a training photo becomes: "shortest" (its shortest side, data.scale), "factor"
@@ -141,7 +144,7 @@ def default_config() -> ConfigDict:
     config.eval.every = 5000  # steps; also before the first and after the last
     config.eval.photos = 1000  # at most so many of the held-out ones; 0: all
     # What is seen of a held-out photo: "center" (one crop), "random10" (ten crops drawn as in
-    # training), "ten" (corners and center, mirrored too) or "whole".
+    # training), "ten" (corners and center, mirrored too) or, of photos with masks, "whole".
     config.eval.view = "center"
     config.eval.shortest = 0  # side before "center" and "ten" crop; 0: that of the crop
     # Names of classes; the score is averaged over them besides. (): over all alone.

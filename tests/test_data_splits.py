@@ -148,6 +148,7 @@ def test_digest_changes_with_labels_masks_and_choice(kit, folder, tmp_path):
 
     seen = [digest(_config(kit, "masks", 3)), digest(_config(kit, "lists", 2))]
     assert digest(_config(kit, "masks", 3)) == seen[0]
+    seen.append(digest(_config(kit, "masks", 3, early_stopping__mode="search")))
     path = kit / "ImageSets/Main/bicycle_train.txt"
     path.write_text(path.read_text().replace(" 0\n", " 1\n", 1))
     seen.append(digest(_config(kit, "lists", 2)))

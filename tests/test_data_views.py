@@ -82,6 +82,18 @@ def test_without_mirror_none_is_mirrored(rng):
         np.testing.assert_array_equal(view(record, rng)["image"], record.image)
 
 
+def test_mirroring_shifts_no_other_draw(rng):
+    record = _plain(rng, 40, 60)
+    on, off = (
+        [RandomCrop(32, mirror)(record, np.random.default_rng(k))["image"] for k in range(20)]
+        for mirror in (True, False)
+    )
+    same = [np.array_equal(a, b) for a, b in zip(on, off, strict=True)]
+    assert 0 < sum(same) < 20
+    for a, b, plain in zip(on, off, same, strict=True):
+        np.testing.assert_array_equal(a if plain else a[:, ::-1], b)
+
+
 def test_order_of_the_draws(rng):
     record = _record(rng, 60, 80)
     drawn = RandomCrop(32, True, (0.8, 1.9), reading=READING)(record, np.random.default_rng(4))

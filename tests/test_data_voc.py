@@ -80,6 +80,12 @@ def test_several_years_must_be_told_apart(kit, tmp_path, rng):
     assert len(_open(kit)) == 8 and len(_open(f"{archive}/VOCdevkit/VOC2007")) == 2
 
 
+def test_devkit_inside_a_devkit_is_left_alone(kit, tmp_path, rng):
+    labelled.write_devkit(kit / "old", rng, photos=2)
+    assert len(_open(kit)) == len(_open(kit.parent)) == 8
+    assert len(_open(labelled.zipped(kit.parent, tmp_path / "a.zip"))) == 8
+
+
 def test_what_is_no_devkit(tmp_path):
     with pytest.raises(DataError, match="is no PASCAL VOC devkit"):
         voc.open_devkit(str(tmp_path))
