@@ -1,10 +1,10 @@
 """Writes the photos of any source into ArrayRecord shards: few large files that read fast."""
 
-import collections
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 import contextlib
 import dataclasses
+import functools
 import io
 import json
 import os
@@ -17,7 +17,7 @@ from PIL import Image
 import simplejpeg
 from tqdm import tqdm
 
-from colorize_jax.data import decode, records, transforms
+from colorize_jax.data import ahead, decode, records, transforms
 from colorize_jax.data.names import Names
 from colorize_jax.data.sources import Photos
 from colorize_jax.errors import DataError
@@ -63,7 +63,8 @@ def pack(photos: Photos, out: str, packing: Packing, threads: int) -> tuple[int,
             last = min(first + packing.shard_photos, count)
             shard = folder / f"photos-{number:05}-of-{shards:05}.array_record"
             if not (shard.exists() and os.path.exists(records.names_file(str(shard)))):
-                encoded = _in_order(pool, photos, packing, range(first, last), 4 * threads)
+                encode = functools.partial(_encode, photos, packing)
+                encoded = ahead.in_order(pool, encode, range(first, last), 4 * threads)
                 _write(str(shard), _progress(encoded, bar))
             else:
                 bar.update(last - first)
@@ -78,17 +79,6 @@ def _progress(encoded, bar):
     for item in encoded:
         bar.update()
         yield item
-
-
-def _in_order(pool, photos: Photos, packing: Packing, indices: range, ahead: int):
-    """What `_encode` gives, in order, with at most so many photos waiting to be written."""
-    waiting: collections.deque = collections.deque()
-    for index in indices:
-        waiting.append(pool.submit(_encode, photos, index, packing))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def _check_same(path: pathlib.Path, photos: Photos, packing: Packing) -> None:
@@ -108,7 +98,7 @@ def _check_same(path: pathlib.Path, photos: Photos, packing: Packing) -> None:
         )
 
 
-def _encode(photos: Photos, index: int, packing: Packing) -> tuple[bytes, bytes, str]:
+def _encode(photos: Photos, packing: Packing, index: int) -> tuple[bytes, bytes, str]:
     """(name, encoded photo, "") or (name, b"", why it cannot be read)."""
     name = photos.name(index).encode("utf-8", "surrogateescape")
     try:
