@@ -1,0 +1,236 @@
+r"""Writes the features of photos, as a pretrained network sees them.
+
+python -m colorize_jax.extract --checkpoint=/ckpt/vgg16 --source=/data/imagenet --split=train \
+    --layers=conv5_3,fc7 --output=train.npz
+
+The output is an .npz with the arrays names, labels (-1: none), classes and one [photos, channels]
+for every layer; or, if its name does not end in .npz, a folder with an ArrayRecord shard, for more
+than fits into memory. Both are what `python -m colorize_jax.probe` reads.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+import dataclasses
+import functools
+import itertools
+import os
+import sys
+
+import numpy as np
+from tqdm import tqdm
+
+from colorize_jax.data import ahead, decode, sources, transforms
+from colorize_jax.data.sources import Photos
+from colorize_jax.errors import ColorizeError, ConfigError, DataError, why
+
+
+@dataclasses.dataclass(frozen=True)
+class Extraction:
+    """What to extract.
+
+    Attributes:
+        layers: their names; (): the top one.
+        pool: over the positions: "mean", "max" or "none".
+        shortest: the shortest side of a photo becomes so many pixels,
+        crop: and the middle so many pixels square is seen.
+        batch_size: photos at a time over all devices, at least.
+        split: a folder that the photos must lie in; see `features.folder_classes`.
+    """
+
+    layers: tuple[str, ...] = ()
+    pool: str = "mean"
+    shortest: int = 256
+    crop: int = 224
+    batch_size: int = 32
+    split: str = ""
+
+
+def _say(text: str) -> None:
+    tqdm.write(text, file=sys.stderr)
+
+
+def extract(
+    checkpoint: str,
+    photos: Photos,
+    output: str,
+    extraction: Extraction,
+    threads: int = 8,
+    say: Callable[[str], None] = _say,
+) -> tuple[int, int]:
+    """Writes the features of photos, with a progress bar; those that cannot be read are said.
+
+    Args:
+        checkpoint: a run's workdir or one step folder in its `checkpoints`.
+        photos: as `sources.open_all` gives them.
+        output: see `feature_files.Writer`.
+        extraction: what.
+        threads: that read and decode.
+        say: is told which photos are left out, and why.
+
+    Returns:
+        How many photos were written, and how many left out.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or it is damaged.
+        ConfigError: a setting makes no sense.
+        DataError: no photo is in the split, or none of them can be read.
+    """
+    from colorize_jax.evaluation import feature_files, features
+
+    _check(extraction)
+    names = [photos.name(index) for index in range(len(photos))]
+    numbers, labels, classes = features.folder_classes(names, extraction.split)
+    if not len(numbers):
+        raise DataError(
+            f"--split={extraction.split}: no photo lies in such a folder; the first one is "
+            f"{names[0]}"
+        )
+    compute, shapes, rows = _compile(checkpoint, extraction)
+    left_out = 0
+
+    def readable(bar) -> Iterator[tuple[int, np.ndarray]]:
+        """(position in the split, pixels) of every photo that can be read."""
+        nonlocal left_out
+        with ThreadPoolExecutor(threads) as pool:
+            read = functools.partial(_read, photos, extraction)
+            found = ahead.in_order(pool, read, numbers.tolist(), 2 * rows + threads)
+            for position, (pixels, reason) in enumerate(found):
+                bar.update()
+                if pixels is None:
+                    left_out += 1
+                    say(f"left out: {names[numbers[position]]}: {reason}")
+                else:
+                    yield position, pixels
+
+    with (
+        feature_files.Writer(output, classes, shapes, len(numbers)) as writer,
+        tqdm(total=len(numbers), unit="photo", dynamic_ncols=True) as bar,
+    ):
+
+        def write(positions, computed):
+            values = {layer: np.asarray(v)[: len(positions)] for layer, v in computed.items()}
+            writer.add([names[numbers[i]] for i in positions], labels[positions], values)
+
+        waiting = None  # one batch is computed while the next one is gathered
+        for positions, image in _batches(readable(bar), rows, extraction.crop):
+            computed = compute(image)
+            if waiting is not None:
+                write(*waiting)
+            waiting = positions, computed
+        if waiting is None:
+            raise DataError("none of the photos could be read")
+        write(*waiting)
+    return len(numbers) - left_out, left_out
+
+
+def _compile(
+    checkpoint: str, extraction: Extraction
+) -> tuple[Callable[[np.ndarray], dict], dict[str, tuple[int, ...]], int]:
+    """The network on all devices.
+
+    Returns:
+        compute: uint8 [rows, crop, crop, 3] -> {layer: features on the devices}; does not wait.
+        shapes: of one photo's features, for every layer.
+        rows: photos in a batch, a multiple of the devices.
+    """
+    import jax
+
+    import colorize_jax
+    from colorize_jax.evaluation import features
+    from colorize_jax.training import sharding
+
+    encoder, variables = colorize_jax.load_encoder(checkpoint)
+    layers = extraction.layers or (encoder.top,)
+    extractor = features.make_extractor(encoder, layers, extraction.pool)
+    mesh = sharding.make_mesh()
+    rows = -(-extraction.batch_size // mesh.size) * mesh.size
+    batch = jax.ShapeDtypeStruct((rows, extraction.crop, extraction.crop, 3), np.uint8)
+    maps = jax.eval_shape(features.make_extractor(encoder, layers, "none"), variables, batch)
+    if small := [layer for layer in layers if 0 in maps[layer].shape]:
+        raise ConfigError(f"--crop={extraction.crop} is too small for {', '.join(small)}")
+    shapes = {k: v.shape[1:] for k, v in jax.eval_shape(extractor, variables, batch).items()}
+    variables = jax.device_put(variables, sharding.replicated(mesh))
+    compiled = jax.jit(extractor)
+
+    def compute(image):
+        return compiled(variables, sharding.put_batch({"image": image}, mesh)["image"])
+
+    return compute, shapes, rows
+
+
+def _batches(
+    photos: Iterator[tuple[int, np.ndarray]], rows: int, crop: int
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Positions and pixels of `rows` photos each; the last batch is filled up with black."""
+    while some := list(itertools.islice(photos, rows)):
+        image = np.zeros((rows, crop, crop, 3), np.uint8)
+        image[: len(some)] = [pixels for _, pixels in some]
+        yield [position for position, _ in some], image
+
+
+def _read(photos: Photos, extraction: Extraction, index: int) -> tuple[np.ndarray | None, str]:
+    """The middle of a photo, or None and why it cannot be read."""
+    crop = extraction.crop
+    try:
+        photo = decode.open_photo(photos[index].image)
+        height, width = transforms.scaled_size(photo.height, photo.width, extraction.shortest)
+        window = transforms.Window(height, width, (height - crop) // 2, (width - crop) // 2, crop)
+        return transforms.cut(photo.pixels(height, width), window), ""
+    except (DataError, OSError) as error:
+        return None, why(error)
+
+
+def _check(extraction: Extraction) -> None:
+    if not 0 < extraction.crop <= extraction.shortest:
+        raise ConfigError(
+            f"--crop={extraction.crop} --shortest={extraction.shortest}: the crop must be positive "
+            "and no larger than the shortest side"
+        )
+    if extraction.batch_size < 1:
+        raise ConfigError(f"--batch_size={extraction.batch_size} must be at least 1")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parses the command line and extracts."""
+    parser = argparse.ArgumentParser(
+        "python -m colorize_jax.extract",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    usual = Extraction()
+    add = parser.add_argument
+    add("--checkpoint", required=True, help="a run's workdir, or one of its checkpoints/<step>")
+    add("--source", required=True, help=f"{sources.KINDS}; A,B joins several")
+    add("--output", required=True, help="NAME.npz, or a folder")
+    add("--layers", default="", help="as in conv5_3,fc7; default: the top one")
+    add("--pool", default=usual.pool, help="over the positions of a layer: mean, max or none")
+    add("--shortest", type=int, default=usual.shortest, help="side that photos are scaled to")
+    add("--crop", type=int, default=usual.crop, help="side of the middle that is seen")
+    add("--batch_size", type=int, default=usual.batch_size)
+    add(
+        "--split", default="",
+        help="only photos in a folder of this name; their class is the next folder",
+    )  # fmt: skip
+    add("--threads", type=int, default=os.cpu_count(), help="that read and decode")
+    settings = parser.parse_args(arguments)
+    try:
+        photos = sources.open_all(settings.source)
+        extraction = Extraction(
+            layers=tuple(name.strip() for name in settings.layers.split(",") if name.strip()),
+            pool=settings.pool,
+            shortest=settings.shortest,
+            crop=settings.crop,
+            batch_size=settings.batch_size,
+            split=settings.split,
+        )
+        written, left_out = extract(
+            settings.checkpoint, photos, settings.output, extraction, max(settings.threads, 1)
+        )
+    except (ColorizeError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(f"features of {written:,} photos in {settings.output}, {left_out:,} left out")
+
+
+if __name__ == "__main__":
+    main()
