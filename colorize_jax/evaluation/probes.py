@@ -1,0 +1,117 @@
+"""Probes: what a simple classifier can read off frozen features, through scikit-learn's solvers."""
+
+import time
+import warnings
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from colorize_jax.errors import ConfigError
+
+KINDS = ("linear", "knn")
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C of the linear probe, tried in cross-validation
+FOLDS = 3
+_ITERATIONS = 1000
+
+
+def linear(
+    train: np.ndarray, labels: np.ndarray, test: np.ndarray
+) -> tuple[np.ndarray, dict[str, float | bool]]:
+    """Logistic regression on standardized features, its C by cross-validation on the training set.
+
+    Args:
+        train: [n, channels].
+        labels: [n] integers, every class from 0 on at least twice.
+        test: [m, channels].
+
+    Returns:
+        [m, classes] log-probabilities, and {"C": the chosen one, "converged": bool}.
+    """
+    folds = StratifiedKFold(min(FOLDS, np.bincount(labels).min()), shuffle=True, random_state=0)
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=_ITERATIONS))
+    search = GridSearchCV(classifier, {"logisticregression__C": STRENGTHS}, cv=folds)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # told in the result
+        search.fit(train, labels)
+    solver = search.best_estimator_[-1]
+    found = {"C": solver.C, "converged": bool(solver.n_iter_.max() < _ITERATIONS)}
+    return search.predict_log_proba(test), found
+
+
+def nearest(
+    train: np.ndarray, labels: np.ndarray, test: np.ndarray, neighbors: int
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Votes of the nearest training photos by cosine, each weighted by 1 / its distance.
+
+    Without the weights many classes would have the same number of votes.
+
+    Returns:
+        [m, classes] shares of the votes, and {"neighbors": number}.
+    """
+    classifier = KNeighborsClassifier(neighbors, metric="cosine", weights="distance")
+    return classifier.fit(train, labels).predict_proba(test), {"neighbors": neighbors}
+
+
+def probe(
+    kind: str,
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    *,
+    neighbors: int = 20,
+) -> dict:
+    """Fits a probe and scores it.
+
+    Args:
+        kind: one of `KINDS`.
+        train, test: features [n, ...], flattened here, and labels [n]; the labels of the training
+            photos are 0 to classes - 1, each of them there.
+        neighbors: of "knn".
+
+    Returns:
+        {"probe", "top1", "top5" (None with five classes or fewer), "train_photos", "test_photos",
+        "seconds", and what the probe tells of itself}.
+
+    Raises:
+        ConfigError: unknown kind, too little to train on, or a feature that is not finite.
+    """
+    (x, labels), (x_test, labels_test) = ((_flat(f), label) for f, label in (train, test))
+    counts = np.bincount(labels)
+    if len(counts) < 2:
+        raise ConfigError("there is one class alone, and nothing to tell apart")
+    for values, what in ((x, "training"), (x_test, "test")):
+        if not np.isfinite(values).all():
+            raise ConfigError(f"some {what} features are not finite")
+    start = time.perf_counter()
+    if kind == "linear":
+        if counts.min() < 2:
+            raise ConfigError(
+                "a class has only one training photo: the linear probe needs two, to cross-validate"
+            )
+        scores, told = linear(x, labels, x_test)
+    elif kind == "knn":
+        if not 0 < neighbors <= len(x):
+            raise ConfigError(f"--neighbors={neighbors}, but there are {len(x)} training photos")
+        scores, told = nearest(x, labels, x_test, neighbors)
+    else:
+        raise ConfigError(f"--kind: {kind!r}; known: {', '.join(KINDS)}")
+    seconds = time.perf_counter() - start
+    # As in metrics.top_k ties count against the prediction.
+    place = (~(scores < np.take_along_axis(scores, labels_test[:, None], 1))).sum(1)
+    return {
+        "probe": kind,
+        "top1": float((place <= 1).mean()),
+        "top5": float((place <= 5).mean()) if len(counts) > 5 else None,
+        "train_photos": len(x),
+        "test_photos": len(x_test),
+        "seconds": seconds,
+        **told,
+    }
+
+
+def _flat(features: np.ndarray) -> np.ndarray:
+    return features.reshape(len(features), -1)

@@ -1,0 +1,150 @@
+r"""Reads classes off frozen features: linear and nearest-neighbor probes.
+
+python -m colorize_jax.extract --checkpoint=/ckpt/vgg16 --source=/data/photos --split=train \
+    --layers=conv5_3,fc7 --output=train.npz
+python -m colorize_jax.extract --checkpoint=/ckpt/vgg16 --source=/data/photos --split=val \
+    --layers=conv5_3,fc7 --output=val.npz
+python -m colorize_jax.probe --train=train.npz --test=val.npz
+
+On a machine that is busy with something else set OMP_NUM_THREADS=1: threads that wait for each
+other can make the linear probe a hundred times slower.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+import json
+import pathlib
+import sys
+
+import numpy as np
+
+from colorize_jax.errors import ColorizeError, ConfigError
+from colorize_jax.evaluation import probes
+from colorize_jax.evaluation.feature_files import Features
+
+_HEAD = f"{'layer':<12}{'probe':<8}{'top-1':>8}{'top-5':>8}{'train':>10}{'test':>9}{'seconds':>9}"
+
+
+def probe(
+    train: Features,
+    test: Features,
+    layers: Sequence[str] = (),
+    kinds: Sequence[str] = probes.KINDS,
+    *,
+    neighbors: int = 20,
+    say: Callable[[str], None] = print,
+) -> list[dict]:
+    """Every probe on every layer, with a table of them as they are done.
+
+    Args:
+        train, test: photos without a label are left out.
+        layers: their names; (): all.
+        kinds: of `probes.KINDS`.
+        neighbors: of "knn".
+        say: is told the lines of the table.
+
+    Returns:
+        What `probes.probe` gives, with the "layer".
+
+    Raises:
+        ConfigError: the two do not go together, have no such layer, or too little to train on.
+        DataError: features cannot be read.
+    """
+    for name in layers:
+        for features in (train, test):
+            if name not in features.layers:
+                raise ConfigError(
+                    f"--layer: {features.path} has no layer {name!r}; it has "
+                    f"{', '.join(features.layers)}"
+                )
+    if not layers and set(train.layers) != set(test.layers):
+        raise ConfigError(
+            f"{train.path} has the layers {', '.join(train.layers)}, {test.path} has "
+            f"{', '.join(test.layers)}: choose with --layer, or extract the same ones"
+        )
+    (chosen, labels), (chosen_test, labels_test) = _labels(train), _labels(test)
+    _check_classes(train, test)
+    absent = set(range(len(train.classes))) - set(labels.tolist())
+    if absent:
+        raise ConfigError(f"{train.path} has no photo of {train.classes[min(absent)]!r}")
+    results = []
+    say(_HEAD)
+    for layer in layers or train.layers:
+        x, x_test = train.layer(layer)[chosen], test.layer(layer)[chosen_test]
+        if x.shape[1:] != x_test.shape[1:]:
+            raise ConfigError(
+                f"{layer} is {x.shape[1:]} in {train.path} and {x_test.shape[1:]} in {test.path}: "
+                "extract both from one checkpoint with the same --pool and --crop"
+            )
+        for kind in kinds:
+            found = probes.probe(kind, (x, labels), (x_test, labels_test), neighbors=neighbors)
+            results.append({"layer": layer} | found)
+            say(_line(results[-1]))
+    return results
+
+
+def _labels(features: Features) -> tuple[np.ndarray, np.ndarray]:
+    """Which photos have a label, and these."""
+    chosen = np.flatnonzero(features.labels >= 0)
+    if not len(chosen):
+        raise ConfigError(
+            f"no photo in {features.path} has a label: extract them again from a folder of class "
+            "folders, with --split=FOLDER if these lie further down"
+        )
+    return chosen, features.labels[chosen]
+
+
+def _check_classes(train: Features, test: Features) -> None:
+    for a, b in ((train, test), (test, train)):
+        if lacking := sorted(set(a.classes) - set(b.classes)):
+            shown = ", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else "")
+            raise ConfigError(
+                f"{len(lacking)} classes of {a.path} are not among those of {b.path}: {shown}"
+            )
+
+
+def _line(result: dict) -> str:
+    top5 = "-" if result["top5"] is None else f"{result['top5']:.1%}"
+    line = (
+        f"{result['layer']:<12}{result['probe']:<8}{result['top1']:>8.1%}{top5:>8}"
+        f"{result['train_photos']:>10,}{result['test_photos']:>9,}{result['seconds']:>9.1f}"
+    )
+    return line if result.get("converged", True) else f"{line}  (not converged)"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parses the command line, prints the table and writes the results."""
+    parser = argparse.ArgumentParser(
+        "python -m colorize_jax.probe",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--train", required=True, help="features to learn from, as `extract` wrote them")
+    add("--test", required=True, help="features to score on")
+    add("--layer", default="", help="one or several, as in conv5_3,fc7; default: all")
+    add("--kind", default=",".join(probes.KINDS), help="linear, knn")
+    add("--neighbors", type=int, default=20, help="that vote, in knn")
+    add("--output", default="", help="a .json for the results")
+    settings = parser.parse_args(arguments)
+    try:
+        results = probe(
+            Features(settings.train),
+            Features(settings.test),
+            _words(settings.layer),
+            _words(settings.kind),
+            neighbors=settings.neighbors,
+        )
+        if settings.output:
+            content = {"train": settings.train, "test": settings.test, "results": results}
+            pathlib.Path(settings.output).write_text(json.dumps(content, indent=2) + "\n")
+    except (ColorizeError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+if __name__ == "__main__":
+    main()
