@@ -10,8 +10,8 @@ def default_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     # A pretrained network to start from: a run's workdir, or one of its checkpoints/<step>. Its
-    # encoder is used and nothing else. "": a random start.
-    config.init_from = ""
+    # encoder is used and nothing else.
+    config.init_from = "random"
     # What is trained besides the head: "all", "head" (nothing), or layers of the encoder by name,
     # as in "fc6,fc7" or "conv4_1..fc7". The rest is frozen and costs no gradient.
     config.finetune = "all"
@@ -117,7 +117,7 @@ def default_config() -> ConfigDict:
     config.schedule.epochs = 3.0
     # Where the rate drops tenfold, as fractions of the run: 2.0, 2.5 and 2.75 of 3 epochs.
     config.schedule.drops = (2.0 / 3, 2.5 / 3, 2.75 / 3)
-    config.schedule.factor = 0.1  # of the rate at every drop
+    config.schedule.factor = 0.1  # of the rate at every drop; always this for early stopping's
 
     # Finds the schedule while it trains on a part of the training split: a window that scores no
     # better than the one before drops the rate; after two drops, the third such window ends the
@@ -126,7 +126,7 @@ def default_config() -> ConfigDict:
     # "off"; "search": this; "crossval": this, and then a run on the whole split with what it found.
     config.early_stopping.mode = "off"
     config.early_stopping.holdout = 0.1  # share of the training split that is scored
-    config.early_stopping.window = 5000  # steps
+    config.early_stopping.window = 5000  # steps; takes the place of eval.every
     config.early_stopping.minimum = 0  # steps before which nothing is dropped
     # "score": the task's own, at the end of a window; "accuracy": of sampled pixels or photos, one
     # batch every 10 steps, averaged over the window, as in the release.
@@ -150,18 +150,21 @@ def default_config() -> ConfigDict:
     # Names of classes; the score is averaged over them besides. (): over all alone.
     config.eval.classes = ()
     config.eval.pictures = 8  # rows of images/<step>.png
+    config.eval.export = False  # predictions of segmentation, as PASCAL VOC wants them submitted
     config.eval.statistics_batches = 50  # training batches that eval/loss_constant is fitted to
 
     config.log = ConfigDict()
     config.log.every = 100  # steps
+    config.log.names = False  # of all that was loaded, is new or was left over at the start
     return config.lock()
 
 
-def check_variant(variant: str, known: tuple[str, ...]) -> None:
-    """ConfigError unless the part of --config=FILE:VARIANT after the colon is empty or known."""
-    if variant and variant not in known:
-        listed = f"known: {', '.join(known)}" if known else "it has none"
-        raise ConfigError(f"the config has no variant {variant!r}; {listed}")
+def variants(variant: str, known: tuple[str, ...]) -> set[str]:
+    """What stands after the colon of --config=FILE:ONE,ANOTHER; ConfigError if it is not known."""
+    asked = {part for part in variant.split(",") if part}
+    for part in sorted(asked.difference(known)):
+        raise ConfigError(f"the config has no variant {part!r}; known: {', '.join(known)}")
+    return asked
 
 
 _POSITIVE = (

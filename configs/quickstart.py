@@ -10,11 +10,11 @@ quarter of every photo is held out; look at quickstart/images/400.png.
 Learning rates: python launch/sweep.py --config=configs/quickstart.py --workdir=sweeps/rates
 """
 
-from colorize_jax.config import check_variant, default_config
+from colorize_jax.config import default_config, variants
 
 
 def get_config(variant=""):
-    check_variant(variant, ("regression",))
+    asked = variants(variant, ("regression",))
     config = default_config()
     config.steps = 400
     config.model.width = 0.25
@@ -34,7 +34,7 @@ def get_config(variant=""):
     config.eval.every = 100
     config.eval.pictures = 10
     config.log.every = 20
-    if variant == "regression":
+    if "regression" in asked:
         config.task.loss = "regression"
     return config
 

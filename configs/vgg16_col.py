@@ -9,7 +9,7 @@ Three epochs of the photos in batches of 8, cropped to 352 pixels; the rate drop
 The whole recipe was not run yet. Eight steps of two photos on two CPU cores, float32: 7 seconds a
 step, 4.5 GiB of memory; a checkpoint takes 1.1 GiB.
 
-Variants, as in --config=configs/vgg16_col.py:long
+Variants, as in --config=configs/vgg16_col.py:long or :long,no_drop
     long            10 epochs, drops at the same fractions
     regression      Lab's a and b instead of histograms (Table 2)
     no_hypercolumn  the head reads fc7 alone (Table 2)
@@ -18,20 +18,20 @@ Variants, as in --config=configs/vgg16_col.py:long
 Learning rates, one run after the other or as jobs: python launch/sweep.py --help
 """
 
-from colorize_jax.config import check_variant, default_config
+from colorize_jax.config import default_config, variants
 
 
 def get_config(variant=""):
-    check_variant(variant, ("long", "regression", "no_hypercolumn", "no_drop"))
+    asked = variants(variant, ("long", "regression", "no_hypercolumn", "no_drop"))
     config = default_config()
-    if variant == "long":
+    if "long" in asked:
         config.schedule.epochs = 10.0
         config.checkpoint.snapshots = (0.2, 1.0, 2.0, 3.0, 10.0)
-    elif variant == "regression":
+    if "regression" in asked:
         config.task.loss = "regression"
-    elif variant == "no_hypercolumn":
+    if "no_hypercolumn" in asked:
         config.model.hypercolumn = False
-    elif variant == "no_drop":
+    if "no_drop" in asked:
         config.schedule.drops = ()
     return config
 

@@ -190,13 +190,28 @@ def go(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
 def table(runs: Sequence[Run]) -> str:
     """Markdown: a row for each run, a column for each score that any of them has."""
     scores = [run.scores() or {} for run in runs]
-    columns = list(dict.fromkeys(name for row in scores for name in row))
+    columns = list(dict.fromkeys(name for row in scores for name in row if _is_score(name)))
     lines = [["run", "state", *columns], ["---"] * 2 + ["---:"] * len(columns)]
     for run, row in zip(runs, scores, strict=True):
         values = (row.get(name, "") for name in columns)
         numbers = [f"{value:.6g}" if isinstance(value, float) else str(value) for value in values]
         lines.append([run.name, run.state or "not started", *numbers])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + best(runs)
+
+
+def _is_score(name: str) -> bool:
+    return name == "step" or (name.startswith("eval/") and name.count("/") == 1)
+
+
+def best(runs: Sequence[Run]) -> str:
+    """A line that names the run with the best score, by the scores' own idea of better."""
+    metrics = {run.name: (run.scores() or {}).get("metric") for run in runs}
+    judged = {name: m for name, m in metrics.items() if m and m["value"] is not None}
+    if not judged:
+        return ""
+    higher = next(iter(judged.values()))["higher_is_better"]
+    name = (max if higher else min)(judged, key=lambda run: judged[run]["value"])
+    return f"\nbest: {name}, {judged[name]['name']} {judged[name]['value']:.6g}\n"
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -4,20 +4,22 @@ import importlib.util
 import pathlib
 import re
 
-import jax
 import numpy as np
 import pytest
 
 from colorize_jax import regression_scale
 from colorize_jax.errors import ConfigError
-from colorize_jax.tasks.task import make_task
+from colorize_jax.tasks.task import batch_shapes, make_task
 from colorize_jax.training import optimizers
-from colorize_jax.training.step import init_state
+from colorize_jax.training.step import abstract_state
 
 ROOT = pathlib.Path(__file__).parent.parent
 RECIPES = {
     "vgg16_col": ("", "long", "regression", "no_hypercolumn", "no_drop"),
     "quickstart": ("", "regression"),
+    "voc2012_seg": ("", "random", "random_no_norm,no_fov", "crossval"),
+    "voc2007_cls": ("", "random", "random_no_norm", "crossval"),
+    "imagenet_subset_cls": ("", "random", "random_no_norm", "crossval"),
 }
 
 
@@ -40,15 +42,25 @@ def test_recipe_has_the_shapes_of_its_network(name, variant):
     task = make_task(config)
     schedule = optimizers.make_schedule(config, photos=3_700_000)
     optimizer = optimizers.make_optimizer(config, schedule)
-    n, crop = config.data.batch_size, config.data.crop
-    batch = {"image": np.zeros((n, crop, crop, 3), np.uint8), "valid": np.ones(n, bool)}
-    state = jax.eval_shape(lambda key: init_state(key, task, optimizer, batch), jax.random.key(0))
+    state = abstract_state(task, optimizer, batch_shapes(task, config))
     head = state.params["head"]
     if name == "vgg16_col":
         columns = 4096 if variant == "no_hypercolumn" else 12417
         assert head["hidden"]["kernel"].shape == (columns, 1024)
-    outputs = {"ab"} if variant == "regression" else {"hue", "chroma"}
-    assert set(head) - {"hidden"} == outputs
+    if name == "voc2012_seg":
+        columns = 12417 if "no_fov" in variant else 12417 + 2048
+        assert head["hidden"]["kernel"].shape == (columns, 1024)
+        assert head["classes"]["kernel"].shape == (1024, 21)
+    if name.endswith("_cls"):
+        number = {"voc2007_cls": 20, "imagenet_subset_cls": 1000}[name]
+        assert head["classes"]["kernel"].shape == (4096, number)
+    if config.task.name == "colorization":
+        outputs = {"ab"} if variant == "regression" else {"hue", "chroma"}
+        assert set(head) - {"hidden"} == outputs
+    assert bool(state.batch_stats) == (config.model.norm == "batch")
+    if config.task.name != "colorization":
+        assert (config.model.norm == "batch") == (variant == "random")
+        assert (config.init_from == "random") == variant.startswith("random")
     with pytest.raises(ConfigError, match="no variant 'nonsense'"):
         get_config(name, "nonsense")
 
@@ -65,6 +77,26 @@ def test_paper_recipe_is_that_of_the_paper():
     long = get_config("vgg16_col", "long")
     assert long.schedule.epochs == 10 and long.schedule.drops == config.schedule.drops
     assert get_config("vgg16_col", "no_drop").schedule.drops == ()
+
+
+def test_transfer_recipes_are_those_of_the_release():
+    config = get_config("voc2012_seg")
+    assert (config.data.batch_size, config.data.crop, config.task.edge_buffer) == (10, 448, 32)
+    schedule = optimizers.make_schedule(config, photos=10_582)
+    assert (schedule.steps, schedule.drops) == (40_000, (22_500, 30_000))
+    settings = config.optimizer
+    assert (settings.rate, settings.weight_decay, settings.bias_rate) == (1e-3, 5e-4, 1.0)
+    config = get_config("voc2007_cls")
+    schedule = optimizers.make_schedule(config, photos=5_011)
+    assert schedule.steps == 80_000 and schedule.factor == 0.5
+    assert schedule.drops == tuple(range(10_000, 80_000, 10_000))
+    settings = config.optimizer
+    assert (settings.rate, settings.weight_decay, settings.clip) == (1e-3, 1e-6, 10.0)
+    assert (config.model.fc6_padding, config.data.crop, config.data.batch_size) == (
+        "VALID",
+        224,
+        16,
+    )
 
 
 def test_unknown_field_in_a_recipe_fails_by_name():

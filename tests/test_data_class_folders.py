@@ -1,10 +1,12 @@
 """Class folders: which photo is of which class, in folders, archives and TFDS."""
 
+import tarfile
+
 import labelled
 import numpy as np
 import pytest
 
-from colorize_jax.data.class_folders import ClassFolders, some_of_every_class
+from colorize_jax.data.class_folders import ClassFolders, class_of, some_of_every_class
 from colorize_jax.data.records import Tfds
 from colorize_jax.errors import ConfigError, DataError
 
@@ -43,6 +45,25 @@ def test_split_is_found_at_any_depth_and_only_as_a_whole_name(folder, tmp_path):
     (folder / "my train").rename(folder / "images" / "train")
     found = _found(folder, "images/train")
     assert found == _found(folder, "train") and len(found) == 18
+
+
+def test_a_class_may_be_called_as_the_split_is():
+    names = [
+        "x/train/cat/1.jpg",
+        "x/val/train/2.jpg",
+        "x/val/train/deep/3.jpg",
+        "x/train/train/4.jpg",
+    ]
+    assert class_of(names, "train") == {0: "cat", 3: "train"}
+    assert class_of(names, "val") == {1: "train", 2: "train"}
+
+
+def test_shards_are_no_classes(folder, tmp_path):
+    for name in ("a", "b"):
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as shard:
+            shard.add(folder / "train", "")
+    _, classes = ClassFolders(f"{tmp_path}/a.tar,{tmp_path}/b.tar").split("")
+    assert classes == ClassFolders(str(folder / "train")).split("")[1]
 
 
 def test_folders_below_the_class_belong_to_it(folder):

@@ -165,7 +165,7 @@ def test_hosts_share_the_batches_of_whole_photos(mixed, hosts):
 def test_headers_are_read_once(mixed, monkeypatch):
     config = _config(mixed, "masks", 3)
     photos = splits.open_splits(config).evaluation
-    options = {"batch_size": 2, "reading": Reading(), "threads": 2}
+    options = {"batch_size": 2, "crop": 32, "reading": Reading(), "threads": 2}
     first = canvases.plan(photos, 7, **options)
     monkeypatch.setattr(type(photos), "_size", lambda self, index: 1 / 0)
     again = canvases.plan(photos, 7, **options)

@@ -67,6 +67,16 @@ def test_lists_and_their_warnings(kit):
     )
 
 
+def test_photos_that_are_trained_on_and_scored_are_counted(kit):
+    config = tiny.config(
+        data__source=str(kit), data__labels="masks", data__split="train", data__eval_split="train",
+        task__classes=3, eval__view="whole",
+    )  # fmt: skip
+    opened = splits.open_splits(config)
+    (warning,) = opened.warnings
+    assert warning.startswith(f"{len(opened.training)} of the {len(opened.training)} photos")
+
+
 def test_folders(folder):
     opened = splits.open_splits(_config(folder, "folders", 3))
     assert opened.classes == ("n00", "n01", "n02")

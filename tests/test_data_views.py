@@ -235,8 +235,9 @@ def test_random_crops_are_drawn_as_in_training(rng):
 
 def test_whole_photo_lies_in_the_middle_of_its_canvas(rng):
     record = _record(rng, 100, 129)
-    canvas = views.canvas_of(100, 129)
-    assert canvas == (128, 256) and views.canvas_of(128, 1) == (128, 128)
+    canvas = views.canvas_of(100, 129, 32)
+    assert canvas == (128, 256) and views.canvas_of(128, 1, 32) == (128, 128)
+    assert views.canvas_of(375, 500, 448) == (512, 512)
     seen = Whole(canvas, READING)(record, rng)
     assert seen["image"].shape == (128, 256, 3) and seen["size"].tolist() == [100, 129]
     assert seen["size"].dtype == np.int32
@@ -292,7 +293,10 @@ def test_config_chooses_the_view():
         ({"data__scaling": "factor", "data__factor": (2.0, 0.5)}, r"factor=\(2\.0, 0\.5\) must"),
         ({"data__scaling": "factor", "data__factor": (0.0, 0.5)}, r"factor=\(0\.0, 0\.5\) must"),
         ({"data__scaling": "factor", "data__factor": (1.0,)}, r"factor=\(1\.0,\) must be"),
-        ({"eval__view": "whole"}, "view='whole' with .*labels='': .*add --config.eval.view=center"),
+        (
+            {"eval__view": "whole"},
+            "view='whole' is for photos with labels",
+        ),
         ({"data__labels": "masks"}, "view='center' with .*'masks'.*add --config.eval.view=whole"),
         ({"data__labels": "masks", "eval__view": "ten"}, "add --config.eval.view=whole"),
         ({"eval__view": "ten"}, r"view='ten' is for photos with labels"),

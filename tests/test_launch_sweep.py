@@ -13,10 +13,10 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = """
-from colorize_jax.config import check_variant, default_config
+from colorize_jax.config import default_config, variants
 
 def get_config(variant=""):
-    check_variant(variant, ("long",))
+    variants(variant, ("long",))
     return default_config()
 
 def sweep():
@@ -40,7 +40,8 @@ workdir = pathlib.Path(next(w for w in words if w.startswith("--workdir="))[10:]
 code = json.loads((here / "codes").read_text()).get(workdir.name, 0)
 if code == 0 and pathlib.Path(__file__).stem in ("local", "tpu_vm") and "--dry-run" not in words:
     workdir.mkdir(parents=True)
-    scores = {"step": 4, "eval/loss": 1 / len(workdir.name)}
+    scores = {"step": 4, "eval/loss": 1 / len(workdir.name), "eval/iou/cat": 0.5, "seed": 0}
+    scores["metric"] = {"name": "loss", "value": scores["eval/loss"], "higher_is_better": False}
     (workdir / "results.json").write_text(json.dumps(scores))
 sys.exit(code)
 """
@@ -99,7 +100,9 @@ def sweep(tmp_path):
 def _rows(text):
     """{name of the run: the other cells} of a Markdown table."""
     lines = [
-        [cell.strip() for cell in line.strip("| \n").split(" | ")] for line in text.split("\n")
+        [cell.strip() for cell in line.strip("| \n").split(" | ")]
+        for line in text.split("\n")
+        if line.startswith("|")
     ]
     return {line[0]: line[1:] for line in lines if line[0] not in ("", "---")}
 
@@ -121,6 +124,8 @@ def test_runs_in_order_and_shows_scores(sweep):
     assert rows["run"] == ["state", "step", "eval/loss"]
     assert list(rows)[1:] == list(NAMES)
     assert rows[NAMES[0]] == ["done", "4", f"{1 / len(NAMES[0]):.6g}"]
+    longest = max(NAMES, key=len)
+    assert f"best: {longest}, loss {1 / len(longest):.6g}" in result.stdout
     assert (sweep.workdir / "sweep.md").read_text() == result.stdout
 
 
@@ -211,7 +216,7 @@ def test_submits_each_once(sweep, through):
     assert again.returncode == 0
     assert sweep.calls()[3:] == [calls[2]]  # only the one that could not be submitted
     rows = _rows(again.stdout)
-    assert rows[NAMES[0]] == ["done", "2.5", "x"]
+    assert rows[NAMES[0]] == ["done", "2.5"]
     assert "submitted before" in rows[NAMES[1]][0] and rows[NAMES[2]][0] == "submitted"
 
 

@@ -175,10 +175,16 @@ def _settings(**changed):
 
 def test_registry_reads_every_setting_of_the_network():
     settings = _settings(in_channels=3, fc6_padding="VALID", width=0.5, fc6_kernel=5, norm="none")
-    encoder = registry.make_encoder(settings, frozen=("fc7",))
+    encoder = registry.make_encoder(settings)
     assert encoder == Vgg16(
-        width=0.5, in_channels=3, fc6_kernel=5, fc6_padding="VALID", norm="none", frozen=("fc7",)
+        width=0.5, in_channels=3, fc6_kernel=5, fc6_padding="VALID", norm="none"
     )
+
+
+def test_trained_encoder_freezes_what_is_not_finetuned():
+    config = default_config()
+    config.finetune = "conv1_2..fc7"
+    assert registry.make_trained_encoder(config) == Vgg16(frozen=("conv1_1",))
 
 
 def test_registry_takes_settings_of_a_checkpoint_that_lack_the_new_ones():

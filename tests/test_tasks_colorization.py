@@ -8,6 +8,7 @@ import tiny
 
 from colorize_jax.errors import ConfigError
 from colorize_jax.tasks import colorization
+from colorize_jax.tasks.points import sample_points
 from colorize_jax.tasks.task import make_task
 from colorize_jax.training.step import row_keys
 
@@ -64,9 +65,9 @@ def test_loss_and_gradient_are_finite_on_photos_without_color(shade, rng):
 
 
 def test_points_stay_off_the_border_and_reach_everything_else():
-    points = colorization.sample_points(jax.random.key(0), points=20000, edge_buffer=96, crop=352)
-    assert points.min() == 96 and points.max() == 255  # as in the released training file
-    one_axis = np.bincount(np.asarray(points[:, 0]) - 96, minlength=160)
+    at = sample_points(jax.random.key(0), points=20000, edge_buffer=96, crop=352)
+    assert at.min() == 96 and at.max() == 255  # as in the released training file
+    one_axis = np.bincount(np.asarray(at[:, 0]) - 96, minlength=160)
     assert one_axis.min() > 70 and one_axis.max() < 190
 
 
@@ -88,7 +89,7 @@ def test_the_constant_is_the_best_one(loss, rng):
     inputs, _ = task.prepare(keys, batch)
     variables = jax.jit(task.model.init)(jax.random.key(0), *inputs)
     sums = task.statistics(keys, batch)
-    evaluate = jax.jit(lambda sums: task.evaluate(variables, sums, keys, batch)["constant"])
+    evaluate = jax.jit(lambda sums: task.evaluate(variables, sums, keys, batch)[0]["constant"])
     best = evaluate(sums)
     for name in ("hue", "chroma") if loss == "histogram" else ("ab",):
         for direction in rng.normal(size=(3, *sums[name].shape)):
@@ -105,7 +106,7 @@ def test_rows_that_are_not_valid_do_not_count(rng):
     inputs, _ = task.prepare(keys, batch)
     variables = jax.jit(task.model.init)(jax.random.key(0), *inputs)
     evaluate = jax.jit(
-        lambda batch: task.evaluate(variables, task.statistics(keys, batch), keys, batch)
+        lambda batch: task.evaluate(variables, task.statistics(keys, batch), keys, batch)[0]
     )
     half = jax.tree.map(lambda x: np.concatenate([x[:4], x[:4] * 0]), batch)
     other = half | {"image": np.concatenate([batch["image"][:4], batch["image"][:4] // 2])}
@@ -118,9 +119,9 @@ def test_pictures_are_gray_prediction_truth(loss, rng):
     task, batch = make_task(tiny.config(task__loss=loss)), tiny.batch(rng)
     inputs, _ = task.prepare(row_keys(jax.random.key(0), jnp.arange(8)), batch)
     variables = jax.jit(task.model.init)(jax.random.key(0), *inputs)
-    strips = np.asarray(jax.jit(task.pictures)(variables, batch))
-    assert strips.shape == (8, 32, 96, 3) and strips.dtype == np.uint8
-    gray, predicted, truth = np.split(strips.astype(int), 3, axis=2)
+    panels = np.asarray(jax.jit(task.pictures)(variables, batch))
+    assert panels.shape == (8, 3, 32, 32, 3) and panels.dtype == np.uint8
+    gray, predicted, truth = panels.astype(int).swapaxes(0, 1)
     np.testing.assert_array_equal(truth, batch["image"])
     np.testing.assert_allclose(gray[..., 0], batch["image"].mean(-1), atol=0.51)
     np.testing.assert_allclose(predicted.mean(-1), gray[..., 0], atol=1.5)  # lightness matched
@@ -147,6 +148,10 @@ def test_edge_buffer_scales_with_the_crop():
         ("model__fc6_kernel", 4, "fc6_kernel=4"),
         ("model__width", 0.0, "width"),
         ("data__crop", 40, "multiple of 32"),
+        ("model__in_channels", 3, "in_channels=1"),
+        ("model__fov", True, "fov=False"),
+        ("model__fc6_padding", "VALID", "for classification"),
+        ("finetune", "conv9", "conv9"),
     ],
 )
 def test_settings_that_cannot_be_are_named(setting, value, message):

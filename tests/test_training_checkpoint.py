@@ -194,7 +194,7 @@ def test_a_damaged_checkpoint_is_not_transferred_from(tmp_path):
 )
 def test_the_encoder_to_transfer_is_the_one_that_was_saved(tmp_path, saved, lacking):
     config = tiny.config(**{f"model__{name}": value for name, value in saved.items()})
-    encoder = registry.make_encoder(config.model, frozen=("conv1_1",))
+    encoder = registry.make_encoder(config.model).clone(frozen=("conv1_1",))
     image = jnp.ones((1, 160, 160, encoder.in_channels))
     variables = jax.jit(encoder.init)(jax.random.key(0), image)
     state = TrainState(

@@ -16,6 +16,7 @@ import pytest
 import saved
 import tiny
 
+import colorize_jax
 from colorize_jax.errors import CheckpointError, ColorizeError, ConfigError, HostLostError
 from colorize_jax.training import hosts, loop, sharding
 
@@ -39,8 +40,8 @@ def _slurm(port):
     return [], [job | {"SLURM_PROCID": str(host)} for host in range(2)]
 
 
-def _start(workdir, sources, cache, cluster=_explicit, **signals):
-    """Two processes with two devices each; `signals` are of the second one."""
+def _start(workdir, sources, cache, cluster=_explicit, more=(), **signals):
+    """Two processes with two devices each; `signals` are of the second one, `more` are flags."""
     with socket.socket() as free:
         while True:
             with contextlib.suppress(OSError):
@@ -59,6 +60,7 @@ def _start(workdir, sources, cache, cluster=_explicit, **signals):
         *(f"--config.{name.replace('__', '.')}={value}" for name, value in SETTINGS.items()),
         "--config.data.threads=0",
         *joining,
+        *more,
     ]
     return [
         subprocess.Popen(
@@ -85,6 +87,24 @@ def _ends(processes):
         (process.returncode, set(map(int, re.findall(r"^read (\d+)$", out, re.M))), errors)
         for process, (out, errors) in zip(processes, outputs, strict=True)
     ]
+
+
+@pytest.mark.slow
+def test_two_hosts_start_from_a_pretrained_network(tmp_path, rng):
+    source = tmp_path / "photos"
+    tiny.write_photos(source, 20, rng)
+    settings = {"steps": 2, "data__source": str(source), "data__holdout": 0.3}
+    loop.train(tiny.config(**settings), tmp_path / "pretrained")
+    flags = [f"--config.init_from={tmp_path / 'pretrained'}", "--config.steps=2"]
+
+    ends = _ends(_start(tmp_path / "two", [source, source], tmp_path / "cache", more=flags))
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    assert "15 layers, encoder/conv1_1 to encoder/fc7" in ends[0][2]
+    before, after = (
+        colorize_jax.load_encoder(tmp_path / name)[1]["params"]["conv1_1"]["kernel"]
+        for name in ("pretrained", "two")
+    )
+    assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.9
 
 
 def test_two_hosts_train_as_one_and_the_signal_of_one_stops_both(tmp_path, rng, monkeypatch):

@@ -23,9 +23,9 @@ from colorize_jax.training.step import init_state, pass_over, train_step
 POISON = 10**6  # added to a position, it makes that row bad
 
 
-def _poisoned(config, what="input"):
+def _poisoned(config, what="input", classes=()):
     """The task, with a NaN in the input of bad rows, or in the gradient of a batch with one."""
-    task = tasks.make_task(config)
+    task = tasks.make_task(config, classes=classes)
 
     def prepare(keys, batch):
         (gray, *others), targets = task.prepare(keys, batch)

@@ -35,6 +35,43 @@ def config(**settings):
     return config
 
 
+def segmentation(**settings):
+    """A run on masks of three classes, without batch norm; `data__source` is a devkit."""
+    return config(
+        **{
+            "model__norm": "none",
+            "data__labels": "masks",
+            "data__split": "train",
+            "data__eval_split": "val",
+            "data__scaling": "none",
+            "task__name": "segmentation",
+            "task__loss": "cross_entropy",
+            "task__classes": 3,
+            "task__edge_buffer": 2,
+            "eval__view": "whole",
+            "eval__photos": 0,
+        }
+        | settings
+    )
+
+
+def classification(loss, **settings):
+    """A run on photos of three classes, "softmax" or "sigmoid", without batch norm."""
+    return config(
+        **{
+            "model__norm": "none",
+            "data__labels": {"softmax": "folders", "sigmoid": "lists"}.get(loss, "folders"),
+            "data__split": "train",
+            "data__eval_split": "val",
+            "task__name": "classification",
+            "task__loss": loss,
+            "task__classes": 3,
+            "eval__photos": 0,
+        }
+        | settings
+    )
+
+
 def get_config():
     """For --config=tests/tiny.py."""
     return config()

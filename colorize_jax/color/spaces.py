@@ -30,6 +30,15 @@ def network_input(image: jax.Array) -> jax.Array:
     return gray(from_uint8(image))[..., None] - GRAY_MEAN
 
 
+def color_input(image: jax.Array) -> jax.Array:
+    """8-bit photo [..., 3] -> [..., 3] float32 RGB less the mean of gray: what an encoder reads
+    whose first layer was made one of color. The channels' mean is `network_input`."""
+    return from_uint8(image) - GRAY_MEAN
+
+
+INPUTS = {1: network_input, 3: color_input}  # by the channels of the encoder
+
+
 def hue_chroma(rgb: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Hue and chroma of RGB [..., 3], each [...]; hue in [0, 1), chroma in [0, 1].
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from colorize_jax.data.labelled import Labelled
-from colorize_jax.data.views import MULTIPLE, Reading, canvas_of
+from colorize_jax.data.views import Reading, canvas_of
 
 NONE = -1  # no photo: fills up the last batch of a canvas
 
@@ -23,15 +23,17 @@ class Plan:
     canvases: tuple[tuple[int, int], ...]
 
 
-def plan(photos: Labelled, count: int, *, batch_size: int, reading: Reading, threads: int) -> Plan:
+def plan(
+    photos: Labelled, count: int, *, batch_size: int, crop: int, reading: Reading, threads: int
+) -> Plan:
     """Batches of the first `count` photos: by canvas from small to large, then in their order.
 
     Reads the headers of the photos, once. One that has none is put on the smallest canvas, where it
     will be found unreadable.
     """
     sizes = photos.sizes(count, threads)
-    canvases = [None if size is None else canvas_of(*reading.size(*size)) for size in sizes]
-    smallest = min(filter(None, canvases), default=(MULTIPLE, MULTIPLE))
+    canvases = [None if size is None else canvas_of(*reading.size(*size), crop) for size in sizes]
+    smallest = min(filter(None, canvases), default=canvas_of(1, 1, crop))
     groups: dict[tuple[int, int], list[int]] = {}
     for index, canvas in enumerate(canvases):
         groups.setdefault(canvas or smallest, []).append(index)

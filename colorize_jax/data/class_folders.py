@@ -1,11 +1,12 @@
 """Classes as folders: the class of a photo is the folder it lies in, or the label that TFDS has."""
 
-from collections import Counter
+from collections.abc import Sequence
 import os
 
 import numpy as np
 
 from colorize_jax.data import sources
+from colorize_jax.data.archives import Tar
 from colorize_jax.data.labelled import Labelled
 from colorize_jax.data.record import Source
 from colorize_jax.data.records import Tfds
@@ -96,22 +97,36 @@ def _with_split(path: str, split: str) -> str:
     return f"{path}:{split}"
 
 
-def _folders(source: Source, path: str, split: str) -> dict[int, str]:
-    """{number: class} of the source's photos that belong to the split."""
-    folders = [os.path.dirname(name) for name in source.names]
+def class_of(names: Sequence[str], split: str) -> dict[int, str]:
+    """{number: class} of the photos of a split, by the folders in their names.
+
+    Args:
+        names: of photos, as in "train/cat/1.jpg".
+        split: a folder ("train", or "images/train"), anywhere in the name: photos that do not lie
+            below it are left out, and the class is the folder that follows. "": all photos, and the
+            class is the first folder that not all of them share. "" for a photo in no such folder.
+    """
+    folders = [f"/{os.path.dirname(name)}/" for name in names]
     if split:
         below = f"/{split.strip('/')}/"
-        rests = {
-            number: f"/{folder}/".partition(below)[2]
-            for number, folder in enumerate(folders)
-            if below in f"/{folder}/"
-        }
+        parts = {i: folder.partition(below) for i, folder in enumerate(folders) if below in folder}
+        # A class may be called as the split is: of several depths the first one is the split's.
+        depths = {i: before.count("/") for i, (before, _, _) in parts.items()}
+        first = min(depths.values(), default=0)
+        rests = {i: rest for i, (_, _, rest) in parts.items() if depths[i] == first}
     else:
         # The longest beginning that all folders share, in whole components.
-        counted = Counter(folders)
-        shared = os.path.commonpath([f"/{folder}" for folder in counted])
-        rests = {number: f"/{folder}"[len(shared) :] for number, folder in enumerate(folders)}
-    classes = {number: rest.strip("/").partition("/")[0] for number, rest in rests.items()}
+        shared = os.path.commonpath(set(folders)) if folders else "/"
+        rests = {i: folder[len(shared) :] for i, folder in enumerate(folders)}
+    return {i: rest.strip("/").partition("/")[0] for i, rest in rests.items()}
+
+
+def _folders(source: Source, path: str, split: str) -> dict[int, str]:
+    """`class_of` a source; DataError for a photo in no folder of a class."""
+    names = source.names
+    if isinstance(source, Tar):  # what comes first in a name is the shard
+        names = [name.partition("/")[2] for name in names]
+    classes = class_of(names, split)
     for number, name in classes.items():
         if not name:
             where = f"in the folder {split!r}" if split else "beside the folders of the classes"

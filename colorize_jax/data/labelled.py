@@ -158,8 +158,10 @@ class Labelled:
             found = pool.map(self._size, wanted)
             quiet = len(wanted) <= _SHOW_PROGRESS_FROM
             bar = tqdm(found, "sizes", len(wanted), unit="photo", dynamic_ncols=True, disable=quiet)
-            self._sizes |= dict(zip(wanted, bar, strict=True))
-        return [self._sizes[index] for index in range(count)]
+            sizes = dict(zip(wanted, bar, strict=True))
+        # One that could not be read may be at the next look.
+        self._sizes |= {index: size for index, size in sizes.items() if size is not None}
+        return [self._sizes.get(index) for index in range(count)]
 
     def _size(self, index: int) -> tuple[int, int] | None:
         try:

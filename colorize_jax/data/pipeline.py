@@ -13,7 +13,7 @@ from colorize_jax.data import workers as processes
 from colorize_jax.data.labelled import Labelled
 from colorize_jax.data.sources import Photos
 from colorize_jax.data.views import EvaluationView, Reading, View, Whole
-from colorize_jax.errors import ConfigError, DataError
+from colorize_jax.errors import ConfigError, DataError, why
 
 GOOD = -1  # in a batch's "bad": this row is the photo it should be
 CLOSING_SECONDS = 5.0
@@ -44,12 +44,13 @@ class TrainingExamples:
             try:
                 seen = self.view(self.photos[index], _rng(self.seed, position, stream=0))
                 return seen | _row(position, bad=bad)
-            except (DataError, OSError):
+            except (DataError, OSError) as error:
+                last = f"{self.photos.name(index)} ({why(error)})"
                 bad = index if bad == GOOD else bad
                 index = int(others.integers(len(self.photos)))
         raise DataError(
-            f"{_REPLACEMENTS} photos in a row could not be read, the last one "
-            f"{self.photos.name(index)}: is the source damaged or gone?"
+            f"{_REPLACEMENTS} photos in a row could not be read, the last one {last}: is the "
+            "source damaged or gone?"
         )
 
 
@@ -190,8 +191,9 @@ def evaluation_batches(
     if config.eval.view == "whole":
         reading = views.reading(config)
         plan = canvases.plan(
-            photos, count, batch_size=data.batch_size, reading=reading, threads=data.threads
-        )
+            photos, count, batch_size=data.batch_size, crop=data.crop, reading=reading,
+            threads=data.threads,
+        )  # fmt: skip
         examples, batches = WholeExamples(photos, plan, config.seed, reading), len(plan.rows)
     else:
         view = views.evaluation_view(config)

@@ -42,7 +42,26 @@ def open_splits(config) -> Splits:
     data = config.data
     if not data.labels:
         return Splits(*sources.open_splits(data.source, data.holdout))
-    return {"masks": _masks, "lists": _lists, "folders": _folders}[data.labels](config)
+    sources.parse(data.source)  # says what to do where it is empty
+    found = {"masks": _masks, "lists": _lists, "folders": _folders}[data.labels](config)
+    if _searching(config) or not data.eval_split:  # one split, divided
+        return found
+    if data.labels == "folders" and data.split != data.eval_split:  # no photo lies in two of them
+        return found
+    both = _in_both(found.training, found.evaluation)
+    if not both:
+        return found
+    warning = (
+        f"{both} of the {len(found.evaluation)} photos to evaluate on are trained on too: the "
+        "score is too good"
+    )
+    return dataclasses.replace(found, warnings=(*found.warnings, warning))
+
+
+def _in_both(training: Labelled, evaluation: Labelled) -> int:
+    """How many photos to evaluate on are among those to train on, by source and name."""
+    scored = {(evaluation.path(i), evaluation.name(i)) for i in range(len(evaluation))}
+    return sum((training.path(i), training.name(i)) in scored for i in range(len(training)))
 
 
 def _masks(config) -> Splits:

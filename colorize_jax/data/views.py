@@ -13,7 +13,7 @@ from colorize_jax.data import decode, transforms
 from colorize_jax.data.masks import VOID, matching_mask
 from colorize_jax.data.record import Record
 from colorize_jax.data.transforms import Window
-from colorize_jax.errors import ConfigError
+from colorize_jax.errors import ConfigError, DataError
 
 LABELS = ("", "masks", "lists", "folders")
 SCALINGS = ("shortest", "factor", "none")
@@ -182,9 +182,11 @@ class RandomCrops:
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Example:
         """The crops, [10, crop, crop, 3], with labels."""
-        # Decoded once, at full size, and not for every crop.
-        decoded = dataclasses.replace(record, image=decode.decode(record.image))
-        crops = [self.view(decoded, rng)["image"] for _ in range(10)]
+        # Decoded and scaled once, and not for every crop.
+        photo, _ = self.view.reading(record)
+        read = dataclasses.replace(record, image=photo.pixels(), mask=None)
+        view = dataclasses.replace(self.view, reading=Reading())
+        crops = [view(read, rng)["image"] for _ in range(10)]
         return {"image": np.stack(crops)} | _labels(record)
 
     def blank(self, unreadable: Record) -> Example:
@@ -210,6 +212,8 @@ class Whole:
         """The canvas, [height, width, 3], with size, mask and labels; `rng` is not used."""
         photo, mask = self.reading(record)
         size = photo.height, photo.width
+        if size[0] > self.canvas[0] or size[1] > self.canvas[1]:
+            raise DataError("its header could not be read at first, and then could")
         before = tuple(
             transforms.fitted(n, side).before for n, side in zip(size, self.canvas, strict=True)
         )
@@ -226,8 +230,13 @@ class Whole:
         return _blank((*self.canvas, 3), unreadable) | {"size": np.zeros(2, np.int32)}
 
 
-def canvas_of(height: int, width: int) -> tuple[int, int]:
-    """The smallest canvas for a photo of that size whose sides `MULTIPLE` divides."""
+def canvas_of(height: int, width: int, crop: int) -> tuple[int, int]:
+    """The smallest canvas for a photo of that size whose sides `MULTIPLE` divides.
+
+    It is never smaller than a crop of training: a network without padding needs that much, and of
+    small photos all come on one canvas, for which the network is compiled once.
+    """
+    height, width = (max(side, crop) for side in (height, width))
     return -(-height // MULTIPLE) * MULTIPLE, -(-width // MULTIPLE) * MULTIPLE
 
 
@@ -274,16 +283,25 @@ def check(config) -> None:
         raise ConfigError(
             f"config.data.factor={tuple(data.factor)} must be (smallest, largest) with 0 < smallest"
         )
-    if (data.labels == "masks") != (view == "whole"):
+    if data.labels == "masks" and view != "whole":
         raise ConfigError(
-            f"config.eval.view={view!r} with config.data.labels={data.labels!r}: photos with masks "
-            "are evaluated whole, and only they: add --config.eval.view="
-            + ("whole" if data.labels == "masks" else "center")
+            f"config.eval.view={view!r} with config.data.labels='masks': photos with masks are "
+            "evaluated whole: add --config.eval.view=whole"
         )
-    if view in ("ten", "random10") and not data.labels:
+    if view != "center" and not data.labels:
         raise ConfigError(
             f"config.eval.view={view!r} is for photos with labels (config.data.labels): add "
             "--config.eval.view=center"
+        )
+    if view in ("whole", "random10") and config.eval.shortest:
+        raise ConfigError(
+            f"config.eval.shortest={config.eval.shortest} is of the views 'center' and 'ten'; "
+            f"config.eval.view={view!r} takes a photo as it is"
+        )
+    if data.pad_label != "void" and (data.labels != "masks" or data.scaling == "shortest"):
+        raise ConfigError(
+            f"config.data.pad_label={data.pad_label!r} is of masks that are padded: there are none "
+            f"with config.data.labels={data.labels!r} and config.data.scaling={data.scaling!r}"
         )
     if view in ("center", "ten") and 0 < config.eval.shortest < data.crop:
         raise ConfigError(

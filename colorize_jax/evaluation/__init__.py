@@ -1,1 +1,1 @@
-"""Scores, and running them over a held-out split."""
+"""Scores, and running them over a split."""

@@ -1,14 +1,14 @@
 """Features of photos: activations of named layers, pooled over their positions."""
 
 from collections.abc import Callable, Sequence
-import os
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from colorize_jax.color.spaces import network_input
+from colorize_jax.color import spaces
+from colorize_jax.data.class_folders import class_of
 from colorize_jax.errors import ConfigError
 
 Tree = Any
@@ -40,6 +40,8 @@ def make_extractor(
                 f"--layers: the network has no layer {layer!r}; it has {', '.join(encoder.strides)}"
             )
 
+    network_input = spaces.INPUTS[encoder.in_channels]
+
     def extract(variables, image):
         maps = encoder.apply(variables, network_input(image), train=False)
         return {layer: _pooled(maps[layer].astype(jnp.float32), pool) for layer in layers}
@@ -57,34 +59,15 @@ def folder_classes(
     """The photos of a split, and their classes, where folders are classes.
 
     Args:
-        names: of photos, as in "train/cat/1.jpg".
-        split: a folder, anywhere in the name: photos that do not lie below it are left out, and the
-            class is the folder that follows. "": all photos, and the class is the first folder
-            below those that all of them share.
+        names, split: see `class_folders.class_of`.
 
     Returns:
         numbers: [n] of the photos that are in the split, in order.
         labels: [n] number of each one's class, or -1 if there is no such folder.
         classes: their names, in alphabetical order.
     """
-    folders = [os.path.dirname(f"/{name}").rstrip("/") + "/" for name in names]
-    below = f"/{split.strip('/')}/" if split else _shared(folders)
-    numbers, found = [], []
-    for number, folder in enumerate(folders):
-        _, inside, rest = folder.partition(below)
-        if inside:
-            numbers.append(number)
-            found.append(rest.partition("/")[0])
-    classes = sorted(set(found) - {""})
+    found = class_of(names, split)
+    classes = sorted(set(found.values()) - {""})
     label = {name: i for i, name in enumerate(classes)} | {"": -1}
-    return (
-        np.array(numbers, np.int64),
-        np.array([label[name] for name in found], np.int64),
-        tuple(classes),
-    )
-
-
-def _shared(folders: Sequence[str]) -> str:
-    """The longest beginning that all folders have, in whole components: "/" at least."""
-    common = os.path.commonpath(set(folders)) if folders else "/"
-    return f"{common.rstrip('/')}/"
+    labels = [label[name] for name in found.values()]
+    return np.array(list(found), np.int64), np.array(labels, np.int64), tuple(classes)

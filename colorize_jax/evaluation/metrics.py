@@ -49,6 +49,15 @@ def confusion(
     return counts[:-1].reshape(classes, classes)
 
 
+def photo_iou(confusion: jax.Array) -> jax.Array:
+    """How well single photos are segmented: the mean IoU over the classes that are in the photo or
+    in its prediction, [..., classes, classes] -> [...]."""
+    both = jnp.diagonal(confusion, axis1=-2, axis2=-1)
+    either = confusion.sum(-1) + confusion.sum(-2) - both
+    there = either > 0
+    return (both / jnp.maximum(either, 1)).sum(-1) / jnp.maximum(there.sum(-1), 1)
+
+
 def top_k(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
     """Whether the true class is among the k that were given the highest scores.
 

@@ -1,6 +1,7 @@
 """Running a task over batches: its scores, its pictures, and the sums of a constant prediction."""
 
-from collections.abc import Callable, Iterable
+import collections
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from colorize_jax.errors import DataError
 from colorize_jax.tasks.task import Task
 from colorize_jax.training import sharding
+from colorize_jax.training.meter import RUN_AHEAD
 from colorize_jax.training.step import row_keys
 
 Tree = Any
@@ -28,54 +30,110 @@ class Runner:
         def statistics(index, batch):
             return task.statistics(keys_of(index, batch), batch)
 
-        def evaluate(index, batch, variables, sums):
-            sums = task.evaluate(variables, sums, keys_of(index, batch), batch)
-            return sums, batch["valid"].sum()
+        def evaluate(index, batch, variables, statistics):
+            sums, rows = task.evaluate(variables, statistics, keys_of(index, batch), batch)
+            return sums, rows | {name: batch[name] for name in ("position", "valid")}
 
-        def pictures(variables, batch):
-            return task.pictures(variables, batch), batch["valid"]
+        def accuracy(index, batch, variables):
+            return task.accuracy(variables, keys_of(index, batch), batch)
+
+        def per_photo(function):
+            def run(variables, batch):
+                beside = {name: batch[name] for name in ("position", "valid", "size")
+                          if name in batch}  # fmt: skip
+                return {"found": function(variables, batch)} | beside
+
+            return run
 
         same = sharding.replicated(mesh)
         self._statistics = jax.jit(statistics, out_shardings=same)
         self._evaluate = jax.jit(evaluate, out_shardings=same)
-        self._pictures = jax.jit(pictures, out_shardings=same)
+        self._accuracy = jax.jit(accuracy, out_shardings=same)
+        self._pictures = jax.jit(per_photo(task.pictures), out_shardings=same)
+        self._predict = jax.jit(per_photo(task.predict), out_shardings=same)
 
     def statistics(self, batches: Iterable[dict[str, np.ndarray]]) -> Tree:
-        """The task's sums over training batches."""
-        return self._sum(self._statistics, batches)
+        """The task's sums over training batches; None if it wants none."""
+        if self._task.statistics is None:
+            return None
+        total = None
+        for index, batch in enumerate(batches):
+            sums = self._statistics(index, sharding.put_batch(batch, self._mesh))
+            total = sums if total is None else jax.tree.map(jnp.add, total, sums)
+        return total
 
     def evaluate(
         self, variables: Tree, statistics: Tree, batches: Iterable, pictures: int = 0
-    ) -> tuple[dict[str, float], list[np.ndarray]]:
-        """The task's scores over the batches of a held-out split, and its first pictures.
+    ) -> tuple[dict[str, float], dict[str, np.ndarray], list[np.ndarray]]:
+        """The task's scores over the batches of a split, and its first pictures.
 
         Returns:
-            {name: number}, and at most `pictures` strips, uint8 [height, width, 3].
+            {name: number}; {name: [photos, ...]} of every photo that could be read, with its
+            "position"; and at most `pictures` strips, uint8 [height, width, 3].
 
         Raises:
             DataError: no photo of the split could be read.
         """
         strips: list[np.ndarray] = []
+        pending: collections.deque = collections.deque()
+        sums, rows, seen = None, [], 0
 
-        def seen():
-            for batch in batches:
-                if len(strips) < pictures:
-                    placed = sharding.put_batch(batch, self._mesh)
-                    shown, valid = jax.device_get(self._pictures(variables, placed))
-                    strips.extend(shown[valid])
-                yield batch
+        def settle(most: int) -> None:
+            nonlocal sums, seen
+            while len(pending) > most:
+                part, found = jax.device_get(pending.popleft())
+                # On the host in 64 bits: a large split has more pixels than 32 bits can count.
+                part = jax.tree.map(_wide, part)
+                sums = part if sums is None else jax.tree.map(np.add, sums, part)
+                valid = found.pop("valid")
+                seen += int(valid.sum())
+                rows.append({name: values[valid] for name, values in found.items()})
 
-        sums, valid = jax.device_get(self._sum(self._evaluate, seen(), variables, statistics))
-        if not valid:
-            raise DataError(
-                "none of the held-out photos could be read: repair them, or hold out more with "
-                "config.data.holdout"
-            )
-        return self._task.summarize(sums), strips[:pictures]
-
-    def _sum(self, function: Callable, batches: Iterable, *others: Tree) -> Tree:
-        total = None
         for index, batch in enumerate(batches):
-            sums = function(index, sharding.put_batch(batch, self._mesh), *others)
-            total = sums if total is None else jax.tree.map(jnp.add, total, sums)
-        return total
+            if self._task.pictures is not None and len(strips) < pictures:
+                strips.extend(strip for _, strip in self.pictures(variables, [batch]))
+            placed = sharding.put_batch(batch, self._mesh)
+            pending.append(self._evaluate(index, placed, variables, statistics))
+            settle(RUN_AHEAD)
+        settle(0)
+        if not seen:
+            raise DataError(
+                "none of the held-out photos could be read: repair them, or evaluate on others"
+            )
+        joined = {name: np.concatenate([part[name] for part in rows]) for name in rows[0]}
+        return self._task.summarize(sums, joined), joined, strips[:pictures]
+
+    def accuracy(self, index: int, batch: dict[str, np.ndarray], variables: Tree):
+        """(hits, predictions) of a batch as in training, still on the devices."""
+        return self._accuracy(index, sharding.put_batch(batch, self._mesh), variables)
+
+    def pictures(self, variables: Tree, batches: Iterable) -> Iterator[tuple[int, np.ndarray]]:
+        """(position, strip [height, width, 3]) of every photo: its panels side by side."""
+        for position, panels, size in self._per_photo(self._pictures, variables, batches):
+            yield position, np.concatenate([_uncover(panel, size) for panel in panels], 1)
+
+    def predictions(self, variables: Tree, batches: Iterable) -> Iterator[tuple[int, np.ndarray]]:
+        """(position, classes [height, width] uint8) of every photo."""
+        for position, classes, size in self._per_photo(self._predict, variables, batches):
+            yield position, _uncover(classes, size)
+
+    def _per_photo(self, function, variables, batches):
+        for batch in batches:
+            found = function(variables, sharding.put_batch(batch, self._mesh))
+            found = {name: np.asarray(values) for name, values in jax.device_get(found).items()}
+            for row in np.flatnonzero(found["valid"]):
+                size = found["size"][row] if "size" in found else None
+                yield int(found["position"][row]), found["found"][row], size
+
+
+def _wide(x: np.ndarray) -> np.ndarray:
+    return x.astype(np.int64 if np.issubdtype(x.dtype, np.integer) else np.float64)
+
+
+def _uncover(pixels: np.ndarray, size: np.ndarray | None) -> np.ndarray:
+    """The photo of that size in the middle of its canvas [height, width, ...]."""
+    if size is None:
+        return pixels
+    (height, width), canvas = size.tolist(), pixels.shape
+    y, x = (canvas[0] - height) // 2, (canvas[1] - width) // 2
+    return pixels[y : y + height, x : x + width]

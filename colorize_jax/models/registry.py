@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 from colorize_jax.errors import ConfigError
+from colorize_jax.models.finetune import frozen_layers
 from colorize_jax.models.vgg16 import Vgg16
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -26,13 +27,18 @@ def _vgg16(settings, **common):
 ENCODERS = {"vgg16": _vgg16}
 
 
-def make_encoder(settings, axis_name: str | None = None, frozen: tuple[str, ...] = ()):
+def make_trained_encoder(config, axis_name: str | None = None):
+    """The encoder of a run, with the layers frozen that `config.finetune` leaves alone."""
+    encoder = make_encoder(config.model, axis_name)
+    return encoder.clone(frozen=frozen_layers(config.finetune, encoder.layers))
+
+
+def make_encoder(settings, axis_name: str | None = None):
     """The encoder that `config.model` describes.
 
     Args:
         settings: `config.model`, of a run or as an older checkpoint holds it.
         axis_name: see `norm.BatchNorm`.
-        frozen: layers whose batch norm keeps still.
 
     Raises:
         ConfigError: names a setting that is unknown.
@@ -59,7 +65,6 @@ def make_encoder(settings, axis_name: str | None = None, frozen: tuple[str, ...]
         settings,
         in_channels=settings["in_channels"],
         norm=settings["norm"],
-        frozen=frozen,
         remat=settings["remat"],
         dtype=DTYPES[settings["dtype"]],
         axis_name=axis_name,

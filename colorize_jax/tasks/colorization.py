@@ -9,15 +9,10 @@ from colorize_jax.evaluation import metrics
 from colorize_jax.models import hypercolumn, registry
 from colorize_jax.models.heads import Head
 from colorize_jax.models.point_network import PointNetwork
-from colorize_jax.tasks import losses
-from colorize_jax.tasks.task import Task
+from colorize_jax.tasks import losses, points
+from colorize_jax.tasks.task import Score, Task
 
 AB_SCALE = 100.0  # a and b are predicted in hundreds, so that outputs are of order one
-
-
-def sample_points(key: jax.Array, *, points: int, edge_buffer: int, crop: int) -> jax.Array:
-    """[points, 2] integer (y, x), uniform, at least `edge_buffer` pixels from every border."""
-    return jax.random.randint(key, (points, 2), edge_buffer, crop - edge_buffer)
 
 
 def histogram_targets(rgb: jax.Array, points: jax.Array, *, window: int, bins: int) -> dict:
@@ -68,7 +63,7 @@ def make_model(config, axis_name: str | None = None) -> PointNetwork:
         "histogram": {"hue": config.task.bins, "chroma": config.task.bins},
         "regression": {"ab": 2},
     }[config.task.loss]
-    encoder = registry.make_encoder(config.model, axis_name)
+    encoder = registry.make_trained_encoder(config, axis_name)
     return PointNetwork(
         encoder=encoder,
         head=Head(outputs, hidden=config.model.hidden, dtype=encoder.dtype),
@@ -77,23 +72,19 @@ def make_model(config, axis_name: str | None = None) -> PointNetwork:
     )
 
 
-def make_task(config, axis_name: str | None = None) -> Task:
+def make_task(config, axis_name: str | None = None, classes=()) -> Task:
     """Colorization with the histogram or the regression loss, as `config.task.loss` says."""
+    del classes
     _check(config)
     settings, crop = config.task, config.data.crop
     model = make_model(config, axis_name)
-    coarsest = max(model.encoder.strides.values())
-    if crop % coarsest:
-        raise ConfigError(
-            f"config.data.crop={crop} must be a multiple of {coarsest}, the stride of "
-            f"{config.model.name}'s top layer"
-        )
+    points.check(config, model)
     regression = settings.loss == "regression"
 
-    def targets_of(rgb, points):
+    def targets_of(rgb, at):
         if regression:
-            return regression_targets(rgb, points)
-        return histogram_targets(rgb, points, window=settings.window, bins=settings.bins)
+            return regression_targets(rgb, at)
+        return histogram_targets(rgb, at, window=settings.window, bins=settings.bins)
 
     def losses_of(outputs, targets):
         if regression:
@@ -102,13 +93,13 @@ def make_task(config, axis_name: str | None = None) -> Task:
 
     def prepare(keys, batch):
         def points_of(key):
-            return sample_points(
+            return points.sample_points(
                 key, points=settings.points, edge_buffer=settings.edge_buffer, crop=crop
             )
 
-        points = jax.vmap(points_of)(keys)
-        targets = jax.vmap(targets_of)(spaces.from_uint8(batch["image"]), points)
-        return (spaces.network_input(batch["image"]), points), targets | {"valid": batch["valid"]}
+        at = jax.vmap(points_of)(keys)
+        targets = jax.vmap(targets_of)(spaces.from_uint8(batch["image"]), at)
+        return (spaces.network_input(batch["image"]), at), targets | {"valid": batch["valid"]}
 
     def loss(outputs, targets):
         valid = targets["valid"].astype(jnp.float32)
@@ -162,7 +153,7 @@ def make_task(config, axis_name: str | None = None) -> Task:
         constant, _ = loss(constant_outputs(sums), targets)
         predicted, truth = colors(variables, batch["image"]), spaces.from_uint8(batch["image"])
         valid = targets["valid"]
-        return {
+        sums = {
             "values": {name: value.sum() for name, value in values.items()},
             "constant": constant["loss"].sum(),
             "points": counts.sum(),
@@ -170,8 +161,10 @@ def make_task(config, axis_name: str | None = None) -> Task:
             "error_ab": jnp.where(valid, metrics.squared_error_ab(predicted, truth), 0).sum(),
             "photos": valid.sum(),
         }
+        return sums, {}
 
-    def summarize(sums):
+    def summarize(sums, rows):
+        del rows
         means = {name: value / sums["points"] for name, value in sums["values"].items()}
         means["loss_constant"] = sums["constant"] / sums["points"]
         means["psnr"] = sums["psnr"] / sums["photos"]
@@ -181,36 +174,38 @@ def make_task(config, axis_name: str | None = None) -> Task:
     def pictures(variables, batch):
         rgb = spaces.from_uint8(batch["image"])
         gray = jnp.repeat(spaces.gray(rgb)[..., None], 3, -1)
-        strip = jnp.concatenate([gray, colors(variables, batch["image"]), rgb], 2)
-        return jnp.round(strip * 255).astype(jnp.uint8)
+        panels = jnp.stack([gray, colors(variables, batch["image"]), rgb], 1)
+        return jnp.round(panels * 255).astype(jnp.uint8)
 
     return Task(
         model=model,
         prepare=prepare,
         loss=loss,
-        statistics=statistics,
         evaluate=evaluate,
         summarize=summarize,
+        score=Score("loss", higher=False),
         pictures=pictures,
+        statistics=statistics,
+        frozen=model.encoder.frozen,
         axis_name=axis_name,
     )
 
 
 def _check(config):
-    task, crop = config.task, config.data.crop
+    task = config.task
+    if config.model.in_channels != 1 or config.model.fov:
+        raise ConfigError(
+            "colorization wants config.model.in_channels=1, since color would give the answer "
+            "away, and config.model.fov=False: those blocks are for transfer"
+        )
+    if config.data.labels or config.eval.classes or task.classes:
+        raise ConfigError(
+            "colorization has no classes: config.data.labels and config.eval.classes must be "
+            "empty, config.task.classes 0"
+        )
     if task.loss not in ("histogram", "regression"):
         raise ConfigError(f"config.task.loss is {task.loss!r}; known: 'histogram', 'regression'")
-    if config.model.alignment not in hypercolumn.ALIGNMENTS:
-        raise ConfigError(
-            f"config.model.alignment is {config.model.alignment!r}; "
-            f"known: {', '.join(map(repr, hypercolumn.ALIGNMENTS))}"
-        )
-    if task.edge_buffer < 0 or 2 * task.edge_buffer >= crop:
-        raise ConfigError(
-            f"config.task.edge_buffer={task.edge_buffer} leaves no pixel of a crop of "
-            f"{crop} to sample: twice the buffer must be below the crop"
-        )
     if task.window < 1 or task.window % 2 == 0:
         raise ConfigError(f"config.task.window={task.window} must be odd and positive")
-    if task.points < 1 or task.bins < 1:
-        raise ConfigError("config.task.points and config.task.bins must be positive")
+    if task.bins < 1:
+        raise ConfigError("config.task.bins must be positive")

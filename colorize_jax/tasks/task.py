@@ -1,12 +1,13 @@
 """The protocol between a task and everything that trains, evaluates and shows it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import importlib
 from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 
 from colorize_jax.errors import ConfigError
 
@@ -14,7 +15,26 @@ Tree = Any
 Batch = dict[str, jax.Array]
 
 # Name in `config.task.name` -> module in this package; each has make_task(config, axis_name).
-TASKS = ("colorization",)
+TASKS = ("colorization", "segmentation", "classification")
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """The one number that a task is judged by.
+
+    Attributes:
+        name: among those of `Task.summarize`.
+        higher: whether higher is better.
+    """
+
+    name: str
+    higher: bool
+
+    def better(self, score: float, than: float | None) -> bool:
+        """Never so if it is NaN; always so if there is nothing to be better than."""
+        if than is None:
+            return score == score
+        return score > than if self.higher else score < than
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,27 +47,63 @@ class Task:
         prepare: (keys, batch) -> (inputs, targets), on the accelerator, from raw uint8 photos.
         loss: (outputs, targets) -> ({"loss": [batch], part: [batch], ...}, counts [batch]). The
             loss of a batch is the sum of the first over the sum of the counts.
+        evaluate: (variables, statistics, keys, batch) -> (sums over a batch, {name: [batch, ...]}
+            for every row).
+        summarize: (sums over all batches, rows of all batches) -> {name: number}; a name with a
+            slash, as in "iou/cat", is one class's.
+        score: which of them counts.
+        pictures: (variables, batch) -> uint8 [batch, panels, height, width, 3], or None: the panels
+            lie side by side.
         statistics: (keys, batch) -> sums over a training batch from which the best constant
-            prediction follows.
-        evaluate: (variables, statistics, keys, batch) -> sums over a batch.
-        summarize: sums over all batches -> {name: number}.
-        pictures: (variables, batch) -> uint8 [batch, height, width, 3], one strip for each photo.
+            prediction follows; None if there is nothing to learn from the training split.
+        accuracy: (variables, keys, batch) -> (hits, predictions) of a training batch, or None.
+        predict: (variables, batch) -> uint8 [batch, height, width] classes of all pixels, or None.
+        labels: {name: (shape, dtype)} of what a row of a training batch has besides its photo.
+        frozen: layers of the encoder that are not trained.
         axis_name: the mapped axis that the batch is split over, or None under jit.
     """
 
     model: nn.Module
     prepare: Callable[[jax.Array, Batch], tuple[tuple, Tree]]
     loss: Callable[[Tree, Tree], tuple[dict[str, jax.Array], jax.Array]]
-    statistics: Callable[[jax.Array, Batch], Tree]
-    evaluate: Callable[[Tree, Tree, jax.Array, Batch], Tree]
-    summarize: Callable[[Tree], dict[str, float]]
-    pictures: Callable[[Tree, Batch], jax.Array]
+    evaluate: Callable[[Tree, Tree, jax.Array, Batch], tuple[Tree, dict[str, jax.Array]]]
+    summarize: Callable[[Tree, dict[str, np.ndarray]], dict[str, float]]
+    score: Score
+    pictures: Callable[[Tree, Batch], jax.Array] | None = None
+    statistics: Callable[[jax.Array, Batch], Tree] | None = None
+    accuracy: Callable[[Tree, jax.Array, Batch], tuple[jax.Array, jax.Array]] | None = None
+    predict: Callable[[Tree, Batch], jax.Array] | None = None
+    labels: Mapping[str, tuple[tuple[int, ...], Any]] = dataclasses.field(default_factory=dict)
+    frozen: tuple[str, ...] = ()
     axis_name: str | None = None
 
 
-def make_task(config, axis_name: str | None = None) -> Task:
-    """The task that `config.task.name` asks for; ConfigError if there is none of that name."""
+def batch_shapes(task: Task, config) -> dict[str, jax.ShapeDtypeStruct]:
+    """A training batch of the recipe, without its content."""
+    size, crop = config.data.batch_size, config.data.crop
+    shapes = {
+        "image": ((crop, crop, 3), np.uint8),
+        "position": ((), np.int32),
+        "valid": ((), bool),
+        **task.labels,
+    }
+    return {
+        name: jax.ShapeDtypeStruct((size, *shape), dtype) for name, (shape, dtype) in shapes.items()
+    }
+
+
+def make_task(config, axis_name: str | None = None, classes: Sequence[str] = ()) -> Task:
+    """The task that `config.task.name` asks for.
+
+    Args:
+        config: the recipe.
+        axis_name: see `Task`.
+        classes: what they are called; numbers, if not given.
+
+    Raises:
+        ConfigError: there is no such task, or a setting does not fit it.
+    """
     if config.task.name not in TASKS:
         raise ConfigError(f"config.task.name is {config.task.name!r}; known: {', '.join(TASKS)}")
     module = importlib.import_module(f"colorize_jax.tasks.{config.task.name}")
-    return module.make_task(config, axis_name)
+    return module.make_task(config, axis_name, classes)

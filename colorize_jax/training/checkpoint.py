@@ -9,9 +9,9 @@ import shutil
 from typing import Any
 
 from absl import logging
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
 from colorize_jax.errors import CheckpointError, why
@@ -208,6 +208,7 @@ def write(folder: pathlib.Path, state: TrainState, note: dict) -> None:
 def read(folder: pathlib.Path, state: TrainState, sharding) -> TrainState:
     """The state of one checkpoint; see `Checkpoints.restore`."""
     wanted = _abstract(_tree(state), sharding)
+    _check_shapes(folder, {kind: wanted[kind] for kind in ("params", "batch_stats")})
     try:
         saved = ocp.load_checkpointables(folder, {"state": wanted})
     except (OSError, ValueError, KeyError) as error:
@@ -272,25 +273,95 @@ def load_encoder(path: str | pathlib.Path) -> tuple[Any, dict[str, Tree]]:
     Raises:
         CheckpointError: there is no checkpoint, or it is damaged.
     """
-    folder = _step_folder(pathlib.Path(path).absolute())
-    if manifest.exists(folder) and (problem := manifest.problem(folder)):
-        raise CheckpointError(f"{folder} is damaged: {problem}; give an older checkpoint/<step>")
-    encoder = registry.make_encoder(ConfigDict(_note(folder)["config"]["model"]))
+    folder = find(path)
+    encoder = saved_encoder(folder)
     side = max(64, encoder.smallest_input)
     image = jax.ShapeDtypeStruct((1, side, side, encoder.in_channels), jnp.float32)
     shapes = jax.eval_shape(encoder.init, jax.random.key(0), image)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     # A step without batch norm saved an empty tree, which has nothing to ask for.
-    wanted = {kind: {"encoder": _abstract(tree, sharding)} for kind, tree in shapes.items()}
-    context = ocp.Context()
-    context.pytree.loading.partial_load = True
-    with context:
-        state = ocp.load_checkpointables(folder, {"state": wanted})["state"]
+    wanted = {kind: {"encoder": tree} for kind, tree in shapes.items()}
+    state = read_variables(folder, wanted, sharding)
     return encoder, {kind: state[kind]["encoder"] for kind in wanted}
 
 
-def _step_folder(path: pathlib.Path) -> pathlib.Path:
-    """The step folder that a path stands for."""
+def saved_encoder(path: str | pathlib.Path):
+    """The encoder of a checkpoint, without its weights; CheckpointError if there is none."""
+    return registry.make_encoder(saved_note(find(path))["config"]["model"])
+
+
+def saved_note(folder: pathlib.Path) -> dict:
+    """What the run that wrote a checkpoint noted beside the state: its "config" and more.
+
+    Raises:
+        CheckpointError: the folder is no checkpoint of ours, or a damaged one.
+    """
+    if manifest.exists(folder) and (problem := manifest.problem(folder)):
+        raise CheckpointError(f"{folder} is damaged: {problem}; give an older checkpoint/<step>")
+    try:
+        note = _note(folder)
+        _ = note["config"]["model"]
+        return note
+    except Exception as error:  # Orbax has many kinds for what is not there
+        raise CheckpointError(f"{folder} holds no checkpoint that can be read: {error}") from error
+
+
+def read_variables(folder: pathlib.Path, wanted: dict[str, Tree], sharding) -> dict[str, Tree]:
+    """Some of "params" and "batch_stats" of a checkpoint.
+
+    Args:
+        folder: from `find`.
+        wanted: shapes, nested as in the checkpoint; what is left out there is not read.
+            `saved_note` has found the checkpoint undamaged.
+        sharding: of every array.
+
+    Raises:
+        CheckpointError: the checkpoint holds another network, or is damaged.
+    """
+    _check_shapes(folder, wanted)
+    # An empty tree has nothing to ask for, and Orbax refuses to be asked.
+    asked = {kind: _abstract(tree, sharding) for kind, tree in wanted.items() if tree}
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    with context:
+        state = ocp.load_checkpointables(folder, {"state": asked})["state"]
+    return {kind: state.get(kind, {}) for kind in wanted}
+
+
+def _check_shapes(folder: pathlib.Path, wanted: dict[str, Tree]) -> None:
+    """CheckpointError, by name, if a parameter is not there or has another shape."""
+    saved = _saved_shapes(folder)
+    for name, shape in _shapes(wanted).items():
+        if saved.get(name) != shape:
+            there = saved.get(name, "missing")
+            raise CheckpointError(
+                f"{folder} does not fit this config: {name} is {there} there and {shape} here"
+            )
+
+
+def groups_besides(path: str | pathlib.Path, used: str) -> list[str]:
+    """Layers of the parameters in a checkpoint that are not in the group `used`, "group/layer"."""
+    names = [name.split("/") for name in _saved_shapes(find(path)) if name.startswith("params/")]
+    return sorted({f"{group}/{layer}" for _, group, layer, *_ in names if group != used})
+
+
+def _saved_shapes(folder: pathlib.Path) -> dict[str, tuple[int, ...]]:
+    metadata = ocp.checkpointables_metadata(folder).metadata["state"]
+    return _shapes({kind: metadata[kind] for kind in ("params", "batch_stats")})
+
+
+def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
+    flat = traverse_util.flatten_dict(tree, sep="/")
+    return {name: tuple(leaf.shape) for name, leaf in flat.items()}
+
+
+def find(path: str | pathlib.Path) -> pathlib.Path:
+    """The step folder that a path stands for: itself, or the newest one of a run's workdir.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = pathlib.Path(path).absolute()
     for folder in (path / FOLDER, path):
         steps = [int(p.name) for p in folder.glob("[0-9]*") if p.name.isdigit() and p.is_dir()]
         if steps:

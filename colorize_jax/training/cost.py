@@ -13,7 +13,7 @@ import numpy as np
 
 from colorize_jax.config import check_numbers
 from colorize_jax.errors import ConfigError
-from colorize_jax.tasks.task import make_task
+from colorize_jax.tasks.task import batch_shapes, make_task
 from colorize_jax.training import optimizers, sharding
 from colorize_jax.training.step import abstract_state
 
@@ -82,17 +82,14 @@ def lower_step(config, rows: int, devices) -> tuple[jax.stages.Lowered, object]:
     mesh = sharding.make_mesh(devices)
     config = config.copy_and_resolve_references()
     config.data.batch_size = size = rows * mesh.size
+    config.eval.classes = ()  # names, which only the photos know
     check_numbers(config)
     sharding.check_batch(size, config.microbatches, mesh)
     task = make_task(config)
     # The number of photos moves the drops of the rate and nothing that is counted here.
     schedule = optimizers.make_schedule(config, 1_000_000)
-    optimizer = optimizers.make_optimizer(config, schedule)
-    crop = config.data.crop
-    batch = {
-        "image": jax.ShapeDtypeStruct((size, crop, crop, 3), jnp.uint8),
-        "valid": jax.ShapeDtypeStruct((size,), bool),
-    }
+    optimizer = optimizers.make_optimizer(config, schedule, task.frozen)
+    batch = batch_shapes(task, config)
     state = abstract_state(task, optimizer, batch)
     key = jax.eval_shape(lambda: jax.random.key(config.seed))
     step = sharding.jit_step(task, optimizer, mesh, config.microbatches)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from colorize_jax.errors import ConfigError
 
+FACTOR = 0.1  # of the rate at every drop
 FILE = "schedule.json"  # in the workdir of the run that found it
 
 
@@ -76,11 +77,12 @@ class Found:
 
     Attributes:
         steps: length of the run.
-        drops: steps from which on the rate is a tenth of what it was.
+        drops: steps from which on the rate is `FACTOR` of what it was.
         photos: of the part of the training split that the search trained on.
         full_photos: of the whole training split.
         batch_size: of the search.
         windows: (step, score) of the search, for whoever wants to see why; None: not finite.
+        ended: False if the search reached its longest allowed length before the last plateau.
     """
 
     steps: int
@@ -89,6 +91,7 @@ class Found:
     full_photos: int
     batch_size: int
     windows: list[tuple[int, float | None]] = dataclasses.field(default_factory=list)
+    ended: bool = True
 
     def scaled(self, photos: int, batch_size: int) -> tuple[int, tuple[int, ...]]:
         """(steps, drops) of as many epochs over so many photos in batches of that size."""
@@ -106,6 +109,8 @@ def write_schedule(path: str | pathlib.Path, found: Found) -> None:
     content = {
         "batch_size": found.batch_size,
         "found": {"photos": found.photos, "steps": found.steps, "drops": found.drops},
+        "factor": FACTOR,
+        "ended": found.ended,
         "full": {"photos": found.full_photos, "steps": steps, "drops": drops},
         "windows": [{"step": step, "score": score} for step, score in found.windows],
     }
@@ -146,6 +151,7 @@ def read_schedule(path: str | pathlib.Path) -> Found:
             full_photos=content["full"]["photos"],
             batch_size=content["batch_size"],
             windows=[(window["step"], window["score"]) for window in content["windows"]],
+            ended=content["ended"],
         )
         numbers = (found.photos, found.full_photos, found.batch_size, *found.drops, found.steps)
         if not all(type(number) is int and number > 0 for number in numbers):

@@ -13,6 +13,7 @@ import optax
 
 from colorize_jax.data import pipeline, sources, splits
 from colorize_jax.errors import CheckpointError
+from colorize_jax.models.finetune import freeze
 from colorize_jax.tasks.task import make_task
 from colorize_jax.training import checkpoint, optimizers, same_run, sharding
 from colorize_jax.training.meter import NonFiniteStep
@@ -64,7 +65,11 @@ def replay(config: ConfigDict, workdir: pathlib.Path) -> dict:
     report, folder = _read(pathlib.Path(config.replay))
     for line in same_run.differences(report["config"], config):
         say(f"other than in the run: {line.strip()}")
-    photos = splits.open_splits(config).training
+    config = config.copy_and_resolve_references()
+    # A run by :crossval was a search first.
+    config.early_stopping.mode = report["config"]["early_stopping"]["mode"]
+    opened = splits.open_splits(config)
+    photos = opened.training
     step, microbatches = report["step"], config.microbatches or report["microbatches"]
     batches = pipeline.training_batches(photos, config, start=step - 1, stop=step, workers=0)
     batch = next(batches)
@@ -79,9 +84,9 @@ def replay(config: ConfigDict, workdir: pathlib.Path) -> dict:
             + report["config"]["data"]["source"]
         )
 
-    task = make_task(config)
+    task = make_task(config, classes=opened.classes)
     schedule = optimizers.make_schedule(config, len(photos))
-    optimizer = optimizers.make_optimizer(config, schedule)
+    optimizer = optimizers.make_optimizer(config, schedule, task.frozen)
     here = sharding.replicated(sharding.make_mesh(jax.local_devices()[:1]))
     key = jax.random.key(config.seed)
     state = checkpoint.read(folder, abstract_state(task, optimizer, batch), here)
@@ -122,7 +127,7 @@ def _look(task, state, batch, key, microbatches) -> tuple[list[dict], dict, dict
     names: list[str] = []
 
     def total(params, batch_stats, batch, keys, dropout_key):
-        variables = {"params": params, "batch_stats": batch_stats}
+        variables = {"params": freeze(params, task.frozen), "batch_stats": batch_stats}
         values, counts, updated = forward(
             task, variables, batch, keys, dropout_key, capture_intermediates=True
         )

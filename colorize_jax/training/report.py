@@ -104,10 +104,11 @@ class Report:
     def evaluation(self, step: int, values: dict[str, float], strips: Sequence[np.ndarray]) -> None:
         """A row of scores, and images/<step>.png: one strip below the other."""
         self.write(step, values)
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+        overall = {k: v for k, v in values.items() if k.count("/") == 1}  # not class by class
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in overall.items())
         say(f"step {step}/{self._steps}  {shown}")
         if self._writes and len(strips):
-            grid = picture_grid(np.stack(strips))
+            grid = picture_grid(strips)
             picture = Summary.Image(
                 height=grid.shape[0], width=grid.shape[1], colorspace=3,
                 encoded_image_string=png(grid),
@@ -197,10 +198,15 @@ def png(picture: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def picture_grid(strips: np.ndarray, gap: int = 2) -> np.ndarray:
-    """uint8 strips [rows, height, width, 3], one below the other with a white gap."""
-    framed = np.pad(strips, ((0, 0), (0, gap), (0, 0), (0, 0)), constant_values=255)
-    return framed.reshape(-1, *framed.shape[2:])[:-gap]
+def picture_grid(strips: Sequence[np.ndarray], gap: int = 2) -> np.ndarray:
+    """uint8 strips [height, width, 3], one below the other with a white gap; the narrower ones are
+    filled up with white."""
+    width = max(strip.shape[1] for strip in strips)
+    framed = [
+        np.pad(strip, ((0, gap), (0, width - strip.shape[1]), (0, 0)), constant_values=255)
+        for strip in strips
+    ]
+    return np.concatenate(framed)[:-gap]
 
 
 def cut_rows(path: pathlib.Path, step: int, evaluated: int) -> None:

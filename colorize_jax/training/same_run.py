@@ -29,15 +29,20 @@ def plain(config: ConfigDict) -> dict:
 # Settings that change neither the parameters nor what is measured: free to differ on resume.
 FREE = (
     "checkpoint.", "log.", "eval.every", "eval.pictures", "data.threads", "data.workers",
-    "data.max_bad_fraction", "distributed.", "nonfinite_skips", "replay",
+    "data.max_bad_fraction", "distributed.", "nonfinite_skips", "replay", "eval.export",
+    "schedule_from",  # where it lies; what it says is compared
 )  # fmt: skip
+
+
+def begun(workdir: pathlib.Path) -> bool:
+    """Whether there is a checkpoint: a run without one has nothing to spoil."""
+    return any(p.name.isdigit() for p in (workdir / checkpoint.FOLDER).glob("*"))
 
 
 def check_config(workdir: pathlib.Path, config: ConfigDict) -> None:
     """CheckpointError, naming the fields, if the workdir holds the run of another config."""
     path = workdir / "config.json"
-    begun = any(p.name.isdigit() for p in (workdir / checkpoint.FOLDER).glob("*"))
-    if not path.exists() or not begun:  # a run without a checkpoint has nothing to spoil
+    if not path.exists() or not begun(workdir):
         return
     try:
         changed = differences(json.loads(path.read_text()), config)
@@ -57,8 +62,8 @@ def check_config(workdir: pathlib.Path, config: ConfigDict) -> None:
 def differences(before: dict, config: ConfigDict) -> list[str]:
     """One line for every setting that matters and is another than in a config of before."""
     # A field that was not known then had the value that is its default now.
-    before = _flat(plain(default_config())) | _flat(before)
-    now = _flat(plain(config))
+    before = flat(plain(default_config())) | flat(before)
+    now = flat(plain(config))
     return [
         f"  config.{name}: {before.get(name, 'absent')!r} there, {now.get(name, 'absent')!r} here"
         for name in sorted(before.keys() | now.keys())
@@ -66,14 +71,27 @@ def differences(before: dict, config: ConfigDict) -> list[str]:
     ]
 
 
-def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
-    flat = {}
+def flat(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """{"data.crop": 352, ...} from nested settings."""
+    found = {}
     for name, value in tree.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
+            found |= flat(value, f"{prefix}{name}.")
         else:
-            flat[prefix + name] = value
-    return flat
+            found[prefix + name] = value
+    return found
+
+
+def check_schedule(
+    workdir: pathlib.Path, config: ConfigDict, before: list[int], now: list[int]
+) -> None:
+    """CheckpointError if length and drops, in steps, are not those that the run began with."""
+    if before != now and not config.checkpoint.accept_changes:
+        raise CheckpointError(
+            f"{workdir} was begun with {before[0]} steps and drops after {before[1:]}, and now it "
+            f"would be {now[0]} and {now[1:]}: was config.schedule_from written anew? To go on all "
+            "the same: --config.checkpoint.accept_changes=True"
+        )
 
 
 def check_photos(

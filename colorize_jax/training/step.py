@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from colorize_jax.models.finetune import freeze
 from colorize_jax.tasks.task import Batch, Task
 
 Tree = Any
@@ -34,16 +35,22 @@ class TrainState:
 
 def init_state(key: jax.Array, task: Task, optimizer, batch: Batch) -> TrainState:
     """A random start for a batch of that shape; parameters depend on the key alone."""
-    inputs, _ = task.prepare(row_keys(key, jnp.arange(len(batch["image"]))), batch)
-    variables = task.model.init({"params": key}, *inputs)
+    variables = init_variables(key, task, batch)
     params = variables["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        batch_stats=variables.get("batch_stats", {}),
+        batch_stats=variables["batch_stats"],
         opt_state=optimizer.init(params),
         nonfinite=jnp.zeros((), jnp.int32),
     )
+
+
+def init_variables(key: jax.Array, task: Task, batch: Batch) -> dict[str, Tree]:
+    """{"params": ..., "batch_stats": ...} of a random start; the second is empty without norm."""
+    inputs, _ = task.prepare(row_keys(key, jnp.arange(len(batch["image"]))), batch)
+    variables = task.model.init({"params": key}, *inputs)
+    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
 def abstract_state(task: Task, optimizer, batch: Batch) -> TrainState:
@@ -97,7 +104,7 @@ def train_step(
     keys = row_keys(points_key, rows)
 
     def sums(params, batch_stats, batch, keys, dropout_key):
-        variables = {"params": params, "batch_stats": batch_stats}
+        variables = {"params": freeze(params, task.frozen), "batch_stats": batch_stats}
         values, counts, updated = forward(task, variables, batch, keys, dropout_key)
         values = {name: value.sum() for name, value in values.items()}
         return values["loss"], (values, counts.sum(), updated.get("batch_stats", {}))

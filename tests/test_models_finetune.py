@@ -7,11 +7,11 @@ import optax
 import pytest
 
 from colorize_jax.errors import ConfigError
+from colorize_jax.models import finetune
 from colorize_jax.models.fov import FieldOfView
 from colorize_jax.models.heads import Head
 from colorize_jax.models.point_network import PointNetwork
 from colorize_jax.models.vgg16 import Vgg16
-from colorize_jax.training import finetune
 
 LAYERS = Vgg16.layers
 

@@ -1,0 +1,195 @@
+"""Classification of whole photos: one class each (softmax), or any number of them (sigmoid)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from colorize_jax.color import spaces
+from colorize_jax.errors import ConfigError
+from colorize_jax.evaluation import metrics, scores
+from colorize_jax.models import registry
+from colorize_jax.models.classifier import Classifier
+from colorize_jax.tasks import losses
+from colorize_jax.tasks.task import Score, Task
+
+NO_CLASS = -1
+# Step-wise is the one that counts; the two others are what VOC 2007 and the release report.
+_KINDS = {"step": "", "voc11": "_voc11", "trapezoid": "_trapezoid"}
+
+
+def make_task(config, axis_name: str | None = None, classes=()) -> Task:
+    """A linear layer on the trunk's top, as `config.task.loss` says: "softmax" or "sigmoid"."""
+    number, crop = config.task.classes, config.data.crop
+    _check(config)
+    kind = {"softmax": _OneClass, "sigmoid": _ManyClasses}[config.task.loss](
+        tuple(classes) or tuple(f"class {i}" for i in range(number))
+    )
+    encoder = registry.make_trained_encoder(config, axis_name)
+    model = Classifier(encoder=encoder, classes=number, dtype=encoder.dtype)
+    stride = encoder.strides[encoder.top]
+    valid_padding = config.model.fc6_padding == "VALID"
+    if crop < encoder.smallest_input:
+        raise ConfigError(
+            f"config.data.crop={crop} is too small for config.model.fc6_padding='VALID' with a "
+            f"kernel of {config.model.fc6_kernel}: it must be at least {encoder.smallest_input}, "
+            "or the padding 'SAME'"
+        )
+    network_input = spaces.INPUTS[config.model.in_channels]
+
+    def prepare(keys, batch):
+        del keys
+        targets = {"labels": batch["labels"], "valid": batch["valid"]}
+        return (network_input(batch["image"]),), targets
+
+    def loss(outputs, targets):
+        valid = targets["valid"].astype(jnp.float32)
+        return {"loss": kind.loss(outputs, targets["labels"]) * valid}, valid
+
+    def logits_of(variables, batch):
+        image = batch["image"]
+        if image.ndim == 5:  # several crops of each photo: the mean of their logits
+            photos, crops = image.shape[:2]
+            logits = model.apply(variables, network_input(image.reshape(-1, *image.shape[2:])))
+            return logits.reshape(photos, crops, -1).mean(1)
+        inside = None
+        if "size" in batch:
+            inside = positions_inside(
+                batch["size"], image.shape[1:3], stride,
+                config.model.fc6_kernel if valid_padding else 1,
+            )  # fmt: skip
+        return model.apply(variables, network_input(image), inside)
+
+    def evaluate(variables, statistics, keys, batch):
+        del statistics, keys
+        logits, valid = logits_of(variables, batch), batch["valid"].astype(jnp.float32)
+        sums, rows = kind.evaluate(logits, batch["labels"], valid)
+        values = kind.loss(logits, batch["labels"]) * valid
+        return sums | {"loss": values.sum(), "photos": valid.sum()}, rows
+
+    def summarize(sums, rows):
+        found = kind.summarize(sums, rows) | {"loss": sums["loss"] / max(sums["photos"], 1)}
+        return {name: float(value) for name, value in found.items()}
+
+    def accuracy(variables, keys, batch):
+        (inputs,), targets = prepare(keys, batch)
+        return kind.accuracy(model.apply(variables, inputs), targets["labels"], targets["valid"])
+
+    return Task(
+        model=model,
+        prepare=prepare,
+        loss=loss,
+        evaluate=evaluate,
+        summarize=summarize,
+        score=kind.score,
+        accuracy=accuracy,
+        labels={"labels": kind.label},
+        frozen=encoder.frozen,
+        axis_name=axis_name,
+    )
+
+
+def positions_inside(size: jax.Array, canvas: tuple[int, int], stride: int, kernel: int):
+    """Which cells of the top map lie over the photo in the middle of a canvas.
+
+    Args:
+        size: [batch, 2] (height, width) of the photos.
+        canvas: of the padded photos.
+        stride: of the top map.
+        kernel: cells of the map below that every cell covers, without padding.
+
+    Returns:
+        [batch, h, w] bool: the center of the cell is a pixel of the photo.
+    """
+
+    def along(axis):
+        cells = canvas[axis] // stride - kernel + 1
+        center = (jnp.arange(cells) + kernel / 2) * stride
+        start = (canvas[axis] - size[:, axis, None]) // 2
+        return (center >= start) & (center < start + size[:, axis, None])
+
+    return along(0)[:, :, None] & along(1)[:, None, :]
+
+
+class _OneClass:
+    """Photos with one class each: softmax, top-1 and top-5."""
+
+    score = Score("top1", higher=True)
+    label = ((), jnp.int32)
+
+    def __init__(self, names):
+        self._names = names
+
+    def loss(self, logits, labels):
+        return losses.cross_entropy(logits, labels, void=NO_CLASS)[0]
+
+    def evaluate(self, logits, labels, valid):
+        hits = metrics.top_k(logits, labels, 1) * valid
+        classes = jax.nn.one_hot(labels, len(self._names)) * valid[:, None]
+        sums = {
+            "top1": hits.sum(),
+            "top5": (metrics.top_k(logits, labels, 5) * valid).sum(),
+            "class_hits": (hits[:, None] * classes).sum(0),
+            "class_photos": classes.sum(0),
+            "seen": valid.sum(),
+        }
+        return sums, {}
+
+    def summarize(self, sums, rows):
+        del rows
+        seen, photos = max(sums["seen"], 1), sums["class_photos"]
+        hits = np.where(photos > 0, sums["class_hits"] / np.maximum(photos, 1), np.nan)
+        per_class = {f"top1/{n}": v for n, v in zip(self._names, hits, strict=True)}
+        return {"top1": sums["top1"] / seen, "top5": sums["top5"] / seen} | per_class
+
+    def accuracy(self, logits, labels, valid):
+        return ((logits.argmax(-1) == labels) & valid).sum(), valid.sum()
+
+
+class _ManyClasses:
+    """Photos with any number of classes, 1, or -1 without, or 0 where that is hard to say."""
+
+    score = Score("map", higher=True)
+
+    def __init__(self, names):
+        self._names = names
+        self.label = ((len(names),), jnp.int8)
+
+    def loss(self, logits, labels):
+        return losses.sigmoid_loss(logits, labels)
+
+    def evaluate(self, logits, labels, valid):
+        del valid
+        return {}, {"logits": logits, "labels": labels}
+
+    def summarize(self, sums, rows):
+        del sums
+        means, each = scores.mean_average_precision(rows["logits"], rows["labels"])
+        found = {f"map{kind}": means[name] for name, kind in _KINDS.items()}
+        for name, kind in _KINDS.items():
+            per_class = zip(self._names, each[name], strict=True)
+            found |= {f"ap{kind}/{label}": value for label, value in per_class}
+        return found
+
+    def accuracy(self, logits, labels, valid):
+        known = (labels != 0) & valid[:, None]
+        return (((logits > 0) == (labels > 0)) & known).sum(), known.sum()
+
+
+def _check(config):
+    task, data = config.task, config.data
+    if task.loss not in ("softmax", "sigmoid"):
+        raise ConfigError(
+            f"config.task.loss is {task.loss!r}; classification has 'softmax' and 'sigmoid'"
+        )
+    needed = {"softmax": "folders", "sigmoid": "lists"}[task.loss]
+    if data.labels != needed:
+        raise ConfigError(
+            f"config.data.labels is {data.labels!r}; the loss {task.loss!r} needs {needed!r}"
+        )
+    if task.classes < 1:
+        raise ConfigError(f"config.task.classes={task.classes}: how many classes are there?")
+    if config.model.fov or not config.model.hypercolumn or config.eval.classes:
+        raise ConfigError(
+            "config.model.fov, config.model.hypercolumn and config.eval.classes are for "
+            "segmentation: classification reads the trunk's top, and averages over all classes"
+        )

@@ -1,0 +1,39 @@
+"""The pixels of a crop at which a dense task is trained."""
+
+import jax
+
+from colorize_jax.errors import ConfigError
+from colorize_jax.models import hypercolumn
+
+
+def sample_points(key: jax.Array, *, points: int, edge_buffer: int, crop: int) -> jax.Array:
+    """[points, 2] integer (y, x), uniform, at least `edge_buffer` pixels from every border."""
+    return jax.random.randint(key, (points, 2), edge_buffer, crop - edge_buffer)
+
+
+def check(config, model) -> None:
+    """ConfigError unless a point network can be trained on such crops at such points."""
+    task, crop = config.task, config.data.crop
+    if config.model.alignment not in hypercolumn.ALIGNMENTS:
+        raise ConfigError(
+            f"config.model.alignment is {config.model.alignment!r}; "
+            f"known: {', '.join(map(repr, hypercolumn.ALIGNMENTS))}"
+        )
+    if task.edge_buffer < 0 or 2 * task.edge_buffer >= crop:
+        raise ConfigError(
+            f"config.task.edge_buffer={task.edge_buffer} leaves no pixel of a crop of "
+            f"{crop} to sample: twice the buffer must be below the crop"
+        )
+    if task.points < 1:
+        raise ConfigError("config.task.points must be positive")
+    if config.model.fc6_padding != "SAME":
+        raise ConfigError(
+            "config.model.fc6_padding='VALID' is for classification: a network that answers at "
+            "every pixel needs 'SAME'"
+        )
+    coarsest = max(model.encoder.strides.values())
+    if crop % coarsest:
+        raise ConfigError(
+            f"config.data.crop={crop} must be a multiple of {coarsest}, the stride of "
+            f"{config.model.name}'s top layer"
+        )

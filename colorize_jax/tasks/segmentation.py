@@ -1,0 +1,151 @@
+"""Semantic segmentation: the class of every pixel, learnt at sampled ones, scored at all."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from colorize_jax.color import spaces
+from colorize_jax.data.masks import VOID, palette
+from colorize_jax.errors import ConfigError
+from colorize_jax.evaluation import metrics, scores
+from colorize_jax.models import hypercolumn, layers, registry
+from colorize_jax.models.fov import FieldOfView
+from colorize_jax.models.heads import Head
+from colorize_jax.models.point_network import PointNetwork
+from colorize_jax.tasks import losses, points
+from colorize_jax.tasks.task import Score, Task
+
+VISIBLE = 0.6  # how much of an overlay is the classes' colors; the rest is the photo
+
+
+def make_model(config, axis_name: str | None = None) -> PointNetwork:
+    """The trunk, the FoV blocks if asked for, and a head with one output for every class."""
+    encoder = registry.make_trained_encoder(config, axis_name)
+    dtype = encoder.dtype
+    return PointNetwork(
+        encoder=encoder,
+        fov=FieldOfView(config.model.width, dtype) if config.model.fov else None,
+        head=Head(
+            {"classes": config.task.classes},
+            hidden=config.model.hidden,
+            output_init=layers.he_truncated,
+            dtype=dtype,
+        ),
+        hypercolumn=config.model.hypercolumn,
+        alignment=config.model.alignment,
+    )
+
+
+def make_task(config, axis_name: str | None = None, classes=()) -> Task:
+    """Cross-entropy at sampled pixels, void ones left out; mean IoU over whole photos."""
+    settings, crop, number = config.task, config.data.crop, config.task.classes
+    names = tuple(classes) or tuple(f"class {i}" for i in range(number))
+    _check(config, names)
+    model = make_model(config, axis_name)
+    points.check(config, model)
+    network_input = spaces.INPUTS[config.model.in_channels]
+    averaged = [names.index(name) for name in config.eval.classes]
+
+    def prepare(keys, batch):
+        def points_of(key):
+            return points.sample_points(
+                key, points=settings.points, edge_buffer=settings.edge_buffer, crop=crop
+            )
+
+        at = jax.vmap(points_of)(keys)
+        labels = jax.vmap(lambda mask, yx: mask[yx[:, 0], yx[:, 1]])(batch["mask"], at)
+        labels = jnp.where(batch["valid"][:, None], labels, VOID)
+        return (network_input(batch["image"]), at), {"classes": labels}
+
+    def loss(outputs, targets):
+        values, counted = losses.cross_entropy(outputs["classes"], targets["classes"], void=VOID)
+        return {"loss": values.sum(1)}, counted.sum(1).astype(jnp.float32)
+
+    def logits_of(variables, batch):
+        image = batch["image"]
+        outputs = model.apply(variables, network_input(image), method="dense")
+        return hypercolumn.from_grid(outputs["classes"], *image.shape[1:3], config.model.alignment)
+
+    def evaluate(variables, statistics, keys, batch):
+        del statistics, keys
+        truth = jnp.where(batch["valid"][:, None, None], batch["mask"], VOID)
+        logits = logits_of(variables, batch)
+        values, counted = losses.cross_entropy(logits, truth, void=VOID)
+
+        def of_photo(truth, predicted):
+            return metrics.confusion(truth, predicted, number, void=VOID)
+
+        confusion = jax.vmap(of_photo)(truth, logits.argmax(-1))
+        sums = {"confusion": confusion.sum(0), "loss": values.sum(), "pixels": counted.sum()}
+        return sums, {"score": metrics.photo_iou(confusion)}
+
+    def summarize(sums, rows):
+        del rows
+        confusion, pixels = sums["confusion"], max(sums["pixels"], 1)
+        found = {
+            "miou": scores.mean_iou(confusion),
+            "miou_background": scores.mean_iou(scores.background_alone(confusion)),
+        }
+        if averaged:
+            n = len(averaged)
+            found[f"miou_{n}"] = scores.mean_iou(confusion, averaged)
+            alone = scores.background_alone(confusion)
+            found[f"miou_{n}_background"] = scores.mean_iou(alone, averaged)
+        found["accuracy"] = np.trace(confusion) / pixels
+        found["loss"] = sums["loss"] / pixels
+        per_class = zip(names, scores.iou(confusion), strict=True)
+        found |= {f"iou/{name}": value for name, value in per_class}
+        return {name: float(value) for name, value in found.items()}
+
+    def predict(variables, batch):
+        return logits_of(variables, batch).argmax(-1).astype(jnp.uint8)
+
+    def pictures(variables, batch):
+        colors = jnp.asarray(palette(number))
+
+        def over(mask):
+            mixed = (1 - VISIBLE) * batch["image"] + VISIBLE * colors[mask]
+            mixed = jnp.where(mask[..., None] == 0, batch["image"], mixed)  # the background as is
+            return jnp.round(mixed).astype(jnp.uint8)
+
+        predicted = predict(variables, batch)
+        return jnp.stack([batch["image"], over(batch["mask"]), over(predicted)], 1)
+
+    def accuracy(variables, keys, batch):
+        inputs, targets = prepare(keys, batch)
+        counted = targets["classes"] != VOID
+        predicted = model.apply(variables, *inputs)["classes"].argmax(-1)
+        return ((predicted == targets["classes"]) & counted).sum(), counted.sum()
+
+    return Task(
+        model=model,
+        prepare=prepare,
+        loss=loss,
+        evaluate=evaluate,
+        summarize=summarize,
+        score=Score(f"miou_{len(averaged)}" if averaged else "miou", higher=True),
+        pictures=pictures,
+        accuracy=accuracy,
+        predict=predict,
+        labels={"mask": ((crop, crop), jnp.uint8)},
+        frozen=model.encoder.frozen,
+        axis_name=axis_name,
+    )
+
+
+def _check(config, names):
+    number = config.task.classes
+    if not 2 <= number < VOID:
+        raise ConfigError(f"config.task.classes={number} must lie between 2 and {VOID - 1}")
+    if config.task.loss != "cross_entropy":
+        raise ConfigError(
+            f"config.task.loss is {config.task.loss!r}; segmentation has 'cross_entropy'"
+        )
+    if config.data.labels != "masks":
+        raise ConfigError(
+            f"config.data.labels is {config.data.labels!r}; segmentation needs 'masks'"
+        )
+    if unknown := [name for name in config.eval.classes if name not in names]:
+        raise ConfigError(
+            f"config.eval.classes: there is no class {unknown[0]!r}; known: {', '.join(names)}"
+        )

@@ -1,0 +1,215 @@
+"""Scoring a network on a split: the pictures and files of it, and doing so again later."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import pathlib
+import time
+
+import jax
+import numpy as np
+
+from colorize_jax.config import check_numbers
+from colorize_jax.data import pipeline, splits
+from colorize_jax.data.bad_records import BadRecords
+from colorize_jax.data.labelled import Labelled
+from colorize_jax.data.sources import Photos
+from colorize_jax.errors import CheckpointError, ConfigError, OutOfMemoryError
+from colorize_jax.evaluation import export, extremes
+from colorize_jax.evaluation.runner import Runner
+from colorize_jax.tasks.task import Task, batch_shapes, make_task
+from colorize_jax.training import checkpoint, hosts, memory, results, same_run, sharding
+from colorize_jax.training.report import picture_grid, png, say
+from colorize_jax.training.step import init_variables
+
+
+def evaluate(config, path: str, output: pathlib.Path) -> dict[str, float]:
+    """Scores the network of a checkpoint on the evaluation split of `config`.
+
+    Args:
+        config: of the run that trained it; what belongs to the evaluation may differ.
+        path: a run's workdir (its newest checkpoint), or one of its checkpoints/<step>.
+        output: folder for results.json, images/ and, with config.eval.export, the predictions.
+
+    Returns:
+        {"eval/...": number}.
+
+    Raises:
+        ColorizeError: with what is wrong and what to do about it.
+    """
+    began = time.monotonic()
+    check_numbers(config)
+    pipeline.check(config)
+    if config.early_stopping.mode != "off":
+        raise ConfigError(
+            "evaluation is of config.data.eval_split: leave early_stopping.mode 'off'"
+        )
+    mesh = sharding.make_mesh()
+    sharding.check_batch(config.data.batch_size, 1, mesh)
+    folder = checkpoint.find(path)
+    note = checkpoint.saved_note(folder)
+    _check_network(folder, note["config"], config)
+    opened = splits.open_splits(config)
+    for warning in opened.warnings:
+        say(warning)
+    photos, held_out = opened.training, opened.evaluation
+    task = make_task(config, classes=opened.classes)
+    check(config, task)
+    runner = Runner(task, mesh, config.seed)
+    shapes = jax.eval_shape(
+        lambda batch: init_variables(jax.random.key(0), task, batch), batch_shapes(task, config)
+    )
+    variables = checkpoint.read_variables(folder, shapes, sharding.replicated(mesh))
+    say(f"evaluating {folder} on {len(held_out):,} photos")
+
+    hosts.first_does(lambda: (output / "images").mkdir(parents=True, exist_ok=True))
+    bad = BadRecords(output / "bad_records.jsonl", config.data.max_bad_fraction)
+    scored = Scoring(config, task, runner, photos, held_out, bad)
+    scored.find_statistics()
+    strips = scored.score(variables)
+    step = int(folder.name)
+    summary = results.Results(
+        config=config, step=step, scores=scored.scores, best={}, score=task.score,
+        checkpoint=folder, trained_on=len(photos), evaluated_on=scored.photos,
+        digest=photos.digest() + held_out.digest(), seconds=time.monotonic() - began,
+        start=note["start"], unreadable=scored.unreadable,
+    )  # fmt: skip
+    if strips:
+        grid = png(picture_grid(strips))
+        hosts.first_does(lambda: (output / "images" / f"{step}.png").write_bytes(grid))
+    hosts.first_does(lambda: results.write(output / results.FILE, summary))
+    say(results.table(summary))
+    scored.leave_pictures(output, variables)
+    return scored.scores
+
+
+class Scoring:
+    """The held-out photos of a run, and how its task does on them.
+
+    Args:
+        config: of the run.
+        task: what is learned.
+        runner: of the task.
+        training, held_out: the two splits.
+        bad: is told which photos cannot be read.
+        through: all batches pass through it; it may stop them.
+
+    Attributes:
+        scores: {"eval/...": number} of the last evaluation.
+        rows: of that, {name: [photos, ...]} for every photo that could be read; empty before.
+        unreadable: number of those that could not.
+    """
+
+    def __init__(
+        self,
+        config,
+        task: Task,
+        runner: Runner,
+        training: Photos | Labelled,
+        held_out: Photos | Labelled,
+        bad: BadRecords,
+        through: Callable[[Iterator[dict]], Iterator[dict]] = iter,
+    ):
+        self._config, self._task, self._runner = config, task, runner
+        self._training, self._held_out = training, held_out
+        self._bad, self._through = bad, through
+        self._host = {"host": jax.process_index(), "hosts": jax.process_count()}
+        self._statistics = None
+        self.scores: dict[str, float] = {}
+        self.rows: dict[str, np.ndarray] = {}
+        self.unreadable = 0
+
+    @property
+    def photos(self) -> int:
+        """How many were scored."""
+        return len(self.rows["position"])
+
+    def find_statistics(self) -> None:
+        """What the task wants to know about the training split."""
+        if self._task.statistics is None:
+            return
+        batches = pipeline.training_batches(
+            self._training, self._config, start=0, stop=self._config.eval.statistics_batches,
+            workers=0, **self._host,
+        )  # fmt: skip
+        with contextlib.closing(self._bad.note(batches, self._training)) as batches:
+            self._statistics = self._runner.statistics(self._through(batches))
+
+    @contextlib.contextmanager
+    def batches(self, photos: Photos | Labelled, limit: int = 0):
+        """Batches of (at most so many of) these photos as evaluation sees them."""
+        found = pipeline.evaluation_batches(photos, self._config, limit=limit, **self._host)
+        with contextlib.closing(self._bad.note(found, photos)) as found:
+            yield self._through(found)
+
+    def score(self, variables) -> list[np.ndarray]:
+        """Scores the network on the held-out photos; gives pictures of the first ones.
+
+        Raises:
+            OutOfMemoryError: with what to lower.
+        """
+        settings = self._config.eval
+        limit = min(settings.photos or len(self._held_out), len(self._held_out))
+        try:
+            with self.batches(self._held_out, limit) as batches:
+                found, self.rows, strips = self._runner.evaluate(
+                    variables, self._statistics, batches, settings.pictures
+                )
+        except jax.errors.JaxRuntimeError as error:
+            if not memory.exhausted(error):
+                raise
+            size = self._config.data.batch_size
+            raise OutOfMemoryError(
+                f"out of memory while {size} photos at a time are evaluated "
+                f"(config.eval.view={settings.view!r}): lower it with a smaller "
+                "config.data.batch_size or config.data.longest_side, or "
+                f"config.model.dtype=bfloat16. JAX said: {str(error).splitlines()[0]}"
+            ) from None
+        self.scores = {f"eval/{name}": value for name, value in found.items()}
+        self.unreadable = limit - self.photos
+        if self.unreadable:
+            say(
+                f"{self.unreadable} of the photos to evaluate on could not be read and do not "
+                "count: see bad_records.jsonl"
+            )
+        return strips
+
+    def leave_pictures(self, folder: pathlib.Path, variables) -> None:
+        """The best and the worst photos, and all predictions if they are asked for.
+
+        Args:
+            folder: a workdir, or one like it, with `images` in it.
+            variables: of the network that was scored.
+        """
+        data = self._config.data
+        if "score" in self.rows and self._config.eval.pictures:
+            extremes.write(
+                folder / "images", self._runner, variables, self._held_out, self.rows, self.batches
+            )
+        if self._config.eval.export:
+            split = pathlib.PurePath(data.eval_split or data.split).stem
+            where = export.write(
+                folder, self._runner, variables, self._held_out, split, self.batches
+            )
+            say(f"predictions: {where}")
+
+
+def check(config, task) -> None:
+    """ConfigError if the task has not what the evaluation is asked for."""
+    if config.eval.export and task.predict is None:
+        raise ConfigError(f"config.eval.export: {config.task.name} predicts no masks to export")
+
+
+def _check_network(folder: pathlib.Path, saved: dict, config) -> None:
+    """CheckpointError if the config describes another network than was trained: some of what
+    differs does not show in the parameters."""
+    differ = [
+        line
+        for line in same_run.differences(saved, config)
+        if line.strip().startswith(("config.model.", "config.task.name", "config.task.classes"))
+        and not line.strip().startswith(("config.model.dtype", "config.model.remat"))
+    ]
+    if differ:
+        raise CheckpointError(
+            f"{folder} holds another network than this config. Set the config to it:\n"
+            + "\n".join(differ)
+        )

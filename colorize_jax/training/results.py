@@ -1,0 +1,162 @@
+"""What a run has found out: a table on screen and results.json."""
+
+from collections.abc import Sequence
+import dataclasses
+import hashlib
+import json
+import math
+import pathlib
+
+from colorize_jax.tasks.task import Score
+from colorize_jax.training import same_run
+from colorize_jax.training.report import duration
+
+FILE = "results.json"
+_MOST_CLASSES = 30  # rows of a table on screen
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """Everything that makes a number repeatable.
+
+    Attributes:
+        config: of the run.
+        step: of the parameters.
+        scores: {"eval/...": number} of the last evaluation.
+        best: {"step": ..., "eval/<score>": ...}.
+        score: which of them counts.
+        checkpoint: folder with the parameters.
+        trained_on, evaluated_on: numbers of photos.
+        digest: of their names and labels.
+        seconds: the whole run took.
+        start: the checkpoint that it started from, or "random".
+        unreadable: photos that should have been evaluated too.
+        steps, drops: of the schedule.
+    """
+
+    config: object
+    step: int
+    scores: dict[str, float]
+    best: dict[str, float]
+    score: Score
+    checkpoint: pathlib.Path
+    trained_on: int
+    evaluated_on: int
+    digest: str
+    seconds: float
+    start: str
+    unreadable: int = 0
+    steps: int = 0
+    drops: tuple[int, ...] = ()
+
+    def to_json(self) -> dict:
+        """As it stands in results.json; a score that is not a number is null."""
+        config, data = self.config, self.config.data
+        overall, classes = _split(self.scores)
+        name = f"eval/{self.score.name}"
+        plain = {key: _finite(value) for key, value in overall.items()}
+        return {
+            "step": self.step,
+            **plain,
+            "best": self.best,
+            "metric": {
+                "name": self.score.name,
+                "value": plain.get(name),
+                "higher_is_better": self.score.higher,
+            },
+            "per_class": {
+                kind: {label: _finite(value) for label, value in values.items()}
+                for kind, values in classes.items()
+            },
+            "task": config.task.name,
+            "network": f"{config.model.name}, width {config.model.width}",
+            "init_from": self.start,
+            "schedule": {"steps": self.steps, "drops": self.drops},
+            "checkpoint": str(self.checkpoint),
+            "config_hash": config_hash(config, self.steps, self.drops),
+            "data": {
+                "source": data.source,
+                "split": data.split,
+                "eval_split": evaluated(config),
+                "photos": self.trained_on,
+                "eval_photos": self.evaluated_on,
+                "unreadable": self.unreadable,
+                "digest": self.digest,
+            },
+            "seed": config.seed,
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def config_hash(config, steps: int, drops: Sequence[int]) -> str:
+    """Twelve hexadecimal digits: the same for all runs that compute the same, if their sources and
+    starts are called the same."""
+    settings = {
+        name: value
+        for name, value in same_run.flat(same_run.plain(config)).items()
+        if not name.startswith(same_run.FREE)
+    }
+    described = json.dumps([settings, steps, list(drops)], sort_keys=True)
+    return hashlib.sha256(described.encode()).hexdigest()[:12]
+
+
+def write(path: pathlib.Path, found: Results) -> None:
+    """results.json, in one go; OSError if it cannot be written."""
+    draft = path.with_suffix(".tmp")
+    draft.write_text(json.dumps(found.to_json(), indent=2) + "\n")
+    draft.replace(path)
+
+
+def table(found: Results) -> str:
+    """The scores, then every class, for the terminal."""
+    config = found.config
+    overall, classes = _split(found.scores)
+    begun = "random start" if found.start == "random" else f"start: {found.start}"
+    lines = [
+        "",
+        f"{config.task.name}, {config.model.name} of width {config.model.width:g}, {begun}",
+        f"{found.evaluated_on:,} photos of {config.data.source} ({evaluated(config)}), step "
+        f"{found.step:,}, seed {config.seed}, {duration(found.seconds)}",
+        "",
+    ]
+    width = max(len(name) for name in overall)
+    for name, value in overall.items():
+        mark = "  <- the score" if name == f"eval/{found.score.name}" else ""
+        lines.append(f"  {name.removeprefix('eval/'):{width}}  {_number(value)}{mark}")
+    labels = list(dict.fromkeys(label for values in classes.values() for label in values))
+    if len(labels) > _MOST_CLASSES:
+        lines += ["", f"  {len(labels)} classes: see per_class in {FILE}"]
+    elif labels:
+        width = max(map(len, labels))
+        lines += ["", f"  {'':{width}}" + "".join(f"  {kind:>12}" for kind in classes)]
+        for label in labels:
+            values = (classes[kind].get(label, math.nan) for kind in classes)
+            lines.append(f"  {label:{width}}" + "".join(f"  {_number(v):>12}" for v in values))
+    return "\n".join([*lines, ""])
+
+
+def _split(scores: dict[str, float]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Scores over all classes, and {kind: {class: score}}."""
+    overall, classes = {}, {}
+    for name, value in scores.items():
+        kind, _, label = name.removeprefix("eval/").partition("/")
+        if label:
+            classes.setdefault(kind, {})[label] = value
+        else:
+            overall[name] = value
+    return overall, classes
+
+
+def evaluated(config) -> str:
+    """What the scores are of: the name of a split, or which part was held out."""
+    if config.early_stopping.mode == "search":
+        return f"{config.early_stopping.holdout:.0%} of {config.data.split or 'all'}, held out"
+    return config.data.eval_split or "held out"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else "none"

@@ -1,0 +1,176 @@
+"""Starting points: an encoder made fit for transfer."""
+
+from collections.abc import Callable, Iterable
+import dataclasses
+import pathlib
+from typing import Any
+
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from colorize_jax.color import spaces
+from colorize_jax.errors import CheckpointError, ConfigError
+from colorize_jax.surgery import first_conv
+from colorize_jax.surgery.absorb import absorb_batch_norm
+from colorize_jax.surgery.rebalance import rebalance
+from colorize_jax.training import checkpoint
+
+Tree = Any
+RANDOM = "random"  # in the place of a path
+# What must be the same in the checkpoint and in the config, by the names of both.
+_ARCHITECTURE = ("width", "fc6_kernel")
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Where a run starts.
+
+    Attributes:
+        folder: the checkpoint.
+        variables: of the encoder alone, {"params": ..., "batch_stats": ...}.
+        done: what was done to it, in words.
+        left_over: names in the checkpoint that are of no use here.
+    """
+
+    folder: pathlib.Path
+    variables: dict[str, Tree]
+    done: list[str]
+    left_over: list[str]
+
+
+def check(config, encoder) -> None:
+    """The encoder of `config.init_from` is there and fits, or an error that names what does not;
+    reads no weights."""
+    if not config.init_from:
+        raise ConfigError(
+            "config.init_from is empty: name the workdir of a pretrained network, as in "
+            "--config.init_from=/ckpt/vgg16, or take the recipe's variant :random"
+        )
+    if config.init_from == RANDOM:
+        if config.rebalance_photos:
+            raise ConfigError("config.rebalance_photos needs a config.init_from")
+        return
+    found = checkpoint.saved_encoder(config.init_from)
+    wrong = []
+    if type(found) is not type(encoder):
+        wrong.append(f"a {type(found).__name__}, not a {type(encoder).__name__}")
+    else:
+        for name in _ARCHITECTURE:
+            theirs, ours = getattr(found, name), getattr(encoder, name)
+            if theirs != ours:
+                wrong.append(f"config.model.{name} is {ours!r} here and {theirs!r} there")
+    if wrong:
+        raise CheckpointError(
+            f"the network in {config.init_from} is another one: {'; '.join(wrong)}. Set the "
+            "config to it"
+        )
+    if found.norm == "none" and encoder.norm == "batch":
+        raise ConfigError(
+            f"the network in {config.init_from} has no batch norm: set config.model.norm='none'"
+        )
+    if config.rebalance_photos and encoder.norm != "none":
+        raise ConfigError(
+            "config.rebalance_photos is for networks without batch norm, which makes activations "
+            "of unit variance itself: set config.model.norm='none', or rebalance_photos=0"
+        )
+
+
+def load_start(config, encoder, photos: Callable[[int], Iterable[jax.Array]]) -> Start:
+    """The encoder of `config.init_from`, made into what `encoder` wants.
+
+    Args:
+        config: of the run; `check` has passed.
+        encoder: of the run's model.
+        photos: how many -> batches of so many training photos at least, uint8.
+    """
+    # 1. The trunk of the pretrained network. Nothing behind it is ever used again.
+    folder = checkpoint.find(config.init_from)
+    found, variables = checkpoint.load_encoder(folder)
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    done, layers = [], found.layers
+    # 2. Batch norm goes into weights and biases.
+    if found.norm == "batch" and encoder.norm == "none":
+        params, batch_stats = absorb_batch_norm(params, batch_stats), {}
+        found = found.clone(norm="none")
+        done.append("batch norm absorbed")
+    # Batch norm that is kept follows the new photos from the first step on: with the count of the
+    # pretraining its running averages would be those of other photos for thousands of steps.
+    batch_stats = {
+        name: stats
+        if name.removeprefix("batch_") in encoder.frozen
+        else stats | {"count": np.zeros((), np.float32)}
+        for name, stats in batch_stats.items()
+    }
+    # 3. Activations of unit variance, for networks that were trained without batch norm.
+    if config.rebalance_photos:
+        network_input = spaces.INPUTS[found.in_channels]
+        inputs = (network_input(batch) for batch in photos(config.rebalance_photos))
+        # As the run will use it, but in full precision.
+        whole = encoder.clone(in_channels=found.in_channels, dtype=jnp.float32)
+        params, factors = rebalance(whole, params, inputs)
+        shown = ", ".join(f"{name} x{factors[name]:.3g}" for name in (layers[0], layers[-1]))
+        done.append(f"rebalanced on {config.rebalance_photos} photos ({shown})")
+    # 4. The first layer reads color, or gray.
+    if found.in_channels != encoder.in_channels:
+        first, to_color = layers[0], encoder.in_channels == 3
+        convert = first_conv.to_color if to_color else first_conv.to_gray
+        kernel = convert(params[first]["kernel"])
+        params = params | {first: params[first] | {"kernel": kernel}}
+        done.append(f"{first} reads {'color' if to_color else 'gray'}")
+    # 5. FoV blocks and head are new: the run's own random start.
+    variables = {"params": params} | ({"batch_stats": batch_stats} if batch_stats else {})
+    return Start(folder, variables, done, checkpoint.groups_besides(folder, "encoder"))
+
+
+def place(state, found: Start, sharding):
+    """The state with the encoder of a start in the place of its random one.
+
+    Raises:
+        CheckpointError: names a parameter that does not fit.
+    """
+
+    def replaced(kind: str, tree: Tree) -> Tree:
+        ours = traverse_util.flatten_dict(tree.get("encoder", {}), sep="/")
+        theirs = traverse_util.flatten_dict(found.variables.get(kind, {}), sep="/")
+        for name in sorted(ours.keys() | theirs.keys()):
+            here, there = (t[name].shape if name in t else "missing" for t in (ours, theirs))
+            if here != there:
+                raise CheckpointError(
+                    f"{kind}/encoder/{name} does not fit: {here} here, {there} in the checkpoint"
+                )
+        if not ours:
+            return tree
+        # From the host: each of several hosts has loaded all of it.
+        placed = jax.device_put(jax.tree.map(np.asarray, found.variables[kind]), sharding)
+        return tree | {"encoder": placed}
+
+    return state.replace(
+        params=replaced("params", state.params),
+        batch_stats=replaced("batch_stats", state.batch_stats),
+    )
+
+
+def describe(config, found: Start, state) -> str:
+    """What was loaded, is new or was left over; every name if config.log.names says so."""
+    loaded = [f"encoder/{name}" for name in found.variables["params"]]
+    new = [f"{group}/{name}" for group in sorted(state.params) if group != "encoder"
+           for name in state.params[group]]  # fmt: skip
+    done = f" ({'; '.join(found.done)})" if found.done else ""
+    parts = {
+        f"loaded from {found.folder}{done}": loaded,
+        "new": new,
+        "left over in the checkpoint": found.left_over,
+    }
+    lines = ["starting from a pretrained encoder:"]
+    for title, names in parts.items():
+        shown = ", ".join(names) if config.log.names else _short(names)
+        lines.append(f"  {title}: {shown}")
+    return "\n".join(lines)
+
+
+def _short(names: list[str]) -> str:
+    if len(names) <= 4:
+        return ", ".join(names) or "nothing"
+    return f"{len(names)} layers, {names[0]} to {names[-1]}"

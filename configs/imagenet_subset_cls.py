@@ -1,0 +1,50 @@
+r"""A few photos of every class of ImageNet, or of any folder of class folders, from a VGG-16.
+
+python -m colorize_jax.main --config=configs/imagenet_subset_cls.py:crossval \
+    --config.init_from=/ckpt/vgg16 --config.data.source=/data/imagenet --workdir=/ckpt/vgg16_100k
+
+Exactly 100 photos of each class below train/, chosen by the seed (--config.data.per_class=10, or 0
+for all); evaluated on one central crop of the photos below val/: top-1 and top-5. Other data:
+--config.task.classes=37 --config.data.split=training --config.data.eval_split=testing. The paper
+does not tell its schedule; without :crossval 40 epochs with drops after 20 and 30.
+
+Variants, as in --config=configs/imagenet_subset_cls.py:random,crossval
+    random          a random start, with batch norm and ten times the rate
+    random_no_norm  a random start without it
+    crossval        finds the schedule on 90 % of the training photos, then trains on all of them
+"""
+
+from colorize_jax.config import default_config, variants
+
+
+def get_config(variant=""):
+    asked = variants(variant, ("random", "random_no_norm", "crossval"))
+    config = default_config()
+    config.init_from = "random" if asked & {"random", "random_no_norm"} else ""
+    config.model.norm = "batch" if "random" in asked else "none"
+    config.model.fc6_padding = "VALID"
+    config.data.labels = "folders"
+    config.data.split, config.data.eval_split = "train", "val"
+    config.data.per_class = 100
+    config.data.scale = (256, 257)
+    config.data.crop = 224
+    config.data.batch_size = 128
+    config.task.name, config.task.loss = "classification", "softmax"
+    config.task.classes = 1000
+    config.optimizer.rate = 0.01 if "random" in asked else 0.001
+    config.optimizer.bias_rate = 1.0
+    config.schedule.epochs = 40.0
+    config.schedule.drops = (0.5, 0.75)
+    config.checkpoint.snapshots = ()
+    config.eval.shortest = 256
+    config.eval.photos = 0
+    if "crossval" in asked:
+        config.early_stopping.mode = "crossval"
+        config.early_stopping.window = 2000
+        config.schedule.epochs = 250.0  # at most
+    return config
+
+
+def sweep():
+    for rate in (1e-3, 3e-3, 1e-2):
+        yield {"optimizer.rate": rate}

@@ -1,0 +1,50 @@
+r"""VOC 2007 classification from a pretrained VGG-16: which of twenty classes are in a photo.
+
+python -m colorize_jax.main --config=configs/voc2007_cls.py --config.init_from=/ckpt/vgg16 \
+    --config.data.source=/data/VOCdevkit/VOC2007 --workdir=/ckpt/vgg16_voc07
+
+80,000 steps of 16 crops of 224 pixels, scaled by 0.5 to 2, on the 5,011 photos of trainval; the
+rate halves every eighth of the run. Photos in which a class is hard to see do not count for it.
+Evaluated on the 4,952 photos of test, each by ten random crops; --config.eval.view=ten takes the
+classic ten, whole the whole photo.
+
+Variants, as in --config=configs/voc2007_cls.py:random,crossval
+    random          a random start, with batch norm
+    random_no_norm  a random start without it
+    crossval        finds the schedule on 90 % of the training split, then trains on all of it
+"""
+
+from colorize_jax.config import default_config, variants
+
+
+def get_config(variant=""):
+    asked = variants(variant, ("random", "random_no_norm", "crossval"))
+    config = default_config()
+    config.init_from = "random" if asked & {"random", "random_no_norm"} else ""
+    config.steps = 80_000
+    config.model.norm = "batch" if "random" in asked else "none"
+    config.model.fc6_padding = "VALID"
+    config.data.labels = "lists"
+    config.data.split, config.data.eval_split = "trainval", "test"
+    config.data.scaling = "factor"
+    config.data.crop = 224
+    config.data.batch_size = 16
+    config.task.name, config.task.loss = "classification", "sigmoid"
+    config.task.classes = 20
+    config.optimizer.bias_rate = 1.0
+    config.optimizer.clip = 10.0
+    config.optimizer.weight_decay = 1e-6
+    config.schedule.drops = tuple(i / 8 for i in range(1, 8))
+    config.schedule.factor = 0.5
+    config.checkpoint.snapshots = ()
+    config.eval.view = "random10"
+    config.eval.photos = 0
+    if "crossval" in asked:
+        config.early_stopping.mode = "crossval"
+        config.steps = 200_000  # at most
+    return config
+
+
+def sweep():
+    for rate in (3e-4, 1e-3, 3e-3):
+        yield {"optimizer.rate": rate}

@@ -1,0 +1,53 @@
+r"""VOC 2012 segmentation from a pretrained VGG-16: the paper's transfer.
+
+python -m colorize_jax.main --config=configs/voc2012_seg.py --config.init_from=/ckpt/vgg16 \
+    --config.data.source=/data/VOCdevkit/VOC2012 --config.data.sbd=/data/benchmark_RELEASE/dataset \
+    --workdir=/ckpt/vgg16_seg
+
+40,000 steps of 10 crops of 448 pixels at their original scale, on the 10,582 photos of train_aug;
+the rate drops tenfold after 22,500 and 30,000. Evaluated on the 1,449 whole photos of val, in gray.
+This is the released schedule, which was found for ResNet-152: for another network or start let
+early stopping find it, with :crossval.
+
+Variants, as in --config=configs/voc2012_seg.py:random,crossval
+    random          a random start, with batch norm
+    random_no_norm  a random start without it
+    crossval        finds the schedule on 90 % of the training split, then trains on all of it
+    no_fov          without the two blocks for a larger field of view
+
+--config.finetune=head | fc6,fc7 | conv4_1..fc7 | all is Table 6; --config.model.in_channels=3 takes
+color (Table 5). Batch norm is absorbed at the start; --config.model.norm=batch keeps it.
+"""
+
+from colorize_jax.config import default_config, variants
+
+
+def get_config(variant=""):
+    asked = variants(variant, ("random", "random_no_norm", "crossval", "no_fov"))
+    config = default_config()
+    config.init_from = "random" if asked & {"random", "random_no_norm"} else ""
+    config.steps = 40_000
+    config.model.norm = "batch" if "random" in asked else "none"
+    config.model.fov = "no_fov" not in asked
+    config.data.labels = "masks"
+    config.data.split, config.data.eval_split = "train_aug", "val"
+    config.data.scaling = "none"
+    config.data.crop = 448
+    config.data.batch_size = 10
+    config.task.name, config.task.loss = "segmentation", "cross_entropy"
+    config.task.classes = 21
+    config.task.edge_buffer = config.data.get_ref("crop") * 32 // 448
+    config.optimizer.bias_rate = 1.0
+    config.schedule.drops = (22.5 / 40, 30 / 40)
+    config.checkpoint.snapshots = ()
+    config.eval.view = "whole"
+    config.eval.photos = 0
+    if "crossval" in asked:
+        config.early_stopping.mode = "crossval"
+        config.steps = 200_000  # at most
+    return config
+
+
+def sweep():
+    for rate in (3e-4, 1e-3, 3e-3):
+        yield {"optimizer.rate": rate}

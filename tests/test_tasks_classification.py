@@ -1,0 +1,154 @@
+"""Classification: losses, the views of a photo, top-k and average precision."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score
+import tiny
+
+from colorize_jax.errors import ConfigError
+from colorize_jax.tasks.classification import positions_inside
+from colorize_jax.tasks.task import make_task
+
+NAMES = ("bird", "cat", "dog")
+
+
+def _task(loss="softmax", **settings):
+    return make_task(tiny.classification(loss, **settings), classes=NAMES)
+
+
+def _batch(rng, labels, shape=(32, 32)):
+    labels = np.asarray(labels)
+    return {
+        "image": rng.integers(0, 256, (len(labels), *shape, 3), dtype=np.uint8),
+        "labels": labels,
+        "position": np.arange(len(labels)),
+        "valid": np.ones(len(labels), bool),
+    }
+
+
+def _variables(task, batch):
+    inputs, _ = task.prepare(None, batch)
+    variables = jax.jit(task.model.init)(jax.random.key(0), *inputs)
+    # A new layer's answers are too alike to tell anything from.
+    kernel = variables["params"]["head"]["classes"]["kernel"]
+    variables["params"]["head"]["classes"]["kernel"] = 30 * kernel
+    return variables
+
+
+def _evaluated(task, variables, batch):
+    return jax.device_get(jax.jit(lambda b: task.evaluate(variables, None, None, b))(batch))
+
+
+def test_top_1_and_top_5_and_those_of_every_class(rng):
+    task, batch = _task(), _batch(rng, np.array([0, 1, 2, 2, 1, 0, 2], np.int32))
+    variables = _variables(task, batch)
+    batch["valid"][6] = False
+    logits = np.asarray(task.model.apply(variables, *task.prepare(None, batch)[0]))
+    hits = (logits.argmax(-1) == batch["labels"])[:6]
+    found = task.summarize(*_evaluated(task, variables, batch))
+    assert found["top1"] == pytest.approx(hits.mean()) and found["top5"] == 1.0
+    for label, name in enumerate(NAMES):
+        expected = hits[batch["labels"][:6] == label].mean()
+        assert found[f"top1/{name}"] == pytest.approx(expected)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    expected = -log_p[np.arange(6), batch["labels"][:6]].mean()
+    assert found["loss"] == pytest.approx(expected, rel=1e-4)
+    assert task.score.name == "top1" and task.score.higher
+
+
+def test_a_class_whose_number_is_that_of_void_elsewhere_counts(rng):
+    task = make_task(tiny.classification("softmax", task__classes=300))
+    logits = jnp.zeros((1, 300))
+    values, _ = task.loss(logits, {"labels": jnp.array([255]), "valid": jnp.array([True])})
+    np.testing.assert_allclose(values["loss"], np.log(300), rtol=1e-5)
+
+
+def test_average_precision_leaves_out_difficult_photos_and_classes_without_positives(rng):
+    labels = rng.choice([-1, 0, 1], (40, 3)).astype(np.int8)
+    labels[:, 2] = -1
+    task, batch = _task("sigmoid"), _batch(rng, labels)
+    variables = _variables(task, batch)
+    sums, rows = _evaluated(task, variables, batch)
+    found = task.summarize(sums, rows)
+    logits = rows["logits"]
+    for index, name in enumerate(NAMES[:2]):
+        known = labels[:, index] != 0
+        expected = average_precision_score(labels[known, index] > 0, logits[known, index])
+        assert found[f"ap/{name}"] == pytest.approx(expected)
+    assert np.isnan(found["ap/dog"])
+    assert found["map"] == pytest.approx((found["ap/bird"] + found["ap/cat"]) / 2)
+    assert {"map_voc11", "map_trapezoid", "ap_voc11/bird", "ap_trapezoid/bird"} <= found.keys()
+    assert task.score.name == "map"
+
+
+def test_difficult_labels_give_no_loss_and_no_gradient(rng):
+    task = _task("sigmoid")
+    logits = jnp.asarray(rng.normal(size=(1, 3)), jnp.float32)
+    valid = jnp.array([True])
+
+    def loss(logits, labels):
+        return task.loss(logits, {"labels": jnp.array([labels]), "valid": valid})[0]["loss"].sum()
+
+    gradient = jax.grad(loss)(logits, [1, 0, -1])[0]
+    assert gradient[1] == 0 and gradient[0] < 0 < gradient[2]
+
+
+def test_several_crops_are_one_answer(rng):
+    task, batch = _task(), _batch(rng, np.array([0, 1], np.int32), (10, 32, 32))
+    one = {**batch, "image": batch["image"][:, 0]}
+    variables = _variables(task, one)
+    each = [
+        task.model.apply(
+            variables, *task.prepare(None, {**batch, "image": batch["image"][:, i]})[0]
+        )
+        for i in range(10)
+    ]
+    mean = np.mean(each, 0)
+    sums, _ = _evaluated(task, variables, batch)
+    assert sums["top1"] == (mean.argmax(-1) == batch["labels"]).sum()
+    log_p = mean - np.log(np.exp(mean).sum(-1, keepdims=True))
+    assert sums["loss"] == pytest.approx(-log_p[[0, 1], [0, 1]].sum(), rel=1e-4)
+
+
+def test_of_a_whole_photo_what_lies_over_its_border_does_not_count(rng):
+    task = _task("sigmoid")
+    batch = _batch(rng, -np.ones((1, 3), np.int8), (128, 128))
+    batch["size"] = np.array([[64, 32]], np.int32)
+    variables = _variables(task, _batch(rng, -np.ones((1, 3), np.int8)))
+    whole, _ = _evaluated(task, variables, batch)
+    gray = task.prepare(None, batch)[0][0]
+    encoder = task.model.encoder.clone(parent=None)
+    top = encoder.apply({"params": variables["params"]["encoder"]}, gray)["fc7"][0]
+    linear = variables["params"]["head"]["classes"]
+    # Of four cells each way those whose centers, at 16, 48, 80 and 112, are in 32-95 and in 48-79.
+    logits = np.asarray(top[1:3, 1:2]).mean((0, 1)) @ linear["kernel"] + linear["bias"]
+    assert whole["loss"] == pytest.approx(np.log1p(np.exp(logits)).sum(), rel=1e-5)
+
+
+def test_positions_are_inside_where_their_centers_are():
+    inside = positions_inside(jnp.array([[64, 128], [10, 30]]), (128, 128), 32, 1)
+    expected = np.zeros((4, 4), bool)
+    expected[1:3] = True  # centers at 48 and 80 of rows 32 to 95
+    np.testing.assert_array_equal(inside[0], expected)
+    assert not inside[1].any()  # rows 59 to 68 hold no center
+    valid = positions_inside(jnp.array([[256, 224]]), (256, 256), 32, 7)
+    assert valid.shape == (1, 2, 2) and valid.all()  # centers at 112 and 144
+
+
+@pytest.mark.parametrize(
+    ("loss", "setting", "value", "message"),
+    [
+        ("softmax", "task__loss", "hinge", "'softmax' and 'sigmoid'"),
+        ("softmax", "data__labels", "lists", "needs 'folders'"),
+        ("sigmoid", "data__labels", "masks", "needs 'lists'"),
+        ("softmax", "task__classes", 0, "how many classes"),
+        ("softmax", "model__fov", True, "for segmentation"),
+        ("softmax", "model__fc6_kernel", 3, "at least 65"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(loss, setting, value, message):
+    settings = {setting: value} | ({"model__fc6_padding": "VALID"} if "fc6" in setting else {})
+    with pytest.raises(ConfigError, match=message):
+        make_task(tiny.classification(loss, **settings))

@@ -1,0 +1,198 @@
+"""Early stopping in a run: the steps it finds, how it goes on, the schedule it hands over."""
+
+import json
+import types
+
+import jax
+import labelled
+import numpy as np
+import pytest
+import saved
+import tiny
+
+from colorize_jax.errors import ConfigError, DataError
+from colorize_jax.evaluation.runner import Runner
+from colorize_jax.tasks.task import make_task
+from colorize_jax.training import loop, search
+from colorize_jax.training.report import Report
+
+SCORES = {2: 0.1, 4: 0.2, 6: 0.15, 8: 0.16, 10: 0.16, 12: 0.2, 14: 0.1}  # drops at 6 and 10
+
+
+@pytest.fixture(scope="module")
+def devkit(tmp_path_factory):
+    root = tmp_path_factory.mktemp("devkit") / "VOC2012"
+    labelled.write_devkit(root, np.random.default_rng(0), photos=10, size=(36, 40))
+    return root
+
+
+def _config(devkit, **settings):
+    return tiny.segmentation(
+        **{
+            "data__source": str(devkit), "init_from": "random", "steps": 40,
+            "early_stopping__mode": "search", "early_stopping__window": 2,
+            "checkpoint__every": 3, "log__every": 1, "eval__pictures": 0, "data__eval_split": "",
+        } | settings
+    )  # fmt: skip
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Evaluations that give SCORES in this order, one for every window that is evaluated."""
+    plain = Runner.evaluate
+
+    def evaluate(self, variables, statistics, batches, pictures=0):
+        found, rows, strips = plain(self, variables, statistics, batches, pictures)
+        return found | {"miou": SCORES.get(self.step, 0.0)}, rows, strips
+
+    score = loop._Run._score
+
+    def noted(run):
+        run.runner.step = run.step
+        return score(run)
+
+    monkeypatch.setattr(Runner, "evaluate", evaluate)
+    monkeypatch.setattr(loop._Run, "_score", noted)
+
+
+class _Killed(Exception):
+    pass
+
+
+def test_plateaus_drop_the_rate_twice_and_then_end_the_run_also_a_killed_one(
+    devkit, scripted, tmp_path, monkeypatch
+):
+    config = _config(devkit)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    loop.train(config, whole)
+    found = json.loads((whole / "schedule.json").read_text())
+    assert found["found"] == {"photos": 9, "steps": 14, "drops": [6, 10]}
+    assert found["full"] == {"photos": 10, "steps": 16, "drops": [7, 11]}
+    assert {w["step"]: w["score"] for w in found["windows"]} == SCORES
+    rates = {r["step"]: r["train/rate"] for r in saved.rows(whole) if "train/rate" in r}
+    expected = [0.02] * 6 + [0.002] * 4 + [0.0002] * 4
+    np.testing.assert_allclose([rates[step] for step in range(1, 15)], expected, rtol=1e-6)
+    assert json.loads((whole / "results.json").read_text())["step"] == 14
+
+    plain = Report.progress
+
+    def progress(self, step, values):
+        if step == 11:  # between the two drops
+            raise _Killed
+        plain(self, step, values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Report, "progress", progress)
+        with pytest.raises(_Killed):
+            loop.train(config, killed)
+    loop.train(config, killed)
+    assert (killed / "schedule.json").read_text() == (whole / "schedule.json").read_text()
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        *(saved.state(workdir, 14)["params"] for workdir in (killed, whole)),
+    )
+    loop.train(config, killed)  # once it has ended it stays so
+    assert json.loads((killed / "results.json").read_text())["step"] == 14
+
+
+def test_one_command_searches_and_then_trains_on_the_whole_split(
+    devkit, scripted, tmp_path, monkeypatch
+):
+    config = _config(devkit, early_stopping__mode="crossval", data__eval_split="val")
+    loop.train(config, tmp_path)
+    assert (tmp_path / "search" / "schedule.json").exists()
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["step"] == 16
+    assert found["data"]["photos"] == 10 and found["data"]["eval_split"] == "val"
+    rates = [r["train/rate"] for r in saved.rows(tmp_path) if "train/rate" in r]
+    np.testing.assert_allclose(rates, [0.02] * 7 + [0.002] * 4 + [0.0002] * 5, rtol=1e-6)
+    before = sorted((tmp_path / "search" / "checkpoints").iterdir())
+    loop.train(config, tmp_path)  # nothing is left to do
+    assert sorted((tmp_path / "search" / "checkpoints").iterdir()) == before
+
+
+def test_what_the_second_run_would_fail_for_is_said_before_the_first(devkit, tmp_path):
+    config = _config(devkit, early_stopping__mode="crossval", data__eval_split="vall")
+    with pytest.raises(DataError, match="vall"):
+        loop.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_search_that_comes_to_its_longest_length_says_so(devkit, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(loop, "say", said.append)
+    loop.train(_config(devkit, steps=1), tmp_path)
+    assert any("ended by its longest allowed length, 1 steps" in line for line in said)
+    assert json.loads((tmp_path / "schedule.json").read_text())["ended"] is False
+
+
+def test_accuracy_of_sampled_pixels_can_be_the_score(devkit, tmp_path, monkeypatch):
+    config = _config(
+        devkit, early_stopping__metric="accuracy", early_stopping__window=20, steps=40,
+        checkpoint__every=15, log__every=5, optimizer__rate=0.0,
+    )  # fmt: skip
+    seen = []
+    plain = Runner.accuracy
+
+    def accuracy(self, index, batch, variables):
+        hits, count = plain(self, index, batch, variables)
+        if not isinstance(hits, float):
+            seen.append((index, float(hits), float(count)))
+        return hits, count
+
+    monkeypatch.setattr(Runner, "accuracy", accuracy)
+    loop.train(config, tmp_path / "whole")
+    assert [index for index, _, _ in seen] == [1, 2, 3, 4]  # one batch in ten steps
+    each = [hits / count for _, hits, count in seen]
+    windows = json.loads((tmp_path / "whole" / "schedule.json").read_text())["windows"]
+    expected = [(each[0] + each[1]) / 2, (each[2] + each[3]) / 2]
+    np.testing.assert_allclose([w["score"] for w in windows], expected)
+    assert all(count <= 8 * 6 for _, _, count in seen)
+
+    progress = Report.progress
+
+    def killed(self, step, values):
+        if step == 35:
+            raise _Killed
+        progress(self, step, values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Report, "progress", killed)
+        with pytest.raises(_Killed):
+            loop.train(config, tmp_path / "killed")
+    loop.train(config, tmp_path / "killed")  # from step 30, in the middle of the second window
+    assert json.loads((tmp_path / "killed" / "schedule.json").read_text())["windows"] == windows
+
+
+def test_a_look_at_a_step_that_comes_again_counts_once(devkit, monkeypatch):
+    class Hits:
+        def accuracy(self, index, batch, variables):
+            return (1.0 if index == 2 else 0.0) if variables == "wrong" else 0.5, 1.0
+
+    monkeypatch.setattr(search.pipeline, "training_batches", lambda *a, **k: iter([{}] * 9))
+    config = _config(devkit, early_stopping__metric="accuracy", early_stopping__window=20)
+    bad = types.SimpleNamespace(note=lambda batches, photos: (batch for batch in batches))
+    looking = search.Search(config, make_task(config), Hits(), [], {})
+    for step in (10, 20):
+        looking.look(step, "wrong" if step == 20 else "right", bad)
+    looking.forget(15)  # step 16 was not finite, and the later ones were held back
+    looking.look(20, "right", bad)
+    looking.judge(20, {})
+    assert looking.to_json()["stopping"]["windows"] == [[20, 0.5]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"early_stopping__metric": "loss"}, "'score', 'accuracy'"),
+        ({"early_stopping__metric": "accuracy"}, "window=2 is shorter"),
+        ({"early_stopping__holdout": 1.5}, "holdout=1.5"),
+        ({"early_stopping__window": 0}, "window=0"),
+        ({"early_stopping__mode": "crossval", "schedule_from": "x"}, "leave out config.schedule"),
+        ({"schedule_from": "x"}, "leave out config.schedule_from"),
+    ],
+)
+def test_searches_that_cannot_be_are_refused(devkit, tmp_path, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        loop.train(_config(devkit, **settings), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
