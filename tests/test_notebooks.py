@@ -1,5 +1,7 @@
 """The notebooks run from top to bottom, in a setting that tests can afford, and are kept clean."""
 
+import json
+import os
 import pathlib
 import types
 
@@ -20,7 +22,9 @@ TINY = {
 
 
 def test_there_are_notebooks():
-    assert {path.name for path in NOTEBOOKS} >= {"pretrain_tpu.ipynb"}
+    assert {path.name for path in NOTEBOOKS} >= {
+        "pretrain_tpu.ipynb", "restore_and_transfer.ipynb",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
@@ -30,6 +34,13 @@ def test_notebooks_are_stored_without_outputs(path):
     for cell in notebook.cells:
         if cell.cell_type == "code":
             assert cell.outputs == [] and cell.execution_count is None
+
+
+@pytest.fixture(autouse=True)
+def shared_programs(monkeypatch):
+    """Kernels compile what they have in common once: the pretraining of four steps."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", os.environ["COLORIZE_TEST_CACHE"])
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 
 def _execute(path, parameters):
@@ -57,6 +68,25 @@ def test_pretraining_runs_and_shows_pictures(tmp_path):
     assert "done: 4 steps" in text and "x cpu: a quarter of the width" in text
     assert "conv5_3" in outputs[-1]["data"]["text/plain"]
     assert pathlib.Path(tmp_path / "run" / "results.json").exists()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_transfer_runs_and_shows_scores_and_overlays(tmp_path):
+    parameters = {
+        "PRETRAINED": str(tmp_path / "pretrained"), "PRETRAINING_STEPS": 4, "STEPS": 2,
+        "WORKDIR": str(tmp_path / "transfer"), "SETTINGS": TINY,
+    }  # fmt: skip
+    notebook = _execute(saved.ROOT / "notebooks" / "restore_and_transfer.ipynb", parameters)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
+    text = "".join(output.get("text", "") for output in outputs)
+    assert f"loaded from {tmp_path / 'pretrained'} (batch norm absorbed)" in text
+    assert "random start" in text and "triangle" in text
+    found = json.loads((tmp_path / "transfer" / "pretrained" / "results.json").read_text())
+    values = [o["data"]["text/plain"] for o in outputs if o.output_type == "execute_result"]
+    assert f"'pretrained': {found['metric']['value']}" in values[-3]
+    assert found["config_hash"] in values[-2] and values[-1] == "(1, 10)"
 
 
 def test_a_recipe_fits_its_machine():
