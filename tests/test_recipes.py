@@ -1,0 +1,284 @@
+"""The commands of docs/recipes.md are complete, and build the networks that their rows name."""
+
+import functools
+import importlib.util
+import json
+import pathlib
+import re
+import subprocess
+import warnings
+
+from absl import flags
+from ml_collections import config_flags
+import optax
+import pytest
+import saved
+
+from colorize_jax.config import check_numbers
+from colorize_jax.data import pipeline
+from colorize_jax.models.vgg16 import Vgg16
+from colorize_jax.tasks.task import batch_shapes, make_task
+from colorize_jax.training import optimizers, same_run
+from colorize_jax.training.step import abstract_state
+
+PAGE = saved.ROOT / "docs" / "recipes.md"
+PHOTOS = 3_700_000  # that the page counts the steps of pretraining by
+
+# What the paper has in the rows of each section, from the top to the bottom.
+PAPER = {
+    "Table 1": ["77.2", "56.0"],
+    "Table 2": ["48.0", "52.7", "52.9"],
+    "Table 3": ["32.8", "50.7", "35.1", "52.9", "43.2", "59.0", "8.6", "23.3"],
+    "Table 5": ["56.0", "55.9"],
+    "Table 6": ["3.6", "36.5", "–", "42.6", "–", "53.6", "35.1", "56.0"],
+    "Figure 4": ["35.1", "about 41", "–", "–", "52.9", "49.1", "56.0"],
+}
+# Start: (epochs, steps of the drops, columns that the head reads, its outputs).
+DROPS, LONG_DROPS = (925_000, 1_156_250, 1_271_875), (3_083_333, 3_854_167, 4_239_583)
+PRETRAINED = {
+    "vgg16": (3, DROPS, 12417, {"hue", "chroma"}),
+    "vgg16_long": (10, LONG_DROPS, 12417, {"hue", "chroma"}),
+    "vgg16_regression": (3, DROPS, 12417, {"ab"}),
+    "vgg16_no_hypercolumn": (3, DROPS, 4096, {"hue", "chroma"}),
+    "vgg16_no_drop": (3, (), 12417, {"hue", "chroma"}),
+}
+# Transfer: (start, columns that the head reads, channels of the input, lowest layer that learns).
+TRUNK, FOV, TOP = 12417, 12417 + 2048, 4096
+SEGMENTATION = {
+    "seg_long": ("vgg16_long", FOV, 1, "conv1_1"),
+    "seg_regression": ("vgg16_regression", FOV, 1, "conv1_1"),
+    "seg_no_hypercolumn": ("vgg16_no_hypercolumn", FOV, 1, "conv1_1"),
+    "seg": ("vgg16", FOV, 1, "conv1_1"),
+    "seg_no_fov": ("vgg16", TRUNK, 1, "conv1_1"),
+    "seg_no_fov_random": ("random", TRUNK, 1, "conv1_1"),
+    "seg_no_fov_random_no_norm": ("random", TRUNK, 1, "conv1_1"),
+    "seg_random": ("random", FOV, 1, "conv1_1"),
+    "seg_random_no_norm": ("random", FOV, 1, "conv1_1"),
+    "seg_color": ("vgg16_long", TRUNK + 2 + 2048, 3, "conv1_1"),
+    "seg_head": ("vgg16_long", FOV, 1, None),
+    "seg_head_random": ("random", FOV, 1, None),
+    "seg_head_random_no_norm": ("random", FOV, 1, None),
+    "seg_fc": ("vgg16_long", FOV, 1, "fc6"),
+    "seg_fc_random": ("random", FOV, 1, "fc6"),
+    "seg_fc_random_no_norm": ("random", FOV, 1, "fc6"),
+    "seg_conv4": ("vgg16_long", FOV, 1, "conv4_1"),
+    "seg_conv4_random": ("random", FOV, 1, "conv4_1"),
+    "seg_conv4_random_no_norm": ("random", FOV, 1, "conv4_1"),
+    "seg_92500": ("vgg16/checkpoints/92500", FOV, 1, "conv1_1"),
+    "seg_462500": ("vgg16/checkpoints/462500", FOV, 1, "conv1_1"),
+    "seg_925000": ("vgg16/checkpoints/925000", FOV, 1, "conv1_1"),
+    "seg_no_drop": ("vgg16_no_drop", FOV, 1, "conv1_1"),
+}
+# Transfer: (start, classes, photos of each).
+CLASSIFICATION = {
+    "cls_long": ("vgg16_long", 20, 0),
+    "cls_long_release": ("vgg16_long", 20, 0),
+    "imnt100k": ("vgg16", 1000, 100),
+    "imnt100k_random": ("random", 1000, 100),
+    "imnt100k_random_no_norm": ("random", 1000, 100),
+    "imnt10k": ("vgg16", 1000, 10),
+    "imnt10k_random": ("random", 1000, 10),
+    "imnt10k_random_no_norm": ("random", 1000, 10),
+}
+TRANSFERS = [*SEGMENTATION, *CLASSIFICATION]
+RELEASE = "cls_long_release"  # has a schedule of its own, and no search
+# The search, and the run on the whole split, may differ by these alone.
+SEARCHED = (
+    "steps", "schedule_from", "schedule.factor", "schedule.epochs", "early_stopping.mode",
+    "early_stopping.window", "optimizer.rate",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def page():
+    return _Page(PAGE.read_text())
+
+
+class _Page:
+    """The configs of all commands on the page, and the rows of its tables."""
+
+    def __init__(self, text):
+        self.runs, self.searches, self.evaluations = {}, {}, {}
+        for words in _commands(text):
+            if words[:2] == ["-m", "colorize_jax.main"]:
+                config, workdir = _parse(words[2:], "workdir")
+                assert workdir not in self.runs, f"{workdir} twice"
+                self.runs[workdir] = config
+            elif words[:2] == ["-m", "colorize_jax.evaluate"]:
+                config, output, checkpoint = _parse(words[2:], "output", "checkpoint")
+                assert output not in self.evaluations, f"{output} twice"
+                self.evaluations[output] = checkpoint, config
+            else:
+                assert words[0] == "launch/sweep.py"
+                arguments = _sweep().parse(words[1:])
+                workdir = pathlib.Path(arguments.workdir)
+                for run in _sweep().load_runs(arguments.config, workdir):
+                    of_run = [f"--config={arguments.config}", *arguments.more, *run.flags]
+                    (self.searches[str(run.workdir)],) = _parse(of_run)
+        self.rows = {}  # {section: [(start, transfers, paper, ours)]}
+        for section in re.split(r"(?m)^## ", text)[1:]:
+            cells = [line.strip("| ").split(" | ") for line in section.splitlines()
+                     if line.startswith("|") and line.count("|") == 6]  # fmt: skip
+            rows = [row[1:] for row in cells if row[0] != "row" and "---" not in row[0]]
+            if rows:
+                self.rows[section.splitlines()[0]] = rows
+
+
+def _commands(text):
+    """The words behind `python` of every command, as bash has them; it can run nothing else."""
+    blocks = re.findall(r"(?ms)^```sh\n(.*?)^```", text)
+    stub = "set -eu; PATH=; python() { printf '%s\\0' \"$@\" $'\\n'; }\n"
+    done = subprocess.run(
+        ["/bin/bash", "-c", stub + "\n".join(blocks)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    return [command.split("\0")[:-1] for command in done.stdout.split("\n\0")[:-1]]
+
+
+def _parse(words, *names):
+    """The config that a command builds, and its other flags, all of them known and given."""
+    values, words = flags.FlagValues(), ["command", *words]
+    config = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
+    others = [flags.DEFINE_string(name, None, "", flag_values=values) for name in names]
+    with warnings.catch_warnings(action="ignore"):  # how ml_collections loads the file is old
+        assert values(words) == ["command"]
+    found = [config.value, *(flag.value for flag in others)]
+    assert None not in found, words
+    return found
+
+
+@functools.cache
+def _sweep():
+    spec = importlib.util.spec_from_file_location("sweep", saved.ROOT / "launch" / "sweep.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _check(config):
+    """That a run would begin, as far as that can be told without photos; its frozen layers."""
+    check_numbers(config)
+    pipeline.check(config)
+    return make_task(config).frozen
+
+
+_SHAPES = {}
+
+
+def _shapes(config):
+    """(parameters, batch statistics) of the run's network; each network is traced once."""
+    key = json.dumps([same_run.plain(config)[name] for name in ("model", "task", "data")])
+    if key not in _SHAPES:
+        task = make_task(config)
+        state = abstract_state(task, optax.identity(), batch_shapes(task, config))
+        _SHAPES[key] = state.params, state.batch_stats
+    return _SHAPES[key]
+
+
+def _all_of(page, name):
+    """Search, run and evaluation: the configs that belong to one transfer."""
+    rates = [config for workdir, config in page.searches.items()
+             if workdir.startswith(f"/ckpt/{name}/rates/")]  # fmt: skip
+    again = [config for checkpoint, config in page.evaluations.values()
+             if checkpoint == f"/ckpt/{name}"]  # fmt: skip
+    return rates, page.runs[f"/ckpt/{name}"], again
+
+
+def test_every_cell_of_the_paper_has_its_row_and_none_claims_to_be_run(page):
+    assert {section: [row[2] for row in rows] for section, rows in page.rows.items()} == PAPER
+    assert {row[3] for rows in page.rows.values() for row in rows} == {"not run"}
+
+
+def test_the_commands_are_those_that_the_tables_name(page):
+    named = set()
+    for start, transfers, *_ in (row for rows in page.rows.values() for row in rows):
+        for name in re.findall(r"`(\w+)`", transfers):
+            named.add(name)
+            begun = page.runs[f"/ckpt/{name}"].init_from.removeprefix("/ckpt/")
+            assert start.strip("`") == begun
+        assert ("_no_norm`" in transfers) == (start == "random"), "a random start is run twice"
+    assert named == set(TRANSFERS)
+    assert set(page.runs) == {f"/ckpt/{name}" for name in (*PRETRAINED, *TRANSFERS)}
+    assert {checkpoint for checkpoint, _ in page.evaluations.values()} == {
+        f"/ckpt/{name}" for name in TRANSFERS
+    }
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_pretraining(page, name):
+    config = page.runs[f"/ckpt/{name}"]
+    epochs, drops, columns, outputs = PRETRAINED[name]
+    params, batch_stats = _shapes(config)
+    schedule = optimizers.make_schedule(config, PHOTOS)
+    assert params["encoder"]["conv1_1"]["kernel"].shape == (3, 3, 1, 64)
+    assert params["encoder"]["fc7"]["kernel"].shape == (1, 1, 4096, 4096)
+    assert params["head"]["hidden"]["kernel"].shape == (columns, 1024)
+    assert set(params["head"]) == {"hidden", *outputs}
+    assert batch_stats and not _check(config) and config.init_from == "random"
+    assert (schedule.steps, schedule.drops) == (epochs * PHOTOS // 8, drops)
+
+
+def test_every_start_is_a_pretraining_of_the_page_or_a_checkpoint_that_it_keeps(page):
+    kept = {
+        name: optimizers.make_schedule(page.runs[f"/ckpt/{name}"], PHOTOS).snapshots
+        for name in PRETRAINED
+    }
+    starts = {config.init_from for config in (*page.runs.values(), *page.searches.values())}
+    for start in starts - {"random"}:
+        workdir, _, step = start.removeprefix("/ckpt/").partition("/checkpoints/")
+        assert workdir in PRETRAINED and (not step or int(step) in kept[workdir])
+    assert kept["vgg16"] == (92_500, 462_500, 925_000, 1_387_500)
+
+
+@pytest.mark.parametrize("name", TRANSFERS)
+def test_transfer(page, name):
+    rates, config, again = _all_of(page, name)
+    params, batch_stats = _shapes(config)
+    encoder, head = params["encoder"], params["head"]
+    if name in SEGMENTATION:
+        start, columns, channels, lowest = SEGMENTATION[name]
+        assert head["hidden"]["kernel"].shape == (columns, 1024)
+        assert head["classes"]["kernel"].shape == (1024, 21)
+        assert ("fov" in params) == (columns > TRUNK)
+        assert (config.data.split, config.data.eval_split) == ("train_aug", "val")
+    else:
+        start, classes, per_class = CLASSIFICATION[name]
+        channels, lowest = 1, "conv1_1"
+        assert head["classes"]["kernel"].shape == (TOP, classes)
+        assert config.data.per_class == per_class
+        split = ("trainval", "test") if classes == 20 else ("train", "val")
+        assert (config.data.split, config.data.eval_split) == split
+    layers = Vgg16.layers
+    frozen = layers[: layers.index(lowest) if lowest else len(layers)]
+    assert encoder["conv1_1"]["kernel"].shape == (3, 3, channels, 64)
+    assert encoder["conv4_1"]["kernel"].shape == (3, 3, 256, 512)
+    assert encoder["fc6"]["kernel"].shape == (7, 7, 512, 4096)
+    assert set(encoder) == set(layers)
+    assert bool(batch_stats) == name.endswith("_random")
+    for other in (*rates, config):
+        assert other.init_from.removeprefix("/ckpt/") == start
+        assert _check(other) == frozen
+    for other in (*rates, *again):
+        assert _shapes(other) == (params, batch_stats)
+    for other in again:
+        _check(other)
+
+
+@pytest.mark.parametrize("name", TRANSFERS)
+def test_rate_and_schedule_are_found_on_a_part_of_the_training_split(page, name):
+    rates, config, again = _all_of(page, name)
+    assert config.early_stopping.mode == "off"
+    assert len(again) == (3 if name.startswith("cls") else 1)
+    for other in again:
+        assert (other.early_stopping.mode, other.eval.photos) == ("off", 0)
+    if name == RELEASE:
+        assert not rates and not config.schedule_from
+        return
+    assert len({search.optimizer.rate for search in rates}) == 3
+    for search in rates:
+        assert search.early_stopping.mode == "search"
+        flat = same_run.flat(same_run.plain(search))
+        ours = same_run.flat(same_run.plain(config))
+        assert {key for key in flat if flat[key] != ours[key]} <= set(SEARCHED)
+    assert config.schedule_from.startswith(f"/ckpt/{name}/rates/")
+    assert page.searches[config.schedule_from].optimizer.rate == config.optimizer.rate
