@@ -19,6 +19,7 @@ from colorize_jax.evaluation.runner import Runner
 from colorize_jax.tasks.task import Task, batch_shapes, make_task
 from colorize_jax.training import checkpoint, hosts, memory, results, same_run, sharding
 from colorize_jax.training.report import picture_grid, png, say
+from colorize_jax.training.start import RANDOM
 from colorize_jax.training.step import init_variables
 
 
@@ -71,7 +72,7 @@ def evaluate(config, path: str, output: pathlib.Path) -> dict[str, float]:
         config=config, step=step, scores=scored.scores, best={}, score=task.score,
         checkpoint=folder, trained_on=len(photos), evaluated_on=scored.photos,
         digest=photos.digest() + held_out.digest(), seconds=time.monotonic() - began,
-        start=note["start"], unreadable=scored.unreadable,
+        start=note.get("start", RANDOM), unreadable=scored.unreadable,
     )  # fmt: skip
     if strips:
         grid = png(picture_grid(strips))

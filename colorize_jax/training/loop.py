@@ -178,7 +178,7 @@ class _Run:
             same_run.check_photos(self.workdir, config, note, len(self.photos), self.digest)
             if self.search is None:
                 now = [self.schedule.steps, *self.schedule.drops]
-                same_run.check_schedule(self.workdir, config, note["schedule"], now)
+                same_run.check_schedule(self.workdir, config, note.get("schedule", now), now)
         self._compile(note.get("microbatches", 0))
         self._place_parameters(newest, note)
 
@@ -218,8 +218,10 @@ class _Run:
             self.state = self.saved.restore(newest, self.shapes, same)
             self.step = self.saved_step = note["step"]
             self.evaluated, self.scores = note["evaluated"], note["scores"]
-            self.best, self.skipped, self.seconds = note["best"], note["skipped"], note["seconds"]
-            self.start = note["start"]
+            self.best, self.skipped = note["best"], note["skipped"]
+            # What older notes lack.
+            self.seconds = note.get("seconds", 0.0)
+            self.start = note.get("start", start.RANDOM)
             if self.search is not None:
                 self._take_up(note["search"])
             say(f"going on from step {newest}, checkpoint {self.saved.directory / str(newest)}")
