@@ -9,18 +9,17 @@ Evaluated on the 4,952 photos of test, each by ten random crops; --config.eval.v
 classic ten, whole the whole photo.
 
 Variants, as in --config=configs/voc2007_cls.py:random,crossval
-    random          a random start, with batch norm
-    random_no_norm  a random start without it
-    crossval        finds the schedule on 90 % of the training split, then trains on all of it
+    random    a random start, with batch norm; --config.model.norm=none: without
+    crossval  finds the schedule on 90 % of the training split, then trains on all of it
 """
 
 from colorize_jax.config import default_config, variants
 
 
 def get_config(variant=""):
-    asked = variants(variant, ("random", "random_no_norm", "crossval"))
+    asked = variants(variant, ("random", "crossval"))
     config = default_config()
-    config.init_from = "random" if asked & {"random", "random_no_norm"} else ""
+    config.init_from = "random" if "random" in asked else ""
     config.steps = 80_000
     config.model.norm = "batch" if "random" in asked else "none"
     config.model.fc6_padding = "VALID"
@@ -45,6 +44,9 @@ def get_config(variant=""):
     return config
 
 
-def sweep():
-    for rate in (3e-4, 1e-3, 3e-3):
-        yield {"optimizer.rate": rate}
+def sweep(variant=""):
+    """Rates; of a random start with and without batch norm, and the better one counts."""
+    norms = ("batch", "none") if "random" in variant else ("",)
+    for norm in norms:
+        for rate in (3e-4, 1e-3, 3e-3):
+            yield ({"model.norm": norm} if norm else {}) | {"optimizer.rate": rate}

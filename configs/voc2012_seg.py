@@ -10,10 +10,9 @@ This is the released schedule, which was found for ResNet-152: for another netwo
 early stopping find it, with :crossval.
 
 Variants, as in --config=configs/voc2012_seg.py:random,crossval
-    random          a random start, with batch norm
-    random_no_norm  a random start without it
-    crossval        finds the schedule on 90 % of the training split, then trains on all of it
-    no_fov          without the two blocks for a larger field of view
+    random    a random start, with batch norm; --config.model.norm=none: without
+    crossval  finds the schedule on 90 % of the training split, then trains on all of it
+    no_fov    without the two blocks for a larger field of view
 
 --config.finetune=head | fc6,fc7 | conv4_1..fc7 | all is Table 6; --config.model.in_channels=3 takes
 color (Table 5). Batch norm is absorbed at the start; --config.model.norm=batch keeps it.
@@ -23,9 +22,9 @@ from colorize_jax.config import default_config, variants
 
 
 def get_config(variant=""):
-    asked = variants(variant, ("random", "random_no_norm", "crossval", "no_fov"))
+    asked = variants(variant, ("random", "crossval", "no_fov"))
     config = default_config()
-    config.init_from = "random" if asked & {"random", "random_no_norm"} else ""
+    config.init_from = "random" if "random" in asked else ""
     config.steps = 40_000
     config.model.norm = "batch" if "random" in asked else "none"
     config.model.fov = "no_fov" not in asked
@@ -48,6 +47,9 @@ def get_config(variant=""):
     return config
 
 
-def sweep():
-    for rate in (3e-4, 1e-3, 3e-3):
-        yield {"optimizer.rate": rate}
+def sweep(variant=""):
+    """Rates; of a random start with and without batch norm, and the better one counts."""
+    norms = ("batch", "none") if "random" in variant else ("",)
+    for norm in norms:
+        for rate in (3e-4, 1e-3, 3e-3):
+            yield ({"model.norm": norm} if norm else {}) | {"optimizer.rate": rate}

@@ -3,10 +3,10 @@ r"""Runs every setting that a config's `sweep()` yields, here or as jobs, and co
 python launch/sweep.py --config=configs/vgg16_col.py --workdir=sweeps/rates \
     [--through=slurm --options="--nodes=2 --time=1-0"] [--dry-run] [-- --config.data.source=/photos]
 
-A config file takes part with a generator of dictionaries such as {"optimizer.rate": 1e-3}. Every
-run has its own folder, WORKDIR/optimizer.rate=0.001; one that has a results.json there is done and
-skipped. Everything behind -- goes to all runs. WORKDIR/sweep.md holds the table that is printed at
-the end.
+A config file takes part with a generator of dictionaries such as {"optimizer.rate": 1e-3}; it may
+take the variant as its argument. Every run has its own folder, WORKDIR/optimizer.rate=0.001; one
+that has a results.json there is done and skipped. Everything behind -- goes to all runs.
+WORKDIR/sweep.md holds the table that is printed at the end, with the best run below it.
 
 local and tpu_vm train one after the other: a run that fails is passed over, one that is stopped
 (exit code 75) stops the sweep; the same command goes on. slurm and kubernetes submit all at once
@@ -20,6 +20,7 @@ from collections.abc import Sequence
 import dataclasses
 import hashlib
 import importlib.util
+import inspect
 import json
 import os
 import pathlib
@@ -81,7 +82,9 @@ def load_runs(config_flag: str, workdir: pathlib.Path) -> list[Run]:
         raise ConfigError(f"{path} has no function sweep() that yields the settings to compare")
     config = module.get_config(*([variant] if variant else []))
     runs = {}
-    for overrides in module.sweep():
+    # A sweep may depend on the variant.
+    takes_variant = bool(inspect.signature(module.sweep).parameters)
+    for overrides in module.sweep(*([variant] if takes_variant else [])):
         check_fields(config, overrides, path)
         name = run_name(overrides)
         if name in runs:

@@ -1,5 +1,6 @@
 """Sweeps: through stub launchers, and once for real."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -127,6 +128,20 @@ def test_runs_in_order_and_shows_scores(sweep):
     longest = max(NAMES, key=len)
     assert f"best: {longest}, loss {1 / len(longest):.6g}" in result.stdout
     assert (sweep.workdir / "sweep.md").read_text() == result.stdout
+
+
+def test_a_sweep_may_depend_on_the_variant(tmp_path):
+    module = importlib.util.spec_from_file_location("sweep", ROOT / "launch" / "sweep.py")
+    sweeping = importlib.util.module_from_spec(module)
+    module.loader.exec_module(sweeping)
+    recipe = str(ROOT / "configs" / "voc2012_seg.py")
+    names = [run.name for run in sweeping.load_runs(f"{recipe}:random,no_fov", tmp_path)]
+    assert names == [
+        f"model.norm={norm},optimizer.rate={rate}"
+        for norm in ("batch", "none")
+        for rate in (0.0003, 0.001, 0.003)
+    ]
+    assert len(sweeping.load_runs(recipe, tmp_path)) == 3
 
 
 def test_skips_what_is_done(sweep):
