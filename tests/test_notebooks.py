@@ -81,7 +81,8 @@ def test_transfer_runs_and_shows_scores_and_overlays(tmp_path):
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
     text = "".join(output.get("text", "") for output in outputs)
-    assert f"loaded from {tmp_path / 'pretrained'} (batch norm absorbed)" in text
+    assert f"loaded from {tmp_path / 'pretrained' / 'checkpoints'}/" in text
+    assert "(batch norm absorbed)" in text
     assert "random start" in text and "triangle" in text
     found = json.loads((tmp_path / "transfer" / "pretrained" / "results.json").read_text())
     values = [o["data"]["text/plain"] for o in outputs if o.output_type == "execute_result"]

@@ -164,6 +164,7 @@ def test_a_source_that_grew_is_refused(tmp_path, rng):
         loop.train(config, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_changes_are_accepted_where_somebody_says_so(tmp_path, rng, capfd):
     tiny.write_photos(tmp_path / "photos", 12, rng)
     settings = {"data__source": str(tmp_path / "photos"), "data__holdout": 0.2}

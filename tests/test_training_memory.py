@@ -26,6 +26,7 @@ def _compiled(config, microbatches, rng):
     return step.lower(shapes, batch, key).compile(), shapes
 
 
+@pytest.mark.slow
 def test_the_smallest_number_that_fits_is_found_kept_and_resumed_with(
     tmp_path, rng, monkeypatch, capfd
 ):

@@ -95,7 +95,8 @@ def poison(monkeypatch):
     return poison
 
 
-@pytest.mark.parametrize("every", [1, 100])  # found by the save, or by the step two later
+# Found by the save, or by the step two later.
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 100])
 def test_a_run_stops_with_a_report_that_can_be_replayed(tmp_path, poison, every, capfd):
     poison(17)
     settings = {"checkpoint__every": every, "eval__every": 100, "microbatches": 2, "log__every": 1}

@@ -126,6 +126,7 @@ def test_a_search_that_comes_to_its_longest_length_says_so(devkit, tmp_path, mon
     assert json.loads((tmp_path / "schedule.json").read_text())["ended"] is False
 
 
+@pytest.mark.slow
 def test_accuracy_of_sampled_pixels_can_be_the_score(devkit, tmp_path, monkeypatch):
     config = _config(
         devkit, early_stopping__metric="accuracy", early_stopping__window=20, steps=40,

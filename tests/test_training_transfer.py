@@ -139,6 +139,7 @@ def test_evaluating_a_run_again_gives_its_scores(segmented, tmp_path):
             )
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_what_it_started_from(pretrained, devkit, tmp_path):
     shutil.copytree(pretrained, tmp_path / "pretrained")
     config = tiny.segmentation(
@@ -152,6 +153,7 @@ def test_a_run_goes_on_without_what_it_started_from(pretrained, devkit, tmp_path
     assert found["init_from"] == str(tmp_path / "pretrained" / "checkpoints" / "4")
 
 
+@pytest.mark.slow
 def test_a_schedule_that_was_written_anew_is_noticed(devkit, tmp_path):
     found = early_stopping.Found(2, (1,), photos=8, full_photos=8, batch_size=8)
     early_stopping.write_schedule(tmp_path / "schedule.json", found)
@@ -179,6 +181,7 @@ def test_too_little_memory_for_an_evaluation_is_explained(segmented, monkeypatch
         evaluation.evaluate(config, str(workdir), tmp_path)
 
 
+@pytest.mark.slow
 def test_photos_that_cannot_be_evaluated_are_said(tmp_path, monkeypatch):
     root = tmp_path / "VOC2012"
     listed = labelled.write_devkit(root, np.random.default_rng(1), photos=6, size=(36, 40))
@@ -254,6 +257,7 @@ def test_a_start_computes_what_was_pretrained(pretrained, devkit):
         assert ("conv1_1 reads color" in found.done) == (channels == 3)
 
 
+@pytest.mark.slow
 def test_a_start_is_rebalanced_on_photos(segmented, devkit, tmp_path):
     config = tiny.segmentation(
         data__source=str(devkit), init_from=str(segmented[1]), rebalance_photos=6, steps=2
@@ -321,6 +325,7 @@ def test_classification_is_learned_and_scored_by_every_view(folders, tmp_path):
         assert found["eval/top1"] > (0.3 if view == "whole" else 0.6)
 
 
+@pytest.mark.slow
 def test_several_classes_a_photo_are_scored_by_average_precision(devkit, tmp_path):
     config = tiny.classification(
         "sigmoid", data__source=str(devkit), data__scaling="factor", task__classes=2,
@@ -339,6 +344,7 @@ def test_masks_are_exported_by_segmentation_alone(folders, tmp_path):
         loop.train(config, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_step_of_a_transfer_can_be_replayed(devkit, tmp_path):
     """With names of classes, frozen layers, and early stopping's state in the optimizer."""
     config = tiny.segmentation(
