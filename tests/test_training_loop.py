@@ -214,6 +214,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(saved.state(tmp_path, last)["params"]))
 
 
+@pytest.mark.slow
 def test_regression_without_hypercolumn_in_half_precision_with_microbatches(tmp_path):
     config = tiny.config(
         task__loss="regression", model__hypercolumn=False, model__alignment="center",
