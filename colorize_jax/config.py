@@ -1,5 +1,7 @@
 """Every setting with its default, which is the paper's recipe for VGG-16; recipes change some."""
 
+from collections.abc import Iterator, Sequence
+
 from ml_collections import ConfigDict
 
 from colorize_jax.errors import ConfigError
@@ -165,6 +167,15 @@ def variants(variant: str, known: tuple[str, ...]) -> set[str]:
     for part in sorted(asked.difference(known)):
         raise ConfigError(f"the config has no variant {part!r}; known: {', '.join(known)}")
     return asked
+
+
+def transfer_rates(variant: str, rates: Sequence[float]) -> Iterator[dict]:
+    """The settings that a transfer recipe's `sweep` compares: rates; of a random start with and
+    without batch norm, and the better one counts."""
+    norms = ("batch", "none") if "random" in variant else ("",)
+    for norm in norms:
+        for rate in rates:
+            yield ({"model.norm": norm} if norm else {}) | {"optimizer.rate": rate}
 
 
 _POSITIVE = (

@@ -13,7 +13,7 @@ Variants, as in --config=configs/voc2007_cls.py:random,crossval
     crossval  finds the schedule on 90 % of the training split, then trains on all of it
 """
 
-from colorize_jax.config import default_config, variants
+from colorize_jax.config import default_config, transfer_rates, variants
 
 
 def get_config(variant=""):
@@ -45,8 +45,4 @@ def get_config(variant=""):
 
 
 def sweep(variant=""):
-    """Rates; of a random start with and without batch norm, and the better one counts."""
-    norms = ("batch", "none") if "random" in variant else ("",)
-    for norm in norms:
-        for rate in (3e-4, 1e-3, 3e-3):
-            yield ({"model.norm": norm} if norm else {}) | {"optimizer.rate": rate}
+    return transfer_rates(variant, (3e-4, 1e-3, 3e-3))

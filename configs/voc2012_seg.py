@@ -18,7 +18,7 @@ Variants, as in --config=configs/voc2012_seg.py:random,crossval
 color (Table 5). Batch norm is absorbed at the start; --config.model.norm=batch keeps it.
 """
 
-from colorize_jax.config import default_config, variants
+from colorize_jax.config import default_config, transfer_rates, variants
 
 
 def get_config(variant=""):
@@ -48,8 +48,4 @@ def get_config(variant=""):
 
 
 def sweep(variant=""):
-    """Rates; of a random start with and without batch norm, and the better one counts."""
-    norms = ("batch", "none") if "random" in variant else ("",)
-    for norm in norms:
-        for rate in (3e-4, 1e-3, 3e-3):
-            yield ({"model.norm": norm} if norm else {}) | {"optimizer.rate": rate}
+    return transfer_rates(variant, (3e-4, 1e-3, 3e-3))
