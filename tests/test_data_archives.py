@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from colorize_jax.data import records
+from colorize_jax.data import records, sources
 from colorize_jax.data.archives import Tar, Zip
 from colorize_jax.data.folder import Folder
 from colorize_jax.data.names import Names
@@ -41,6 +41,20 @@ def test_zip(tmp_path, folder, compression):
     for source in _copies(Zip(str(tmp_path / "photos.zip"))):
         assert list(source.names) == list(folder.names)
         assert _images(source) == _images(folder)
+
+
+def test_folder_in_a_zip(tmp_path, folder):
+    path = tmp_path / "photos.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for place in ("set/train", "set/val", "set/training"):
+            archive.writestr(f"{place}/a.png", folder[0].image)
+        archive.writestr("set/train/dogs/b.png", folder[1].image)
+    for inside in ("set/train", "set/train/"):
+        for source in _copies(sources.open_source(f"{path}/{inside}")):
+            assert list(source.names) == ["a.png", "dogs/b.png"]
+            assert _images(source) == [folder[0].image, folder[1].image]
+    with pytest.raises(DataError, match=r"no photo in .*photos.zip/set/test"):
+        sources.open_source(f"{path}/set/test")
 
 
 def test_zip_of_a_devkit(tmp_path, folder):

@@ -9,15 +9,18 @@ import numpy as np
 from colorize_jax.data import index
 from colorize_jax.data.names import Names
 from colorize_jax.data.record import Record, is_photo, only_devkit_photos
-from colorize_jax.data.tree import ZipTree
+from colorize_jax.data.tree import ZipTree, into_zip
 from colorize_jax.errors import DataError
 
 
 class Zip:
-    """Every photo in a zip archive. In a PASCAL VOC devkit the masks are left out."""
+    """Every photo in a zip archive, or below a folder in it: ARCHIVE.zip/FOLDER.
+
+    In a PASCAL VOC devkit the masks are left out.
+    """
 
     def __init__(self, path: str):
-        self._files = ZipTree(path)
+        self._files = ZipTree(*into_zip(path))
         names = only_devkit_photos([n for n in self._files.names() if is_photo(n)])
         self.names = Names.of(sorted(name.encode("utf-8", "surrogateescape") for name in names))
 

@@ -15,12 +15,13 @@ from colorize_jax.data.folder import Folder
 from colorize_jax.data.order import Mixture, Shuffled
 from colorize_jax.data.record import EXTENSIONS, Record, Source
 from colorize_jax.data.records import ArrayRecords, Tfds, names_file
+from colorize_jax.data.tree import into_zip
 from colorize_jax.errors import DataError
 
 KINDS = (
-    "a folder, a .zip archive, tar shards ('shards/*.tar'), ArrayRecord shards ('*.array_record*', "
-    "or the folder that `pack` wrote), tfds:NAME[/CONFIG][:SPLIT], a PASCAL VOC devkit, or "
-    "builtin:photos"
+    "a folder, a .zip archive or a folder in it (photos.zip/train), tar shards ('shards/*.tar'), "
+    "ArrayRecord shards ('*.array_record*', or the folder that `pack` wrote), "
+    "tfds:NAME[/CONFIG][:SPLIT], a PASCAL VOC devkit, or builtin:photos"
 )
 
 
@@ -218,6 +219,8 @@ def _open(path: str) -> Source:
         if os.path.exists(os.path.join(path, "pack.json")):
             _check_packed(path, packed)
         return ArrayRecords(packed) if packed else Folder(path)
+    if into_zip(path)[1]:
+        return Zip(path)
     files = [path] if os.path.isfile(path) else _files(path)
     if not files:
         raise DataError(f"config.data.source: there is no {path}. It can be {KINDS}")

@@ -112,6 +112,14 @@ def holds(tree: Tree, name: str) -> bool:
     return base in tree.entries(folder)
 
 
+def into_zip(path: str) -> tuple[str, str]:
+    """ARCHIVE.zip/FOLDER -> (ARCHIVE.zip, "FOLDER/"); any other path -> (path, "")."""
+    match = re.fullmatch(r"(.+?\.zip)/(.+)", path)
+    if match and os.path.isfile(match[1]):
+        return match[1], match[2].rstrip("/") + "/"
+    return path, ""
+
+
 def find(path: str, marker: str) -> list[Tree]:
     """The folders, at most two levels below `path`, that have a folder called `marker`.
 
@@ -127,10 +135,7 @@ def find(path: str, marker: str) -> list[Tree]:
             if found:
                 return [FolderTree(os.path.dirname(os.path.dirname(f))) for f in found]
         return []
-    archive, inside = path, ""
-    match = re.fullmatch(r"(.+?\.zip)/(.+)", path)
-    if match and os.path.isfile(match[1]):
-        archive, inside = match[1], match[2].rstrip("/") + "/"
+    archive, inside = into_zip(path)
     if not os.path.isfile(archive):
         raise DataError(f"there is no {path}: name a folder or a zip archive")
     tree = ZipTree(archive)
