@@ -59,8 +59,9 @@ def default_config() -> ConfigDict:
     config.model.dtype = "float32"  # or "bfloat16": of the computation; parameters are float32
 
     config.data = ConfigDict()
-    # A folder, a zip archive or a folder in it (photos.zip/train), tar or ArrayRecord shards, tfds:NAME:SPLIT, a VOC devkit, or
-    # builtin:photos; "A,B" joins several, "A@0.7,B@0.3" weights them.
+    # A folder, a zip archive or a folder in it (photos.zip/train), tar or ArrayRecord shards,
+    # tfds:NAME:SPLIT, a VOC devkit, or builtin:photos; "A,B" joins several, "A@0.7,B@0.3" weights
+    # them.
     config.data.source = ""
     # What is known about the photos: "", "masks" (a VOC devkit's segmentation), "lists" (its lists
     # of objects) or "folders" (a folder for every class).
