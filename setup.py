@@ -52,6 +52,7 @@ setup(
     extras_require={
         "cuda": ["jax[cuda12]>=0.10.0"],
         "tpu": ["jax[tpu]>=0.10.0"],
+        "study": ["matplotlib>=3.9"],
         "test": TEST,
         "dev": [*TEST, "ruff>=0.12"],
     },

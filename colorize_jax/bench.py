@@ -6,17 +6,14 @@ python -m colorize_jax.bench cost --config=configs/vgg16_col.py
 """
 
 import argparse
-import ast
-import importlib.util
 import os
 import sys
 import tempfile
 
-from ml_collections import ConfigDict
-
 from colorize_jax.config import default_config
 from colorize_jax.data import benchmark, pack, sources
 from colorize_jax.errors import ColorizeError, ConfigError
+from colorize_jax.recipe import load_config
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -122,42 +119,6 @@ def _cost(settings) -> str:
     )
     facts = cost_report.gather(config, question)
     return cost_report.report(config, question, facts)
-
-
-def load_config(recipe: str, changes: list[str] = ()) -> ConfigDict:
-    """The config that `--config=FILE:VARIANT` names, for commands without absl's flags.
-
-    Args:
-        recipe: path of a file with `get_config(variant="")`, and the variant after a colon.
-        changes: "NAME=VALUE", as in "model.width=0.5".
-    """
-    path, _, variant = recipe.partition(":")
-    spec = importlib.util.spec_from_file_location("recipe", path)
-    if spec is None or not os.path.isfile(path):
-        raise ConfigError(f"--config={recipe}: there is no file {path}, or it is not Python")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # whatever the file's own code raises
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"--config={recipe}: cannot be read as a recipe: {reason}") from None
-    if not hasattr(module, "get_config"):
-        raise ConfigError(f"--config={recipe}: {path} has no function get_config")
-    config = module.get_config(variant) if variant else module.get_config()
-    for change in changes:
-        name, equals, text = change.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {change}: give NAME=VALUE")
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            value = text
-        try:
-            config.update_from_flattened_dict({name: value})
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise ConfigError(f"--set {change}: {reason}") from None
-    return config
 
 
 if __name__ == "__main__":

@@ -22,21 +22,18 @@ import hashlib
 import importlib.util
 import inspect
 import json
-import os
 import pathlib
 import re
 import shlex
-import signal
-import subprocess
 import sys
 
 # The checkout, also where the package is not installed.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+from colorize_jax.child import STOPPED, execute
 from colorize_jax.errors import ColorizeError, ConfigError
 
 LAUNCH = pathlib.Path(__file__).resolve().parent
-STOPPED = 75  # main's exit code after a signal: saved, and the same command goes on
 WAITS = {"local": True, "tpu_vm": True, "slurm": False, "kubernetes": False}
 
 
@@ -135,28 +132,6 @@ def command(run: Run, arguments: argparse.Namespace) -> list[str]:
     return [
         str(LAUNCH / f"{arguments.through}.sh"), *own, "--", *train, *arguments.more, *run.flags
     ]  # fmt: skip
-
-
-def execute(words: Sequence[str]) -> int:
-    """Runs a launcher to its end, tells it when this program is told to stop; its exit code."""
-    # `python` of the launchers is the Python that runs this file.
-    path = os.pathsep.join((os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)))
-    # In a session of its own it does not get Ctrl-C from the terminal as well.
-    process = subprocess.Popen(words, env=os.environ | {"PATH": path}, start_new_session=True)
-    told = []
-
-    def tell(number, frame):
-        told.append(number)
-        os.killpg(process.pid, signal.SIGTERM)
-
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    handlers = {number: signal.signal(number, tell) for number in numbers}
-    try:
-        code = process.wait()
-        return STOPPED if told and code else code
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def go(runs: Sequence[Run], arguments: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ import tiny
 
 from colorize_jax import bench
 from colorize_jax.errors import ConfigError
+from colorize_jax.recipe import load_config
 from colorize_jax.training import cost, cost_report
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -64,7 +65,7 @@ def _multiply_adds(params, points, crop):
 
 def test_flops_are_three_times_the_multiply_adds_forward():
     """Of the real network: XLA's count of the step against one by hand."""
-    config = bench.load_config(str(ROOT / "configs/vgg16_col.py"))
+    config = load_config(str(ROOT / "configs/vgg16_col.py"))
     lowered, state = cost.lower_step(config, 1, jax.devices()[:1])
     forward = 2 * _multiply_adds(state.params, config.task.points, config.data.crop)
     # The first layer has no gradient to its input; everything else is counted three times.
@@ -273,7 +274,7 @@ def test_command_prints_tables(recipe, capsys, monkeypatch, counted):
         (["--config=RECIPE", "--topology=v0:9"], "cannot compile for the TPU slice 'v0:9'"),
         (["--config=configs/vgg16_col.py:short"], "no variant 'short'; known: long"),
         (["--config=README.md"], "not Python"),
-        (["--config=setup.py"], "cannot be read as a recipe"),
+        (["--config=setup.py"], "setup.py cannot be read: "),
         (["--config=tests/saved.py"], "has no function get_config"),
     ],
 )

@@ -7,8 +7,10 @@ import json
 import math
 import pathlib
 
+import jax
+
 from colorize_jax.tasks.task import Score
-from colorize_jax.training import same_run
+from colorize_jax.training import hardware, same_run
 from colorize_jax.training.report import duration
 
 FILE = "results.json"
@@ -84,6 +86,8 @@ class Results:
                 "digest": self.digest,
             },
             "seed": config.seed,
+            "hardware": hardware.describe(),
+            "jax": jax.__version__,
             "seconds": round(self.seconds, 1),
         }
 

@@ -1,0 +1,1 @@
+"""Studies: many runs, and the tables and plots that they are for."""

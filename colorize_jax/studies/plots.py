@@ -1,0 +1,75 @@
+"""Training curves and the worth of snapshots along them, as a PNG."""
+
+import pathlib
+import statistics
+
+from colorize_jax.errors import ConfigError
+from colorize_jax.studies.plan import Plot
+from colorize_jax.studies.workplace import Workplace
+
+_SMOOTH = 0.9  # of the running average that is drawn over the raw curve
+
+
+def draw(place: Workplace, plot: Plot, path: pathlib.Path) -> None:
+    """Writes the picture; what was not run is left out.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigError(
+            "plots need matplotlib: pip install 'colorize_jax[study]'; the tables do not"
+        ) from None
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    FigureCanvasAgg(figure)
+    loss, worth = figure.subplots(2, 1, sharex=True)
+    colors = {}
+    for label, name in plot.curves.items():
+        found = place.results(name)
+        rows = [row for row in place.metrics(name) if "train/loss" in row]
+        if not rows or found is None:
+            continue
+        batch = _batch(place, name)
+        photos = [row["step"] * batch for row in rows]
+        losses = [row["train/loss"] for row in rows]
+        (line,) = loss.plot(photos, _smoothed(losses), label=label)
+        colors[label] = line.get_color()
+        loss.plot(photos, losses, color=line.get_color(), alpha=0.25, linewidth=0.7)
+        for drop in found["schedule"]["drops"]:
+            loss.axvline(drop * batch, color=line.get_color(), linestyle=":", linewidth=1)
+    for label, along in plot.points.items():
+        where, mean, error = [], [], []
+        for photos, runs in sorted(along.items()):
+            values = [v for r in runs if (v := place.score(r, plot.score)) is not None]
+            if values:
+                where.append(photos)
+                mean.append(100 * statistics.mean(values))
+                error.append(100 * statistics.stdev(values) if len(values) > 1 else 0.0)
+        if where:
+            worth.errorbar(
+                where, mean, error, marker="o", capsize=3, label=label, color=colors.get(label)
+            )
+    loss.set_ylabel("training loss")
+    worth.set_ylabel(f"{plot.score.removeprefix('eval/')} after transfer, %")
+    worth.set_xlabel("photos seen in pretraining")
+    for axes in (loss, worth):
+        axes.grid(alpha=0.3)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+def _batch(place: Workplace, name: str) -> int:
+    run = next(run for run in place.study.runs() if run.name == name)
+    return int(run.settings["data.batch_size"])
+
+
+def _smoothed(values: list[float]) -> list[float]:
+    found, mean, weight = [], 0.0, 0.0
+    for value in values:
+        mean, weight = _SMOOTH * mean + (1 - _SMOOTH) * value, _SMOOTH * weight + (1 - _SMOOTH)
+        found.append(mean / weight)
+    return found

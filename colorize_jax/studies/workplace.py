@@ -1,0 +1,141 @@
+"""Where the runs of a study lie, what became of them, and the command behind each."""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+import pathlib
+import shlex
+from typing import Any
+
+from colorize_jax.errors import ColorizeError, ConfigError
+from colorize_jax.recipe import load_config
+from colorize_jax.studies.plan import Run, Search, Study
+from colorize_jax.training import same_run
+
+# Settings that say where something lies and not what is computed.
+_PLACES = ("init_from", "data.source", "data.sbd", "schedule_from")
+
+
+class NotYet(ColorizeError):
+    """A run needs another one first."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Workplace:
+    """A study in its folder.
+
+    Attributes:
+        study: checked.
+        workdir: holds one folder for every run.
+        data: what $DATA stands for; "" if it is not known.
+    """
+
+    study: Study
+    workdir: pathlib.Path
+    data: str = ""
+
+    def results(self, name: str) -> dict | None:
+        """What results.json of a run holds, or None; ColorizeError if it is damaged."""
+        path = self.workdir / name / "results.json"
+        try:
+            return json.loads(path.read_text())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise ColorizeError(
+                f"{path} is damaged ({error}); the run writes it again once it is deleted"
+            ) from None
+
+    def score(self, name: str, score: str) -> float | None:
+        """One number of a run that is done; None if it is not, or has no such number.
+
+        ColorizeError if it is done and knows no such score.
+        """
+        found = self.results(name)
+        if found is None:
+            return None
+        if score not in found:
+            known = ", ".join(key for key in found if key.startswith("eval/"))
+            raise ColorizeError(f"{name} has no score {score!r}; it has {known}")
+        return found[score]
+
+    def metrics(self, name: str) -> list[dict]:
+        """The rows of metrics.jsonl of a run; none if there is no such file."""
+        path = self.workdir / name / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def chosen(self, search: Search) -> tuple[Run, Mapping[str, Any]]:
+        """The best candidate of a search and its settings; NotYet before all are done."""
+        found = []
+        for run, candidate in zip(search.runs(), search.candidates, strict=True):
+            results = self.results(run.name)
+            if results is None:
+                raise NotYet(f"{run.name} is not done")
+            metric = results["metric"]
+            if metric["value"] is not None:
+                sign = 1 if metric["higher_is_better"] else -1
+                found.append((sign * metric["value"], run, candidate))
+        if not found:
+            raise NotYet(f"no candidate of {search.name} has a score")
+        _, run, candidate = max(found, key=lambda triple: triple[0])
+        return run, candidate
+
+    def settings(self, run: Run) -> dict[str, Any]:
+        """All settings of a run, in terms of $DATA and $STUDY; NotYet if a search is missing."""
+        settings = dict(run.settings)
+        if run.start:
+            name, _, step = run.start.partition("@")
+            settings["init_from"] = f"$STUDY/{name}" + (f"/checkpoints/{step}" if step else "")
+        if run.search:
+            best, candidate = self.chosen(self.study.searches()[run.search])
+            settings |= candidate
+            settings["schedule_from"] = f"$STUDY/{best.name}"
+        return settings
+
+    def arguments(self, run: Run) -> list[str]:
+        """Of `python -m colorize_jax.main`, in terms of $DATA and $STUDY."""
+        flags = [f"--config.{name}={_shown(value)}" for name, value in self.settings(run).items()]
+        return [f"--config={run.recipe}", f"--workdir=$STUDY/{run.name}", *flags]
+
+    def command(self, run: Run) -> list[str]:
+        """The arguments with the folders in them; ConfigError if $DATA is not known."""
+        arguments = self.arguments(run)
+        if not self.data and any("$DATA" in argument for argument in arguments):
+            raise ConfigError(f"{run.name} reads $DATA: name the folder of the data with --data=")
+        return [self._placed(argument) for argument in arguments]
+
+    def _placed(self, text: str) -> str:
+        return text.replace("$DATA", self.data).replace("$STUDY", str(self.workdir))
+
+    def check_same(self, run: Run) -> None:
+        """ConfigError, by setting, if the folder of a run that is done holds another one."""
+        changes = [f"{n}={_shown(v)}" for n, v in self.settings(run).items()]
+        wanted = load_config(run.recipe, [self._placed(change) for change in changes])
+        path = self.workdir / run.name / "config.json"
+        try:
+            there = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path} cannot be read: {error}") from None
+        lines = [
+            line
+            for line in same_run.differences(there, wanted)
+            if not line.strip().startswith(tuple(f"config.{name}:" for name in _PLACES))
+        ]
+        if lines:
+            raise ConfigError(
+                f"{path.parent} holds a run with other settings than the study asks for. Delete "
+                "it, or move it away:\n" + "\n".join(lines)
+            )
+
+
+def _shown(value) -> str:
+    """As the command line takes it."""
+    return repr(value).replace(" ", "") if isinstance(value, tuple) else str(value)
+
+
+def shell(arguments: list[str]) -> str:
+    """The command for a shell in which DATA and STUDY are set."""
+    quoted = [a if set("'\" ()").isdisjoint(a) else shlex.quote(a) for a in arguments]
+    # Inside single quotes the shell would leave the variables alone.
+    quoted = [q.replace("'", '"') if "$" in q else q for q in quoted]
+    return " ".join(["python -m colorize_jax.main", *quoted])

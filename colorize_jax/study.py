@@ -1,0 +1,72 @@
+r"""Runs the runs of a study that are not done yet, and writes its page: tables, plots, commands.
+
+python -m colorize_jax.study configs/studies/small.py --workdir=/ckpt/small --data=/data
+
+Every run has its own folder in --workdir and is a run of `python -m colorize_jax.main`: kill it,
+and the same command goes on. What has a results.json there is done. --only=seg_col runs those whose
+names begin so; --only=nothing (a name that none has) runs none, and writes the page from what is
+there. Ends with 75 if a run was stopped, 1 if one has failed.
+"""
+
+import argparse
+import pathlib
+import sys
+
+from colorize_jax.errors import ColorizeError, ConfigError, Interrupted
+from colorize_jax.recipe import load_file
+from colorize_jax.studies import execution, page, plan, plots
+from colorize_jax.studies.workplace import Workplace
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parses the command line, runs, writes."""
+    parser = argparse.ArgumentParser(
+        "python -m colorize_jax.study",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("study", help="Python file with get_study()")
+    parser.add_argument("--workdir", required=True, help="folder of the study")
+    parser.add_argument("--data", default="", help="folder that $DATA stands for")
+    parser.add_argument("--only", action="append", default=[], help="names, or their beginnings")
+    parser.add_argument("--page", default="", help="Markdown file; plots lie beside it. "
+                        "Default: results.md in the workdir")  # fmt: skip
+    asked = parser.parse_args(arguments)
+    try:
+        study = load_file(asked.study, "get_study").get_study()
+        plan.check(study)
+        place = Workplace(study, pathlib.Path(asked.workdir).absolute(), asked.data)
+        place.workdir.mkdir(parents=True, exist_ok=True)
+        path = pathlib.Path(asked.page or place.workdir / "results.md")
+        try:
+            problems = execution.go(place, asked.only, _say)
+        finally:
+            _write(place, path, asked)
+    except Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(stopped.exit_code)
+    except (ColorizeError, OSError) as error:
+        sys.exit(f"error: {error}")
+    if problems:
+        sys.exit("error: " + "\n".join(problems))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _write(place: Workplace, path: pathlib.Path, asked: argparse.Namespace) -> None:
+    command = f"python -m colorize_jax.study {asked.study} --workdir=$STUDY --data=$DATA"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page.page(place, command))
+    for section in place.study.sections:
+        if isinstance(section, plan.Plot):
+            try:
+                plots.draw(place, section, path.parent / section.file)
+            except ConfigError as error:
+                _say(str(error))
+    _say(f"the page is {path}")
+
+
+if __name__ == "__main__":
+    main()
