@@ -3,6 +3,7 @@ r"""Measures speed on this machine, or counts what a training step costs on othe
 python -m colorize_jax.bench data /data/photos
 python -m colorize_jax.bench memory /data/photos --count=100000
 python -m colorize_jax.bench cost --config=configs/vgg16_col.py
+python -m colorize_jax.bench step --config=configs/vgg16_col.py --source=/data/photos
 """
 
 import argparse
@@ -11,7 +12,7 @@ import sys
 import tempfile
 
 from colorize_jax.config import default_config
-from colorize_jax.data import benchmark, pack, sources
+from colorize_jax.data import benchmark, pack, sources, splits
 from colorize_jax.errors import ColorizeError, ConfigError
 from colorize_jax.recipe import load_config
 
@@ -36,10 +37,14 @@ def main(arguments: list[str] | None = None) -> None:
     memory.add_argument("--crop", type=int, default=352)
     memory.add_argument("--workers", type=int, default=0)
     _add_cost(commands)
+    _add_step(commands)
     settings = parser.parse_args(arguments)
     try:
         if settings.command == "cost":
             print(_cost(settings))
+            return
+        if settings.command == "step":
+            print(_step(settings))
             return
         photos, _ = sources.open_splits(settings.source, 0.001)
         if settings.command == "memory":
@@ -92,6 +97,45 @@ def _add_cost(commands) -> None:
     }
     for name, text in shares.items():
         command.add_argument(f"--{name}", type=float, help=text)
+
+
+def _add_step(commands) -> None:
+    """Adds the command `step`."""
+    command = commands.add_parser(
+        "step", help="time, memory and arithmetic of training steps, on this machine"
+    )
+    command.add_argument("--config", required=True, help="recipe, as in main: FILE or FILE:VARIANT")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="such as model.width=0.5"
+    )
+    command.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"),
+                         default=("float32", "bfloat16"))  # fmt: skip
+    command.add_argument(
+        "--rows", type=int, nargs="+", default=tuple(2**i for i in range(1, 13)),
+        help="photos of one device in a step, growing; ends where more is no faster or too much",
+    )  # fmt: skip
+    command.add_argument("--seconds", type=float, default=6.0, help="to measure each for")
+    command.add_argument("--source", default="", help="photos to feed it with: " + sources.KINDS)
+
+
+def _step(settings) -> str:
+    from colorize_jax.training import step_speed
+
+    if min(settings.rows) < 1 or settings.seconds <= 0:
+        raise ConfigError("--rows and --seconds must be positive")
+    config = load_config(settings.config, settings.set)
+    photos, speeds, rates = None, {}, {}
+    if settings.source:
+        config.data.source = settings.source
+        photos = splits.open_splits(config).training
+    for dtype in settings.dtypes:
+        config.model.dtype = dtype
+        rates[dtype] = step_speed.matrix_rate(dtype)
+        speeds[dtype] = step_speed.sweep(
+            config, sorted(settings.rows), seconds=settings.seconds, photos=photos,
+            say=lambda line, dtype=dtype: print(f"{dtype}: {line}", file=sys.stderr, flush=True),
+        )  # fmt: skip
+    return step_speed.report(config, speeds, rates)
 
 
 def _cost(settings) -> str:

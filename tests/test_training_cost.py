@@ -36,7 +36,8 @@ def counted():
 @functools.cache
 def _lowered(rows, dtype="float32"):
     """The tiny step on one device: XLA's analysis of it, not compiled, and its state's shapes."""
-    lowered, state = cost.lower_step(_config(model__dtype=dtype), rows, jax.devices()[:1])
+    plan = cost.plan_step(_config(model__dtype=dtype), rows, jax.devices()[:1])
+    lowered, state = plan.lower(), plan.state
     return lowered.cost_analysis(), state
 
 
@@ -66,7 +67,8 @@ def _multiply_adds(params, points, crop):
 def test_flops_are_three_times_the_multiply_adds_forward():
     """Of the real network: XLA's count of the step against one by hand."""
     config = load_config(str(ROOT / "configs/vgg16_col.py"))
-    lowered, state = cost.lower_step(config, 1, jax.devices()[:1])
+    plan = cost.plan_step(config, 1, jax.devices()[:1])
+    lowered, state = plan.lower(), plan.state
     forward = 2 * _multiply_adds(state.params, config.task.points, config.data.crop)
     # The first layer has no gradient to its input; everything else is counted three times.
     first = state.params["encoder"]["conv1_1"]["kernel"]

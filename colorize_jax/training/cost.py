@@ -9,13 +9,15 @@ import re
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 import numpy as np
+import optax
 
 from colorize_jax.config import check_numbers
 from colorize_jax.errors import ConfigError
-from colorize_jax.tasks.task import batch_shapes, make_task
+from colorize_jax.tasks.task import Task, batch_shapes, make_task
 from colorize_jax.training import optimizers, sharding
-from colorize_jax.training.step import abstract_state
+from colorize_jax.training.step import TrainState, abstract_state
 
 DTYPES = ("float32", "bfloat16")
 
@@ -68,16 +70,37 @@ def topology_devices(name: str) -> list:
         ) from None
 
 
-def lower_step(config, rows: int, devices) -> tuple[jax.stages.Lowered, object]:
-    """The training step of `config`, lowered for `rows` photos on each of some devices.
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A training step that is not lowered yet.
+
+    Attributes:
+        config: with the batch size of all devices.
+        task, optimizer, mesh: what to learn, how and where.
+        batch, state: their shapes.
+    """
+
+    config: ConfigDict
+    task: Task
+    optimizer: optax.GradientTransformation
+    mesh: jax.sharding.Mesh
+    batch: dict[str, jax.ShapeDtypeStruct]
+    state: TrainState
+
+    def lower(self) -> jax.stages.Lowered:
+        """The step, lowered for the devices of the mesh."""
+        key = jax.eval_shape(lambda: jax.random.key(self.config.seed))
+        step = sharding.jit_step(self.task, self.optimizer, self.mesh, self.config.microbatches)
+        return step.lower(self.state, self.batch, key)
+
+
+def plan_step(config, rows: int, devices) -> Plan:
+    """The training step of `config` for `rows` photos on each of some devices.
 
     Args:
         config: of a run; its batch size is not used.
         rows: photos of one device in a step.
         devices: JAX devices, real ones or those of `topology_devices`.
-
-    Returns:
-        The lowered step and the shapes of its state.
     """
     mesh = sharding.make_mesh(devices)
     config = config.copy_and_resolve_references()
@@ -90,20 +113,16 @@ def lower_step(config, rows: int, devices) -> tuple[jax.stages.Lowered, object]:
     schedule = optimizers.make_schedule(config, 1_000_000)
     optimizer = optimizers.make_optimizer(config, schedule, task.frozen)
     batch = batch_shapes(task, config)
-    state = abstract_state(task, optimizer, batch)
-    key = jax.eval_shape(lambda: jax.random.key(config.seed))
-    step = sharding.jit_step(task, optimizer, mesh, config.microbatches)
-    return step.lower(state, batch, key), state
+    return Plan(config, task, optimizer, mesh, batch, abstract_state(task, optimizer, batch))
 
 
 def count_step(config, rows: int, devices) -> Counts:
-    """Compiles the step (`lower_step`) and reads XLA's cost and memory analysis of one device.
+    """Compiles the step (`plan_step`) and reads XLA's cost and memory analysis of one device.
 
     With `microbatches` above 1, flops, bytes accessed and reductions are not those of the step: XLA
     counts the body of a loop once. The memory is right.
     """
-    lowered, _ = lower_step(config, rows, devices)
-    compiled = lowered.compile()
+    compiled = plan_step(config, rows, devices).lower().compile()
     work, memory = compiled.cost_analysis(), compiled.memory_analysis()
     if isinstance(work, list):
         work = work[0]

@@ -67,7 +67,7 @@ def gather(config, question: Question) -> Facts:
         whole.model.dtype = dtype
         counts[dtype] = [cost.count_step(whole, rows, devices) for rows in sorted(question.rows)]
     whole.model.dtype = config.model.dtype
-    state = cost.lower_step(whole, 1, devices)[1]
+    state = cost.plan_step(whole, 1, devices).state
     most = max(question.rows)
     for parts in question.microbatches:
         if parts > 1 and most % parts == 0:

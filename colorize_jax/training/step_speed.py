@@ -1,0 +1,238 @@
+"""How fast training steps are on this machine, and what share of its arithmetic they use."""
+
+from collections.abc import Callable, Iterable
+import contextlib
+import dataclasses
+import functools
+import resource
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import numpy as np
+
+from colorize_jax.data import pipeline
+from colorize_jax.models.registry import DTYPES
+from colorize_jax.training import cost, hardware, memory, sharding
+from colorize_jax.training.cost_report import table
+from colorize_jax.training.step import init_state
+
+GIB = 2**30
+_WORTH = 1.03  # a batch twice as large must be so much faster for the sweep to go on
+_MATRICES = {"cpu": (1024, 2048)}  # sides; larger ones elsewhere
+_LARGE_MATRICES = (4096, 8192, 16384)
+
+
+@dataclasses.dataclass(frozen=True)
+class Speed:
+    """One batch size in one dtype.
+
+    Attributes:
+        dtype: of the computation.
+        rows: photos of one device in a step.
+        devices: their number.
+        compile_seconds: of the step.
+        step_seconds: median of one step on photos that lie on the devices.
+        flops: of one device in a step: all multiply-adds of the model, none computed twice.
+        counted: bytes that the compiled step needs on a device.
+        seen: most bytes that this process has held so far, of a device or, on CPU, in all.
+        fed: photos a second through the real pipeline, or None.
+    """
+
+    dtype: str
+    rows: int
+    devices: int
+    compile_seconds: float
+    step_seconds: float
+    flops: float
+    counted: int
+    seen: int
+    fed: float | None = None
+
+    @property
+    def photos(self) -> float:
+        """A second, on all devices."""
+        return self.rows * self.devices / self.step_seconds
+
+
+def matrix_rate(dtype: str, seconds: float = 1.0) -> float:
+    """FLOP/s of one device in products of large square matrices: the best of some sizes."""
+    sides = _MATRICES.get(jax.devices()[0].platform, _LARGE_MATRICES)
+    return max(_matrix_rate(DTYPES[dtype], side, seconds) for side in sides)
+
+
+def _matrix_rate(dtype, side: int, seconds: float) -> float:
+    ones = jnp.full((side, side), 1 / side, dtype)  # its own square
+    products = 8
+
+    @jax.jit
+    def chain(x):
+        return jax.lax.fori_loop(0, products, lambda _, x: x @ ones, x)
+
+    return products * 2 * side**3 / _median_seconds(lambda: chain(ones), seconds)
+
+
+def sweep(
+    config: ConfigDict,
+    rows: Iterable[int],
+    *,
+    seconds: float,
+    photos=None,
+    say: Callable[[str], None] = print,
+) -> list[Speed]:
+    """The speed at every batch size until memory ends or a larger batch is no longer worth it.
+
+    Args:
+        config: of the recipe; its batch size is not used.
+        rows: photos a device, growing.
+        seconds: of measuring at each.
+        photos: to read for `fed`, at the fastest batch; None: not measured.
+        say: is told about each.
+
+    Raises:
+        The first batch's want of memory; later ones end the sweep.
+    """
+    found: list[Speed] = []
+    for size in rows:
+        try:
+            speed = measure(config, size, seconds=seconds)
+        except jax.errors.JaxRuntimeError as error:
+            if not found or not memory.exhausted(error):
+                raise
+            say(f"{size} photos a device: out of memory")
+            break
+        found.append(speed)
+        say(f"{size} photos a device: {speed.photos:.4g} photos/s")
+        if len(found) > 1 and speed.photos < found[-2].photos * _WORTH:
+            break
+    if photos is not None:
+        best = max(found, key=lambda speed: speed.photos)
+        fed = measure(config, best.rows, seconds=seconds, photos=photos).fed
+        found[found.index(best)] = dataclasses.replace(best, fed=fed)
+    return found
+
+
+def measure(config: ConfigDict, rows: int, *, seconds: float, photos=None) -> Speed:
+    """Compiles the step for so many photos a device and runs it.
+
+    Args:
+        config: of the recipe.
+        rows: photos of one device in a step.
+        seconds: to measure for.
+        photos: if given, the step is also run on batches of them.
+    """
+    plan = cost.plan_step(config, rows, jax.devices())
+    lowered = plan.lower()
+    began = time.perf_counter()
+    compiled = lowered.compile()
+    compile_seconds = time.perf_counter() - began
+    batch = sharding.put_batch(_noise(plan.batch), plan.mesh)
+    key = jax.random.key(plan.config.seed)
+    start = functools.partial(init_state, task=plan.task, optimizer=plan.optimizer)
+    state = jax.jit(start, out_shardings=sharding.replicated(plan.mesh))(key, batch=batch)
+
+    def step(batch):
+        nonlocal state
+        state, metrics = compiled(state, batch, key)
+        return metrics
+
+    speed = Speed(
+        dtype=plan.config.model.dtype,
+        rows=rows,
+        devices=plan.mesh.size,
+        compile_seconds=compile_seconds,
+        step_seconds=_median_seconds(lambda: step(batch), seconds),
+        # The module as written: what the compiler computes twice does not count.
+        flops=lowered.cost_analysis()["flops"] / plan.mesh.size,
+        counted=memory.need(compiled),
+        seen=_peak(),
+    )
+    if photos is None:
+        return speed
+    return dataclasses.replace(speed, fed=_fed(plan, step, photos, speed.step_seconds, seconds))
+
+
+def _noise(shapes: dict[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
+    """A batch of random pixels, all valid, of class 0."""
+    rng = np.random.default_rng(0)
+    batch = {name: np.zeros(x.shape, x.dtype) for name, x in shapes.items()}
+    image = batch["image"]
+    return batch | {
+        "image": rng.integers(0, 256, image.shape, image.dtype),
+        "valid": np.ones_like(batch["valid"]),
+    }
+
+
+def _fed(plan: cost.Plan, step: Callable, photos, step_seconds: float, seconds: float) -> float:
+    """Photos a second if every batch is read, decoded, cropped and sent first."""
+    settle = 3  # batches, while the pipeline fills
+    count = settle + max(5, round(seconds / step_seconds))
+    batches = pipeline.training_batches(photos, plan.config, start=0, stop=count)
+    with contextlib.closing(batches):
+        for number, batch in enumerate(batches):
+            batch.pop("bad", None)
+            metrics = step(sharding.put_batch(batch, plan.mesh))
+            if number + 1 == settle:
+                jax.block_until_ready(metrics)
+                began = time.perf_counter()
+        jax.block_until_ready(metrics)
+    return (count - settle) * plan.config.data.batch_size / (time.perf_counter() - began)
+
+
+def _median_seconds(work: Callable, seconds: float) -> float:
+    """Of one call, in three stretches that take so long together; after one call to warm up."""
+    jax.block_until_ready(work())
+    began = time.perf_counter()
+    jax.block_until_ready(work())
+    calls = max(1, round(seconds / 3 / (time.perf_counter() - began)))
+    stretches = []
+    for _ in range(3):
+        began = time.perf_counter()
+        for _ in range(calls):
+            done = work()
+        jax.block_until_ready(done)
+        stretches.append((time.perf_counter() - began) / calls)
+    return statistics.median(stretches)
+
+
+def _peak() -> int:
+    """Most bytes held so far: of the first device, or on CPU of this process."""
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return (device.memory_stats() or {}).get("peak_bytes_in_use", 0)
+
+
+def report(config: ConfigDict, speeds: dict[str, list[Speed]], rates: dict[str, float]) -> str:
+    """A Markdown table; the fastest batch size of each dtype is marked.
+
+    Args:
+        config: of the recipe.
+        speeds: by dtype.
+        rates: of matrix products, FLOP/s of one device, by dtype.
+    """
+    name, crop = config.model.name, config.data.crop
+    rows = []
+    for dtype, found in speeds.items():
+        best = max(found, key=lambda speed: speed.photos)
+        for speed in found:
+            reached = speed.flops / speed.step_seconds
+            fed = "-" if speed.fed is None else f"{speed.fed:,.4g} ({speed.fed / speed.photos:.0%})"
+            rows.append([
+                dtype, f"{speed.rows}{' (best)' if speed is best else ''}",
+                f"{speed.compile_seconds:.1f}", f"{1000 * speed.step_seconds:,.1f}",
+                f"{speed.photos:,.4g}", f"{reached / 1e12:,.3g}",
+                f"{reached / rates[dtype]:.0%}", f"{speed.counted / GIB:.2f}",
+                f"{speed.seen / GIB:.2f}", fed,
+            ])  # fmt: skip
+    header = (
+        "dtype|photos a device|s to compile|ms a step|photos/s|TFLOP/s|of the matrix rate|"
+        "GiB counted|GiB seen so far|photos/s from the source"
+    )
+    measured = ", ".join(f"{dtype} {rate / 1e12:,.3g} TFLOP/s" for dtype, rate in rates.items())
+    return (
+        f"**{name} at {crop}, {config.task.name}, on {hardware.describe()}, jax {jax.__version__}**"
+        f"\n\n{table(header, rows)}\n\nProducts of large matrices on one device: {measured}."
+    )

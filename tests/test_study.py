@@ -1,0 +1,285 @@
+"""Studies: what is run, in which order, with which settings, and what the page says of it."""
+
+import json
+import pathlib
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from colorize_jax import study
+from colorize_jax.child import STOPPED
+from colorize_jax.errors import ColorizeError, ConfigError, Interrupted
+from colorize_jax.recipe import load_config, load_file
+from colorize_jax.studies import execution, page, plan, plots
+from colorize_jax.studies.plan import Gain, Plot, Row, Run, Search, Study, Table, seeded
+from colorize_jax.studies.workplace import Workplace, shell
+from colorize_jax.training import same_run
+
+ROOT = pathlib.Path(__file__).parent.parent
+RECIPE = str(ROOT / "configs/quickstart.py")
+SETTINGS = {"data.batch_size": 4, "data.scale": (64, 80)}
+
+
+def _study(**changes):
+    steps = [
+        Run("col", RECIPE, SETTINGS | {"data.source": "$DATA/photos"}),
+        Search(
+            "search", RECIPE, SETTINGS,
+            ({"optimizer.rate": 0.1}, {"optimizer.rate": 0.2, "model.norm": "none"}), start="col",
+        ),
+        *seeded(Run("seg", RECIPE, SETTINGS, start="col@20", search="search"), (0, 1)),
+        *seeded(Run("random", RECIPE, SETTINGS), (0, 1)),
+    ]  # fmt: skip
+    rows = [
+        Row("Random", ("random-0", "random-1"), "32.8"),
+        Row("Ours", ("seg-0", "seg-1"), "50.7"),
+        Gain("gain", ("seg-0", "seg-1"), ("random-0", "random-1")),
+        Row("FoV", not_run="too small"),
+    ]
+    table = Table("A table", "What it shows.", "eval/miou", "ours", rows, paper="paper")
+    plot = Plot(
+        "A plot", "Curves.", "plot.png", {"drops": "col"}, "eval/miou",
+        {"drops": {0: ("random-0",), 80: ("seg-0", "seg-1")}},
+    )  # fmt: skip
+    return Study(**{"title": "T", "text": "About.", "steps": steps, "sections": [table, plot]}
+                 | changes)  # fmt: skip
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Workplace(_study(), tmp_path, "/photos of mine")
+
+
+def _finish(place, name, value, *, higher=True, seed=0):
+    """What a run leaves, as far as a study reads it."""
+    run = next(run for run in place.study.runs() if run.name == name)
+    changes = [argument.partition("--config.")[2] for argument in place.command(run)[2:]]
+    folder = place.workdir / name
+    folder.mkdir(exist_ok=True)
+    config = same_run.plain(load_config(run.recipe, changes))
+    (folder / "config.json").write_text(json.dumps(config))
+    results = {
+        "eval/miou": value, "metric": {"name": "miou", "value": value, "higher_is_better": higher},
+        "schedule": {"steps": 40, "drops": [20, 30]}, "data": {"photos": 31}, "seconds": 90.0,
+        "seed": seed, "hardware": "an abacus",
+    }  # fmt: skip
+    (folder / "results.json").write_text(json.dumps(results))
+    rows = [{"step": step, "train/loss": 3 - step / 40} for step in (10, 20, 30, 40)]
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
+def _runner(place, values, codes=None):
+    """Stands for the processes: leaves results, or ends with another code."""
+    ran = []
+
+    def run(command):
+        name = pathlib.Path(command[4].removeprefix("--workdir=")).name
+        ran.append(command)
+        code = (codes or {}).get(name, 0)
+        if not code:
+            _finish(place, name, values.get(name, 0.5))
+        return code
+
+    return run, ran
+
+
+def _names(ran):
+    return [command[4].rpartition("/")[2] for command in ran]
+
+
+def test_everything_is_run_once_in_order_and_the_best_candidate_decides(place):
+    run, ran = _runner(place, {"search-0": 0.3, "search-1": 0.4})
+    assert execution.go(place, say=lambda line: None, run_command=run) == []
+    everything = ["col", "search-0", "search-1", "seg-0", "seg-1", "random-0", "random-1"]
+    assert _names(ran) == everything
+    assert ran[0][1:] == [
+        "-m", "colorize_jax.main", f"--config={RECIPE}", f"--workdir={place.workdir}/col",
+        "--config.data.batch_size=4", "--config.data.scale=(64,80)",
+        "--config.data.source=/photos of mine/photos",
+    ]  # fmt: skip
+    assert "--config.early_stopping.mode=search" in ran[1]
+    assert f"--config.init_from={place.workdir}/col" in ran[1]
+    assert ran[4][-5:] == [
+        "--config.seed=1", f"--config.init_from={place.workdir}/col/checkpoints/20",
+        "--config.optimizer.rate=0.2", "--config.model.norm=none",
+        f"--config.schedule_from={place.workdir}/search-1",
+    ]  # fmt: skip
+    ran.clear()
+    assert execution.go(place, say=lambda line: None, run_command=run) == []
+    assert ran == []
+
+
+def test_a_lower_loss_is_the_better_candidate(place):
+    for name, value in (("search-0", 0.3), ("search-1", 0.4)):
+        _finish(place, name, value, higher=False)
+    assert place.chosen(place.study.searches()["search"])[0].name == "search-0"
+
+
+def test_what_fails_keeps_only_what_needs_it(place):
+    run, ran = _runner(place, {}, {"search-1": 1})
+    problems = execution.go(place, say=lambda line: None, run_command=run)
+    assert _names(ran) == ["col", "search-0", "search-1", "random-0", "random-1"]
+    assert problems == [
+        "search-1 failed with exit code 1",
+        "seg-0 waits: search-1 is not done",
+        "seg-1 waits: search-1 is not done",
+    ]
+
+
+def test_a_stopped_run_stops_the_study(place):
+    run, ran = _runner(place, {}, {"search-0": STOPPED})
+    with pytest.raises(Interrupted, match="search-0 was stopped and is saved"):
+        execution.go(place, say=lambda line: None, run_command=run)
+    assert len(ran) == 2
+
+
+def test_some_runs_only(place):
+    run, ran = _runner(place, {})
+    execution.go(place, ("random", "col"), say=lambda line: None, run_command=run)
+    assert _names(ran) == ["col", "random-0", "random-1"]
+
+
+def test_a_finished_run_with_other_settings_is_refused_and_another_place_is_not(place, tmp_path):
+    _finish(place, "col", 0.5)
+    moved = Workplace(_study(), tmp_path, "/elsewhere")
+    moved.check_same(place.study.runs()[0])
+    steps = [Run("col", RECIPE, SETTINGS | {"data.source": "$DATA/photos", "data.crop": 96})]
+    changed = Workplace(_study(steps=steps, sections=[]), tmp_path, "/x")
+    with pytest.raises(ConfigError, match=r"config.data.crop: 64 there, 96 here"):
+        execution.go(changed, say=lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": [Run("a", "r", {}, start="b"), Run("b", "r", {})]}, "starts from 'b'"),
+        ({"steps": [Run("a", "r", {}, search="b")]}, "names 'b', which is no search"),
+        ({"steps": [Run("a", "r", {}), Run("a", "r", {})]}, "two runs are called a"),
+        ({"steps": [Run("a/b", "r", {})]}, "'a/b' is no name for a folder"),
+        ({"steps": [Search("s", "r", {}, ())]}, "s has no candidates"),
+        ({"steps": []}, "'A table' names the run 'random-0'"),
+    ],
+)
+def test_a_study_that_cannot_be_run_is_refused_by_name(changes, message):
+    if "'A table'" not in message:
+        changes = changes | {"sections": []}
+    with pytest.raises(ConfigError, match=message):
+        plan.check(_study(**changes))
+
+
+def test_data_must_be_named(tmp_path):
+    place = Workplace(_study(), tmp_path)
+    with pytest.raises(ConfigError, match=r"col reads \$DATA: name the folder .* --data="):
+        execution.go(place, say=lambda line: None)
+
+
+def _fill(place):
+    for name, value in {
+        "col": 0.2, "search-0": 0.3, "search-1": 0.4, "seg-0": 0.25, "seg-1": 0.27,
+        "random-0": 0.2, "random-1": 0.21,
+    }.items():  # fmt: skip
+        _finish(place, name, value, seed=int(name[-1]) if name[-1].isdigit() else 0)
+
+
+def test_page_has_means_spreads_differences_and_what_was_not_run(place):
+    before = page.page(place, "the command")
+    assert "| Ours | 50.7 | not run | - | - | `seg-0`, `seg-1` |" in before
+    assert "# seg: search-0 is not done, and decides its settings" in before
+    _fill(place)
+    text = page.page(place, "the command")
+    assert "| Random | 32.8 | 20.5 ± 0.7 | 2 | 1.5 | `random-0`, `random-1` |" in text
+    assert "| Ours | 50.7 | 26.0 ± 1.4 | 2 | 1.5 | `seg-0`, `seg-1` |" in text
+    assert "| gain |  | +5.5 ± 0.7 | 2 |  |  |" in text
+    assert "| FoV | - | not run: too small | - | - | - |" in text
+    assert "| `seg-1` | 1 | miou 0.2700 | 40 | 20, 30 | 31 | 1:30 | an abacus |" in text
+    assert str(place.workdir) not in text
+    assert "photos of mine" not in text
+
+
+def test_page_has_the_command_of_every_run_once_for_all_seeds(place):
+    _fill(place)
+    text = page.page(place, "the command")
+    lines = [line for line in text.splitlines() if line.startswith("python -m colorize_jax.main")]
+    assert len(lines) == 5
+    assert "--workdir=$STUDY/seg-$SEED --config.data.batch_size=4" in lines[3]
+    assert "--config.seed=$SEED --config.init_from=$STUDY/col/checkpoints/20" in lines[3]
+    assert '"--config.data.scale=(64,80)"' in lines[3].replace("'", '"')
+
+
+def test_commands_are_for_a_shell():
+    import subprocess
+
+    line = shell(["--config.a=$DATA/b c", "--config.x=('d','e')", "--config.y=1"])
+    echo = line.replace("python -m colorize_jax.main", "printf '%s\\n'")
+    found = subprocess.run(
+        ["bash", "-c", f"DATA=/data; {echo}"], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.splitlines() == [
+        "--config.a=/data/b c", "--config.x=('d','e')", "--config.y=1"
+    ]  # fmt: skip
+
+
+def test_one_run_and_none(place):
+    assert page.spread([0.123]) == "12.3 (one run)"
+    assert page.spread([]) == "not run"
+    _finish(place, "col", None)
+    assert "| `col` | 0 | miou none |" in page.page(place, "c")
+
+
+def test_unknown_score_is_named(place):
+    _finish(place, "col", 0.5)
+    with pytest.raises(ColorizeError, match=r"col has no score 'eval/top1'; it has eval/miou"):
+        place.score("col", "eval/top1")
+
+
+def test_damaged_results_are_named(place):
+    (place.workdir / "col").mkdir()
+    (place.workdir / "col/results.json").write_text('{"step"')
+    with pytest.raises(ColorizeError, match=r"col/results.json is damaged .*once it is deleted"):
+        place.results("col")
+
+
+def test_plot_shows_what_there_is(place, tmp_path):
+    plot = place.study.sections[1]
+    plots.draw(place, plot, tmp_path / "empty.png")
+    _fill(place)
+    plots.draw(place, plot, tmp_path / "full.png")
+    empty, full = (np.asarray(Image.open(tmp_path / f"{n}.png").convert("RGB")) for n in
+                   ("empty", "full"))  # fmt: skip
+
+    def colored(picture):
+        return int((np.ptp(picture.astype(int), axis=-1) > 40).sum())
+
+    assert colored(empty) == 0
+    assert colored(full) > 500
+
+
+def test_study_of_the_project_is_sound():
+    found = load_file(str(ROOT / "configs/studies/small.py"), "get_study").get_study()
+    plan.check(found)
+    place = Workplace(found, pathlib.Path("/study"), "/data")
+    for run in found.runs():
+        if not run.search:
+            changes = [a.partition("--config.")[2] for a in place.command(run)[2:]]
+            load_config(str(ROOT / run.recipe), changes)
+
+
+def test_command_writes_the_page_from_what_is_there(place, tmp_path, monkeypatch, capsys):
+    _fill(place)
+    file = tmp_path / "study.py"
+    file.write_text("def get_study():\n    return STUDY\n")
+    module = load_file(str(file), "get_study")
+    module.STUDY = place.study
+    monkeypatch.setattr(study, "load_file", lambda path, function: module)
+    arguments = [str(file), f"--workdir={tmp_path}", "--data=/photos of mine"]
+    study.main([*arguments, f"--page={tmp_path}/docs/results.md"])
+    text = (tmp_path / "docs/results.md").read_text()
+    assert "26.0 ± 1.4" in text
+    assert (tmp_path / "docs/plot.png").exists()
+    (tmp_path / "seg-0/results.json").unlink()
+    study.main([*arguments, "--only=nothing"])
+    assert "25" not in (tmp_path / "results.md").read_text().split("| Ours |")[1].split("\n")[0]
+    with pytest.raises(SystemExit, match="error: there is no file absent.py"):
+        monkeypatch.undo()
+        study.main(["absent.py", f"--workdir={tmp_path}"])
