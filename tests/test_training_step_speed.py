@@ -31,9 +31,8 @@ def test_step_is_run_on_all_devices(measured):
 
 def test_flops_are_those_of_one_device(measured):
     alone = cost.plan_step(tiny.config(), 2, jax.devices()[:1]).lower()
-    assert measured.flops == pytest.approx(
-        alone.cost_analysis()["flops"], rel=0.1
-    )  # the update is shared
+    # The update, a large part of so small a step, is counted as if devices shared it.
+    assert measured.flops == pytest.approx(alone.cost_analysis()["flops"], rel=0.1)
 
 
 def test_matrix_rate_is_that_of_the_product(monkeypatch):
