@@ -33,13 +33,12 @@ _NEEDS = {
     "resnet152": ("conv1", "res2a_branch1", "res2a_branch2a", "...", "res5c_branch2c"),
 }
 _TITLES = {"vgg16": "VGG-16", "alexnet": "AlexNet", "resnet152": "ResNet"}
+# Layers whose number of outputs tells the width, and how many there are at width 1.
 _WIDEST = {"vgg16": ("fc7", 4096), "alexnet": ("fc7", 4096), "resnet152": ("res5c_branch2c", 2048)}
 _FIRST = {"vgg16": "conv1_1", "alexnet": "conv1", "resnet152": "conv1"}
-_UNDER_FC6 = {"vgg16": ("conv5_3", 7), "alexnet": ("conv5", 6)}
+_UNDER_FC6 = {"vgg16": "conv5_3", "alexnet": "conv5"}
 # Settings that the weights do not show, or not exactly; a file of ours tells them.
 UNSEEN = ("fc6_padding", "lrn", "alignment", "hypercolumn", "width")
-# Of the published AlexNet, which was trained with it.
-_LRN = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +97,7 @@ class Network:
         ]
         if model["width"] != 1:
             parts.append(f"width {model['width']:.4g}")
-        if "fc6_kernel" in model:
+        if model.get("fc6_kernel"):
             parts.append(f"fc6 {model['fc6_kernel']}x{model['fc6_kernel']}")
         if self.head:
             parts.append(f"head of the colorizer ({self.head} names)")
@@ -159,9 +158,7 @@ def recognize(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | No
         blocks = {x.partition("_")[0] for x in layers if x.startswith("res")}
         model |= {"depth": 3 * len(blocks) + 2, "variant": "caffe", "norm": "batch"}
     else:
-        model["fc6_kernel"] = _fc6_kernel(arrays, *_UNDER_FC6[name])
-    if name == "alexnet":
-        model["lrn"] = _LRN
+        model["fc6_kernel"] = _fc6_kernel(arrays, name)
     heads = [k for k, head in HEADS.items() if set(head.layers.values()) & set(layers)]
     if len(heads) > 1:
         raise WeightsError(f"there are two heads of a colorizer, {' and '.join(heads)}")
@@ -236,13 +233,13 @@ def import_file(
     """
     network = recognize(file.arrays, file.metadata)
     network = dataclasses.replace(network, model=network.model | dict(model or {}))
-    encoder = registry.make_encoder(registry.complete(network.model))
+    encoder = registry.make_encoder(registry.with_defaults(network.model))
     shapes = tables.shapes_of(
         {kind: {"encoder": tree} for kind, tree in registry.variable_shapes(encoder).items()}
     )
     settings: dict[str, dict[str, Any]] = {"model": dict(network.model)}
     if network.head:
-        shapes |= _head_shapes(file.arrays, network.head, encoder, shapes)
+        shapes |= _head_shapes(file.arrays, network.head, encoder, network.model["hypercolumn"])
         hidden, bins = shapes["params/head/hue/kernel"]
         settings["model"]["hidden"], settings["task"] = hidden, {"bins": bins}
     variables, left_over = tables.to_ours(
@@ -364,13 +361,13 @@ def _scale(layer: str, path: str, shape: Shape) -> Row:
     )
 
 
-def _head_shapes(arrays, head: str, encoder, shapes):
+def _head_shapes(arrays, head: str, encoder, hypercolumn: bool) -> dict[str, Shape]:
     """Shapes of the head's parameters."""
+    read = encoder.hypercolumn if hypercolumn else (encoder.top,)
     names = HEADS[head].layers
     units = _outputs(arrays, names["hidden"], 1024)
-    columns = encoder.in_channels + sum(
-        shapes[f"params/encoder/{layer}/kernel"][-1] for layer in encoder.layers
-    )
+    maps = registry.activation_shapes(encoder)
+    columns = sum(maps[layer].shape[-1] for layer in read)
     found = {}
     for layer, inputs, outputs in (
         ("hidden", columns, units),
@@ -429,11 +426,14 @@ def _outputs(arrays, layer: str, otherwise: int) -> int:
     return shape[2] if len(shape) == 4 and shape[:2] == (1, 1) else (shape or (otherwise,))[0]
 
 
-def _fc6_kernel(arrays, below: str, usual: int) -> int:
+def _fc6_kernel(arrays, network: str) -> int:
+    """Side of fc6's kernel as the config has it: 0 if it is the network's own, or unknown."""
     shape = _shape(arrays, "fc6", ())
+    inputs = _outputs(arrays, _UNDER_FC6[network], 0)
     if len(shape) == 4 and shape[:2] != (1, 1):
-        return shape[2]
-    inputs = _outputs(arrays, below, 0)
-    if not shape or not inputs:
-        return usual
-    return math.isqrt(shape[-1] // inputs) or usual
+        side = shape[2]
+    elif shape and inputs:
+        side = math.isqrt(shape[-1] // inputs)
+    else:
+        side = 0
+    return 0 if side == registry.own_fc6_kernel(network) else side
