@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from colorize_jax.color.spaces import GRAY_MEAN
-from colorize_jax.errors import WeightsError
+from colorize_jax.errors import ConfigError, WeightsError
 from colorize_jax.models import norm, registry
 from colorize_jax.models.vgg16 import Vgg16
 from colorize_jax.surgery import first_conv, tables
@@ -34,7 +34,7 @@ _NEEDS = {
 }
 _TITLES = {"vgg16": "VGG-16", "alexnet": "AlexNet", "resnet152": "ResNet"}
 # Layers whose number of outputs tells the width, and how many there are at width 1.
-_WIDEST = {"vgg16": ("fc7", 4096), "alexnet": ("fc7", 4096), "resnet152": ("res5c_branch2c", 2048)}
+_WIDEST = {"vgg16": ("fc7", 4096), "alexnet": ("fc7", 4096), "resnet152": ("res5a_branch2c", 2048)}
 _FIRST = {"vgg16": "conv1_1", "alexnet": "conv1", "resnet152": "conv1"}
 _UNDER_FC6 = {"vgg16": "conv5_3", "alexnet": "conv5"}
 # Settings that the weights do not show, or not exactly; a file of ours tells them.
@@ -185,14 +185,13 @@ def note(model: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def rows(encoder, head: str = "", *, dense: bool = True, shapes: Mapping[str, Shape]) -> list[Row]:
-    """The table of an encoder, and of a head on top of it.
+def rows(shapes: Mapping[str, Shape], head: str = "", *, dense: bool = True) -> list[Row]:
+    """The table of a network of ours.
 
     Args:
-        encoder: of any kind.
-        head: a key of `HEADS`, or "".
+        shapes: {path: shape} of all its parameters and statistics, see `tables.shapes_of`.
+        head: a key of `HEADS` if there is a head among them.
         dense: fc6 and fc7 are written as (out, in), as Caffe's inner products.
-        shapes: {path: shape} of ours.
     """
     found = []
     for path, shape in shapes.items():
@@ -201,7 +200,7 @@ def rows(encoder, head: str = "", *, dense: bool = True, shapes: Mapping[str, Sh
         inner = group == "head" or layer.startswith("fc")
         if leaf == "kernel":
             flat = not HEADS[head].convolutions if group == "head" else dense
-            flip = layer == encoder.layers[0] and shape[-2] == 3
+            flip = layer in _FIRST.values() and shape[-2] == 3
             found.append(_kernel(theirs, path, shape, inner=inner, flat=flat, flip=flip))
         elif leaf == "mean":
             found.append(_batch_norm(theirs, path.removesuffix("mean"), shape))
@@ -243,7 +242,7 @@ def import_file(
         hidden, bins = shapes["params/head/hue/kernel"]
         settings["model"]["hidden"], settings["task"] = hidden, {"bins": bins}
     variables, left_over = tables.to_ours(
-        rows(encoder, network.head, shapes=shapes),
+        rows(shapes, network.head),
         file.arrays,
         shapes,
         left_over=lambda name: _is_left_over(name, file.arrays, network),
@@ -252,6 +251,11 @@ def import_file(
     done = []
     if mean is None:
         mean = [pixels * (HEADS[network.head].mean if network.head else GRAY_MEAN)]
+    if len(mean) not in (1, encoder.in_channels):
+        raise ConfigError(
+            f"--mean has {len(mean)} numbers, and the network in {file.path} reads "
+            f"{encoder.in_channels} channel(s)"
+        )
     if pixels != 1 or any(pixels * GRAY_MEAN != each for each in mean):
         variables = _refit(encoder, variables, pixels, mean)
         done.append(
@@ -285,8 +289,7 @@ def export(encoder, variables: dict[str, Tree], *, dense: bool = True) -> dict[s
             f"{', '.join(HEADS[EXPORTED].layers)}, of the histogram loss"
         )
     shapes = tables.shapes_of(variables)
-    table = rows(encoder, EXPORTED if head else "", dense=dense, shapes=shapes)
-    return tables.to_theirs(table, variables)
+    return tables.to_theirs(rows(shapes, EXPORTED if head else "", dense=dense), variables)
 
 
 def _kernel(layer: str, path: str, shape: Shape, *, inner: bool, flat: bool, flip: bool) -> Row:
