@@ -100,7 +100,7 @@ def write(path: str | pathlib.Path, writer: Callable[[pathlib.Path], None]) -> N
     try:
         writer(draft)
         draft.rename(path)
-    except (OSError, RuntimeError) as error:  # the second is h5py's for a full disk
+    except OSError as error:
         raise SaveError(f"{path} could not be written: {why(error)}") from error
     finally:
         draft.unlink(missing_ok=True)
