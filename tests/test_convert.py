@@ -111,7 +111,9 @@ def test_settings_that_a_file_does_not_show_are_told(tmp_path, rng, capsys):
     encoder, _ = colorize_jax.load_encoder(tmp_path / "out")
     assert (encoder.lrn, encoder.fc6_padding) == (False, "VALID")
     said = _refused(capsys, "caffe", path, tmp_path / "other", "--model=norm=none")
-    assert "--model=norm" in said and "lrn" in said
+    assert "model.norm follows from the file" in said and "lrn" in said
+    said = _refused(capsys, "caffe", path, tmp_path / "other", "--model=width=wide")
+    assert "model.width is 'wide', not a float" in said
 
 
 def test_inspect_tells_a_file_and_a_checkpoint(vgg, tmp_path, capsys):

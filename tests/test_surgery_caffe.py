@@ -145,6 +145,7 @@ def test_missing_scales_are_one_and_zero(tmp_path, rng):
     np.testing.assert_array_equal(scale["scale"], 1)
     np.testing.assert_array_equal(scale["bias"], 0)
     assert "bias" not in found.variables["params"]["encoder"]["res2a_branch2c"]
+    assert "scale2a_branch1" in found.done[0]
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16])
@@ -270,6 +271,14 @@ def test_a_note_in_a_file_of_ours_tells_what_weights_do_not_show(tmp_path, rng):
     hdf5.write(tmp_path / "file.h5", arrays, caffe.note(model))
     found = caffe.import_file(foreign.read(tmp_path / "file.h5"))
     assert registry.make_encoder(registry.with_defaults(found.settings["model"])) == encoder
+
+
+@pytest.mark.parametrize("text", ["{", "3", '{"width": "wide"}', '{"lrn": 2}'])
+def test_a_damaged_note_is_an_error(text, tmp_path, rng):
+    arrays = caffe_files.read(caffe_files.write(tmp_path / "a.h5", SMALL["alexnet"](), rng))
+    hdf5.write(tmp_path / "file.h5", arrays, {"model": text})
+    with pytest.raises(WeightsError, match="note about the model"):
+        caffe.import_file(foreign.read(tmp_path / "file.h5"))
 
 
 @pytest.mark.parametrize(

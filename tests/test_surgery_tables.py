@@ -30,8 +30,8 @@ def test_there_and_back_is_the_same(arrays):
         np.testing.assert_array_equal(theirs[name], array)
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float16])
-def test_floats_of_any_width_become_float32(arrays, dtype):
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int32])
+def test_numbers_of_any_kind_become_float32(arrays, dtype):
     ours, _ = tables.to_ours(TABLE, {k: v.astype(dtype) for k, v in arrays.items()}, SHAPES)
     kernel = ours["params"]["encoder"]["a"]["kernel"]
     assert kernel.dtype == np.float32
@@ -65,9 +65,10 @@ def test_what_becomes_infinite_is_named_too(arrays):
         tables.to_ours(table, arrays, SHAPES)
 
 
-def test_text_in_the_place_of_numbers_is_named(arrays):
+@pytest.mark.parametrize("other", [["x", "y"], [True, False], [1j, 2j]])
+def test_what_is_no_real_number_is_named(arrays, other):
     with pytest.raises(WeightsError, match="b holds no numbers"):
-        tables.to_ours(TABLE, arrays | {"b": np.array(["x", "y"])}, SHAPES)
+        tables.to_ours(TABLE, arrays | {"b": np.array(other)}, SHAPES)
 
 
 def test_left_over_names_are_given_back_if_they_may_be(arrays):

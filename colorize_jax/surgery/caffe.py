@@ -172,9 +172,25 @@ def _noted(metadata: Mapping[str, str]) -> dict[str, Any]:
     """Settings that a file of ours tells."""
     try:
         saved = json.loads(metadata.get("model", "{}"))
-        return {name: saved[name] for name in UNSEEN if name in saved}
-    except (ValueError, TypeError) as error:
+        return checked({name: saved[name] for name in UNSEEN if name in saved})
+    except (ValueError, TypeError, ConfigError) as error:
         raise WeightsError(f"the note about the model in the file is damaged: {error}") from error
+
+
+def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the model; ConfigError if one is not of `UNSEEN`, or of another type."""
+    usual = registry.with_defaults({})
+    for name, value in settings.items():
+        if name not in UNSEEN:
+            raise ConfigError(
+                f"model.{name} follows from the file; what does not: {', '.join(UNSEEN)}"
+            )
+        if type(value) is not type(usual[name]):
+            raise ConfigError(
+                f"model.{name} is {value!r}, not a {type(usual[name]).__name__}"
+                f" like {usual[name]!r}"
+            )
+    return dict(settings)
 
 
 def note(model: Mapping[str, Any]) -> dict[str, str]:
@@ -229,9 +245,10 @@ def import_file(
 
     Raises:
         WeightsError: names what is unknown, missing, of a wrong shape or not finite.
+        ConfigError: `model` or `mean` does not suit the file.
     """
     network = recognize(file.arrays, file.metadata)
-    network = dataclasses.replace(network, model=network.model | dict(model or {}))
+    network = dataclasses.replace(network, model=network.model | checked(model or {}))
     encoder = registry.make_encoder(registry.with_defaults(network.model))
     shapes = tables.shapes_of(
         {kind: {"encoder": tree} for kind, tree in registry.variable_shapes(encoder).items()}
@@ -249,6 +266,9 @@ def import_file(
         source=f"{file.path}, taken for {network},",
     )
     done = []
+    if plain := [name for name in variables["params"]["encoder"]
+                 if name.startswith("scale") and f"{name}/0" not in file.arrays]:  # fmt: skip
+        done.append(f"without scale and bias of their own, 1 and 0: {tables.listed(plain)}")
     if mean is None:
         mean = [pixels * (HEADS[network.head].mean if network.head else GRAY_MEAN)]
     if len(mean) not in (1, encoder.in_channels):

@@ -70,6 +70,8 @@ def read(path: str | pathlib.Path) -> File:
         if known.begins(head):
             try:
                 return File(path, name, *known.read(path))
+            except MemoryError as error:
+                raise WeightsError(f"{path} holds more than fits into memory") from error
             except (OSError, ValueError, KeyError, RuntimeError) as error:
                 raise WeightsError(f"{path} is a damaged {name} file: {error}") from error
     hint = (
