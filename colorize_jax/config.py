@@ -11,8 +11,8 @@ def default_config() -> ConfigDict:
     """The complete config, locked: a recipe that sets an unknown field fails by name."""
     config = ConfigDict()
     config.seed = 0
-    # A pretrained network to start from: a run's workdir, or one of its checkpoints/<step>. Its
-    # encoder is used and nothing else.
+    # A pretrained network to start from: a run's workdir, one of its checkpoints/<step>, or what
+    # `python -m colorize_jax.convert` wrote. Its encoder is used and nothing else.
     config.init_from = "random"
     # What is trained besides the head: "all", "head" (nothing), or layers of the encoder by name,
     # as in "fc6,fc7" or "conv4_1..fc7". The rest is frozen and costs no gradient.
