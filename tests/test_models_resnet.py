@@ -1,5 +1,7 @@
 """ResNet: its two variants, names, strides, counts, and batch norm that stays."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -183,9 +185,8 @@ def test_columns_on_the_grid_are_those_at_its_pixels(rng, alignment):
         for name, s in strides.items()
     }
     kernel = jnp.asarray(rng.normal(size=(3 * len(maps), 5)), jnp.float32)
-    dense = jax.jit(
-        lambda: hypercolumn.dense_projection(maps, strides, kernel, alignment=alignment)
-    )()
+    project = functools.partial(hypercolumn.dense_projection, strides=strides)
+    dense = jax.jit(lambda: project(maps, kernel=kernel, alignment=alignment))()
     first = 0.0 if alignment == "corner" else 1.5
     grid = np.stack(np.meshgrid(*[np.arange(0, 64, 4) + first] * 2, indexing="ij"), -1)
     points = jnp.asarray(grid.reshape(1, -1, 2), jnp.float32)
