@@ -1,20 +1,24 @@
 """Saving, resuming and loading for transfer: the only file that knows Orbax."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 import contextlib
 import fcntl
+import json
 import pathlib
 import shutil
+import tempfile
 from typing import Any
 
 from absl import logging
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from colorize_jax.errors import CheckpointError, why
+from colorize_jax.config import default_config
+from colorize_jax.errors import CheckpointError, SaveError, why
 from colorize_jax.models import registry
 from colorize_jax.training import hosts, manifest
 from colorize_jax.training.step import TrainState
@@ -205,6 +209,77 @@ def write(folder: pathlib.Path, state: TrainState, note: dict) -> None:
         manifest.write(folder)
 
 
+def save_encoder(
+    output: str | pathlib.Path,
+    variables: Mapping[str, Tree],
+    settings: Mapping[str, Any],
+    origin: Mapping[str, Any],
+) -> pathlib.Path:
+    """A checkpoint of weights from elsewhere, for `init_from`, `load_encoder` and `evaluate`.
+
+    It is written to a draft beside and renamed once it is whole: whatever fails, `output` stays as
+    it was.
+
+    Args:
+        output: becomes a workdir with one checkpoint, of step 0; absent or an empty folder.
+        variables: {"params": {"encoder": ..., and "head" if there is one}, "batch_stats": ...}.
+        settings: what differs from the defaults, {"model": {"name": "vgg16", ...}, "task": ...}.
+        origin: where the weights come from, for the note.
+
+    Returns:
+        The step folder.
+
+    Raises:
+        CheckpointError: `output` exists and is no empty folder.
+        SaveError: it cannot be written.
+    """
+    output = pathlib.Path(output).absolute()
+    check_output(output)
+    config = json.loads(json.dumps(default_config().to_dict()))
+    for group, values in settings.items():
+        config[group] |= values
+    state = TrainState(
+        step=np.zeros((), np.int32),
+        params=jax.tree.map(np.asarray, variables["params"]),
+        batch_stats=jax.tree.map(np.asarray, variables.get("batch_stats", {})),
+        opt_state=(),
+        nonfinite=np.zeros((), np.int32),
+    )
+    start = origin.get("file", "elsewhere")
+    note = {"step": 0, "config": config, "origin": dict(origin), "start": start}
+    needed = sum(array.nbytes for array in jax.tree.leaves((state.params, state.batch_stats)))
+    draft = None
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        if (free := shutil.disk_usage(output.parent).free) < needed:
+            raise OSError(f"it takes {needed >> 20} MiB, and {free >> 20} MiB are free there")
+        draft = pathlib.Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+        draft.chmod(0o755)  # mkdtemp's is for its maker alone
+        write(draft / FOLDER / "0", state, note)
+        draft.replace(output)  # an empty folder gives way
+    except Exception as error:  # whatever Orbax and file systems come up with
+        raise SaveError(f"{output} could not be written: {why(error)}") from error
+    finally:
+        if draft is not None:
+            shutil.rmtree(draft, ignore_errors=True)
+    return output / FOLDER / "0"
+
+
+def is_import(workdir: str | pathlib.Path) -> bool:
+    """Whether `save_encoder` has made the checkpoint there."""
+    with contextlib.suppress(Exception):  # Orbax has many kinds for what is not there
+        return "origin" in _note(find(workdir))
+    return False
+
+
+def check_output(output: pathlib.Path) -> None:
+    """CheckpointError unless a checkpoint can be made there: it is absent or an empty folder."""
+    if output.is_symlink() or (output.exists() and not output.is_dir()):
+        raise CheckpointError(f"{output} exists and is no folder: name another output")
+    if output.is_dir() and any(output.iterdir()):
+        raise CheckpointError(f"{output} exists and is not empty: name another output")
+
+
 def read(folder: pathlib.Path, state: TrainState, sharding) -> TrainState:
     """The state of one checkpoint; see `Checkpoints.restore`."""
     wanted = _abstract(_tree(state), sharding)
@@ -263,7 +338,8 @@ def load_encoder(path: str | pathlib.Path) -> tuple[Any, dict[str, Tree]]:
     """The trunk of a pretrained network, ready for `encoder.apply`.
 
     Args:
-        path: a run's workdir (its newest checkpoint) or one step folder in its `checkpoints`.
+        path: a run's workdir (its newest checkpoint), one step folder in its `checkpoints`, or what
+            `colorize_jax.convert` wrote.
 
     Returns:
         encoder: Linen module; `encoder.apply(variables, gray, train=False)` gives
@@ -275,9 +351,7 @@ def load_encoder(path: str | pathlib.Path) -> tuple[Any, dict[str, Tree]]:
     """
     folder = find(path)
     encoder = saved_encoder(folder)
-    side = max(64, encoder.smallest_input)
-    image = jax.ShapeDtypeStruct((1, side, side, encoder.in_channels), jnp.float32)
-    shapes = jax.eval_shape(encoder.init, jax.random.key(0), image)
+    shapes = registry.variable_shapes(encoder)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     # A step without batch norm saved an empty tree, which has nothing to ask for.
     wanted = {kind: {"encoder": tree} for kind, tree in shapes.items()}
@@ -345,9 +419,38 @@ def groups_besides(path: str | pathlib.Path, used: str) -> list[str]:
     return sorted({f"{group}/{layer}" for _, group, layer, *_ in names if group != used})
 
 
-def _saved_shapes(folder: pathlib.Path) -> dict[str, tuple[int, ...]]:
+def saved_arrays(folder: pathlib.Path) -> dict[str, jax.ShapeDtypeStruct]:
+    """{"params/encoder/conv1_1/kernel": its shape and type, ...} of a checkpoint from `find`."""
     metadata = ocp.checkpointables_metadata(folder).metadata["state"]
-    return _shapes({kind: metadata[kind] for kind in ("params", "batch_stats")})
+    tree = {kind: metadata[kind] for kind in ("params", "batch_stats")}
+    flat = traverse_util.flatten_dict(tree, sep="/")
+    return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in flat.items()}
+
+
+def load_head(path: str | pathlib.Path) -> Tree:
+    """The head of a trained network, {layer: {"kernel", "bias"}}.
+
+    CheckpointError: there is no checkpoint, it is damaged, or it has no head.
+    """
+    folder = find(path)
+    saved_note(folder)  # finds out whether it is damaged
+    prefix = "params/head/"
+    wanted = traverse_util.unflatten_dict(
+        {
+            name.removeprefix(prefix): array
+            for name, array in saved_arrays(folder).items()
+            if name.startswith(prefix)
+        },
+        sep="/",
+    )
+    if not wanted:
+        raise CheckpointError(f"{folder} has no head, but an encoder alone")
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return read_variables(folder, {"params": {"head": wanted}}, sharding)["params"]["head"]
+
+
+def _saved_shapes(folder: pathlib.Path) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(array.shape) for name, array in saved_arrays(folder).items()}
 
 
 def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:

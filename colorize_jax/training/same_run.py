@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from colorize_jax.config import default_config
 from colorize_jax.errors import CheckpointError
+from colorize_jax.models import registry
 from colorize_jax.training import checkpoint
 
 
@@ -43,6 +44,11 @@ def check_config(workdir: pathlib.Path, config: ConfigDict) -> None:
     """CheckpointError, naming the fields, if the workdir holds the run of another config."""
     path = workdir / "config.json"
     if not path.exists() or not begun(workdir):
+        if checkpoint.is_import(workdir):
+            raise CheckpointError(
+                f"{workdir} holds weights from elsewhere and no run: start from them by "
+                f"--config.init_from={workdir}, in another --workdir"
+            )
         return
     try:
         changed = differences(json.loads(path.read_text()), config)
@@ -62,13 +68,19 @@ def check_config(workdir: pathlib.Path, config: ConfigDict) -> None:
 def differences(before: dict, config: ConfigDict) -> list[str]:
     """One line for every setting that matters and is another than in a config of before."""
     # A field that was not known then had the value that is its default now.
-    before = flat(plain(default_config())) | flat(before)
-    now = flat(plain(config))
+    before = _complete(flat(plain(default_config())) | flat(before))
+    now = _complete(flat(plain(config)))
     return [
         f"  config.{name}: {before.get(name, 'absent')!r} there, {now.get(name, 'absent')!r} here"
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name) and not name.startswith(FREE)
     ]
+
+
+def _complete(settings: dict) -> dict:
+    """A 0 that stands for the network's own number is the same as that number."""
+    name, kernel = settings["model.name"], settings["model.fc6_kernel"]
+    return settings | {"model.fc6_kernel": kernel or registry.own_fc6_kernel(name)}
 
 
 def flat(tree: dict, prefix: str = "") -> dict[str, Any]:

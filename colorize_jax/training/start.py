@@ -12,15 +12,12 @@ import numpy as np
 
 from colorize_jax.color import spaces
 from colorize_jax.errors import CheckpointError, ConfigError
-from colorize_jax.surgery import first_conv
+from colorize_jax.surgery import first_conv, rebalance
 from colorize_jax.surgery.absorb import absorb_batch_norm
-from colorize_jax.surgery.rebalance import rebalance
 from colorize_jax.training import checkpoint
 
 Tree = Any
 RANDOM = "random"  # in the place of a path
-# What must be the same in the checkpoint and in the config, by the names of both.
-_ARCHITECTURE = ("width", "fc6_kernel")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +27,14 @@ class Start:
     Attributes:
         folder: the checkpoint.
         variables: of the encoder alone, {"params": ..., "batch_stats": ...}.
+        layers: of the encoder.
         done: what was done to it, in words.
         left_over: names in the checkpoint that are of no use here.
     """
 
     folder: pathlib.Path
     variables: dict[str, Tree]
+    layers: tuple[str, ...]
     done: list[str]
     left_over: list[str]
 
@@ -57,7 +56,7 @@ def check(config, encoder) -> None:
     if type(found) is not type(encoder):
         wrong.append(f"a {type(found).__name__}, not a {type(encoder).__name__}")
     else:
-        for name in _ARCHITECTURE:
+        for name in encoder.architecture:
             theirs, ours = getattr(found, name), getattr(encoder, name)
             if theirs != ours:
                 wrong.append(f"config.model.{name} is {ours!r} here and {theirs!r} there")
@@ -70,11 +69,8 @@ def check(config, encoder) -> None:
         raise ConfigError(
             f"the network in {config.init_from} has no batch norm: set config.model.norm='none'"
         )
-    if config.rebalance_photos and encoder.norm != "none":
-        raise ConfigError(
-            "config.rebalance_photos is for networks without batch norm, which makes activations "
-            "of unit variance itself: set config.model.norm='none', or rebalance_photos=0"
-        )
+    if config.rebalance_photos:
+        rebalance.check(encoder)
 
 
 def load_start(config, encoder, photos: Callable[[int], Iterable[jax.Array]]) -> Start:
@@ -99,7 +95,7 @@ def load_start(config, encoder, photos: Callable[[int], Iterable[jax.Array]]) ->
     # pretraining its running averages would be those of other photos for thousands of steps.
     batch_stats = {
         name: stats
-        if name.removeprefix("batch_") in encoder.frozen
+        if encoder.layer_of(name) in encoder.frozen
         else stats | {"count": np.zeros((), np.float32)}
         for name, stats in batch_stats.items()
     }
@@ -109,7 +105,7 @@ def load_start(config, encoder, photos: Callable[[int], Iterable[jax.Array]]) ->
         inputs = (network_input(batch) for batch in photos(config.rebalance_photos))
         # As the run will use it, but in full precision.
         whole = encoder.clone(in_channels=found.in_channels, dtype=jnp.float32)
-        params, factors = rebalance(whole, params, inputs)
+        params, factors = rebalance.rebalance(whole, params, inputs)
         shown = ", ".join(f"{name} x{factors[name]:.3g}" for name in (layers[0], layers[-1]))
         done.append(f"rebalanced on {config.rebalance_photos} photos ({shown})")
     # 4. The first layer reads color, or gray.
@@ -121,7 +117,7 @@ def load_start(config, encoder, photos: Callable[[int], Iterable[jax.Array]]) ->
         done.append(f"{first} reads {'color' if to_color else 'gray'}")
     # 5. FoV blocks and head are new: the run's own random start.
     variables = {"params": params} | ({"batch_stats": batch_stats} if batch_stats else {})
-    return Start(folder, variables, done, checkpoint.groups_besides(folder, "encoder"))
+    return Start(folder, variables, layers, done, checkpoint.groups_besides(folder, "encoder"))
 
 
 def place(state, found: Start, sharding):
@@ -154,7 +150,7 @@ def place(state, found: Start, sharding):
 
 def describe(config, found: Start, state) -> str:
     """What was loaded, is new or was left over; every name if config.log.names says so."""
-    loaded = [f"encoder/{name}" for name in found.variables["params"]]
+    loaded = [f"encoder/{name}" for name in found.layers]
     new = [f"{group}/{name}" for group in sorted(state.params) if group != "encoder"
            for name in state.params[group]]  # fmt: skip
     done = f" ({'; '.join(found.done)})" if found.done else ""

@@ -1,0 +1,196 @@
+r"""Weights from other formats and to them.
+
+python -m colorize_jax.convert caffe vgg16.caffemodel.h5 /ckpt/larsson_vgg16
+python -m colorize_jax.convert to-caffe /ckpt/vgg16 vgg16.caffemodel.h5
+python -m colorize_jax.convert inspect vgg16.caffemodel.h5
+
+What is written is a checkpoint that `config.init_from` and `colorize_jax.load_encoder` take. See
+docs/weights.md.
+"""
+
+import argparse
+import ast
+from collections.abc import Callable, Sequence
+import os
+import pathlib
+import sys
+from typing import Any
+
+from colorize_jax.errors import ColorizeError, WeightsError
+
+
+def from_caffe(
+    path: str,
+    output: str,
+    *,
+    pixels: float = 1.0,
+    mean: Sequence[float] | None = None,
+    model: Sequence[tuple[str, Any]] = (),
+    say: Callable[[str], None] = print,
+) -> pathlib.Path:
+    """Writes a Caffe HDF5 file as a checkpoint.
+
+    Args:
+        path: of the file.
+        output: the new workdir, absent or empty.
+        pixels, mean: of the input that the network was made for, see `caffe.import_file`.
+        model: settings of `config.model` that the file does not show, with their values.
+        say: is told what was found and done.
+
+    Returns:
+        The step folder.
+
+    Raises:
+        WeightsError: the file is not what it should be.
+        CheckpointError: the output exists.
+        OSError: the output cannot be written.
+    """
+    from colorize_jax.surgery import caffe, foreign
+    from colorize_jax.training import checkpoint
+
+    checkpoint.check_output(pathlib.Path(output))
+    file = foreign.read(path)
+    if file.format != "HDF5":
+        raise WeightsError(f"{path} is a {file.format} file, not Caffe's HDF5")
+    found = caffe.import_file(file, pixels=pixels, mean=mean, model=dict(model))
+    folder = checkpoint.save_encoder(output, found.variables, found.settings, file.origin())
+    say(f"{path}: {found.network}")
+    for line in found.done:
+        say(line)
+    if found.left_over:
+        say(f"left over in the file: {', '.join(found.left_over)}")
+    say(f"written to {folder}")
+    return folder
+
+
+def to_caffe(
+    path: str,
+    output: str,
+    *,
+    fc: str = "dense",
+    head: bool = False,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Writes the encoder of a checkpoint as a Caffe HDF5 file.
+
+    Args:
+        path: a run's workdir (its newest checkpoint) or one step folder in its `checkpoints`.
+        output: the new file.
+        fc: "dense": fc6 and fc7 as inner products, (out, in); "conv": as convolutions.
+        head: the head of colorization too.
+        say: is told what was written and what was left.
+
+    Raises:
+        WeightsError: Caffe has no such network, or the file exists.
+        SaveError: it cannot be written.
+        CheckpointError: there is no checkpoint, or it is damaged.
+    """
+    from colorize_jax.surgery import caffe, foreign, hdf5
+    from colorize_jax.training import checkpoint
+
+    foreign.check_output(output)
+    folder = checkpoint.find(path)
+    encoder, variables = checkpoint.load_encoder(folder)
+    variables = {kind: {"encoder": tree} for kind, tree in variables.items() if tree}
+    if head:
+        variables["params"]["head"] = checkpoint.load_head(folder)
+    arrays = caffe.export(encoder, variables, dense=fc == "dense")
+    note = caffe.note(checkpoint.saved_note(folder)["config"]["model"])
+    foreign.write(output, lambda draft: hdf5.write(draft, arrays, note))
+    rest = checkpoint.groups_besides(folder, "encoder")
+    if rest := [name for name in rest if not (head and name.startswith("head/"))]:
+        say(f"left over in the checkpoint: {', '.join(rest)}")
+    say(f"written to {output}; its input is {note['input']}")
+
+
+def inspect(path: str, *, say: Callable[[str], None] = print) -> None:
+    """Says what is in a file of weights or in a checkpoint, and what it is taken for.
+
+    Raises:
+        WeightsError: it is a file, but not one of weights, or damaged.
+        CheckpointError: it is a folder, but there is no checkpoint, or it is damaged.
+    """
+    from colorize_jax import inspection
+
+    for line in inspection.describe(path):
+        say(line)
+
+
+def _caffe(add) -> None:
+    parser = add("caffe", "a Caffe HDF5 file becomes a checkpoint", from_caffe)
+    parser.add_argument("path", metavar="FILE", help="NAME.caffemodel.h5")
+    parser.add_argument("output", metavar="OUT", help="new folder for the checkpoint")
+    _add_input(parser)
+    parser.add_argument(
+        "--model", action="append", default=[], type=_setting, metavar="NAME=VALUE",
+        help="what the file does not show, as in lrn=False or fc6_padding=VALID",
+    )  # fmt: skip
+
+
+def _to_caffe(add) -> None:
+    parser = add("to-caffe", "the encoder of a checkpoint becomes a Caffe HDF5 file", to_caffe)
+    parser.add_argument("path", metavar="CHECKPOINT", help="a workdir, or a checkpoints/<step>")
+    parser.add_argument("output", metavar="FILE", help="new file, NAME.caffemodel.h5")
+    parser.add_argument("--fc", choices=("dense", "conv"), default="dense", help="of fc6 and fc7")
+    parser.add_argument("--head", action="store_true", help="with the head of colorization")
+
+
+def _inspect(add) -> None:
+    parser = add("inspect", "names, shapes, types, and what it is taken for", inspect)
+    parser.add_argument("path", metavar="FILE_OR_CHECKPOINT")
+
+
+def _add_input(parser) -> None:
+    parser.add_argument("--pixels", type=float, default=1.0, help="value of white: 1, or 255")
+    parser.add_argument("--mean", type=_numbers, help="subtracted from the input: M or R,G,B")
+
+
+def _numbers(text: str) -> list[float]:
+    numbers = [float(part) for part in text.split(",")]
+    if len(numbers) not in (1, 3):
+        raise argparse.ArgumentTypeError("one number, or three: red, green, blue")
+    return numbers
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError("NAME=VALUE")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+COMMANDS = (_caffe, _to_caffe, _inspect)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parses the command line and converts."""
+    parser = argparse.ArgumentParser(
+        "python -m colorize_jax.convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name, text, function):
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(function=function)
+        return command
+
+    for command in COMMANDS:
+        command(add)
+    settings = vars(parser.parse_args(arguments))
+    function, _ = settings.pop("function"), settings.pop("command")
+    # Weights are only moved here: no accelerator need be free, or there at all.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    try:
+        function(**settings)
+    except (ColorizeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(getattr(error, "exit_code", 1))
+
+
+if __name__ == "__main__":
+    main()
