@@ -16,6 +16,7 @@ from colorize_jax.errors import ColorizeError, ConfigError, Interrupted
 from colorize_jax.recipe import load_file
 from colorize_jax.studies import execution, page, plan, plots
 from colorize_jax.studies.workplace import Workplace
+from colorize_jax.whole_file import write_text
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -58,7 +59,7 @@ def _say(line: str) -> None:
 def _write(place: Workplace, path: pathlib.Path, asked: argparse.Namespace) -> None:
     command = f"python -m colorize_jax.study {asked.study} --workdir=$STUDY --data=$DATA"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page.page(place, command))
+    write_text(path, page.page(place, command))
     for section in place.study.sections:
         if isinstance(section, plan.Plot):
             try:

@@ -7,6 +7,7 @@ import pathlib
 from typing import Literal
 
 from colorize_jax.errors import ConfigError
+from colorize_jax.whole_file import write_text
 
 FACTOR = 0.1  # of the rate at every drop
 FILE = "schedule.json"  # in the workdir of the run that found it
@@ -114,9 +115,7 @@ def write_schedule(path: str | pathlib.Path, found: Found) -> None:
         "full": {"photos": found.full_photos, "steps": steps, "drops": drops},
         "windows": [{"step": step, "score": score} for step, score in found.windows],
     }
-    draft = path.with_name(f"{path.name}.tmp")
-    draft.write_text(json.dumps(content, indent=2) + "\n")
-    draft.replace(path)
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def read_schedule(path: str | pathlib.Path) -> Found:

@@ -18,6 +18,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
 from colorize_jax.errors import why
+from colorize_jax.whole_file import write_text
 
 FLUSH_SECONDS = 10.0  # between two writes of TensorBoard's file, each of which waits for the disk
 
@@ -222,6 +223,4 @@ def cut_rows(path: pathlib.Path, step: int, evaluated: int) -> None:
                 kept.append(line + "\n")
         except ValueError:
             continue
-    draft = path.with_suffix(".tmp")
-    draft.write_text("".join(kept))
-    draft.replace(path)
+    write_text(path, "".join(kept))

@@ -12,6 +12,7 @@ import jax
 from colorize_jax.tasks.task import Score
 from colorize_jax.training import hardware, same_run
 from colorize_jax.training.report import duration
+from colorize_jax.whole_file import write_text
 
 FILE = "results.json"
 _MOST_CLASSES = 30  # rows of a table on screen
@@ -106,9 +107,7 @@ def config_hash(config, steps: int, drops: Sequence[int]) -> str:
 
 def write(path: pathlib.Path, found: Results) -> None:
     """results.json, in one go; OSError if it cannot be written."""
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(found.to_json(), indent=2) + "\n")
-    draft.replace(path)
+    write_text(path, json.dumps(found.to_json(), indent=2) + "\n")
 
 
 def table(found: Results) -> str:

@@ -10,6 +10,7 @@ from colorize_jax.config import default_config
 from colorize_jax.errors import CheckpointError
 from colorize_jax.models import registry
 from colorize_jax.training import checkpoint
+from colorize_jax.whole_file import write_text
 
 
 def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
@@ -17,9 +18,7 @@ def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
     path, text = workdir / "config.json", json.dumps(plain(config), indent=2) + "\n"
     if path.exists() and path.read_text() == text:
         return
-    draft = workdir / "config.json.tmp"
-    draft.write_text(text)
-    draft.replace(path)
+    write_text(path, text)
 
 
 def plain(config: ConfigDict) -> dict:
