@@ -265,6 +265,16 @@ def test_study_of_the_project_is_sound():
             load_config(str(ROOT / run.recipe), changes)
 
 
+def test_example_of_the_docs_is_sound(tmp_path):
+    text = (ROOT / "docs/studies.md").read_text()
+    file = tmp_path / "study.py"
+    file.write_text(text.split("```python\n")[1].split("```")[0])
+    found = load_file(str(file), "get_study").get_study()
+    plan.check(found)
+    assert len(found.runs()) == 9
+    assert "| gain | not run | - |  |  |" in page.page(Workplace(found, tmp_path), "command")
+
+
 def test_command_writes_the_page_from_what_is_there(place, tmp_path, monkeypatch, capsys):
     _fill(place)
     file = tmp_path / "study.py"
