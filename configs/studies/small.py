@@ -114,8 +114,10 @@ def get_study() -> Study:
                 {"model.norm": "batch", "optimizer.rate": 0.01},
             ),
         ),
-        *segmentation("seg_col"),
-        *random_segmentation("seg_random"),
+        # Seed by seed, so that what is there can be compared at any time.
+        *(run for seed in SEEDS
+          for run in (*segmentation("seg_col", seeds=(seed,)),
+                      *random_segmentation("seg_random", seeds=(seed,)))),
         *classification(100, SEEDS[:1]),
         *classification(10, SEEDS[:1]),
         pretrained("col_regression", ":regression"),
