@@ -34,6 +34,7 @@ setup(
         "chex>=0.1.90",
         "flax>=0.12.0",
         "grain>=0.2.16",
+        "h5py>=3.11",  # weights of Caffe
         "jax>=0.10.0",
         "ml-collections>=1.1.0",
         "numpy>=2.0",
@@ -41,6 +42,7 @@ setup(
         "optax>=0.2.6",
         "orbax-checkpoint>=0.12.8",
         "pillow>=12.0",
+        "safetensors>=0.5",  # weights of PyTorch, without PyTorch
         "scikit-image>=0.25",  # its sample photos are builtin:photos
         "scikit-learn>=1.5",  # likewise
         "scipy>=1.13",  # reads the masks of SBD
@@ -52,6 +54,7 @@ setup(
     extras_require={
         "cuda": ["jax[cuda12]>=0.10.0"],
         "tpu": ["jax[tpu]>=0.10.0"],
+        "torch": ["torch==2.13.0"],  # reads .pth; from its CPU index, or it brings all of CUDA
         "test": TEST,
         "dev": [*TEST, "ruff>=0.12"],
     },

@@ -23,6 +23,10 @@ class CheckpointError(ColorizeError):
     """A checkpoint or a workdir is not what the run needs."""
 
 
+class WeightsError(ColorizeError):
+    """A file of weights from elsewhere is not what it is taken for."""
+
+
 class NonFiniteError(ColorizeError):
     """The loss or its gradient is no longer a number."""
 

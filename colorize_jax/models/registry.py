@@ -1,7 +1,9 @@
 """The trunks by name, built from `config.model`."""
 
+import jax
 import jax.numpy as jnp
 
+from colorize_jax.config import default_config
 from colorize_jax.errors import ConfigError
 from colorize_jax.models.finetune import frozen_layers
 from colorize_jax.models.vgg16 import Vgg16
@@ -69,3 +71,15 @@ def make_encoder(settings, axis_name: str | None = None):
         dtype=DTYPES[settings["dtype"]],
         axis_name=axis_name,
     )
+
+
+def complete(settings: dict) -> dict:
+    """Some of `config.model`'s settings with the defaults of the others."""
+    return default_config().model.to_dict() | settings
+
+
+def variable_shapes(encoder) -> dict:
+    """{"params": ..., "batch_stats": ...} of an encoder, as shapes; nothing is computed."""
+    side = max(64, encoder.smallest_input)
+    image = jax.ShapeDtypeStruct((1, side, side, encoder.in_channels), jnp.float32)
+    return jax.eval_shape(encoder.init, jax.random.key(0), image)

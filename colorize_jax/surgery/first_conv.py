@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from colorize_jax.errors import CheckpointError
 
@@ -22,6 +23,27 @@ def to_gray(kernel: jax.Array) -> jax.Array:
     """
     _check(kernel, 3)
     return kernel.sum(axis=2, keepdims=True)
+
+
+def refit(
+    kernel: np.ndarray, scale: float | np.ndarray, shift: float | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """A first convolution made for the input scale x + shift, which from now on reads x.
+
+    Exact inside; at the border the zeros around the map stand for x = 0 from now on, not for
+    scale x + shift = 0.
+
+    Args:
+        kernel: [h, w, in, out].
+        scale, shift: numbers, or one for every channel of the input, [in].
+
+    Returns:
+        The kernel, and the constant [out] that goes into the bias; both float32.
+    """
+    wide = np.asarray(kernel, np.float64)
+    per_channel = (np.broadcast_to(x, wide.shape[2])[:, None] for x in (scale, shift))
+    scale, shift = per_channel
+    return (wide * scale).astype(np.float32), (wide * shift).sum((0, 1, 2)).astype(np.float32)
 
 
 def _check(kernel, channels):

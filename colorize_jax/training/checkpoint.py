@@ -1,20 +1,24 @@
 """Saving, resuming and loading for transfer: the only file that knows Orbax."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 import contextlib
 import fcntl
+import json
 import pathlib
 import shutil
+import tempfile
 from typing import Any
 
 from absl import logging
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from colorize_jax.errors import CheckpointError, why
+from colorize_jax.config import default_config
+from colorize_jax.errors import CheckpointError, SaveError, why
 from colorize_jax.models import registry
 from colorize_jax.training import hosts, manifest
 from colorize_jax.training.step import TrainState
@@ -205,6 +209,66 @@ def write(folder: pathlib.Path, state: TrainState, note: dict) -> None:
         manifest.write(folder)
 
 
+def save_encoder(
+    output: str | pathlib.Path,
+    variables: Mapping[str, Tree],
+    settings: Mapping[str, Any],
+    origin: Mapping[str, Any],
+) -> pathlib.Path:
+    """A checkpoint of weights from elsewhere, for `init_from`, `load_encoder` and `evaluate`.
+
+    It is written to a draft beside and renamed once it is whole: whatever fails, `output` stays as
+    it was.
+
+    Args:
+        output: becomes a workdir with one checkpoint, of step 0; absent or an empty folder.
+        variables: {"params": {"encoder": ..., and "head" if there is one}, "batch_stats": ...}.
+        settings: what differs from the defaults, {"model": {"name": "vgg16", ...}, "task": ...}.
+        origin: where the weights come from, for the note.
+
+    Returns:
+        The step folder.
+
+    Raises:
+        CheckpointError: `output` exists and is no empty folder.
+        SaveError: it cannot be written.
+    """
+    output = pathlib.Path(output).absolute()
+    check_output(output)
+    config = json.loads(json.dumps(default_config().to_dict()))
+    for group, values in settings.items():
+        config[group] |= values
+    state = TrainState(
+        step=np.zeros((), np.int32),
+        params=jax.tree.map(np.asarray, variables["params"]),
+        batch_stats=jax.tree.map(np.asarray, variables.get("batch_stats", {})),
+        opt_state=(),
+        nonfinite=np.zeros((), np.int32),
+    )
+    note = {"step": 0, "config": config, "origin": dict(origin)}
+    draft = None
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        draft = pathlib.Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+        draft.chmod(0o755)  # mkdtemp's is for its maker alone
+        write(draft / FOLDER / "0", state, note)
+        draft.replace(output)  # an empty folder gives way
+    except Exception as error:  # whatever Orbax and file systems come up with
+        raise SaveError(f"{output} could not be written: {why(error)}") from error
+    finally:
+        if draft is not None:
+            shutil.rmtree(draft, ignore_errors=True)
+    return output / FOLDER / "0"
+
+
+def check_output(output: pathlib.Path) -> None:
+    """CheckpointError unless a checkpoint can be made there: it is absent or an empty folder."""
+    if output.is_symlink() or (output.exists() and not output.is_dir()):
+        raise CheckpointError(f"{output} exists and is no folder: name another output")
+    if output.is_dir() and any(output.iterdir()):
+        raise CheckpointError(f"{output} exists and is not empty: name another output")
+
+
 def read(folder: pathlib.Path, state: TrainState, sharding) -> TrainState:
     """The state of one checkpoint; see `Checkpoints.restore`."""
     wanted = _abstract(_tree(state), sharding)
@@ -275,9 +339,7 @@ def load_encoder(path: str | pathlib.Path) -> tuple[Any, dict[str, Tree]]:
     """
     folder = find(path)
     encoder = saved_encoder(folder)
-    side = max(64, encoder.smallest_input)
-    image = jax.ShapeDtypeStruct((1, side, side, encoder.in_channels), jnp.float32)
-    shapes = jax.eval_shape(encoder.init, jax.random.key(0), image)
+    shapes = registry.variable_shapes(encoder)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     # A step without batch norm saved an empty tree, which has nothing to ask for.
     wanted = {kind: {"encoder": tree} for kind, tree in shapes.items()}

@@ -1,0 +1,397 @@
+"""The tables of Caffe's networks: AlexNet, VGG-16, ResNet, and the colorizer on top of VGG-16.
+
+Our layers have Caffe's names, so that a table follows from the shapes of our own parameters.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from colorize_jax.color.spaces import GRAY_MEAN
+from colorize_jax.errors import WeightsError
+from colorize_jax.models import norm, registry
+from colorize_jax.models.vgg16 import Vgg16
+from colorize_jax.surgery import first_conv, tables
+from colorize_jax.surgery.foreign import File
+from colorize_jax.surgery.tables import Row, Shape
+
+Tree = dict[str, Any]
+
+# Layers that tell the networks apart, and those that each of them needs at least.
+_MARKS = {
+    "vgg16": {"conv1_1"},
+    "alexnet": {"conv1", "conv2"},
+    "resnet152": {"conv1", "res2a_branch1"},
+}
+_NEEDS = {
+    "vgg16": Vgg16.layers,
+    "alexnet": ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7"),
+    "resnet152": ("conv1", "res2a_branch1", "res2a_branch2a", "...", "res5c_branch2c"),
+}
+_TITLES = {"vgg16": "VGG-16", "alexnet": "AlexNet", "resnet152": "ResNet"}
+_WIDEST = {"vgg16": ("fc7", 4096), "alexnet": ("fc7", 4096), "resnet152": ("res5c_branch2c", 2048)}
+_FIRST = {"vgg16": "conv1_1", "alexnet": "conv1", "resnet152": "conv1"}
+_UNDER_FC6 = {"vgg16": ("conv5_3", 7), "alexnet": ("conv5", 6)}
+# Settings that do not show in the weights; a file of ours tells them.
+UNSEEN = ("fc6_padding", "lrn", "alignment", "hypercolumn", "dtype")
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """How a colorizer's file calls the head, and what else goes with the names.
+
+    Attributes:
+        layers: {ours: theirs}.
+        convolutions: the head is written as convolutions of 1x1, not as inner products.
+        mean: what was subtracted from gray in [0, 1] before the network saw it.
+        alignment: of the hypercolumn, see `models.hypercolumn.ALIGNMENTS`.
+    """
+
+    layers: Mapping[str, str]
+    convolutions: bool
+    mean: float
+    alignment: str
+
+
+HEADS = {
+    # The released colorizer, as its inference network has it: fed raw gray, aligned at centers.
+    "released": Head(
+        {"hidden": "h_fc1", "hue": "prediction_h", "chroma": "prediction_c"}, True, 0.0, "center"
+    ),
+    # The names of training, with its mean of gray (0.4488, ours to four digits).
+    "training": Head(
+        {"hidden": "colorize_fc1", "hue": "prediction_h4", "chroma": "prediction_c4"},
+        False, GRAY_MEAN, "corner",
+    ),
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """What a file is taken for.
+
+    Attributes:
+        model: settings of `config.model` that follow from it.
+        head: a key of `HEADS`, or "".
+    """
+
+    model: dict[str, Any]
+    head: str = ""
+
+    def __str__(self):
+        model = self.model
+        channels = model["in_channels"]
+        title = _TITLES[model["name"]] + (f"-{model['depth']}" if "depth" in model else "")
+        parts = [
+            title,
+            f"{channels} channel{'s' if channels > 1 else ''}",
+            "batch norm" if model["norm"] == "batch" else "no batch norm",
+        ]
+        if model["width"] != 1:
+            parts.append(f"width {model['width']:.4g}")
+        if "fc6_kernel" in model:
+            parts.append(f"fc6 {model['fc6_kernel']}x{model['fc6_kernel']}")
+        if self.head:
+            parts.append(f"head of the colorizer ({self.head} names)")
+        return ", ".join(parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+    """Weights of a Caffe file in our form.
+
+    Attributes:
+        network: what the file was taken for.
+        variables: {"params": {"encoder": ..., "head"?: ...}, "batch_stats": ...}.
+        settings: of the config, {"model": ..., "task"?: ...}.
+        left_over: names in the file that are of no use here.
+        done: what was done besides, in words.
+    """
+
+    network: Network
+    variables: dict[str, Tree]
+    settings: dict[str, dict[str, Any]]
+    left_over: list[str]
+    done: list[str]
+
+
+def recognize(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None):
+    """The `Network` that the names and shapes of the arrays are of.
+
+    Args:
+        arrays: "conv1_1/0" and so on.
+        metadata: of the file, see `foreign.File`.
+
+    Raises:
+        WeightsError: they are of none, or of several.
+    """
+    layers = list(dict.fromkeys(name.rpartition("/")[0] for name in arrays))
+    found = [name for name, marks in _MARKS.items() if marks <= set(layers)]
+    if len(found) != 1:
+        needs = "; ".join(f"{_TITLES[k]} needs {tables.listed(v)}" for k, v in _NEEDS.items())
+        of = "none of the networks" if not found else " and ".join(_TITLES[k] for k in found)
+        raise WeightsError(
+            f"the layers are those of {of}: found {tables.listed(layers) or 'nothing'}; {needs}"
+        )
+    name = found[0]
+    widest, channels = _WIDEST[name]
+    model = {
+        "name": name,
+        "width": _outputs(arrays, widest, channels) / channels,
+        "in_channels": _shape(arrays, _FIRST[name], (0, 1))[1],
+        "norm": "batch" if any(x.startswith(("batch_", "bn")) for x in layers) else "none",
+    }
+    if model["in_channels"] not in registry.IN_CHANNELS:
+        raise WeightsError(
+            f"{_FIRST[name]}/0 reads {model['in_channels']} channels; known are "
+            f"{' and '.join(map(str, registry.IN_CHANNELS))}"
+        )
+    if name == "resnet152":
+        blocks = {x.partition("_")[0] for x in layers if x.startswith("res")}
+        model |= {"depth": 3 * len(blocks) + 2, "variant": "caffe", "norm": "batch"}
+    else:
+        model["fc6_kernel"] = _fc6_kernel(arrays, *_UNDER_FC6[name])
+    heads = [k for k, head in HEADS.items() if set(head.layers.values()) & set(layers)]
+    return Network(model, heads[0] if heads else "")
+
+
+def rows(encoder, head: str = "", *, dense: bool = True, shapes: Mapping[str, Shape]) -> list[Row]:
+    """The table of an encoder, and of a head on top of it.
+
+    Args:
+        encoder: of any kind.
+        head: a key of `HEADS`, or "".
+        dense: fc6 and fc7 are written as (out, in), as Caffe's inner products.
+        shapes: {path: shape} of ours.
+    """
+    found = []
+    for path, shape in shapes.items():
+        _, group, layer, leaf = path.split("/")
+        theirs = HEADS[head].layers[layer] if group == "head" else layer
+        inner = group == "head" or layer.startswith("fc")
+        if leaf == "kernel":
+            flat = not HEADS[head].convolutions if group == "head" else dense
+            flip = layer == encoder.layers[0] and shape[-2] == 3
+            found.append(_kernel(theirs, path, shape, inner=inner, flat=flat, flip=flip))
+        elif leaf == "mean":
+            found.append(_batch_norm(theirs, path.removesuffix("mean"), shape))
+        elif leaf == "scale":
+            found.append(_scale(theirs, path.removesuffix("scale"), shape))
+        elif leaf == "bias" and not layer.startswith("scale"):
+            found.append(_vector(f"{theirs}/1", path, shape))
+    return found
+
+
+def import_file(
+    file: File, *, pixels: float = 1.0, mean: Sequence[float] | None = None
+) -> Imported:
+    """The weights of a Caffe file, made for gray in [0, 1] less its mean.
+
+    Args:
+        file: as `foreign.read` gives it.
+        pixels: what the network took for white: 1, or 255 for Caffe's ImageNet models.
+        mean: what was subtracted from its input, in the same unit: one number, or red, green and
+            blue. None: that of our networks; of the released colorizer, 0.
+
+    Raises:
+        WeightsError: names what is unknown, missing, of a wrong shape or not finite.
+    """
+    network = recognize(file.arrays, file.metadata)
+    encoder = registry.make_encoder(registry.complete(network.model))
+    shapes = tables.shapes_of(
+        {kind: {"encoder": tree} for kind, tree in registry.variable_shapes(encoder).items()}
+    )
+    settings: dict[str, dict[str, Any]] = {"model": dict(network.model)}
+    if network.head:
+        outputs, hidden = _head_shapes(file.arrays, network.head, encoder, shapes)
+        shapes |= outputs
+        settings["model"] |= hidden
+        settings["task"] = {"bins": outputs["params/head/hue/kernel"][-1]}
+    variables, left_over = tables.to_ours(
+        rows(encoder, network.head, shapes=shapes),
+        file.arrays,
+        shapes,
+        left_over=lambda name: _is_left_over(name, file.arrays, network),
+        source=f"{file.path}, taken for {network},",
+    )
+    done = []
+    if mean is None:
+        mean = [pixels * (HEADS[network.head].mean if network.head else GRAY_MEAN)]
+    if pixels != 1 or any(pixels * GRAY_MEAN != each for each in mean):
+        variables = _refit(encoder, variables, pixels, mean)
+        done.append(
+            f"the input's scale {pixels:g} and mean {', '.join(f'{m:g}' for m in mean)} went into "
+            f"{encoder.layers[0]}: exact but for the outermost pixels, where zeros around the map "
+            "now are gray's mean"
+        )
+    return Imported(network, variables, settings, left_over, done)
+
+
+def export(encoder, variables: dict[str, Tree], *, dense: bool = True) -> dict[str, np.ndarray]:
+    """The arrays of a Caffe file.
+
+    Args:
+        encoder: of any kind.
+        variables: {"params": {"encoder": ...}, "batch_stats": ...}.
+        dense: see `rows`.
+
+    Raises:
+        WeightsError: something is missing or not finite, or Caffe has no such network.
+    """
+    if getattr(encoder, "variant", "caffe") != "caffe":
+        raise WeightsError(
+            "a ResNet of model.variant='torch' has its strides on the 3x3 and pads pool1 on both "
+            "sides: Caffe's ResNet with these weights would be another function"
+        )
+    shapes = tables.shapes_of(variables)
+    return tables.to_theirs(rows(encoder, dense=dense, shapes=shapes), variables)
+
+
+def _kernel(layer: str, path: str, shape: Shape, *, inner: bool, flat: bool, flip: bool) -> Row:
+    """(out, in, h, w), and of an inner product (out, in h w) too, for [h, w, in, out]."""
+    *space, channels, out = shape
+    height, width = space or (1, 1)
+    whole = (out, channels, height, width)
+    matrix = (out, channels * height * width)
+    forms: list[Shape] = [whole]
+    if inner:
+        forms = [matrix, whole] if flat else [whole, matrix]
+        forms.append((1, 1, *matrix))  # of old files
+
+    def to_ours(array):
+        kernel = array.reshape(whole).transpose(2, 3, 1, 0)
+        return [(kernel[:, :, ::-1] if flip else kernel).reshape(shape)]
+
+    def to_theirs(kernel):
+        kernel = kernel.reshape(height, width, channels, out)
+        kernel = kernel[:, :, ::-1] if flip else kernel  # blue, green, red
+        return [kernel.transpose(3, 2, 0, 1).reshape(forms[0])]
+
+    return Row({f"{layer}/0": forms}, [path], to_ours, to_theirs)
+
+
+def _vector(name: str, path: str, shape: Shape) -> Row:
+    return Row(
+        {name: _vector_shapes(shape)}, [path], lambda b: [b.reshape(shape)], lambda b: [b]
+    )  # fmt: skip
+
+
+def _vector_shapes(shape: Shape) -> list[Shape]:
+    return [shape, (1, 1, 1, *shape)]  # the second of old files
+
+
+def _batch_norm(layer: str, path: str, shape: Shape) -> Row:
+    """Sums of means and variances, and the factor that they are to be divided by."""
+    count_name = f"colorize_jax/{layer}/count"
+
+    def to_ours(mean, var, factor, count):
+        divisor = factor.reshape(())
+        if divisor == 0:  # never updated: as our own statistics begin
+            return [np.zeros(shape, np.float32), np.ones(shape, np.float32), np.float32(0)]
+        # Statistics of a finished training, unless the file says what they are of.
+        count = np.float32(norm.RAMP) if count is None else count
+        return [mean.reshape(shape) / divisor, var.reshape(shape) / divisor, count]
+
+    def to_theirs(mean, var, count):
+        unusual = None if count == norm.RAMP else count
+        return [mean, var, np.ones(1, np.float32), unusual]
+
+    vector = _vector_shapes(shape)
+    theirs = {f"{layer}/0": vector, f"{layer}/1": vector, f"{layer}/2": [(1,), (1, 1, 1, 1)]}
+    return Row(
+        theirs | {count_name: [()]},
+        [f"{path}mean", f"{path}var", f"{path}count"],
+        to_ours,
+        to_theirs,
+        optional=[count_name],
+    )
+
+
+def _scale(layer: str, path: str, shape: Shape) -> Row:
+    """Gamma and beta; networks of parameter-free batch norm have neither: 1 and 0."""
+    vector = _vector_shapes(shape)
+    return Row(
+        {f"{layer}/0": vector, f"{layer}/1": vector},
+        [f"{path}scale", f"{path}bias"],
+        lambda scale, bias: [scale.reshape(shape), bias.reshape(shape)],
+        lambda scale, bias: [scale, bias],
+        default=[np.ones(shape, np.float32), np.zeros(shape, np.float32)],
+    )
+
+
+def _head_shapes(arrays, head: str, encoder, shapes):
+    """Shapes of the head's parameters, and the settings of the model that go with it."""
+    names = HEADS[head].layers
+    units = _outputs(arrays, names["hidden"], 1024)
+    columns = encoder.in_channels + sum(
+        shapes[f"params/encoder/{layer}/kernel"][-1] for layer in encoder.layers
+    )
+    found = {}
+    for layer, inputs, outputs in (
+        ("hidden", columns, units),
+        ("hue", units, _outputs(arrays, names["hue"], 32)),
+        ("chroma", units, _outputs(arrays, names["hue"], 32)),
+    ):
+        found[f"params/head/{layer}/kernel"] = (inputs, outputs)
+        found[f"params/head/{layer}/bias"] = (outputs,)
+    return found, {"hidden": units, "alignment": HEADS[head].alignment, "hypercolumn": True}
+
+
+def _refit(encoder, variables, pixels: float, mean: Sequence[float]):
+    """The input that the network was made for becomes ours: their input is scale ours + shift."""
+    shift = np.array([pixels * GRAY_MEAN - each for each in mean])
+    params = dict(variables["params"]["encoder"])
+    stats = dict(variables["batch_stats"].get("encoder", {}))
+    first = encoder.layers[0]
+    kernel, constant = first_conv.refit(params[first]["kernel"], pixels, shift)
+    params[first] = params[first] | {"kernel": kernel}
+    if "bias" in params[first]:
+        params[first]["bias"] = params[first]["bias"] + constant
+    else:  # ResNet's batch norm takes the constant away instead
+        stats[f"bn_{first}"] = stats[f"bn_{first}"] | {
+            "mean": stats[f"bn_{first}"]["mean"] - constant
+        }
+    changed = {"params": variables["params"] | {"encoder": params}, "batch_stats": {}}
+    if stats:
+        changed["batch_stats"] = {"encoder": stats}
+    if "head" in variables["params"]:
+        head = dict(changed["params"]["head"])
+        rows_ = head["hidden"]["kernel"][: encoder.in_channels]  # those that read the input itself
+        lifted = head["hidden"]["bias"] + (rows_ * shift[:, None]).sum(0)
+        weights = np.concatenate(
+            [rows_ * np.float32(pixels), head["hidden"]["kernel"][encoder.in_channels :]]
+        )
+        head["hidden"] = {"kernel": weights, "bias": lifted.astype(np.float32)}
+        changed["params"]["head"] = head
+    return changed
+
+
+def _is_left_over(name: str, arrays, network: Network) -> bool:
+    """The classifier, and of a colorizer the fixed filters that enlarge its maps."""
+    if name.rpartition("/")[0] in ("fc8", "fc1000"):
+        return True
+    array = arrays[name]
+    fixed = array.ndim == 4 and array.shape[1] == 1 and len(array) > 1
+    return bool(network.head) and fixed and bool((array == array[:1]).all())
+
+
+def _shape(arrays, layer: str, otherwise: Shape) -> Shape:
+    return arrays[f"{layer}/0"].shape if f"{layer}/0" in arrays else otherwise
+
+
+def _outputs(arrays, layer: str, otherwise: int) -> int:
+    shape = _shape(arrays, layer, (otherwise,))
+    return shape[2] if len(shape) == 4 and shape[:2] == (1, 1) else (shape or (otherwise,))[0]
+
+
+def _fc6_kernel(arrays, below: str, usual: int) -> int:
+    shape = _shape(arrays, "fc6", ())
+    if len(shape) == 4 and shape[:2] != (1, 1):
+        return shape[2]
+    inputs = _outputs(arrays, below, 0)
+    if not shape or not inputs:
+        return usual
+    return math.isqrt(shape[-1] // inputs) or usual

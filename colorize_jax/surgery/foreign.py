@@ -1,0 +1,79 @@
+"""Files of weights from elsewhere as {name: array}, told apart by their first bytes."""
+
+from collections.abc import Callable
+import dataclasses
+import hashlib
+import pathlib
+
+import numpy as np
+
+from colorize_jax.errors import WeightsError, why
+from colorize_jax.surgery import hdf5
+
+_HEAD = 16  # bytes that a format is known by
+_PROTOBUF = ".caffemodel"
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """What a file of weights holds.
+
+    Attributes:
+        path: of the file.
+        format: a key of `FORMATS`.
+        arrays: by name, in the order of the file.
+        metadata: what else the file says about itself.
+    """
+
+    path: pathlib.Path
+    format: str
+    arrays: dict[str, np.ndarray]
+    metadata: dict[str, str]
+
+    def origin(self) -> dict[str, str]:
+        """What a checkpoint made from the file notes about it."""
+        with self.path.open("rb") as file:
+            checksum = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"file": self.path.name, "format": self.format, "sha256": checksum}
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A format of files: `begins` knows it by the first bytes, `read` gives arrays and metadata.
+
+    `read` may raise OSError, ValueError, KeyError, RuntimeError or WeightsError.
+    """
+
+    begins: Callable[[bytes], bool]
+    read: Callable[[pathlib.Path], tuple[dict[str, np.ndarray], dict[str, str]]]
+
+
+FORMATS = {"HDF5": Format(lambda head: head.startswith(hdf5.MAGIC), hdf5.read)}
+
+
+def read(path: str | pathlib.Path) -> File:
+    """Reads a file of any known format.
+
+    Raises:
+        WeightsError: it is not there, of no known format, or damaged.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise WeightsError(f"{path} is no file")
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {why(error)}") from error
+    for name, known in FORMATS.items():
+        if known.begins(head):
+            try:
+                return File(path, name, *known.read(path))
+            except (OSError, ValueError, KeyError, RuntimeError) as error:
+                raise WeightsError(f"{path} is a damaged {name} file: {error}") from error
+    hint = (
+        "; a binary .caffemodel must be saved again with Caffe's snapshot_format: HDF5"
+        if path.suffix == _PROTOBUF
+        else ""
+    )
+    raise WeightsError(f"{path} is no file of weights; known are {', '.join(FORMATS)}{hint}")
