@@ -43,12 +43,19 @@ def default_config() -> ConfigDict:
     config.distributed.id = -1  # of this one
 
     config.model = ConfigDict()
-    config.model.name = "vgg16"
+    config.model.name = "vgg16"  # or "alexnet", "resnet152"
     config.model.width = 1.0  # multiplies the channels of the trunk
-    config.model.fc6_kernel = 7
-    config.model.fc6_padding = "SAME"  # or "VALID": one answer for a crop of 224, as a classifier
+    config.model.fc6_kernel = 0  # 0: that of the network, 7 in VGG-16 and 6 in AlexNet
+    # Or "VALID": one answer for a crop of 224 (AlexNet, conv1 and pools without padding too: 227),
+    # as a classifier.
+    config.model.fc6_padding = "SAME"
+    config.model.lrn = True  # AlexNet: local response norm after conv1 and conv2
+    config.model.depth = 152  # ResNet: layers; or 101, 50, and of small ones 26, 14
+    # ResNet: "caffe" halves maps in the 1x1 convolutions, as the paper's; "torch" in the 3x3 ones,
+    # as torchvision's.
+    config.model.variant = "caffe"
     config.model.in_channels = 1  # gray; 3: color
-    config.model.norm = "batch"  # or "none", once batch norm is absorbed
+    config.model.norm = "batch"  # or "none", once it is absorbed; a ResNet always keeps it
     config.model.hypercolumn = True  # False: the head reads the top layer alone
     config.model.fov = False  # two more blocks on the trunk for a larger field of view
     config.model.alignment = "corner"  # or "center": where a coarse map lies in the input

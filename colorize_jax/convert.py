@@ -9,12 +9,14 @@ docs/weights.md.
 """
 
 import argparse
+import ast
 from collections.abc import Callable, Sequence
 import os
 import pathlib
 import sys
+from typing import Any
 
-from colorize_jax.errors import ColorizeError, WeightsError
+from colorize_jax.errors import ColorizeError, ConfigError, WeightsError
 
 
 def from_caffe(
@@ -23,6 +25,7 @@ def from_caffe(
     *,
     pixels: float = 1.0,
     mean: Sequence[float] | None = None,
+    model: Sequence[tuple[str, Any]] = (),
     say: Callable[[str], None] = print,
 ) -> pathlib.Path:
     """Writes a Caffe HDF5 file as a checkpoint.
@@ -31,6 +34,7 @@ def from_caffe(
         path: of the file.
         output: the new workdir, absent or empty.
         pixels, mean: of the input that the network was made for, see `caffe.import_file`.
+        model: settings of `config.model` that the file does not show, with their values.
         say: is told what was found and done.
 
     Returns:
@@ -48,7 +52,12 @@ def from_caffe(
     file = foreign.read(path)
     if file.format != "HDF5":
         raise WeightsError(f"{path} is a {file.format} file, not Caffe's HDF5")
-    found = caffe.import_file(file, pixels=pixels, mean=mean)
+    if unknown := [name for name, _ in model if name not in caffe.UNSEEN]:
+        raise ConfigError(
+            f"--model={unknown[0]}=... follows from the file; what does not: "
+            f"{', '.join(caffe.UNSEEN)}"
+        )
+    found = caffe.import_file(file, pixels=pixels, mean=mean, model=dict(model))
     folder = checkpoint.save_encoder(output, found.variables, found.settings, file.origin())
     say(f"{path}: {found.network}")
     for line in found.done:
@@ -59,11 +68,81 @@ def from_caffe(
     return folder
 
 
+def to_caffe(
+    path: str,
+    output: str,
+    *,
+    fc: str = "dense",
+    head: bool = False,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Writes the encoder of a checkpoint as a Caffe HDF5 file.
+
+    Args:
+        path: a run's workdir (its newest checkpoint) or one step folder in its `checkpoints`.
+        output: the new file.
+        fc: "dense": fc6 and fc7 as inner products, (out, in); "conv": as convolutions.
+        head: the head of colorization too.
+        say: is told what was written and what was left.
+
+    Raises:
+        WeightsError: Caffe has no such network, or the file exists.
+        SaveError: it cannot be written.
+        CheckpointError: there is no checkpoint, or it is damaged.
+    """
+    from colorize_jax.surgery import caffe, foreign, hdf5
+    from colorize_jax.training import checkpoint
+
+    foreign.check_output(output)
+    folder = checkpoint.find(path)
+    encoder, variables = checkpoint.load_encoder(folder)
+    variables = {kind: {"encoder": tree} for kind, tree in variables.items() if tree}
+    if head:
+        variables["params"]["head"] = checkpoint.load_head(folder)
+    arrays = caffe.export(encoder, variables, dense=fc == "dense")
+    note = caffe.note(checkpoint.saved_note(folder)["config"]["model"])
+    foreign.write(output, lambda draft: hdf5.write(draft, arrays, note))
+    rest = checkpoint.groups_besides(folder, "encoder")
+    if rest := [name for name in rest if not (head and name.startswith("head/"))]:
+        say(f"left over in the checkpoint: {', '.join(rest)}")
+    say(f"written to {output}; its input is {note['input']}")
+
+
+def inspect(path: str, *, say: Callable[[str], None] = print) -> None:
+    """Says what is in a file of weights or in a checkpoint, and what it is taken for.
+
+    Raises:
+        WeightsError: it is a file, but not one of weights, or damaged.
+        CheckpointError: it is a folder, but there is no checkpoint, or it is damaged.
+    """
+    from colorize_jax import inspection
+
+    for line in inspection.describe(path):
+        say(line)
+
+
 def _caffe(add) -> None:
     parser = add("caffe", "a Caffe HDF5 file becomes a checkpoint", from_caffe)
     parser.add_argument("path", metavar="FILE", help="NAME.caffemodel.h5")
     parser.add_argument("output", metavar="OUT", help="new folder for the checkpoint")
     _add_input(parser)
+    parser.add_argument(
+        "--model", action="append", default=[], type=_setting, metavar="NAME=VALUE",
+        help="what the file does not show, as in lrn=False or fc6_padding=VALID",
+    )  # fmt: skip
+
+
+def _to_caffe(add) -> None:
+    parser = add("to-caffe", "the encoder of a checkpoint becomes a Caffe HDF5 file", to_caffe)
+    parser.add_argument("path", metavar="CHECKPOINT", help="a workdir, or a checkpoints/<step>")
+    parser.add_argument("output", metavar="FILE", help="new file, NAME.caffemodel.h5")
+    parser.add_argument("--fc", choices=("dense", "conv"), default="dense", help="of fc6 and fc7")
+    parser.add_argument("--head", action="store_true", help="with the head of colorization")
+
+
+def _inspect(add) -> None:
+    parser = add("inspect", "names, shapes, types, and what it is taken for", inspect)
+    parser.add_argument("path", metavar="FILE_OR_CHECKPOINT")
 
 
 def _add_input(parser) -> None:
@@ -78,7 +157,17 @@ def _numbers(text: str) -> list[float]:
     return numbers
 
 
-COMMANDS = (_caffe,)
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError("NAME=VALUE")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+COMMANDS = (_caffe, _to_caffe, _inspect)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

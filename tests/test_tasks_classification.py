@@ -8,6 +8,7 @@ from sklearn.metrics import average_precision_score
 import tiny
 
 from colorize_jax.errors import ConfigError
+from colorize_jax.models.vgg16 import Vgg16
 from colorize_jax.tasks.classification import positions_inside
 from colorize_jax.tasks.task import make_task
 
@@ -128,12 +129,14 @@ def test_of_a_whole_photo_what_lies_over_its_border_does_not_count(rng):
 
 
 def test_positions_are_inside_where_their_centers_are():
-    inside = positions_inside(jnp.array([[64, 128], [10, 30]]), (128, 128), 32, 1)
+    inside = positions_inside(jnp.array([[64, 128], [10, 30]]), (128, 128), Vgg16().top_centers)
     expected = np.zeros((4, 4), bool)
     expected[1:3] = True  # centers at 48 and 80 of rows 32 to 95
     np.testing.assert_array_equal(inside[0], expected)
     assert not inside[1].any()  # rows 59 to 68 hold no center
-    valid = positions_inside(jnp.array([[256, 224]]), (256, 256), 32, 7)
+    valid = positions_inside(
+        jnp.array([[256, 224]]), (256, 256), Vgg16(fc6_padding="VALID").top_centers
+    )
     assert valid.shape == (1, 2, 2) and valid.all()  # centers at 112 and 144
 
 

@@ -52,7 +52,7 @@ def freeze(params: Tree, frozen: Sequence[str]) -> Tree:
 
     Args:
         params: with the groups "encoder" and "head".
-        frozen: layers of the encoder.
+        frozen: groups of the encoder's parameters.
     """
     return jax.tree_util.tree_map_with_path(
         lambda path, x: jax.lax.stop_gradient(x) if _is_frozen(path, frozen) else x, params

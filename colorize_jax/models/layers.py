@@ -1,4 +1,4 @@
-"""Convolution and max pooling as the trunks need them, on every backend at a sane speed."""
+"""Convolution, max pooling and LRN as the trunks need them, on every backend at a sane speed."""
 
 from collections.abc import Callable
 import math
@@ -22,12 +22,15 @@ def he_truncated(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> j
 
 
 class Conv(nn.Module):
-    """A 2-D convolution of stride 1 whose bias always exists.
+    """A 2-D convolution.
 
     Attributes:
         features: output channels.
         kernel_size: side of the square kernel.
-        padding: "SAME" or "VALID".
+        stride: of both axes.
+        groups: the channels are split into so many parts, each of which sees its own part alone.
+        padding: see `convolve`.
+        use_bias: whether there is one; not before batch norm with a bias of its own.
         frozen_bias: the bias gets no gradient. Under batch norm it is cancelled anyway; it stays
             zero until batch norm is absorbed into it.
         dtype: of the computation; parameters are float32.
@@ -36,7 +39,10 @@ class Conv(nn.Module):
 
     features: int
     kernel_size: int = 3
-    padding: str = "SAME"
+    stride: int = 1
+    groups: int = 1
+    padding: str | int = "SAME"
+    use_bias: bool = True
     frozen_bias: bool = False
     dtype: jnp.dtype = jnp.float32
     kernel_init: Callable = caffe_xavier
@@ -47,22 +53,29 @@ class Conv(nn.Module):
 
         `border`: see `convolve`.
         """
-        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
+        x = convolve(x.astype(self.dtype), kernel, self.padding, border, self.stride)
+        if not self.use_bias:
+            return x
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         if self.frozen_bias:
             bias = jax.lax.stop_gradient(bias)
-        x = convolve(x.astype(self.dtype), kernel, self.padding, border)
         return x + bias.astype(self.dtype)
 
 
 def convolve(
-    x: jax.Array, kernel: jax.Array, padding: str, border: jax.Array | None = None
+    x: jax.Array,
+    kernel: jax.Array,
+    padding: str | int,
+    border: jax.Array | None = None,
+    stride: int = 1,
 ) -> jax.Array:
-    """Convolution of stride 1 of [batch, h, w, in] with a square odd kernel [k, k, in, out].
+    """Convolution of [batch, h, w, in] with a square kernel [k, k, in / groups, out].
 
-    `border` [in] takes the place of the zeros that SAME puts around the map; ValueError if the
-    padding is not SAME.
+    `padding` is XLA's "SAME" (which of an even kernel or a stride puts one cell more behind the map
+    than before it) or "VALID", or how many cells are put on every side. `border` [in] takes the
+    place of the zeros that SAME puts around the map; ValueError if the padding is not SAME.
 
     On a map smaller than the kernel (fc6 on small crops) most taps only ever see padding, and XLA's
     CPU backend takes a path a hundred times slower than the arithmetic asks for: there the taps
@@ -70,33 +83,44 @@ def convolve(
     """
     size, (height, width) = kernel.shape[0], x.shape[1:3]
     if border is not None:
-        if padding != "SAME":
-            raise ValueError(f"padding {padding!r} puts nothing around the map to replace")
-        x, padding = _surround(x, border, size // 2), "VALID"
-    if padding == "SAME" and size % 2 == 1 and min(height, width) < size:
+        if padding != "SAME" or stride != 1:
+            raise ValueError(
+                f"padding {padding!r} and stride {stride} put nothing around the map to replace"
+            )
+        x, padding = _surround(x, border, (size - 1) // 2, size // 2), "VALID"
+    groups = x.shape[-1] // kernel.shape[2]
+    if groups > 1:  # XLA's own groups take six times as long to differentiate on CPU
+        parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
+        return jnp.concatenate([convolve(*part, padding, stride=stride) for part in parts], -1)
+    if padding == "SAME" and stride == 1 and min(height, width) < size:
         return _convolve_small(x, kernel)
+    if isinstance(padding, int):
+        padding = ((padding, padding), (padding, padding))
     return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
-def _surround(x: jax.Array, border: jax.Array, ring: int) -> jax.Array:
+def _surround(x: jax.Array, border: jax.Array, before: int, behind: int) -> jax.Array:
     """[batch, h, w, channels] in a ring of constants [channels], so many cells wide."""
-    edges = ((0, 0), (ring, ring), (ring, ring), (0, 0))
+    edges = ((0, 0), (before, behind), (before, behind), (0, 0))
     inside = jnp.pad(jnp.ones((1, *x.shape[1:3], 1), bool), edges)
     return jnp.where(inside, jnp.pad(x, edges), border.astype(x.dtype))
 
 
 def _convolve_small(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    half, (height, width) = kernel.shape[0] // 2, x.shape[1:3]
-    reach_y, reach_x = min(half, height - 1), min(half, width - 1)
-    padded = jnp.pad(x, ((0, 0), (reach_y, reach_y), (reach_x, reach_x), (0, 0)))
+    before, behind = (kernel.shape[0] - 1) // 2, kernel.shape[0] // 2
+    # Taps from -start to stop - 1, counted from the middle one, touch the map.
+    spans = [(min(before, side - 1), min(behind, side - 1) + 1) for side in x.shape[1:3]]
+    (top, bottom), (left, right) = spans
+    height, width = x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (top, bottom - 1), (left, right - 1), (0, 0)))
     shifted = [
         padded[:, dy : dy + height, dx : dx + width]
-        for dy in range(2 * reach_y + 1)
-        for dx in range(2 * reach_x + 1)
+        for dy in range(top + bottom)
+        for dx in range(left + right)
     ]
-    taps = kernel[half - reach_y : half + reach_y + 1, half - reach_x : half + reach_x + 1]
+    taps = kernel[before - top : before + bottom, before - left : before + right]
     return jnp.concatenate(shifted, -1) @ taps.reshape(-1, kernel.shape[-1])
 
 
@@ -109,3 +133,42 @@ def max_pool(x: jax.Array) -> jax.Array:
     # The gradient of this is ten times cheaper than that of reduce_window on XLA's CPU backend.
     rows = jnp.maximum(x[:, ::2], x[:, 1::2])
     return jnp.maximum(rows[:, :, ::2], rows[:, :, 1::2])
+
+
+# Cells put before and behind a side of so many cells, for windows of 3 every 2 cells.
+POOL_PADDINGS = {
+    "SAME": lambda side: (side % 2, 1),  # of XLA and TensorFlow
+    "VALID": lambda side: (0, 0),
+    "CEIL": lambda side: (0, 1 - side % 2),  # of Caffe, which lets the last window hang over
+    "BOTH": lambda side: (1, 1),  # of PyTorch's padding=1
+}
+
+
+def overlapping_max_pool(x: jax.Array, padding: str) -> jax.Array:
+    """3x3 max pooling of stride 2 with one of `POOL_PADDINGS`."""
+    for axis in (1, 2):
+        edges = [(0, 0)] * 4
+        edges[axis] = POOL_PADDINGS[padding](x.shape[axis])
+        x = jnp.pad(x, edges, constant_values=-jnp.inf)
+        windows = max(0, (x.shape[axis] - 1) // 2)
+
+        def every_other(start, x=x, axis=axis, windows=windows):
+            index = [slice(None)] * 4
+            index[axis] = slice(start, start + max(0, 2 * windows - 1), 2)
+            return x[tuple(index)]
+
+        # One axis after the other, and slices for windows: see `max_pool`.
+        x = jnp.maximum(jnp.maximum(every_other(0), every_other(1)), every_other(2))
+    return x
+
+
+def local_response_norm(x: jax.Array) -> jax.Array:
+    """x / (1 + 2e-5 s)^0.75 where s sums the squares of five channels around each; Caffe's LRN.
+
+    [..., channels] of any float type -> the same. Caffe's alpha is 1e-4, which it divides by the
+    five channels.
+    """
+    squares = jnp.square(x.astype(jnp.float32))
+    padded = jnp.pad(squares, ((0, 0),) * (x.ndim - 1) + ((2, 2),))
+    total = sum(padded[..., i : i + x.shape[-1]] for i in range(5))
+    return (x.astype(jnp.float32) * (1 + 2e-5 * total) ** -0.75).astype(x.dtype)

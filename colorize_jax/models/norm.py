@@ -1,4 +1,5 @@
-"""Batch norm without parameters, which can later be absorbed into the weights."""
+"""Batch norm without parameters, which can later be absorbed into the weights; and scale and bias
+behind it, for the networks that keep it."""
 
 import flax.linen as nn
 import jax
@@ -47,3 +48,15 @@ class BatchNorm(nn.Module):
     def _normalize(self, x, mean, var):
         scale = jax.lax.rsqrt(var + EPSILON)
         return ((x.astype(jnp.float32) - mean) * scale).astype(x.dtype)
+
+
+class Scale(nn.Module):
+    """x * scale + bias per channel: the part of batch norm that is learned, apart from it as in
+    Caffe."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., channels] of any float type -> the same; parameters are float32."""
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
+        return x * scale.astype(x.dtype) + bias.astype(x.dtype)

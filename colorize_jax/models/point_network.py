@@ -11,11 +11,11 @@ class PointNetwork(nn.Module):
     """Encoder -> hypercolumn -> head.
 
     Attributes:
-        encoder: a trunk: maps by name, `strides`, and the name of its `top`.
+        encoder: a trunk: maps by name, `strides`, its `hypercolumn`, and the name of its `top`.
         head: reads the columns.
         fov: blocks on top of the trunk for a larger field of view, with `strides` of their own;
             always read, after all layers of the trunk.
-        hypercolumn: all layers of the trunk; otherwise its top layer alone is read.
+        hypercolumn: the trunk's hypercolumn is read; otherwise its top layer alone.
         alignment: see `hypercolumn.ALIGNMENTS`.
     """
 
@@ -26,9 +26,10 @@ class PointNetwork(nn.Module):
     alignment: str = "corner"
 
     def _strides(self) -> dict[str, int]:
-        strides = self.encoder.strides
+        top = self.encoder.top
+        strides = self.encoder.hypercolumn
         if not self.hypercolumn:
-            strides = {self.encoder.top: strides[self.encoder.top]}
+            strides = {top: self.encoder.strides[top]}
         return strides if self.fov is None else strides | self.fov.strides
 
     def _maps(self, gray: jax.Array, train: bool) -> dict[str, jax.Array]:

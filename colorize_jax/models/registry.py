@@ -5,28 +5,26 @@ import jax.numpy as jnp
 
 from colorize_jax.config import default_config
 from colorize_jax.errors import ConfigError
+from colorize_jax.models.alexnet import AlexNet
 from colorize_jax.models.finetune import frozen_layers
+from colorize_jax.models.resnet import DEPTHS, VARIANTS, ResNet
 from colorize_jax.models.vgg16 import Vgg16
 
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+ENCODERS = {"vgg16": Vgg16, "alexnet": AlexNet, "resnet152": ResNet}
 NORMS = ("batch", "none")
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 IN_CHANNELS = (1, 3)
 FC6_PADDINGS = ("SAME", "VALID")
 
-# Of settings that older checkpoints were saved without.
-_SINCE = {"in_channels": 1, "fc6_padding": "SAME"}
-
-
-def _vgg16(settings, **common):
-    return Vgg16(
-        width=settings["width"],
-        fc6_kernel=settings["fc6_kernel"],
-        fc6_padding=settings["fc6_padding"],
-        **common,
-    )
-
-
-ENCODERS = {"vgg16": _vgg16}
+# What a network reads besides what all of them do; the others must be left as they are.
+_OWN = {
+    "vgg16": ("fc6_kernel", "fc6_padding"),
+    "alexnet": ("fc6_kernel", "fc6_padding", "lrn"),
+    "resnet152": ("depth", "variant"),
+}
+# Their defaults, as in the config; older checkpoints were saved without some of these.
+_USUAL = {"fc6_kernel": 0, "fc6_padding": "SAME", "lrn": True, "depth": 152, "variant": "caffe"}
+_SINCE = _USUAL | {"in_channels": 1}
 
 
 def make_trained_encoder(config, axis_name: str | None = None):
@@ -43,28 +41,41 @@ def make_encoder(settings, axis_name: str | None = None):
         axis_name: see `norm.BatchNorm`.
 
     Raises:
-        ConfigError: names a setting that is unknown.
+        ConfigError: names a setting that is unknown, or that the network does not have.
     """
-    settings = _SINCE | dict(settings)
+    settings = _complete(settings)
     for name, known in (
         ("name", ENCODERS),
         ("dtype", DTYPES),
         ("norm", NORMS),
         ("in_channels", IN_CHANNELS),
         ("fc6_padding", FC6_PADDINGS),
+        ("variant", VARIANTS),
+        ("depth", DEPTHS),
     ):
-        if settings[name] not in known:
+        _check(name, settings[name], known)
+    network, own = settings["name"], _OWN[settings["name"]]
+    encoder = ENCODERS[network]
+    if settings["norm"] == "none" and not encoder.absorbs:
+        raise ConfigError(
+            f"config.model.norm='none': {network} keeps its batch norm, which is never absorbed; "
+            "set config.model.norm='batch'"
+        )
+    for name, usual in _USUAL.items():
+        if name not in own and settings[name] != usual:
             raise ConfigError(
-                f"config.model.{name} is {settings[name]!r}; known: {', '.join(map(repr, known))}"
+                f"config.model.{name}={settings[name]!r}: {network} has no such setting; leave it "
+                f"at {usual!r}"
             )
     if settings["width"] <= 0 or settings["hidden"] < 1:
         raise ConfigError("config.model.width and config.model.hidden must be positive")
-    if settings["fc6_kernel"] < 1 or settings["fc6_kernel"] % 2 == 0:
-        raise ConfigError(
-            f"config.model.fc6_kernel={settings['fc6_kernel']} must be odd and positive"
-        )
-    return ENCODERS[settings["name"]](
-        settings,
+    if "fc6_kernel" in own and settings["fc6_kernel"] < 1:
+        raise ConfigError(f"config.model.fc6_kernel={settings['fc6_kernel']} must be positive")
+    if network == "vgg16" and settings["fc6_kernel"] % 2 == 0:
+        raise ConfigError(f"config.model.fc6_kernel={settings['fc6_kernel']} must be odd in VGG-16")
+    return encoder(
+        **{name: settings[name] for name in own},
+        width=settings["width"],
         in_channels=settings["in_channels"],
         norm=settings["norm"],
         remat=settings["remat"],
@@ -73,13 +84,39 @@ def make_encoder(settings, axis_name: str | None = None):
     )
 
 
-def complete(settings: dict) -> dict:
-    """Some of `config.model`'s settings with the defaults of the others."""
+def with_defaults(settings: dict) -> dict:
+    """Some of `config.model`'s settings, with the defaults of the others."""
     return default_config().model.to_dict() | settings
 
 
 def variable_shapes(encoder) -> dict:
     """{"params": ..., "batch_stats": ...} of an encoder, as shapes; nothing is computed."""
+    return jax.eval_shape(encoder.init, jax.random.key(0), _smallest_image(encoder))
+
+
+def activation_shapes(encoder) -> dict:
+    """{layer: [batch, h, w, channels]} of an encoder, as shapes; nothing is computed."""
+    return jax.eval_shape(encoder.apply, variable_shapes(encoder), _smallest_image(encoder))
+
+
+def _smallest_image(encoder) -> jax.ShapeDtypeStruct:
     side = max(64, encoder.smallest_input)
-    image = jax.ShapeDtypeStruct((1, side, side, encoder.in_channels), jnp.float32)
-    return jax.eval_shape(encoder.init, jax.random.key(0), image)
+    return jax.ShapeDtypeStruct((1, side, side, encoder.in_channels), jnp.float32)
+
+
+def _complete(settings) -> dict:
+    """`config.model` with what older checkpoints lack, and with the network's own number in the
+    place of a 0 that stands for it."""
+    settings = _SINCE | dict(settings)
+    settings["fc6_kernel"] = settings["fc6_kernel"] or own_fc6_kernel(settings["name"])
+    return settings
+
+
+def own_fc6_kernel(name: str) -> int:
+    """The side of the kernel of fc6 that a network has if the config has 0; 0 if it has no fc6."""
+    return getattr(ENCODERS.get(name), "fc6_kernel", 0)
+
+
+def _check(name, value, known):
+    if value not in known:
+        raise ConfigError(f"config.model.{name} is {value!r}; known: {', '.join(map(repr, known))}")

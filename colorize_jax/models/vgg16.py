@@ -6,6 +6,7 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from colorize_jax.errors import ConfigError
 from colorize_jax.models import layers, norm
@@ -51,16 +52,37 @@ class Vgg16(nn.Module):
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
 
-    # Every activation in the order of the hypercolumn, with its stride in pixels of the input.
+    # Every activation from the bottom to the top, with its stride in pixels of the input.
     strides = _strides()
+    # Those that columns are made of, in their order.
+    hypercolumn = strides
     # Those that have weights, from the bottom to the top.
     layers = tuple(name for name in strides if name != "gray")
     top = "fc7"
+    # Whether batch norm can be absorbed into the weights.
+    absorbs = True
+    # What must be the same for parameters to fit, and to mean the same.
+    architecture = ("width", "fc6_kernel")
 
     @property
     def smallest_input(self) -> int:
         """Pixels a side below which fc6 has no answer."""
         return 32 * (self.fc6_kernel - 1) + 1 if self.fc6_padding == "VALID" else 1
+
+    @property
+    def frozen_groups(self) -> tuple[str, ...]:
+        """The groups of parameters that belong to frozen layers."""
+        return self.frozen
+
+    @staticmethod
+    def layer_of(group: str) -> str:
+        """The layer that a group of parameters or of batch statistics belongs to."""
+        return group.removeprefix("batch_")
+
+    def top_centers(self, side: int) -> np.ndarray:
+        """Where the cells of the top lie in an input of so many pixels: [cells] pixels."""
+        kernel = self.fc6_kernel if self.fc6_padding == "VALID" else 1
+        return (np.arange(-(-side // 32) - kernel + 1) + kernel / 2) * 32
 
     @nn.compact
     def __call__(

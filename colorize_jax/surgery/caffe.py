@@ -5,6 +5,7 @@ Our layers have Caffe's names, so that a table follows from the shapes of our ow
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import json
 import math
 from typing import Any
 
@@ -32,11 +33,12 @@ _NEEDS = {
     "resnet152": ("conv1", "res2a_branch1", "res2a_branch2a", "...", "res5c_branch2c"),
 }
 _TITLES = {"vgg16": "VGG-16", "alexnet": "AlexNet", "resnet152": "ResNet"}
+# Layers whose number of outputs tells the width, and how many there are at width 1.
 _WIDEST = {"vgg16": ("fc7", 4096), "alexnet": ("fc7", 4096), "resnet152": ("res5c_branch2c", 2048)}
 _FIRST = {"vgg16": "conv1_1", "alexnet": "conv1", "resnet152": "conv1"}
-_UNDER_FC6 = {"vgg16": ("conv5_3", 7), "alexnet": ("conv5", 6)}
-# Settings that do not show in the weights; a file of ours tells them.
-UNSEEN = ("fc6_padding", "lrn", "alignment", "hypercolumn", "dtype")
+_UNDER_FC6 = {"vgg16": "conv5_3", "alexnet": "conv5"}
+# Settings that the weights do not show, or not exactly; a file of ours tells them.
+UNSEEN = ("fc6_padding", "lrn", "alignment", "hypercolumn", "width")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +71,9 @@ HEADS = {
 }  # fmt: skip
 
 
+EXPORTED = "training"  # the names that go with our mean of gray
+
+
 @dataclasses.dataclass(frozen=True)
 class Network:
     """What a file is taken for.
@@ -92,7 +97,7 @@ class Network:
         ]
         if model["width"] != 1:
             parts.append(f"width {model['width']:.4g}")
-        if "fc6_kernel" in model:
+        if model.get("fc6_kernel"):
             parts.append(f"fc6 {model['fc6_kernel']}x{model['fc6_kernel']}")
         if self.head:
             parts.append(f"head of the colorizer ({self.head} names)")
@@ -153,9 +158,31 @@ def recognize(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | No
         blocks = {x.partition("_")[0] for x in layers if x.startswith("res")}
         model |= {"depth": 3 * len(blocks) + 2, "variant": "caffe", "norm": "batch"}
     else:
-        model["fc6_kernel"] = _fc6_kernel(arrays, *_UNDER_FC6[name])
+        model["fc6_kernel"] = _fc6_kernel(arrays, name)
     heads = [k for k, head in HEADS.items() if set(head.layers.values()) & set(layers)]
-    return Network(model, heads[0] if heads else "")
+    if len(heads) > 1:
+        raise WeightsError(f"there are two heads of a colorizer, {' and '.join(heads)}")
+    head = heads[0] if heads else ""
+    if head:
+        model |= {"alignment": HEADS[head].alignment, "hypercolumn": True}
+    return Network(model | _noted(metadata or {}), head)
+
+
+def _noted(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Settings that a file of ours tells."""
+    try:
+        saved = json.loads(metadata.get("model", "{}"))
+        return {name: saved[name] for name in UNSEEN if name in saved}
+    except (ValueError, TypeError) as error:
+        raise WeightsError(f"the note about the model in the file is damaged: {error}") from error
+
+
+def note(model: Mapping[str, Any]) -> dict[str, str]:
+    """What a file of ours says about itself, for `hdf5.write`."""
+    return {
+        "model": json.dumps({name: model[name] for name in UNSEEN if name in model}),
+        "input": f"mean of red, green and blue in [0, 1], less {GRAY_MEAN:.6f}",
+    }
 
 
 def rows(encoder, head: str = "", *, dense: bool = True, shapes: Mapping[str, Shape]) -> list[Row]:
@@ -186,7 +213,11 @@ def rows(encoder, head: str = "", *, dense: bool = True, shapes: Mapping[str, Sh
 
 
 def import_file(
-    file: File, *, pixels: float = 1.0, mean: Sequence[float] | None = None
+    file: File,
+    *,
+    pixels: float = 1.0,
+    mean: Sequence[float] | None = None,
+    model: Mapping[str, Any] | None = None,
 ) -> Imported:
     """The weights of a Caffe file, made for gray in [0, 1] less its mean.
 
@@ -195,21 +226,22 @@ def import_file(
         pixels: what the network took for white: 1, or 255 for Caffe's ImageNet models.
         mean: what was subtracted from its input, in the same unit: one number, or red, green and
             blue. None: that of our networks; of the released colorizer, 0.
+        model: settings of `UNSEEN` that are known from elsewhere.
 
     Raises:
         WeightsError: names what is unknown, missing, of a wrong shape or not finite.
     """
     network = recognize(file.arrays, file.metadata)
-    encoder = registry.make_encoder(registry.complete(network.model))
+    network = dataclasses.replace(network, model=network.model | dict(model or {}))
+    encoder = registry.make_encoder(registry.with_defaults(network.model))
     shapes = tables.shapes_of(
         {kind: {"encoder": tree} for kind, tree in registry.variable_shapes(encoder).items()}
     )
     settings: dict[str, dict[str, Any]] = {"model": dict(network.model)}
     if network.head:
-        outputs, hidden = _head_shapes(file.arrays, network.head, encoder, shapes)
-        shapes |= outputs
-        settings["model"] |= hidden
-        settings["task"] = {"bins": outputs["params/head/hue/kernel"][-1]}
+        shapes |= _head_shapes(file.arrays, network.head, encoder, network.model["hypercolumn"])
+        hidden, bins = shapes["params/head/hue/kernel"]
+        settings["model"]["hidden"], settings["task"] = hidden, {"bins": bins}
     variables, left_over = tables.to_ours(
         rows(encoder, network.head, shapes=shapes),
         file.arrays,
@@ -235,7 +267,7 @@ def export(encoder, variables: dict[str, Tree], *, dense: bool = True) -> dict[s
 
     Args:
         encoder: of any kind.
-        variables: {"params": {"encoder": ...}, "batch_stats": ...}.
+        variables: {"params": {"encoder": ..., "head" if it is to be written}, "batch_stats": ...}.
         dense: see `rows`.
 
     Raises:
@@ -246,8 +278,15 @@ def export(encoder, variables: dict[str, Tree], *, dense: bool = True) -> dict[s
             "a ResNet of model.variant='torch' has its strides on the 3x3 and pads pool1 on both "
             "sides: Caffe's ResNet with these weights would be another function"
         )
+    head = variables["params"].get("head")
+    if head is not None and set(head) != set(HEADS[EXPORTED].layers):
+        raise WeightsError(
+            f"the head has the layers {', '.join(head)}; Caffe's colorizer has "
+            f"{', '.join(HEADS[EXPORTED].layers)}, of the histogram loss"
+        )
     shapes = tables.shapes_of(variables)
-    return tables.to_theirs(rows(encoder, dense=dense, shapes=shapes), variables)
+    table = rows(encoder, EXPORTED if head else "", dense=dense, shapes=shapes)
+    return tables.to_theirs(table, variables)
 
 
 def _kernel(layer: str, path: str, shape: Shape, *, inner: bool, flat: bool, flip: bool) -> Row:
@@ -322,13 +361,13 @@ def _scale(layer: str, path: str, shape: Shape) -> Row:
     )
 
 
-def _head_shapes(arrays, head: str, encoder, shapes):
-    """Shapes of the head's parameters, and the settings of the model that go with it."""
+def _head_shapes(arrays, head: str, encoder, hypercolumn: bool) -> dict[str, Shape]:
+    """Shapes of the head's parameters."""
+    read = encoder.hypercolumn if hypercolumn else (encoder.top,)
     names = HEADS[head].layers
     units = _outputs(arrays, names["hidden"], 1024)
-    columns = encoder.in_channels + sum(
-        shapes[f"params/encoder/{layer}/kernel"][-1] for layer in encoder.layers
-    )
+    maps = registry.activation_shapes(encoder)
+    columns = sum(maps[layer].shape[-1] for layer in read)
     found = {}
     for layer, inputs, outputs in (
         ("hidden", columns, units),
@@ -337,7 +376,7 @@ def _head_shapes(arrays, head: str, encoder, shapes):
     ):
         found[f"params/head/{layer}/kernel"] = (inputs, outputs)
         found[f"params/head/{layer}/bias"] = (outputs,)
-    return found, {"hidden": units, "alignment": HEADS[head].alignment, "hypercolumn": True}
+    return found
 
 
 def _refit(encoder, variables, pixels: float, mean: Sequence[float]):
@@ -387,11 +426,14 @@ def _outputs(arrays, layer: str, otherwise: int) -> int:
     return shape[2] if len(shape) == 4 and shape[:2] == (1, 1) else (shape or (otherwise,))[0]
 
 
-def _fc6_kernel(arrays, below: str, usual: int) -> int:
+def _fc6_kernel(arrays, network: str) -> int:
+    """Side of fc6's kernel as the config has it: 0 if it is the network's own, or unknown."""
     shape = _shape(arrays, "fc6", ())
+    inputs = _outputs(arrays, _UNDER_FC6[network], 0)
     if len(shape) == 4 and shape[:2] != (1, 1):
-        return shape[2]
-    inputs = _outputs(arrays, below, 0)
-    if not shape or not inputs:
-        return usual
-    return math.isqrt(shape[-1] // inputs) or usual
+        side = shape[2]
+    elif shape and inputs:
+        side = math.isqrt(shape[-1] // inputs)
+    else:
+        side = 0
+    return 0 if side == registry.own_fc6_kernel(network) else side

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 import dataclasses
 import hashlib
+import os
 import pathlib
 
 import numpy as np
 
-from colorize_jax.errors import WeightsError, why
+from colorize_jax.errors import SaveError, WeightsError, why
 from colorize_jax.surgery import hdf5
 
 _HEAD = 16  # bytes that a format is known by
@@ -77,3 +78,29 @@ def read(path: str | pathlib.Path) -> File:
         else ""
     )
     raise WeightsError(f"{path} is no file of weights; known are {', '.join(FORMATS)}{hint}")
+
+
+def check_output(path: str | pathlib.Path) -> None:
+    """WeightsError if there is something at the path already, or no folder for it."""
+    path = pathlib.Path(path)
+    if path.exists() or path.is_symlink():
+        raise WeightsError(f"{path} exists: name another output")
+    if not path.parent.is_dir():
+        raise WeightsError(f"{path.parent}, where {path.name} is to be written, is no folder")
+
+
+def write(path: str | pathlib.Path, writer: Callable[[pathlib.Path], None]) -> None:
+    """Lets `writer` write a draft beside the path, and renames it once it is whole.
+
+    SaveError: it cannot be written; then nothing is there.
+    """
+    path = pathlib.Path(path)
+    check_output(path)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        writer(draft)
+        draft.rename(path)
+    except (OSError, RuntimeError) as error:  # the second is h5py's for a full disk
+        raise SaveError(f"{path} could not be written: {why(error)}") from error
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,5 +1,7 @@
 """Classification of whole photos: one class each (softmax), or any number of them (sigmoid)."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,13 +28,11 @@ def make_task(config, axis_name: str | None = None, classes=()) -> Task:
     )
     encoder = registry.make_trained_encoder(config, axis_name)
     model = Classifier(encoder=encoder, classes=number, dtype=encoder.dtype)
-    stride = encoder.strides[encoder.top]
-    valid_padding = config.model.fc6_padding == "VALID"
     if crop < encoder.smallest_input:
         raise ConfigError(
-            f"config.data.crop={crop} is too small for config.model.fc6_padding='VALID' with a "
-            f"kernel of {config.model.fc6_kernel}: it must be at least {encoder.smallest_input}, "
-            "or the padding 'SAME'"
+            f"config.data.crop={crop} is too small for {config.model.name}, "
+            f"config.model.fc6_padding={config.model.fc6_padding!r}: it must be at least "
+            f"{encoder.smallest_input}"
         )
     network_input = spaces.INPUTS[config.model.in_channels]
 
@@ -53,10 +53,7 @@ def make_task(config, axis_name: str | None = None, classes=()) -> Task:
             return logits.reshape(photos, crops, -1).mean(1)
         inside = None
         if "size" in batch:
-            inside = positions_inside(
-                batch["size"], image.shape[1:3], stride,
-                config.model.fc6_kernel if valid_padding else 1,
-            )  # fmt: skip
+            inside = positions_inside(batch["size"], image.shape[1:3], encoder.top_centers)
         return model.apply(variables, network_input(image), inside)
 
     def evaluate(variables, statistics, keys, batch):
@@ -83,27 +80,27 @@ def make_task(config, axis_name: str | None = None, classes=()) -> Task:
         score=kind.score,
         accuracy=accuracy,
         labels={"labels": kind.label},
-        frozen=encoder.frozen,
+        frozen=encoder.frozen_groups,
         axis_name=axis_name,
     )
 
 
-def positions_inside(size: jax.Array, canvas: tuple[int, int], stride: int, kernel: int):
+def positions_inside(
+    size: jax.Array, canvas: tuple[int, int], centers: Callable[[int], np.ndarray]
+) -> jax.Array:
     """Which cells of the top map lie over the photo in the middle of a canvas.
 
     Args:
         size: [batch, 2] (height, width) of the photos.
         canvas: of the padded photos.
-        stride: of the top map.
-        kernel: cells of the map below that every cell covers, without padding.
+        centers: of the cells along a side of so many pixels, in pixels: a trunk's `top_centers`.
 
     Returns:
         [batch, h, w] bool: the center of the cell is a pixel of the photo.
     """
 
     def along(axis):
-        cells = canvas[axis] // stride - kernel + 1
-        center = (jnp.arange(cells) + kernel / 2) * stride
+        center = jnp.asarray(centers(canvas[axis]))
         start = (canvas[axis] - size[:, axis, None]) // 2
         return (center >= start) & (center < start + size[:, axis, None])
 

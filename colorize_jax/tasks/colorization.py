@@ -186,7 +186,7 @@ def make_task(config, axis_name: str | None = None, classes=()) -> Task:
         score=Score("loss", higher=False),
         pictures=pictures,
         statistics=statistics,
-        frozen=model.encoder.frozen,
+        frozen=model.encoder.frozen_groups,
         axis_name=axis_name,
     )
 

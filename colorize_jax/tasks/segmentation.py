@@ -128,7 +128,7 @@ def make_task(config, axis_name: str | None = None, classes=()) -> Task:
         accuracy=accuracy,
         predict=predict,
         labels={"mask": ((crop, crop), jnp.uint8)},
-        frozen=model.encoder.frozen,
+        frozen=model.encoder.frozen_groups,
         axis_name=axis_name,
     )
 

@@ -59,7 +59,7 @@ class Task:
         accuracy: (variables, keys, batch) -> (hits, predictions) of a training batch, or None.
         predict: (variables, batch) -> uint8 [batch, height, width] classes of all pixels, or None.
         labels: {name: (shape, dtype)} of what a row of a training batch has besides its photo.
-        frozen: layers of the encoder that are not trained.
+        frozen: groups of the encoder's parameters that are not trained.
         axis_name: the mapped axis that the batch is split over, or None under jit.
     """
 

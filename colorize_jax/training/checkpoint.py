@@ -407,9 +407,38 @@ def groups_besides(path: str | pathlib.Path, used: str) -> list[str]:
     return sorted({f"{group}/{layer}" for _, group, layer, *_ in names if group != used})
 
 
-def _saved_shapes(folder: pathlib.Path) -> dict[str, tuple[int, ...]]:
+def saved_arrays(folder: pathlib.Path) -> dict[str, jax.ShapeDtypeStruct]:
+    """{"params/encoder/conv1_1/kernel": its shape and type, ...} of a checkpoint from `find`."""
     metadata = ocp.checkpointables_metadata(folder).metadata["state"]
-    return _shapes({kind: metadata[kind] for kind in ("params", "batch_stats")})
+    tree = {kind: metadata[kind] for kind in ("params", "batch_stats")}
+    flat = traverse_util.flatten_dict(tree, sep="/")
+    return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in flat.items()}
+
+
+def load_head(path: str | pathlib.Path) -> Tree:
+    """The head of a trained network, {layer: {"kernel", "bias"}}; empty if there is none.
+
+    CheckpointError: there is no checkpoint, or it is damaged.
+    """
+    folder = find(path)
+    saved_note(folder)  # finds out whether it is damaged
+    prefix = "params/head/"
+    wanted = traverse_util.unflatten_dict(
+        {
+            name.removeprefix(prefix): array
+            for name, array in saved_arrays(folder).items()
+            if name.startswith(prefix)
+        },
+        sep="/",
+    )
+    if not wanted:
+        return {}
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return read_variables(folder, {"params": {"head": wanted}}, sharding)["params"]["head"]
+
+
+def _saved_shapes(folder: pathlib.Path) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(array.shape) for name, array in saved_arrays(folder).items()}
 
 
 def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:

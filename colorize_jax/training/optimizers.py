@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import operator
 from typing import NamedTuple
 
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import optax
@@ -142,27 +142,31 @@ def caffe_sgd(
     """v <- momentum v + rate (gradient + decay w);  w <- w - v.
 
     The rate is applied before the trace, so that a drop does not shrink the speed already gained;
-    optax.sgd and TensorFlow apply it after, which differs for some steps behind every drop. Biases
-    (leaves named "bias") have no decay.
+    optax.sgd and TensorFlow apply it after, which differs for some steps behind every drop. Only
+    kernels decay. A batch norm's scale and bias are no weights and no biases: they have neither
+    decay nor `bias_rate`, as Caffe and the release have them.
 
     Args:
         rate: multiplies by the rate of the step.
         momentum: of the trace.
-        weight_decay: of weights.
-        bias_rate: times the rate for biases; 2 in the released training file.
+        weight_decay: of kernels.
+        bias_rate: times the rate for biases beside a kernel; 2 in the released training file.
         clip: see `clip_each`, after decay; 0: not done.
     """
 
-    def named_bias(params):
-        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "bias", params)
+    def kernels(params):
+        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
-    def weights(params):
-        return jax.tree.map(operator.not_, named_bias(params))
+    def biases(params):
+        flat = traverse_util.flatten_dict(params)
+        return traverse_util.unflatten_dict(
+            {path: path[-1] == "bias" and (*path[:-1], "kernel") in flat for path in flat}
+        )
 
     return optax.chain(
-        optax.add_decayed_weights(weight_decay, mask=weights),
+        optax.add_decayed_weights(weight_decay, mask=kernels),
         clip_each(clip) if clip else optax.identity(),
-        optax.masked(optax.scale(bias_rate), named_bias),
+        optax.masked(optax.scale(bias_rate), biases),
         rate,
         optax.trace(momentum),
         optax.scale(-1.0),
@@ -172,8 +176,8 @@ def caffe_sgd(
 def make_optimizer(
     config, schedule: Schedule, frozen: Sequence[str] = ()
 ) -> optax.GradientTransformation:
-    """The optimizer of the recipe for a run of that schedule; layers of the encoder in `frozen`
-    stay as they are."""
+    """The optimizer of the recipe for a run of that schedule; groups of the encoder's parameters
+    in `frozen` stay as they are."""
     settings, initial = config.optimizer, initial_rate(config)
     if config.early_stopping.mode == "search":
         rate = scale_by_found_drops(initial, schedule.factor)

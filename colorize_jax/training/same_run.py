@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from colorize_jax.config import default_config
 from colorize_jax.errors import CheckpointError
+from colorize_jax.models import registry
 from colorize_jax.training import checkpoint
 
 
@@ -62,13 +63,19 @@ def check_config(workdir: pathlib.Path, config: ConfigDict) -> None:
 def differences(before: dict, config: ConfigDict) -> list[str]:
     """One line for every setting that matters and is another than in a config of before."""
     # A field that was not known then had the value that is its default now.
-    before = flat(plain(default_config())) | flat(before)
-    now = flat(plain(config))
+    before = _complete(flat(plain(default_config())) | flat(before))
+    now = _complete(flat(plain(config)))
     return [
         f"  config.{name}: {before.get(name, 'absent')!r} there, {now.get(name, 'absent')!r} here"
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name) and not name.startswith(FREE)
     ]
+
+
+def _complete(settings: dict) -> dict:
+    """A 0 that stands for the network's own number is the same as that number."""
+    name, kernel = settings["model.name"], settings["model.fc6_kernel"]
+    return settings | {"model.fc6_kernel": kernel or registry.own_fc6_kernel(name)}
 
 
 def flat(tree: dict, prefix: str = "") -> dict[str, Any]:

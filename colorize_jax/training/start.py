@@ -19,8 +19,6 @@ from colorize_jax.training import checkpoint
 
 Tree = Any
 RANDOM = "random"  # in the place of a path
-# What must be the same in the checkpoint and in the config, by the names of both.
-_ARCHITECTURE = ("width", "fc6_kernel")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +28,14 @@ class Start:
     Attributes:
         folder: the checkpoint.
         variables: of the encoder alone, {"params": ..., "batch_stats": ...}.
+        layers: of the encoder.
         done: what was done to it, in words.
         left_over: names in the checkpoint that are of no use here.
     """
 
     folder: pathlib.Path
     variables: dict[str, Tree]
+    layers: tuple[str, ...]
     done: list[str]
     left_over: list[str]
 
@@ -57,7 +57,7 @@ def check(config, encoder) -> None:
     if type(found) is not type(encoder):
         wrong.append(f"a {type(found).__name__}, not a {type(encoder).__name__}")
     else:
-        for name in _ARCHITECTURE:
+        for name in encoder.architecture:
             theirs, ours = getattr(found, name), getattr(encoder, name)
             if theirs != ours:
                 wrong.append(f"config.model.{name} is {ours!r} here and {theirs!r} there")
@@ -99,7 +99,7 @@ def load_start(config, encoder, photos: Callable[[int], Iterable[jax.Array]]) ->
     # pretraining its running averages would be those of other photos for thousands of steps.
     batch_stats = {
         name: stats
-        if name.removeprefix("batch_") in encoder.frozen
+        if encoder.layer_of(name) in encoder.frozen
         else stats | {"count": np.zeros((), np.float32)}
         for name, stats in batch_stats.items()
     }
@@ -121,7 +121,7 @@ def load_start(config, encoder, photos: Callable[[int], Iterable[jax.Array]]) ->
         done.append(f"{first} reads {'color' if to_color else 'gray'}")
     # 5. FoV blocks and head are new: the run's own random start.
     variables = {"params": params} | ({"batch_stats": batch_stats} if batch_stats else {})
-    return Start(folder, variables, done, checkpoint.groups_besides(folder, "encoder"))
+    return Start(folder, variables, layers, done, checkpoint.groups_besides(folder, "encoder"))
 
 
 def place(state, found: Start, sharding):
@@ -154,7 +154,7 @@ def place(state, found: Start, sharding):
 
 def describe(config, found: Start, state) -> str:
     """What was loaded, is new or was left over; every name if config.log.names says so."""
-    loaded = [f"encoder/{name}" for name in found.variables["params"]]
+    loaded = [f"encoder/{name}" for name in found.layers]
     new = [f"{group}/{name}" for group in sorted(state.params) if group != "encoder"
            for name in state.params[group]]  # fmt: skip
     done = f" ({'; '.join(found.done)})" if found.done else ""

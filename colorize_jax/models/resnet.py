@@ -1,0 +1,198 @@
+"""ResNet with bottlenecks, of 152 layers in the paper, which keeps its batch norm."""
+
+import functools
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from colorize_jax.errors import ConfigError
+from colorize_jax.models import layers, norm
+
+# Blocks of the stages 2 to 5. Of 26 and 14 layers: small ones of ours.
+DEPTHS = {
+    152: (3, 8, 36, 3),
+    101: (3, 4, 23, 3),
+    50: (3, 4, 6, 3),
+    26: (2, 2, 2, 2),
+    14: (1, 1, 1, 1),
+}
+# Which convolution of a block halves the map, and how pool1 is padded.
+VARIANTS = {"caffe": ("branch2a", "CEIL"), "torch": ("branch2b", "BOTH")}
+_CHANNELS = {2: 64, 3: 128, 4: 256, 5: 512}  # of the inner convolutions; blocks end with 4 times
+_STRIDES = {2: 4, 3: 8, 4: 16, 5: 32}
+# Blocks that the paper's hypercolumn reads, of 152 layers.
+_READ = {
+    "res2a", "res2b", "res2c", "res3b1", "res3b4", "res3b7",
+    *(f"res4b{i}" for i in range(5, 36, 5)), "res5c",
+}  # fmt: skip
+
+
+@functools.cache
+def _blocks(depth: int) -> dict[str, int]:
+    """{block: stage} from the bottom to the top, with Caffe's names."""
+    found = {}
+    for stage, count in zip(_CHANNELS, DEPTHS[depth], strict=True):
+        for i in range(count):
+            letters = stage in (2, 5) or i == 0
+            found[f"res{stage}{'abc'[i] if letters else f'b{i}'}"] = stage
+    return found
+
+
+class ResNet(nn.Module):
+    """conv1 and pool1, then four stages of blocks 1x1, 3x3, 1x1, each added to what it reads.
+
+    Every convolution is followed by batch norm with a scale and a bias that are learned, and has
+    none itself. Batch norm is never absorbed: in transfer too it keeps training.
+
+    Attributes:
+        width: multiplies the channels of every layer.
+        depth: layers as the name counts them, one of `DEPTHS`.
+        variant: one of `VARIANTS`: "caffe" halves a map in the first, 1x1 convolution of a block
+            and lets pool1's last window hang over; "torch" halves it in the 3x3 convolution and
+            pads pool1 on both sides. The same parameters do not compute the same in both.
+        in_channels: of the input: 1 for gray, 3 for color.
+        norm: "batch", the only one there is.
+        frozen: layers (conv1 and blocks) whose batch norm keeps still: they normalize by their
+            running averages, and leave them as they are, while training too.
+        remat: keep only the input of every block for the backward pass, and compute the rest again.
+        dtype: of the computation; parameters and statistics are float32.
+        axis_name: see `norm.BatchNorm`.
+    """
+
+    width: float = 1.0
+    depth: int = 152
+    variant: str = "caffe"
+    in_channels: int = 1
+    norm: str = "batch"
+    frozen: tuple[str, ...] = ()
+    remat: bool = False
+    dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = None
+
+    # Whether batch norm can be absorbed into the weights.
+    absorbs = False
+    # What must be the same for parameters to fit, and to mean the same.
+    architecture = ("width", "depth", "variant")
+
+    @property
+    def strides(self) -> dict[str, int]:
+        """Every activation from the bottom to the top, with its stride in pixels of the input."""
+        blocks = {name: _STRIDES[stage] for name, stage in _blocks(self.depth).items()}
+        return {"gray": 1, "conv1": 2} | blocks
+
+    @property
+    def hypercolumn(self) -> dict[str, int]:
+        """The activations that columns are made of, in their order: the paper's, as far as there
+        are so many, and the last block of every stage."""
+        last = {stage: name for name, stage in _blocks(self.depth).items()}
+        read = {"conv1", *_READ, *last.values()}
+        return {name: stride for name, stride in self.strides.items() if name in read}
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The activations that have weights below them, from the bottom to the top."""
+        return ("conv1", *_blocks(self.depth))
+
+    @property
+    def top(self) -> str:
+        """The last block."""
+        return self.layers[-1]
+
+    @property
+    def smallest_input(self) -> int:
+        """Pixels a side below which pool1 has no window."""
+        return 3 if self.variant == "caffe" else 1
+
+    @property
+    def frozen_groups(self) -> tuple[str, ...]:
+        """The groups of parameters that belong to frozen layers."""
+        return tuple(
+            group
+            for layer in self.layers
+            if layer in self.frozen
+            for conv in _convolutions(layer)
+            for group in (conv, _beside(conv, "scale"))
+        )
+
+    @staticmethod
+    def layer_of(group: str) -> str:
+        """The layer that a group of parameters or of batch statistics belongs to."""
+        if group.endswith("conv1"):
+            return "conv1"
+        return "res" + re.sub("^(res|bn|scale)|_.*", "", group)
+
+    def top_centers(self, side: int) -> np.ndarray:
+        """Where the cells of the top lie in an input of so many pixels: [cells] pixels."""
+        return (np.arange(-(-side // 32)) + 0.5) * 32
+
+    @nn.compact
+    def __call__(self, gray: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        """Every activation: conv1 after ReLU and before pooling, blocks after their last ReLU.
+
+        Args:
+            gray: [batch, height, width, in_channels], mean-free.
+            train: batch statistics.
+
+        Returns:
+            {layer: [batch, h, w, channels]}; "gray" is the input itself.
+
+        Raises:
+            ConfigError: the input has another number of channels.
+        """
+        if gray.shape[-1] != self.in_channels:
+            raise ConfigError(
+                f"the input has {gray.shape[-1]} channels and the network takes "
+                f"{self.in_channels}: config.model.in_channels is 1 for gray, 3 for color"
+            )
+        maps = {"gray": gray.astype(self.dtype)}
+        x = self._conv(maps["gray"], "conv1", 64, train and "conv1" not in self.frozen, 7, 2)
+        x = maps["conv1"] = nn.relu(x)
+        x = layers.overlapping_max_pool(x, VARIANTS[self.variant][1])
+        for name in _blocks(self.depth):
+            compute = functools.partial(ResNet._block, name=name, train=train)
+            x = maps[name] = (nn.remat(compute) if self.remat else compute)(self, x)
+        return maps
+
+    def _block(self, x, name, train):
+        stage, moving = _blocks(self.depth)[name], train and name not in self.frozen
+        channels, stride = _CHANNELS[stage], 2 if stage > 2 else 1
+        halving = ("branch1", VARIANTS[self.variant][0]) if name.endswith("a") else ()
+
+        def conv(x, branch, features, size=1):
+            step = stride if branch in halving else 1
+            return self._conv(x, f"{name}_{branch}", features, moving, size, step)
+
+        shortcut = conv(x, "branch1", 4 * channels) if name.endswith("a") else x
+        x = nn.relu(conv(x, "branch2a", channels))
+        x = nn.relu(conv(x, "branch2b", channels, 3))
+        return nn.relu(conv(x, "branch2c", 4 * channels) + shortcut)
+
+    def _conv(self, x, group, channels, moving, size, stride):
+        x = layers.Conv(
+            max(1, round(channels * self.width)),
+            size,
+            stride,
+            # XLA's SAME would put the odd cell of a stride of 2 behind the map.
+            padding="SAME" if stride == 1 else size // 2,
+            use_bias=False,
+            dtype=self.dtype,
+            name=group,
+        )(x)
+        x = norm.BatchNorm(self.axis_name, name=_beside(group, "bn"))(x, moving)
+        return norm.Scale(name=_beside(group, "scale"))(x)
+
+
+def _convolutions(layer: str) -> tuple[str, ...]:
+    """The convolutions of conv1 or of a block."""
+    if layer == "conv1":
+        return ("conv1",)
+    branches = ("branch1",) if layer.endswith("a") else ()
+    return tuple(f"{layer}_{b}" for b in (*branches, "branch2a", "branch2b", "branch2c"))
+
+
+def _beside(conv: str, kind: str) -> str:
+    """What Caffe calls the batch norm ("bn") or the scale ("scale") of a convolution."""
+    return f"{kind}_conv1" if conv == "conv1" else kind + conv.removeprefix("res")
