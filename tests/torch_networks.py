@@ -41,6 +41,7 @@ class Vgg16(nn.Module):
         )
 
     def forward(self, x):
+        """Every activation."""
         maps = {"gray": x}
         for i, layer in enumerate(self.features):
             x = layer(x)
@@ -84,6 +85,7 @@ class Bottleneck(nn.Module):
             )
 
     def forward(self, x):
+        """The block's output."""
         shortcut = x if self.downsample is None else self.downsample(x)
         x = F.relu(self.bn1(self.conv1(x)))
         x = F.relu(self.bn2(self.conv2(x)))
@@ -113,6 +115,7 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(below, 1000)
 
     def forward(self, x):
+        """Every activation."""
         maps = {"gray": x}
         x = maps["conv1"] = F.relu(self.bn1(self.conv1(x)))
         x = self.maxpool(x)
@@ -163,6 +166,7 @@ class AlexNet(nn.Module):
         return F.max_pool2d(self._pad(x, 3, 2, -torch.inf), 3, 2)
 
     def forward(self, x):
+        """Every activation."""
         maps = {"gray": x}
         x = maps["conv1"] = F.relu(self.conv1(self._pad(x, 11, 4)))
         x = self._pool(self.lrn(x))

@@ -8,9 +8,11 @@ into the first kernel: what a network answers here is exactly what it answers th
 exactly, since zeros around the input stand for the mean too, and a ResNet has no bias.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 import dataclasses
+import functools
 import math
+from typing import Any
 
 import numpy as np
 
@@ -18,13 +20,24 @@ from colorize_jax.color.spaces import GRAY_MEAN
 from colorize_jax.errors import WeightsError
 from colorize_jax.models import registry, resnet
 from colorize_jax.models.norm import EPSILON, RAMP
-from colorize_jax.models.vgg16 import BLOCKS
-from colorize_jax.surgery.tables import Row, Shape, Tree, listed, same, shapes_of
+from colorize_jax.models.vgg16 import BLOCKS, Vgg16
+from colorize_jax.surgery.absorb import absorb_batch_norm
+from colorize_jax.surgery.foreign import File, Imported
+from colorize_jax.surgery.tables import (
+    Row,
+    Shape,
+    Tree,
+    listed,
+    same,
+    shapes_of,
+    to_ours,
+    to_theirs,
+)
 
 # Of ImageNet, as torchvision's pretrained weights expect them: RGB.
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
-TINT = tuple(round(mean - GRAY_MEAN, 4) for mean in MEAN)
+TINT = tuple(mean - GRAY_MEAN for mean in MEAN)
 
 _PREFIX = "module."  # of torch.nn.DataParallel
 _COUNTER = "num_batches_tracked"
@@ -41,109 +54,192 @@ class Network:
 
     Attributes:
         title: in words.
-        settings: of `config.model`, with the channels that the file's first layer reads.
+        model: settings of `config.model`, with the channels that the file's first layer reads.
         batch_norm: VGG-16: whether batch norm stands between its layers, to be absorbed.
     """
 
     title: str
-    settings: Mapping[str, object]
+    model: Mapping[str, Any]
     batch_norm: bool = False
 
-
-def is_classifier(name: str) -> bool:
-    """Whether an array belongs to the classifier on top, of which an encoder has no use."""
-    return name.startswith(_CLASSIFIERS)
-
-
-def without_prefix(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same arrays without what DataParallel puts before all names."""
-    if arrays and all(name.startswith(_PREFIX) for name in arrays):
-        return {name.removeprefix(_PREFIX): array for name, array in arrays.items()}
-    return dict(arrays)
+    def __str__(self):
+        channels = self.model["in_channels"]
+        parts = [self.title, f"{channels} channel{'s' if channels > 1 else ''}"]
+        if self.model["width"] != 1:
+            parts.append(f"width {self.model['width']:.4g}")
+        if "fc6_kernel" in self.model:
+            size = self.model["fc6_kernel"]
+            parts.append(f"classifier.0 on {size}x{size}")
+        return ", ".join(parts)
 
 
-def recognize(shapes: Mapping[str, Shape], source: str = "the file") -> Network:
+def recognize(
+    arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> Network:
     """The network that a state dict is of, by its names, and its size, by the shapes.
 
     Args:
-        shapes: {name: shape}, without the prefix of DataParallel.
-        source: where they are from, for errors.
+        arrays: "features.0.weight" and so on.
+        metadata: of the file; says nothing about the network.
 
     Raises:
         WeightsError: it is none of those known here; says what was found.
     """
+    del metadata
+    shapes = {name: array.shape for name, array in _without_prefix(arrays).items()}
     for first, read in (("features.0.weight", _vgg16), ("conv1.weight", _resnet)):
-        if len(shapes.get(first, ())) == 4 and (found := read(shapes, source)):
+        if len(shapes.get(first, ())) == 4 and (found := read(shapes)):
+            if found.model["in_channels"] not in registry.IN_CHANNELS:
+                raise WeightsError(
+                    f"{first} reads {found.model['in_channels']} channels; gray has 1, color 3"
+                )
             return found
     raise WeightsError(
-        f"{source} is of no network known here: {len(shapes)} arrays, {listed(shapes)}. Known are "
-        "torchvision's vgg16 (features.N, classifier.0, classifier.3), vgg16_bn and ResNets with "
-        "bottlenecks (conv1, layer1.0.conv1, ... layer4)"
+        f"the names are of no network known here: found {listed(shapes) or 'nothing'}. Known are "
+        "torchvision's vgg16 and vgg16_bn (features.0, ..., classifier.0, classifier.3) and "
+        "ResNets with bottlenecks (conv1, layer1.0.conv1, ..., layer4.2.conv3)"
     )
 
 
-def _vgg16(shapes, source) -> Network | None:
-    if set(shapes) >= _ALEXNET and "features.2.weight" not in shapes:
+def import_file(file: File, *, color: bool = False) -> Imported:
+    """The weights of a state dict, made for our input.
+
+    Args:
+        file: as `foreign.read` gives it. A first layer of three channels is taken for one that
+            reads what torchvision's weights of ImageNet do, one of a single channel for one that
+            reads our gray.
+        color: the encoder reads RGB; otherwise gray.
+
+    Raises:
+        WeightsError: names what is unknown, missing, of a wrong shape or not finite.
+    """
+    network = recognize(file.arrays)
+    channels = network.model["in_channels"]
+    if color and channels == 1:
+        raise WeightsError(f"{file.path} reads a single channel: it is not imported for color")
+    model = {**network.model, "in_channels": 3 if color else 1}
+    encoder = registry.make_encoder(registry.with_defaults(model))
+    variables, left_over = to_ours(
+        table(encoder, channels=channels, batch_norm=network.batch_norm),
+        _without_prefix(file.arrays),
+        shapes_of({k: {"encoder": tree} for k, tree in registry.variable_shapes(encoder).items()}),
+        left_over=lambda name: name.startswith(_CLASSIFIERS),
+        source=f"{file.path}, taken for {network},",
+    )
+    done = []
+    if network.batch_norm:
+        done.append("batch norm absorbed, with its scale and bias")
+    if channels == 3:
+        done.append(
+            f"{'' if color else 'the sum over the channels and '}the deviations {DEVIATION} went "
+            f"into {encoder.layers[0]}; the mean {GRAY_MEAN:.4f} takes the place of {MEAN}"
+        )
+    return Imported(network, variables, {"model": model}, left_over, done)
+
+
+def export(
+    encoder, variables: dict[str, Tree], *, gray: bool = False
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """A state dict for torchvision's definition, without its classifier, and notes about it.
+
+    Args:
+        encoder: `Vgg16`, whose batch norm is absorbed, or a `ResNet` of variant "torch".
+        variables: {"params": ..., "batch_stats": ...} of the encoder alone.
+        gray: the first layer reads one channel, as the encoder; otherwise three, as torchvision's.
+
+    Raises:
+        WeightsError: torchvision has no such network; the encoder reads color and `gray` is asked
+            for; something is missing or not finite.
+    """
+    if gray and encoder.in_channels == 3:
+        raise WeightsError("the encoder reads color: it is not written for gray")
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    if isinstance(encoder, Vgg16) and encoder.norm == "batch":
+        params, batch_stats = absorb_batch_norm(params, batch_stats), {}
+        encoder = encoder.clone(norm="none")
+    channels = 1 if gray else 3
+    rows = table(encoder, channels=channels)
+    tree = {"params": {"encoder": params}, "batch_stats": {"encoder": batch_stats}}
+    resnet_depth = getattr(encoder, "depth", None)
+    note = {
+        "format": "pt",  # as programs of PyTorch's world ask for
+        "network": f"torchvision's resnet{resnet_depth}" if resnet_depth else "torchvision's vgg16",
+        "input": input_of(channels),
+        "left_out": "fc" if resnet_depth else "classifier.6",
+    }
+    return to_theirs(rows, tree), note
+
+
+def input_of(channels: int) -> str:
+    """In words, what a written state dict reads."""
+    if channels == 1:
+        return f"mean of red, green and blue in [0, 1], less {GRAY_MEAN:.6f}"
+    return (
+        f"RGB in [0, 1], Normalize(mean={[round(GRAY_MEAN, 6)] * 3}, std={list(DEVIATION)}); "
+        f"torchvision's own means {list(MEAN)} have the same average but for 0.0002"
+    )
+
+
+def _without_prefix(arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """The same arrays without what DataParallel puts before all names."""
+    if arrays and all(name.startswith(_PREFIX) for name in arrays):
+        return {name.removeprefix(_PREFIX): array for name, array in arrays.items()}
+    return arrays
+
+
+def _vgg16(shapes) -> Network | None:
+    if shapes.keys() >= _ALEXNET and "features.2.weight" not in shapes:
         raise WeightsError(
-            f"{source} holds torchvision's alexnet, which is another network than AlexNet here: "
-            "64, 192, 384, 256 and 256 channels in place of 96, 256, 384, 384 and 256, and no "
-            "groups. Its weights fit no network of this library"
+            "these are the names of torchvision's alexnet, which is another network than AlexNet "
+            "here: 64, 192, 384, 256 and 256 channels in place of 96, 256, 384, 384 and 256, and "
+            "no groups. Its weights fit no network of this library"
         )
     batch_norm = "features.1.running_mean" in shapes
     names = _vgg16_names(batch_norm)
-    if {name for conv, _ in names.values() for name in (f"{conv}.weight",)} - set(shapes):
+    if any(f"{theirs}.weight" not in shapes for theirs, _ in names.values()):
         return None
-    top, below = shapes["classifier.0.weight"], shapes[f"{names['conv5_3'][0]}.weight"]
-    kernel = math.isqrt(top[-1] // below[0])
-    channels, _ = _first(shapes["features.0.weight"], source)
+    top, below = (shapes[f"{names[layer][0]}.weight"] for layer in ("fc6", "conv5_3"))
+    outputs, inputs, *_ = shapes["features.0.weight"]
     return Network(
-        f"torchvision's VGG-16{' with batch norm' if batch_norm else ''}",
+        "VGG-16 with batch norm" if batch_norm else "VGG-16",
         {
             "name": "vgg16",
-            "width": channels / BLOCKS[0][0],
-            "in_channels": shapes["features.0.weight"][1],
-            "fc6_kernel": kernel,
+            "width": outputs / BLOCKS[0][0],
+            "in_channels": inputs,
+            "fc6_kernel": math.isqrt(top[-1] // max(below[0], 1)),
             "norm": "none",
         },
         batch_norm,
     )
 
 
-def _resnet(shapes, source) -> Network | None:
-    blocks = tuple(
-        sum(f"layer{stage}.{i}.conv1.weight" in shapes for i in range(len(shapes)))
-        for stage in (1, 2, 3, 4)
-    )
-    if "layer1.0.conv1.weight" not in shapes:
+def _resnet(shapes) -> Network | None:
+    found = {
+        name.rpartition(".conv1.weight")[0] for name in shapes if name.endswith("conv1.weight")
+    }
+    blocks = tuple(sum(name.startswith(f"layer{i}.") for name in found) for i in (1, 2, 3, 4))
+    if not all(blocks):
         return None
     depths = {counts: depth for depth, counts in resnet.DEPTHS.items()}
-    if blocks not in depths or "layer1.0.conv3.weight" not in shapes:
+    if "layer1.0.conv3.weight" not in shapes or blocks not in depths:
         kind = "bottlenecks" if "layer1.0.conv3.weight" in shapes else "blocks of two convolutions"
-        known = ", ".join(f"{depth}: {counts}" for counts, depth in depths.items())
+        known = ", ".join(f"{counts} (ResNet-{depth})" for counts, depth in depths.items())
         raise WeightsError(
-            f"{source} holds a ResNet whose stages have {blocks} {kind}; known here are those with "
-            f"bottlenecks, {known}"
+            f"this is a ResNet whose stages have {blocks} {kind}; known here are those of "
+            f"bottlenecks with {known}"
         )
-    channels, _ = _first(shapes["conv1.weight"], source)
+    outputs, inputs, *_ = shapes["conv1.weight"]
     return Network(
-        f"torchvision's ResNet-{depths[blocks]}",
+        f"ResNet-{depths[blocks]}",
         {
             "name": "resnet152",
             "depth": depths[blocks],
             "variant": "torch",
-            "width": channels / 64,
-            "in_channels": shapes["conv1.weight"][1],
+            "width": outputs / 64,
+            "in_channels": inputs,
             "norm": "batch",
         },
     )
-
-
-def _first(shape, source):
-    if shape[1] not in registry.IN_CHANNELS:
-        raise WeightsError(
-            f"the first layer of {source} reads {shape[1]} channels; gray has 1 and color 3"
-        )
-    return shape[:2]
 
 
 def table(encoder, *, channels: int, batch_norm: bool = False) -> list[Row]:
@@ -152,16 +248,12 @@ def table(encoder, *, channels: int, batch_norm: bool = False) -> list[Row]:
     Args:
         encoder: `Vgg16` without batch norm, or a `ResNet`.
         channels: that the first layer of the state dict reads. 3: RGB, normalized as torchvision
-            does it; the encoder may read gray. 1: what the encoder reads.
+            does it; the encoder may read gray. 1: the encoder's gray.
         batch_norm: VGG-16: the state dict has batch norm, which is absorbed; no way back.
 
     Raises:
-        WeightsError: the encoder has no counterpart in torchvision, or reads color and the state
-            dict does not.
+        WeightsError: the encoder has no counterpart in torchvision.
     """
-    if encoder.in_channels == 3 and channels == 1:
-        raise WeightsError("the first layer reads gray and cannot become one of color here")
-    shapes = shapes_of({"params": {"encoder": registry.variable_shapes(encoder)["params"]}})
     if isinstance(encoder, resnet.ResNet):
         if encoder.variant != "torch":
             raise WeightsError(
@@ -169,15 +261,21 @@ def table(encoder, *, channels: int, batch_norm: bool = False) -> list[Row]:
                 "and pads pool1 otherwise: with the same weights torchvision's ResNet would "
                 "compute something else, so there is nothing to write"
             )
-        return _resnet_rows(encoder, shapes, channels)
-    if getattr(encoder, "layers", ()) != tuple(_vgg16_names(False)):
+        rows = _resnet_rows
+    elif isinstance(encoder, Vgg16):
+        if encoder.norm != "none":
+            raise WeightsError("torchvision's vgg16 has no batch norm: absorb it first")
+        rows = functools.partial(_vgg16_rows, batch_norm=batch_norm)
+    else:
         raise WeightsError(
             f"{type(encoder).__name__} has no counterpart in torchvision, whose alexnet is another "
             "network: other channels and no groups"
         )
-    if encoder.norm != "none":
-        raise WeightsError("torchvision's vgg16 has no batch norm: absorb it first")
-    return _vgg16_rows(encoder, shapes, channels, batch_norm)
+    return rows(encoder, _shapes(encoder), channels)
+
+
+def _shapes(encoder) -> dict[str, Shape]:
+    return shapes_of({"params": {"encoder": registry.variable_shapes(encoder)["params"]}})
 
 
 def _vgg16_names(batch_norm: bool) -> dict[str, tuple[str, str | None]]:
@@ -246,7 +344,7 @@ def _resnet_rows(encoder, shapes, channels) -> list[Row]:
 
 
 def _convolution(name: str, path: str, shape: Shape, channels: int) -> Row:
-    """A kernel [h, w, in, out] of ours; of the first layer `channels` says what the file's reads."""
+    """A kernel [h, w, in, out] of ours; `channels`: of the first layer, what the file's reads."""
     height, width, inputs, outputs = shape
     theirs = (outputs, channels or inputs, height, width)
     if channels != 3:
@@ -338,15 +436,3 @@ def _counter(name: str, path: str) -> Row:
         lambda count: [np.asarray(np.round(count), np.int64)],
         default=(np.float32(RAMP),),
     )
-
-
-def normalization(channels: int) -> str:
-    """In words, what a written state dict reads."""
-    if channels == 1:
-        return f"gray (the mean of the channels, in [0, 1]) less {GRAY_MEAN:.6g}"
-    return f"RGB in [0, 1], less {GRAY_MEAN:.6g} in every channel, divided by {DEVIATION}"
-
-
-def names_of(rows: Collection[Row]) -> list[str]:
-    """All foreign names of a table."""
-    return [name for row in rows for name in row.theirs]
