@@ -382,11 +382,9 @@ def _spread(kernel: np.ndarray) -> np.ndarray:
     The last channel makes up for the rounding of the first two, so that `_summed` gives back the
     kernel bit for bit: what is left is less than half a unit in the last place.
     """
-    red, green = (
-        (kernel.astype(np.float64) * (deviation / 3)).astype(np.float32)
-        for deviation in DEVIATION[:2]
-    )
-    rest = kernel - red / DEVIATION[0] - green / DEVIATION[1]
+    wide = kernel.astype(np.float64)
+    red, green = ((wide * (deviation / 3)).astype(np.float32) for deviation in DEVIATION[:2])
+    rest = wide - red.astype(np.float64) / DEVIATION[0] - green.astype(np.float64) / DEVIATION[1]
     return np.concatenate([red, green, (rest * DEVIATION[2]).astype(np.float32)], 2)
 
 
