@@ -9,10 +9,12 @@ from colorize_jax.color import spaces
 from colorize_jax.models import registry
 from colorize_jax.models.alexnet import AlexNet
 from colorize_jax.surgery import torch as tables
+from colorize_jax.surgery import torch_files
 from colorize_jax.surgery.foreign import File
 from colorize_jax.surgery.tables import flat
 
 torch = pytest.importorskip("torch", reason="compares with PyTorch, which is not installed")
+from safetensors import torch as safetensors_torch  # noqa: E402
 import torch_networks  # noqa: E402
 
 TOLERANCE = 1e-4  # relative to the largest value of an activation
@@ -105,6 +107,38 @@ def test_alexnet_answers_as_in_torch(padding, side, lrn):
     x = photo(side)
     ours = jax.jit(encoder.apply)({"params": params}, x)
     assert_same(ours, answers(network, x))
+
+
+@pytest.mark.parametrize(
+    ("network", "settings", "top"),
+    [
+        ("Vgg16", {"name": "vgg16", "fc6_kernel": 3, "norm": "batch"}, "classifier.6"),
+        ("ResNet", {"name": "resnet152", "depth": 14, "variant": "torch"}, "fc"),
+    ],
+    ids=["vgg16", "resnet"],
+)
+@pytest.mark.parametrize("gray", [False, True])
+def test_exported_network_loads_into_torch_and_answers_as_ours(
+    network, settings, top, gray, rng, tmp_path
+):
+    encoder = registry.make_encoder(registry.with_defaults(settings | {"width": 1 / 32}))
+    shapes = registry.variable_shapes(encoder)
+    variables = jax.tree.map(lambda x: rng.uniform(0.5, 1, x.shape).astype(np.float32), shapes)
+    for layer in variables["params"].values():
+        if "kernel" in layer:  # signs, so that something cancels
+            layer["kernel"] *= rng.choice([-1, 1], layer["kernel"].shape).astype(np.float32)
+    path = tmp_path / "state.safetensors"
+    torch_files.write_safetensors(path, *tables.export(encoder, variables, gray=gray))
+    own = {k: v for k, v in settings.items() if k in ("depth", "fc6_kernel")}
+    network = getattr(torch_networks, network)(width=1 / 32, in_channels=1 if gray else 3, **own)
+    missing, unexpected = network.load_state_dict(safetensors_torch.load_file(path), strict=False)
+    assert (missing, unexpected) == ([f"{top}.weight", f"{top}.bias"], [])
+    image = data.astronaut()[None, :96, 90:186]
+    ours = jax.jit(encoder.apply)(variables, np.asarray(spaces.network_input(image)))
+    # torchvision's is fed the photo in color, and looks at the mean of its channels as ours does.
+    theirs = (spaces.network_input if gray else spaces.color_input)(image)
+    theirs = answers(network.eval(), np.asarray(theirs if gray else normalized(theirs)))
+    assert_same(ours, theirs)
 
 
 @pytest.mark.slow
