@@ -19,7 +19,7 @@ import pathlib
 import sys
 from typing import Any
 
-from colorize_jax.errors import ColorizeError, ConfigError, WeightsError
+from colorize_jax.errors import ColorizeError, WeightsError
 
 
 def from_caffe(
@@ -55,11 +55,6 @@ def from_caffe(
     file = foreign.read(path)
     if file.format != "HDF5":
         raise WeightsError(f"{path} is a {file.format} file, not Caffe's HDF5")
-    if unknown := [name for name, _ in model if name not in caffe.UNSEEN]:
-        raise ConfigError(
-            f"--model={unknown[0]}=... follows from the file; what does not: "
-            f"{', '.join(caffe.UNSEEN)}"
-        )
     found = caffe.import_file(file, pixels=pixels, mean=mean, model=dict(model))
     return _save(file, found, output, say)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from colorize_jax.color.spaces import GRAY_MEAN
-from colorize_jax.errors import WeightsError
+from colorize_jax.errors import ConfigError, WeightsError
 from colorize_jax.models import norm, registry
 from colorize_jax.models.vgg16 import Vgg16
 from colorize_jax.surgery import first_conv, tables
@@ -34,7 +34,7 @@ _NEEDS = {
 }
 _TITLES = {"vgg16": "VGG-16", "alexnet": "AlexNet", "resnet152": "ResNet"}
 # Layers whose number of outputs tells the width, and how many there are at width 1.
-_WIDEST = {"vgg16": ("fc7", 4096), "alexnet": ("fc7", 4096), "resnet152": ("res5c_branch2c", 2048)}
+_WIDEST = {"vgg16": ("fc7", 4096), "alexnet": ("fc7", 4096), "resnet152": ("res5a_branch2c", 2048)}
 _FIRST = {"vgg16": "conv1_1", "alexnet": "conv1", "resnet152": "conv1"}
 _UNDER_FC6 = {"vgg16": "conv5_3", "alexnet": "conv5"}
 # Settings that the weights do not show, or not exactly; a file of ours tells them.
@@ -153,9 +153,25 @@ def _noted(metadata: Mapping[str, str]) -> dict[str, Any]:
     """Settings that a file of ours tells."""
     try:
         saved = json.loads(metadata.get("model", "{}"))
-        return {name: saved[name] for name in UNSEEN if name in saved}
-    except (ValueError, TypeError) as error:
+        return checked({name: saved[name] for name in UNSEEN if name in saved})
+    except (ValueError, TypeError, ConfigError) as error:
         raise WeightsError(f"the note about the model in the file is damaged: {error}") from error
+
+
+def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the model; ConfigError if one is not of `UNSEEN`, or of another type."""
+    usual = registry.with_defaults({})
+    for name, value in settings.items():
+        if name not in UNSEEN:
+            raise ConfigError(
+                f"model.{name} follows from the file; what does not: {', '.join(UNSEEN)}"
+            )
+        if type(value) is not type(usual[name]):
+            raise ConfigError(
+                f"model.{name} is {value!r}, not a {type(usual[name]).__name__}"
+                f" like {usual[name]!r}"
+            )
+    return dict(settings)
 
 
 def note(model: Mapping[str, Any]) -> dict[str, str]:
@@ -166,14 +182,13 @@ def note(model: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def rows(encoder, head: str = "", *, dense: bool = True, shapes: Mapping[str, Shape]) -> list[Row]:
-    """The table of an encoder, and of a head on top of it.
+def rows(shapes: Mapping[str, Shape], head: str = "", *, dense: bool = True) -> list[Row]:
+    """The table of a network of ours.
 
     Args:
-        encoder: of any kind.
-        head: a key of `HEADS`, or "".
+        shapes: {path: shape} of all its parameters and statistics, see `tables.shapes_of`.
+        head: a key of `HEADS` if there is a head among them.
         dense: fc6 and fc7 are written as (out, in), as Caffe's inner products.
-        shapes: {path: shape} of ours.
     """
     found = []
     for path, shape in shapes.items():
@@ -182,7 +197,7 @@ def rows(encoder, head: str = "", *, dense: bool = True, shapes: Mapping[str, Sh
         inner = group == "head" or layer.startswith("fc")
         if leaf == "kernel":
             flat = not HEADS[head].convolutions if group == "head" else dense
-            flip = layer == encoder.layers[0] and shape[-2] == 3
+            flip = layer in _FIRST.values() and shape[-2] == 3
             found.append(_kernel(theirs, path, shape, inner=inner, flat=flat, flip=flip))
         elif leaf == "mean":
             found.append(_batch_norm(theirs, path.removesuffix("mean"), shape))
@@ -211,9 +226,10 @@ def import_file(
 
     Raises:
         WeightsError: names what is unknown, missing, of a wrong shape or not finite.
+        ConfigError: `model` or `mean` does not suit the file.
     """
     network = recognize(file.arrays, file.metadata)
-    network = dataclasses.replace(network, model=network.model | dict(model or {}))
+    network = dataclasses.replace(network, model=network.model | checked(model or {}))
     encoder = registry.make_encoder(registry.with_defaults(network.model))
     shapes = tables.shapes_of(
         {kind: {"encoder": tree} for kind, tree in registry.variable_shapes(encoder).items()}
@@ -224,15 +240,23 @@ def import_file(
         hidden, bins = shapes["params/head/hue/kernel"]
         settings["model"]["hidden"], settings["task"] = hidden, {"bins": bins}
     variables, left_over = tables.to_ours(
-        rows(encoder, network.head, shapes=shapes),
+        rows(shapes, network.head),
         file.arrays,
         shapes,
         left_over=lambda name: _is_left_over(name, file.arrays, network),
         source=f"{file.path}, taken for {network},",
     )
     done = []
+    if plain := [name for name in variables["params"]["encoder"]
+                 if name.startswith("scale") and f"{name}/0" not in file.arrays]:  # fmt: skip
+        done.append(f"without scale and bias of their own, 1 and 0: {tables.listed(plain)}")
     if mean is None:
         mean = [pixels * (HEADS[network.head].mean if network.head else GRAY_MEAN)]
+    if len(mean) not in (1, encoder.in_channels):
+        raise ConfigError(
+            f"--mean has {len(mean)} numbers, and the network in {file.path} reads "
+            f"{encoder.in_channels} channel(s)"
+        )
     if pixels != 1 or any(pixels * GRAY_MEAN != each for each in mean):
         variables = _refit(encoder, variables, pixels, mean)
         done.append(
@@ -266,8 +290,7 @@ def export(encoder, variables: dict[str, Tree], *, dense: bool = True) -> dict[s
             f"{', '.join(HEADS[EXPORTED].layers)}, of the histogram loss"
         )
     shapes = tables.shapes_of(variables)
-    table = rows(encoder, EXPORTED if head else "", dense=dense, shapes=shapes)
-    return tables.to_theirs(table, variables)
+    return tables.to_theirs(rows(shapes, EXPORTED if head else "", dense=dense), variables)
 
 
 def _kernel(layer: str, path: str, shape: Shape, *, inner: bool, flat: bool, flip: bool) -> Row:

@@ -94,6 +94,8 @@ def read(path: str | pathlib.Path) -> File:
         if known.begins(head):
             try:
                 return File(path, name, *known.read(path))
+            except MemoryError as error:
+                raise WeightsError(f"{path} holds more than fits into memory") from error
             except (OSError, ValueError, KeyError, RuntimeError) as error:
                 raise WeightsError(f"{path} is a damaged {name} file: {error}") from error
     hint = (
@@ -124,7 +126,7 @@ def write(path: str | pathlib.Path, writer: Callable[[pathlib.Path], None]) -> N
     try:
         writer(draft)
         draft.rename(path)
-    except (OSError, RuntimeError) as error:  # the second is h5py's for a full disk
+    except OSError as error:
         raise SaveError(f"{path} could not be written: {why(error)}") from error
     finally:
         draft.unlink(missing_ok=True)

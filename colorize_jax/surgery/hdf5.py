@@ -1,6 +1,7 @@
 """Caffe's HDF5 files: /data/<layer>/<blob> and nothing else that matters."""
 
 from collections.abc import Mapping
+import io
 import pathlib
 
 import h5py
@@ -38,7 +39,9 @@ def write(
     path: pathlib.Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
     """The file that `read` gives back; OSError if it cannot be written."""
-    with h5py.File(path, "w", track_order=True) as file:
+    # In memory first: of a full disk HDF5 tells in stack traces and leaves what it has written.
+    whole = io.BytesIO()
+    with h5py.File(whole, "w", track_order=True) as file:
         group = file.create_group(_DATA, track_order=True)
         ours = file.create_group(_OURS)
         for name, array in arrays.items():
@@ -46,6 +49,7 @@ def write(
                 name.removeprefix(f"{_OURS}/"), data=array
             )
         ours.attrs.update(metadata)
+    path.write_bytes(whole.getbuffer())
 
 
 def _collect(group: h5py.Group, prefix: str, arrays: dict, path: pathlib.Path) -> None:

@@ -57,7 +57,7 @@ def to_ours(
 
     Args:
         rows: the table.
-        arrays: by foreign name; floats of any width become float32.
+        arrays: by foreign name, of any kind of real numbers.
         shapes: {path: shape} of all that must be filled, see `shapes_of`.
         left_over: which names may be left over.
         source: what the arrays are from, for errors.
@@ -77,7 +77,8 @@ def to_ours(
             filled |= zip(row.ours, row.default, strict=True)
             continue
         if _fits(row, found, problems):
-            filled |= zip(row.ours, row.to_ours(*found), strict=True)
+            made = [np.asarray(array, np.float32) for array in row.to_ours(*found)]
+            filled |= zip(row.ours, made, strict=True)
     taken = {name for row in rows for name in row.theirs}
     rest = [name for name in arrays if name not in taken]
     problems.without_row = [name for name in rest if not left_over(name)]
@@ -181,7 +182,7 @@ def _fits(row: Row, found: Arrays, problems: _Problems) -> bool:
         if array.shape not in [tuple(shape) for shape in allowed]:
             problems.shapes.append(f"{name} is {array.shape}, not {_either(allowed)}")
             good = False
-        elif not np.issubdtype(array.dtype, np.number):
+        elif array.dtype.kind not in "fiu":
             problems.shapes.append(f"{name} holds no numbers but {array.dtype}")
             good = False
         elif not np.isfinite(array).all():

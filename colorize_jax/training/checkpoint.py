@@ -246,9 +246,12 @@ def save_encoder(
         nonfinite=np.zeros((), np.int32),
     )
     note = {"step": 0, "config": config, "origin": dict(origin)}
+    needed = sum(array.nbytes for array in jax.tree.leaves((state.params, state.batch_stats)))
     draft = None
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
+        if (free := shutil.disk_usage(output.parent).free) < needed:
+            raise OSError(f"it takes {needed >> 20} MiB, and {free >> 20} MiB are free there")
         draft = pathlib.Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
         draft.chmod(0o755)  # mkdtemp's is for its maker alone
         write(draft / FOLDER / "0", state, note)
@@ -416,9 +419,9 @@ def saved_arrays(folder: pathlib.Path) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def load_head(path: str | pathlib.Path) -> Tree:
-    """The head of a trained network, {layer: {"kernel", "bias"}}; empty if there is none.
+    """The head of a trained network, {layer: {"kernel", "bias"}}.
 
-    CheckpointError: there is no checkpoint, or it is damaged.
+    CheckpointError: there is no checkpoint, it is damaged, or it has no head.
     """
     folder = find(path)
     saved_note(folder)  # finds out whether it is damaged
@@ -432,7 +435,7 @@ def load_head(path: str | pathlib.Path) -> Tree:
         sep="/",
     )
     if not wanted:
-        return {}
+        raise CheckpointError(f"{folder} has no head, but an encoder alone")
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return read_variables(folder, {"params": {"head": wanted}}, sharding)["params"]["head"]
 
