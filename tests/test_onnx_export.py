@@ -62,10 +62,10 @@ def assert_answers(session, expected, x):
 def test_encoder_answers_all_activations(network, tmp_path, rng, onnxruntime, capsys):
     folder, encoder, variables = saved(tmp_path, NETWORKS[network], rng)
     path = tmp_path / "network.onnx"
-    convert.main(["to-onnx", str(folder), str(path), "--size=64x72"])
-    assert "gray is [batch, 64, 72, 1]" in capsys.readouterr().out
+    convert.main(["to-onnx", str(folder), str(path), "--size=96x128"])
+    assert "gray is [batch, 96, 128, 1]" in capsys.readouterr().out
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    photos = rng.integers(0, 256, (3, 64, 72, 3), dtype=np.uint8)
+    photos = rng.integers(0, 256, (3, 96, 128, 3), dtype=np.uint8)
     x = np.asarray(spaces.network_input(photos))
     expected = dict(jax.jit(encoder.apply)(variables, x))
     del expected["gray"]
@@ -76,11 +76,11 @@ def test_colorizer_answers_hue_and_chroma_on_the_grid(tmp_path, rng, onnxruntime
     head = Head({"hue": 32, "chroma": 32}, hidden=8)
     folder, network, variables = saved(tmp_path, VGG16, rng, head)
     path = tmp_path / "colorizer.onnx"
-    convert.to_onnx(str(folder), str(path), size=(64, 64), colorizer=True)
+    convert.to_onnx(str(folder), str(path), size=(96, 96), colorizer=True)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    x = rng.uniform(-0.4, 0.5, (1, 64, 64, 1)).astype(np.float32)
+    x = rng.uniform(-0.4, 0.5, (1, 96, 96, 1)).astype(np.float32)
     expected = jax.jit(lambda x: network.apply(variables, x, method="dense"))(x)
-    assert expected["hue"].shape == (1, 16, 16, 32)
+    assert expected["hue"].shape == (1, 24, 24, 32)
     assert_answers(session, expected, x)
 
 

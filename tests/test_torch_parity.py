@@ -1,22 +1,30 @@
 """Every activation of our networks against plain torch.nn definitions on the same weights."""
 
+import pathlib
+import re
+import sys
+import types
+
 import jax
 import numpy as np
 import pytest
 from skimage import data
 
+from colorize_jax import convert
 from colorize_jax.color import spaces
-from colorize_jax.models import registry
+from colorize_jax.models import layers, registry
 from colorize_jax.models.alexnet import AlexNet
 from colorize_jax.surgery import torch as tables
 from colorize_jax.surgery import torch_files
 from colorize_jax.surgery.foreign import File
 from colorize_jax.surgery.tables import flat
+from colorize_jax.training import checkpoint
 
 torch = pytest.importorskip("torch", reason="compares with PyTorch, which is not installed")
 from safetensors import torch as safetensors_torch  # noqa: E402
 import torch_networks  # noqa: E402
 
+README = pathlib.Path(__file__).parent.parent / "README.md"
 TOLERANCE = 1e-4  # relative to the largest value of an activation
 
 
@@ -139,6 +147,38 @@ def test_exported_network_loads_into_torch_and_answers_as_ours(
     theirs = (spaces.network_input if gray else spaces.color_input)(image)
     theirs = answers(network.eval(), np.asarray(theirs if gray else normalized(theirs)))
     assert_same(ours, theirs)
+
+
+def test_example_of_the_readme_runs_as_written(rng, tmp_path, monkeypatch):
+    section = README.read_text().split("## Take the result to PyTorch")[1].split("\n## ")[0]
+    command = re.search(r"```sh\npython -m colorize_jax.convert (.*)\n```", section)[1]
+    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
+    assert "/ckpt/vgg16" in command
+    settings = {"name": "vgg16", "width": 1 / 32, "fc6_kernel": 1}
+    encoder = registry.make_encoder(registry.with_defaults(settings))
+    shapes = registry.variable_shapes(encoder)
+    variables = jax.tree.map(lambda x: rng.uniform(-0.5, 1, x.shape).astype(np.float32), shapes)
+    for stats in variables["batch_stats"].values():
+        stats["var"] += 1
+    nested = {kind: {"encoder": tree} for kind, tree in variables.items()}
+    checkpoint.save_encoder(tmp_path / "ckpt", nested, {"model": settings}, {})
+    # torchvision does not import beside the CPU build of torch; our definition stands in for its.
+    torchvision = types.ModuleType("torchvision")
+    torchvision.models = types.SimpleNamespace(
+        vgg16=lambda: torch_networks.Vgg16(width=1 / 32, fc6_kernel=1)
+    )
+    monkeypatch.setitem(sys.modules, "torchvision", torchvision)
+    monkeypatch.chdir(tmp_path)
+    image = data.astronaut()[None, :64, 90:154]
+
+    convert.main(command.replace("/ckpt/vgg16", "ckpt").split())
+    names = {"rgb": torch.tensor(np.moveaxis(np.asarray(spaces.from_uint8(image)), -1, 1))}
+    exec(code, names)
+
+    top = jax.jit(encoder.apply)(variables, np.asarray(spaces.network_input(image)))["conv5_3"]
+    pooled = np.moveaxis(np.asarray(layers.max_pool(top)), -1, 1)
+    found = names["features"].detach().numpy()
+    np.testing.assert_allclose(found, pooled, atol=TOLERANCE * pooled.max())
 
 
 @pytest.mark.slow
