@@ -11,8 +11,8 @@ def default_config() -> ConfigDict:
     """The complete config, locked: a recipe that sets an unknown field fails by name."""
     config = ConfigDict()
     config.seed = 0
-    # A pretrained network to start from: a run's workdir, or one of its checkpoints/<step>. Its
-    # encoder is used and nothing else.
+    # A pretrained network to start from: a run's workdir, one of its checkpoints/<step>, or what
+    # `python -m colorize_jax.convert` wrote. Its encoder is used and nothing else.
     config.init_from = "random"
     # What is trained besides the head: "all", "head" (nothing), or layers of the encoder by name,
     # as in "fc6,fc7" or "conv4_1..fc7". The rest is frozen and costs no gradient.
@@ -176,10 +176,38 @@ def variants(variant: str, known: tuple[str, ...]) -> set[str]:
     return asked
 
 
+# The variants of transfer recipes that name a network; without one it is VGG-16.
+NETWORKS = ("alexnet", "resnet152")
+
+
+def transfer(config: ConfigDict, asked: set[str], classifier: bool = False) -> None:
+    """What the variants of a transfer recipe say of its start and its network.
+
+    Args:
+        config: changed in place: `init_from`, `model`, and of a classifier `data.crop`.
+        asked: from `variants`; "random" and `NETWORKS` count here.
+        classifier: the network answers once for a crop, which has the size that it is made for.
+
+    Raises:
+        ConfigError: two networks are named.
+    """
+    named = asked.intersection(NETWORKS)
+    if len(named) > 1:
+        raise ConfigError(f"the config's variants name two networks: {' and '.join(sorted(named))}")
+    name = config.model.name = named.pop() if named else "vgg16"
+    config.init_from = "random" if "random" in asked else ""
+    # A random start has batch norm, a pretrained one has it absorbed; a ResNet keeps its own.
+    config.model.norm = "batch" if "random" in asked or name == "resnet152" else "none"
+    if classifier:
+        config.data.crop = 227 if name == "alexnet" else 224
+        config.model.fc6_padding = "SAME" if name == "resnet152" else "VALID"  # it has no fc6
+
+
 def transfer_rates(variant: str, rates: Sequence[float]) -> Iterator[dict]:
     """The settings that a transfer recipe's `sweep` compares: rates; of a random start with and
-    without batch norm, and the better one counts."""
-    norms = ("batch", "none") if "random" in variant else ("",)
+    without batch norm, if the network can do without, and the better one counts."""
+    asked = variant.split(",")
+    norms = ("batch", "none") if "random" in asked and "resnet152" not in asked else ("",)
     for norm in norms:
         for rate in rates:
             yield ({"model.norm": norm} if norm else {}) | {"optimizer.rate": rate}

@@ -18,7 +18,8 @@ def size_to_machine(config: ConfigDict, devices: list[jax.Device] | None = None)
     count, kind = len(devices), devices[0].device_kind
     if devices[0].platform == "cpu":
         config.model.width = 0.25
-        config.model.fc6_kernel = 3
+        if config.model.name != "resnet152":  # the only one without fc6
+            config.model.fc6_kernel = 3
         config.model.hidden = 256
         config.data.crop, config.data.scale = 64, (128, 257)
         config.data.batch_size = 16 * count

@@ -1,32 +1,38 @@
-r"""A few photos of every class of ImageNet, or of any folder of class folders, from a VGG-16.
+r"""A few photos of every class of ImageNet, or of any folder of class folders, after pretraining.
 
 python -m colorize_jax.main --config=configs/imagenet_subset_cls.py:crossval \
     --config.init_from=/ckpt/vgg16 --config.data.source=/data/imagenet --workdir=/ckpt/vgg16_100k
+python -m colorize_jax.main --config=configs/imagenet_subset_cls.py:alexnet,crossval \
+    --config.init_from=/ckpt/alexnet --config.data.source=/data/imagenet \
+    --workdir=/ckpt/alexnet_100k
+python -m colorize_jax.main --config=configs/imagenet_subset_cls.py:resnet152,crossval \
+    --config.init_from=/ckpt/resnet152 --config.data.source=/data/imagenet \
+    --workdir=/ckpt/resnet152_100k
 
 Exactly 100 photos of each class below train/, chosen by the seed (--config.data.per_class=10, or 0
-for all); evaluated on one central crop of the photos below val/: top-1 and top-5. Other data:
---config.task.classes=37 --config.data.split=training --config.data.eval_split=testing. The paper
-does not tell its schedule; without :crossval 40 epochs with drops after 20 and 30.
+for all), in crops of 224 pixels (AlexNet: 227); evaluated on one central crop of the photos below
+val/: top-1 and top-5. Other data: --config.task.classes=37 --config.data.split=training
+--config.data.eval_split=testing. The paper does not tell its schedule; without :crossval 40 epochs
+with drops after 20 and 30.
 
-Variants, as in --config=configs/imagenet_subset_cls.py:random,crossval
-    random    a random start, with batch norm (--config.model.norm=none: without), at 0.01
-    crossval  finds the schedule on 90 % of the training photos, then trains on all of them
+Variants, as in --config=configs/imagenet_subset_cls.py:alexnet,random,crossval
+    alexnet    another network than VGG-16
+    resnet152  another one, whose batch norm stays
+    random     a random start, with batch norm (--config.model.norm=none: without), at 0.01
+    crossval   finds the schedule on 90 % of the training photos, then trains on all of them
 """
 
-from colorize_jax.config import default_config, transfer_rates, variants
+from colorize_jax.config import NETWORKS, default_config, transfer, transfer_rates, variants
 
 
 def get_config(variant=""):
-    asked = variants(variant, ("random", "crossval"))
+    asked = variants(variant, (*NETWORKS, "random", "crossval"))
     config = default_config()
-    config.init_from = "random" if "random" in asked else ""
-    config.model.norm = "batch" if "random" in asked else "none"
-    config.model.fc6_padding = "VALID"
+    transfer(config, asked, classifier=True)
     config.data.labels = "folders"
     config.data.split, config.data.eval_split = "train", "val"
     config.data.per_class = 100
     config.data.scale = (256, 257)
-    config.data.crop = 224
     config.data.batch_size = 128
     config.task.name, config.task.loss = "classification", "softmax"
     config.task.classes = 1000

@@ -1,32 +1,37 @@
-r"""VOC 2007 classification from a pretrained VGG-16: which of twenty classes are in a photo.
+r"""VOC 2007 classification from a pretrained network: which of twenty classes are in a photo.
 
 python -m colorize_jax.main --config=configs/voc2007_cls.py --config.init_from=/ckpt/vgg16 \
     --config.data.source=/data/VOCdevkit/VOC2007 --workdir=/ckpt/vgg16_voc07
+python -m colorize_jax.main --config=configs/voc2007_cls.py:alexnet \
+    --config.init_from=/ckpt/alexnet \
+    --config.data.source=/data/VOCdevkit/VOC2007 --workdir=/ckpt/alexnet_voc07
+python -m colorize_jax.main --config=configs/voc2007_cls.py:resnet152 \
+    --config.init_from=/ckpt/resnet152 \
+    --config.data.source=/data/VOCdevkit/VOC2007 --workdir=/ckpt/resnet152_voc07
 
-80,000 steps of 16 crops of 224 pixels, scaled by 0.5 to 2, on the 5,011 photos of trainval; the
-rate halves every eighth of the run. Photos in which a class is hard to see do not count for it.
-Evaluated on the 4,952 photos of test, each by ten random crops; --config.eval.view=ten takes the
-classic ten, whole the whole photo.
+80,000 steps of 16 crops of 224 pixels (AlexNet: 227), scaled by 0.5 to 2, on the 5,011 photos
+of trainval; the rate halves every eighth of the run. Photos in which a class is hard to see do not
+count for it. Evaluated on the 4,952 photos of test, each by ten random crops;
+--config.eval.view=ten takes the classic ten, whole the whole photo.
 
-Variants, as in --config=configs/voc2007_cls.py:random,crossval
-    random    a random start, with batch norm; --config.model.norm=none: without
-    crossval  finds the schedule on 90 % of the training split, then trains on all of it
+Variants, as in --config=configs/voc2007_cls.py:alexnet,random,crossval
+    alexnet    another network than VGG-16
+    resnet152  another one, whose batch norm stays
+    random     a random start, with batch norm; --config.model.norm=none: without
+    crossval   finds the schedule on 90 % of the training split, then trains on all of it
 """
 
-from colorize_jax.config import default_config, transfer_rates, variants
+from colorize_jax.config import NETWORKS, default_config, transfer, transfer_rates, variants
 
 
 def get_config(variant=""):
-    asked = variants(variant, ("random", "crossval"))
+    asked = variants(variant, (*NETWORKS, "random", "crossval"))
     config = default_config()
-    config.init_from = "random" if "random" in asked else ""
+    transfer(config, asked, classifier=True)
     config.steps = 80_000
-    config.model.norm = "batch" if "random" in asked else "none"
-    config.model.fc6_padding = "VALID"
     config.data.labels = "lists"
     config.data.split, config.data.eval_split = "trainval", "test"
     config.data.scaling = "factor"
-    config.data.crop = 224
     config.data.batch_size = 16
     config.task.name, config.task.loss = "classification", "sigmoid"
     config.task.classes = 20

@@ -16,10 +16,12 @@ from colorize_jax.training.step import abstract_state
 ROOT = pathlib.Path(__file__).parent.parent
 RECIPES = {
     "vgg16_col": ("", "long", "regression", "no_hypercolumn", "no_drop"),
+    "alexnet_col": ("", "long"),
+    "resnet152_col": ("", "short"),
     "quickstart": ("", "regression"),
-    "voc2012_seg": ("", "random", "random,no_fov", "crossval"),
-    "voc2007_cls": ("", "random", "crossval"),
-    "imagenet_subset_cls": ("", "random", "crossval"),
+    "voc2012_seg": ("", "random", "random,no_fov", "crossval", "alexnet", "random,resnet152"),
+    "voc2007_cls": ("", "random", "crossval", "random,alexnet", "resnet152"),
+    "imagenet_subset_cls": ("", "random", "crossval", "alexnet", "random,resnet152"),
 }
 
 
@@ -47,19 +49,24 @@ def test_recipe_has_the_shapes_of_its_network(name, variant):
     if name == "vgg16_col":
         columns = 4096 if variant == "no_hypercolumn" else 12417
         assert head["hidden"]["kernel"].shape == (columns, 1024)
+    network = variant.split(",")[-1]
     if name == "voc2012_seg":
-        columns = 12417 if "no_fov" in variant else 12417 + 2048
+        trunk = {"alexnet": 9569, "resnet152": 11584}.get(network, 12417)
+        columns = trunk if "no_fov" in variant else trunk + 2048
         assert head["hidden"]["kernel"].shape == (columns, 1024)
         assert head["classes"]["kernel"].shape == (1024, 21)
     if name.endswith("_cls"):
         number = {"voc2007_cls": 20, "imagenet_subset_cls": 1000}[name]
-        assert head["classes"]["kernel"].shape == (4096, number)
+        top = 2048 if network == "resnet152" else 4096
+        assert head["classes"]["kernel"].shape == (top, number)
+        assert config.data.crop == (227 if network == "alexnet" else 224)
     if config.task.name == "colorization":
         outputs = {"ab"} if variant == "regression" else {"hue", "chroma"}
         assert set(head) - {"hidden"} == outputs
     assert bool(state.batch_stats) == (config.model.norm == "batch")
     if config.task.name != "colorization":
-        assert (config.model.norm == "batch") == variant.startswith("random")
+        keeps = variant.startswith("random") or network == "resnet152"
+        assert (config.model.norm == "batch") == keeps
         assert (config.init_from == "random") == variant.startswith("random")
     with pytest.raises(ConfigError, match="no variant 'nonsense'"):
         get_config(name, "nonsense")
@@ -97,6 +104,22 @@ def test_transfer_recipes_are_those_of_the_release():
         224,
         16,
     )
+
+
+def test_recipe_of_a_resnet_is_that_of_the_paper():
+    config = get_config("resnet152_col")
+    assert (config.data.crop, tuple(config.data.scale)) == (224, (256, 480))
+    assert config.schedule.epochs == 35 and not config.model.hypercolumn
+    np.testing.assert_allclose(np.array(config.schedule.drops) * 3, (2.0, 2.5, 2.75))
+    # The released schedule of segmentation was found for it.
+    config = get_config("voc2012_seg", "resnet152")
+    schedule = optimizers.make_schedule(config, photos=10_582)
+    assert (schedule.steps, schedule.drops) == (40_000, (22_500, 30_000))
+
+
+def test_a_transfer_has_one_network():
+    with pytest.raises(ConfigError, match="two networks: alexnet and resnet152"):
+        get_config("voc2012_seg", "resnet152,alexnet")
 
 
 def test_unknown_field_in_a_recipe_fails_by_name():

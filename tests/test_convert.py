@@ -18,7 +18,7 @@ import colorize_jax
 from colorize_jax import convert
 from colorize_jax.errors import CheckpointError, SaveError
 from colorize_jax.models import registry
-from colorize_jax.training import checkpoint, evaluation, start
+from colorize_jax.training import checkpoint, evaluation, same_run, start
 
 VGG = caffe_files.vgg16(width=1 / 32, fc6=1, norm=True)
 COLORIZER = caffe_files.colorizer(width=1 / 32, fc6=1, hidden=8, bins=8)
@@ -58,6 +58,13 @@ def test_a_caffe_file_becomes_a_checkpoint_to_load_and_to_start_from(vgg, tmp_pa
     assert note["origin"]["file"] == vgg.name and len(note["origin"]["sha256"]) == 64
     assert note["config"]["model"].keys() == tiny.config().model.to_dict().keys()
     assert not list(tmp_path.glob(".*"))  # the draft is gone
+
+
+def test_a_run_does_not_go_on_with_weights_from_elsewhere(vgg, tmp_path):
+    _run("caffe", vgg, tmp_path / "out")
+    with pytest.raises(CheckpointError, match="--config.init_from="):
+        same_run.check_config(tmp_path / "out", tiny.config())
+    same_run.check_config(tmp_path / "new", tiny.config())
 
 
 def test_an_empty_folder_may_be_the_output(vgg, tmp_path):

@@ -1,5 +1,7 @@
 """Convolution and pooling against XLA's plain operations."""
 
+import itertools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,8 +17,13 @@ def _plain(x, kernel):
     )
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 5), (4, 9), (6, 6), (7, 7)])
-@pytest.mark.parametrize("kernel_size", [3, 7])
+@pytest.mark.parametrize(
+    ("kernel_size", "size"),
+    [
+        *itertools.product((3, 7), [(1, 1), (2, 2), (3, 5), (4, 9), (6, 6), (7, 7)]),
+        (6, (3, 2)),
+    ],
+)
 def test_convolution_of_maps_smaller_than_the_kernel(rng, size, kernel_size):
     x = jnp.asarray(rng.normal(size=(2, *size, 3)), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(kernel_size, kernel_size, 3, 5)), jnp.float32)
@@ -97,3 +104,62 @@ def test_a_border_takes_the_place_of_the_zeros(rng, size, kernel_size):
 def test_without_padding_there_is_no_border_to_replace():
     with pytest.raises(ValueError, match="VALID"):
         layers.convolve(jnp.zeros((1, 4, 4, 2)), jnp.zeros((3, 3, 2, 2)), "VALID", jnp.zeros(2))
+
+
+@pytest.mark.parametrize("size", [6, 7])
+def test_golden_overlapping_max_pool(golden, size):
+    x = jnp.asarray(golden[f"pool_in{size}"], jnp.float32)[None]
+    actual = layers.overlapping_max_pool(x, "SAME")[0]
+    np.testing.assert_allclose(actual, golden[f"pool_3x3s2_same_{size}"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("padding", "edges"),
+    [
+        ("SAME", lambda n: (n % 2, 1)),
+        ("VALID", lambda n: (0, 0)),
+        ("CEIL", lambda n: (0, (n - 1) % 2)),
+        ("BOTH", lambda n: (1, 1)),
+    ],
+)
+def test_overlapping_max_pool_equals_a_reduction_of_windows(rng, padding, edges):
+    x = jnp.asarray(rng.normal(size=(2, 6, 7, 3)), jnp.float32)
+
+    def loss(pool):
+        return jax.jit(jax.value_and_grad(lambda x: jnp.sin(pool(x)).sum()))(x)
+
+    around = [edges(n) for n in (6, 7)]
+    actual = loss(lambda x: layers.overlapping_max_pool(x, padding))
+    expected = loss(lambda x: nn.max_pool(x, (3, 3), (2, 2), around))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), actual, expected)
+
+
+def test_overlapping_max_pool_of_too_small_a_map_is_empty():
+    assert layers.overlapping_max_pool(jnp.zeros((1, 2, 5, 1)), "VALID").shape == (1, 0, 2, 1)
+
+
+def test_golden_local_response_norm(golden):
+    actual = layers.local_response_norm(jnp.asarray(golden["lrn_in"], jnp.float32))
+    np.testing.assert_allclose(actual, golden["lrn_out"], rtol=1e-5)
+    half = layers.local_response_norm(jnp.asarray(golden["lrn_in"], jnp.bfloat16))
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(half.astype(jnp.float32), golden["lrn_out"], rtol=2e-2)
+
+
+def test_golden_stride_with_the_same_padding_on_every_side(golden):
+    x, kernel = (jnp.asarray(golden[f"stride_{k}"], jnp.float32) for k in ("x", "w"))
+    actual = layers.convolve(x[None], kernel, 3, stride=2)[0]
+    np.testing.assert_allclose(actual, golden["stride_conv7_slice2"], rtol=1e-4, atol=1e-4)
+    wrong = layers.convolve(x[None], kernel, "SAME", stride=2)[0]
+    np.testing.assert_allclose(wrong, golden["stride_conv7_tf_same_s2"], rtol=1e-4, atol=1e-4)
+
+
+def test_groups_see_their_own_channels_alone(rng):
+    x = jnp.asarray(rng.normal(size=(1, 5, 5, 4)), jnp.float32)
+    conv = layers.Conv(6, groups=2)
+    params = conv.init(jax.random.key(0), x)
+    assert params["params"]["kernel"].shape == (3, 3, 2, 6)
+    before = conv.apply(params, x)
+    after = conv.apply(params, x.at[..., 3].add(1))
+    np.testing.assert_array_equal(before[..., :3], after[..., :3])
+    assert np.abs(before - after)[..., 3:].min() > 0

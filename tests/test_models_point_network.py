@@ -68,6 +68,7 @@ class Trunk(nn.Module):
     """A cheap one of stride 32."""
 
     strides: ClassVar[dict[str, int]] = {"gray": 1, "conv": 4, "top": 32}
+    hypercolumn = strides
     top = "top"
 
     @nn.compact

@@ -3,12 +3,14 @@
 import functools
 import importlib.util
 import json
+import math
 import pathlib
 import re
 import subprocess
 import warnings
 
 from absl import flags
+import jax
 from ml_collections import config_flags
 import optax
 import pytest
@@ -26,9 +28,36 @@ PHOTOS = 3_700_000  # that the page counts the steps of pretraining by
 
 # What the paper has in the rows of each section, from the top to the bottom.
 PAPER = {
-    "Table 1": ["77.2", "56.0"],
+    "Table 1": ["46.2", "23.5", "65.9", "38.4", "77.2", "56.0", "77.3", "60.0"],
     "Table 2": ["48.0", "52.7", "52.9"],
-    "Table 3": ["32.8", "50.7", "35.1", "52.9", "43.2", "59.0", "8.6", "23.3"],
+    # fmt: off
+    "Table 3": [
+        "32.8",
+        "50.7",
+        "35.1",
+        "52.9",
+        "23.5",
+        "36.2",
+        "24.6",
+        "40.8",
+        "9.9",
+        "52.3",
+        "10.5",
+        "53.9",
+        "43.2",
+        "59.0",
+        "8.6",
+        "23.3",
+        "39.1",
+        "48.2",
+        "6.7",
+        "17.4",
+        "42.5",
+        "63.1",
+        "8.1",
+        "29.6",
+    ],
+    # fmt: on
     "Table 5": ["56.0", "55.9"],
     "Table 6": ["3.6", "36.5", "–", "42.6", "–", "53.6", "35.1", "56.0"],
     "Figure 4": ["35.1", "about 41", "–", "–", "52.9", "49.1", "56.0"],
@@ -41,6 +70,16 @@ PRETRAINED = {
     "vgg16_regression": (3, DROPS, 12417, {"ab"}),
     "vgg16_no_hypercolumn": (3, DROPS, 4096, {"hue", "chroma"}),
     "vgg16_no_drop": (3, (), 12417, {"hue", "chroma"}),
+    "alexnet": (3, DROPS, 9569, {"hue", "chroma"}),
+    "alexnet_long": (10, LONG_DROPS, 9569, {"hue", "chroma"}),
+    "resnet152": (35, (10_791_667, 13_489_583, 14_838_542), 2048, {"hue", "chroma"}),
+    "resnet152_short": (3, DROPS, 2048, {"hue", "chroma"}),
+}
+# Parameters of each network that reads gray, with the shape of one that lies high up in it.
+NETWORKS = {
+    "vgg16": (134_259_392, "fc7", (1, 1, 4096, 4096)),
+    "alexnet": (56_844_992, "fc7", (1, 1, 4096, 4096)),
+    "resnet152": (60_192_808 - 2049 * 1000 - 2 * 49 * 64, "res5c_branch2b", (3, 3, 512, 512)),
 }
 # Transfer: (start, columns that the head reads, channels of the input, lowest layer that learns).
 TRUNK, FOV, TOP = 12417, 12417 + 2048, 4096
@@ -64,6 +103,22 @@ SEGMENTATION = {
     "seg_925000": ("vgg16/checkpoints/925000", FOV, 1, "conv1_1"),
     "seg_no_drop": ("vgg16_no_drop", FOV, 1, "conv1_1"),
 }
+# Of the other networks: (start, columns that the head reads). All layers learn, and read gray.
+for _name, _trunk, _start in (
+    ("alexnet", 9569, "alexnet"),
+    ("resnet152", 11584, "resnet152_short"),
+):
+    SEGMENTATION |= {
+        f"{_name}_seg_no_fov": (_start, _trunk, 1, "conv1"),
+        f"{_name}_seg_no_fov_random": ("random", _trunk, 1, "conv1"),
+        f"{_name}_seg": (_start, _trunk + 2048, 1, "conv1"),
+        f"{_name}_seg_random": ("random", _trunk + 2048, 1, "conv1"),
+    }
+SEGMENTATION |= {
+    "alexnet_seg_no_fov_long": ("alexnet_long", 9569, 1, "conv1"),
+    "resnet152_seg_long": ("resnet152", 11584 + 2048, 1, "conv1"),
+    "resnet152_seg_long_release": ("resnet152", 11584 + 2048, 1, "conv1"),
+}
 # Transfer: (start, classes, photos of each).
 CLASSIFICATION = {
     "cls_long": ("vgg16_long", 20, 0),
@@ -72,9 +127,22 @@ CLASSIFICATION = {
     "imnt100k_random": ("random", 1000, 100),
     "imnt10k": ("vgg16", 1000, 10),
     "imnt10k_random": ("random", 1000, 10),
+    "alexnet_cls_random": ("random", 20, 0),
+    "alexnet_cls_long": ("alexnet_long", 20, 0),
+    "alexnet_cls_long_release": ("alexnet_long", 20, 0),
+    "alexnet_imnt100k": ("alexnet", 1000, 100),
+    "alexnet_imnt100k_random": ("random", 1000, 100),
+    "alexnet_imnt10k": ("alexnet", 1000, 10),
+    "alexnet_imnt10k_random": ("random", 1000, 10),
+    "resnet152_cls_long": ("resnet152", 20, 0),
+    "resnet152_cls_long_release": ("resnet152", 20, 0),
+    "resnet152_imnt100k": ("resnet152_short", 1000, 100),
+    "resnet152_imnt100k_random": ("random", 1000, 100),
+    "resnet152_imnt10k": ("resnet152_short", 1000, 10),
+    "resnet152_imnt10k_random": ("random", 1000, 10),
 }
 TRANSFERS = [*SEGMENTATION, *CLASSIFICATION]
-RELEASE = "cls_long_release"  # has a schedule of its own, and no search
+RELEASE = "_release"  # these have a schedule of their own, and no search
 # The search, and the run on the whole split, may differ by these alone.
 SEARCHED = (
     "steps", "schedule_from", "schedule.factor", "schedule.epochs", "early_stopping.mode",
@@ -149,10 +217,24 @@ def _sweep():
 
 
 def _check(config):
-    """That a run would begin, as far as that can be told without photos; its frozen layers."""
+    """That a run would begin, as far as that can be told without photos; its frozen groups."""
     check_numbers(config)
     pipeline.check(config)
     return make_task(config).frozen
+
+
+def _network(name):
+    """Of a start or a transfer, by its name."""
+    return next((network for network in NETWORKS if name.startswith(network)), "vgg16")
+
+
+def _check_network(config, params, channels):
+    size, layer, shape = NETWORKS[config.model.name]
+    first = params["encoder"].get("conv1_1") or params["encoder"]["conv1"]
+    assert first["kernel"].shape[2] == channels
+    size += (channels - 1) * math.prod(first["kernel"].shape) // channels
+    assert sum(x.size for x in jax.tree.leaves(params["encoder"])) == size
+    assert params["encoder"][layer]["kernel"].shape == shape
 
 
 _SHAPES = {}
@@ -202,8 +284,9 @@ def test_pretraining(page, name):
     epochs, drops, columns, outputs = PRETRAINED[name]
     params, batch_stats = _shapes(config)
     schedule = optimizers.make_schedule(config, PHOTOS)
-    assert params["encoder"]["conv1_1"]["kernel"].shape == (3, 3, 1, 64)
-    assert params["encoder"]["fc7"]["kernel"].shape == (1, 1, 4096, 4096)
+    _check_network(config, params, channels=1)
+    if _network(name) == "resnet152":
+        assert config.data.crop == 224 and config.data.scale == (256, 480)
     assert params["head"]["hidden"]["kernel"].shape == (columns, 1024)
     assert set(params["head"]) == {"hidden", *outputs}
     assert batch_stats and not _check(config) and config.init_from == "random"
@@ -226,27 +309,26 @@ def test_every_start_is_a_pretraining_of_the_page_or_a_checkpoint_that_it_keeps(
 def test_transfer(page, name):
     rates, config, again = _all_of(page, name)
     params, batch_stats = _shapes(config)
-    encoder, head = params["encoder"], params["head"]
+    head, network = params["head"], _network(name)
+    assert config.model.name == network
     if name in SEGMENTATION:
         start, columns, channels, lowest = SEGMENTATION[name]
         assert head["hidden"]["kernel"].shape == (columns, 1024)
         assert head["classes"]["kernel"].shape == (1024, 21)
-        assert ("fov" in params) == (columns > TRUNK)
+        assert ("fov" in params) == ("no_fov" not in name)
         assert (config.data.split, config.data.eval_split) == ("train_aug", "val")
     else:
         start, classes, per_class = CLASSIFICATION[name]
         channels, lowest = 1, "conv1_1"
-        assert head["classes"]["kernel"].shape == (TOP, classes)
+        top, crop = {"alexnet": (TOP, 227), "resnet152": (2048, 224)}.get(network, (TOP, 224))
+        assert head["classes"]["kernel"].shape == (top, classes) and config.data.crop == crop
         assert config.data.per_class == per_class
         split = ("trainval", "test") if classes == 20 else ("train", "val")
         assert (config.data.split, config.data.eval_split) == split
     layers = Vgg16.layers
-    frozen = layers[: layers.index(lowest) if lowest else len(layers)]
-    assert encoder["conv1_1"]["kernel"].shape == (3, 3, channels, 64)
-    assert encoder["conv4_1"]["kernel"].shape == (3, 3, 256, 512)
-    assert encoder["fc6"]["kernel"].shape == (7, 7, 512, 4096)
-    assert set(encoder) == set(layers)
-    assert bool(batch_stats) == name.endswith("_random")
+    frozen = layers[: layers.index(lowest) if lowest else len(layers)] if network == "vgg16" else ()
+    _check_network(config, params, channels)
+    assert bool(batch_stats) == (name.endswith("_random") or network == "resnet152")
     for other in (*rates, config):
         assert other.init_from.removeprefix("/ckpt/") == start
         assert _check(other) == frozen
@@ -260,15 +342,16 @@ def test_transfer(page, name):
 def test_rate_and_schedule_are_found_on_a_part_of_the_training_split(page, name):
     rates, config, again = _all_of(page, name)
     assert config.early_stopping.mode == "off"
-    assert len(again) == (3 if name.startswith("cls") else 1)
+    assert len(again) == (3 if "cls" in name else 1)
     for other in again:
         assert (other.early_stopping.mode, other.eval.photos) == ("off", 0)
-    if name == RELEASE:
+    if name.endswith(RELEASE):
         assert not rates and not config.schedule_from
         return
     assert len({search.optimizer.rate for search in rates}) == 3
-    # A random start is searched through with batch norm and without it.
+    # A random start is searched through with batch norm and without it; a ResNet keeps its own.
     norms = {"batch", "none"} if name.endswith("_random") else {"none"}
+    norms = {"batch"} if _network(name) == "resnet152" else norms
     assert {search.model.norm for search in rates} == norms and len(rates) == 3 * len(norms)
     for search in rates:
         assert search.early_stopping.mode == "search"

@@ -92,7 +92,7 @@ def convolve(
     if groups > 1:  # XLA's own groups take six times as long to differentiate on CPU
         parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
         return jnp.concatenate([convolve(*part, padding, stride=stride) for part in parts], -1)
-    if padding == "SAME" and stride == 1 and min(height, width) < size:
+    if padding == "SAME" and stride == 1 and 0 < min(height, width) < size:
         return _convolve_small(x, kernel)
     if isinstance(padding, int):
         padding = ((padding, padding), (padding, padding))

@@ -25,15 +25,17 @@ def absorb_batch_norm(params: Tree, batch_stats: Tree) -> Tree:
         As `params`.
 
     Raises:
-        CheckpointError: there are statistics of a layer that is not in `params`.
+        CheckpointError: there are statistics of a layer that is not in `params`; so there are in a
+            ResNet, whose batch norm has parameters of its own and stays.
     """
     absorbed = dict(params)
     for name, stats in batch_stats.items():
         layer = name.removeprefix("batch_")
         if layer not in params or layer == name:
             raise CheckpointError(
-                f"the batch norm statistics {name!r} belong to no layer, and cannot be absorbed; "
-                f"the layers are {', '.join(params)}"
+                f"the batch norm statistics {name!r} belong to no layer with weights and biases, "
+                "and cannot be absorbed (those of a ResNet never are); the layers are "
+                f"{', '.join(params)}"
             )
         scale = 1 / jnp.sqrt(EPSILON + stats["var"])
         kernel, bias = params[layer]["kernel"], params[layer]["bias"]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from colorize_jax.errors import CheckpointError, DataError
+from colorize_jax.errors import CheckpointError, ConfigError, DataError
 
 Tree = dict[str, Any]
 
@@ -22,8 +22,8 @@ def rebalance(encoder, params: Tree, batches: Iterable) -> tuple[Tree, dict[str,
     scales that the rates of transfer do not suit. With m = 1 / std of a layer's activation (a
     scalar over images, positions and channels), W becomes W m / m_below and b becomes b m. ReLU,
     pooling and dropout are positively homogeneous, so the activation becomes m times what it was
-    and nothing else changes. (Local response normalization is not homogeneous: there the function
-    changes.)
+    and nothing else changes. Local response norm is not homogeneous, and blocks that are added to
+    what they read cannot have a scale of their own: such networks are refused.
 
     Args:
         encoder: Linen module without batch norm; its `layers` feed each other in that order.
@@ -36,8 +36,10 @@ def rebalance(encoder, params: Tree, batches: Iterable) -> tuple[Tree, dict[str,
 
     Raises:
         CheckpointError: names a layer whose activation is constant or not finite.
+        ConfigError: the network cannot be rebalanced; see `check`.
         DataError: there is no batch.
     """
+    check(encoder)
 
     @jax.jit
     def rows(params, gray):
@@ -68,6 +70,23 @@ def rebalance(encoder, params: Tree, batches: Iterable) -> tuple[Tree, dict[str,
         balanced[name] = {"kernel": kernel * (factor / below), "bias": bias * factor}
         below = factor
     return balanced, factors
+
+
+def check(encoder) -> None:
+    """ConfigError unless rescaled layers can be made up for in the layers above them."""
+    problem = ""
+    if getattr(encoder, "norm", "none") != "none":
+        problem = (
+            "is for networks without batch norm, which makes activations of unit variance itself: "
+            "set config.model.norm='none' (a ResNet keeps its batch norm), or"
+        )
+    elif getattr(encoder, "lrn", False):
+        problem = (
+            "would change what an AlexNet with local response norm computes: set "
+            "config.model.lrn=False if the network was trained without it, or"
+        )
+    if problem:
+        raise ConfigError(f"config.rebalance_photos {problem} config.rebalance_photos=0")
 
 
 def _row_moments(x: jax.Array) -> tuple[int, jax.Array, jax.Array]:

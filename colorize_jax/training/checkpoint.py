@@ -245,7 +245,8 @@ def save_encoder(
         opt_state=(),
         nonfinite=np.zeros((), np.int32),
     )
-    note = {"step": 0, "config": config, "origin": dict(origin)}
+    start = origin.get("file", "elsewhere")
+    note = {"step": 0, "config": config, "origin": dict(origin), "start": start}
     needed = sum(array.nbytes for array in jax.tree.leaves((state.params, state.batch_stats)))
     draft = None
     try:
@@ -262,6 +263,13 @@ def save_encoder(
         if draft is not None:
             shutil.rmtree(draft, ignore_errors=True)
     return output / FOLDER / "0"
+
+
+def is_import(workdir: str | pathlib.Path) -> bool:
+    """Whether `save_encoder` has made the checkpoint there."""
+    with contextlib.suppress(Exception):  # Orbax has many kinds for what is not there
+        return "origin" in _note(find(workdir))
+    return False
 
 
 def check_output(output: pathlib.Path) -> None:
@@ -330,7 +338,8 @@ def load_encoder(path: str | pathlib.Path) -> tuple[Any, dict[str, Tree]]:
     """The trunk of a pretrained network, ready for `encoder.apply`.
 
     Args:
-        path: a run's workdir (its newest checkpoint) or one step folder in its `checkpoints`.
+        path: a run's workdir (its newest checkpoint), one step folder in its `checkpoints`, or what
+            `colorize_jax.convert` wrote.
 
     Returns:
         encoder: Linen module; `encoder.apply(variables, gray, train=False)` gives

@@ -44,6 +44,11 @@ def check_config(workdir: pathlib.Path, config: ConfigDict) -> None:
     """CheckpointError, naming the fields, if the workdir holds the run of another config."""
     path = workdir / "config.json"
     if not path.exists() or not begun(workdir):
+        if checkpoint.is_import(workdir):
+            raise CheckpointError(
+                f"{workdir} holds weights from elsewhere and no run: start from them by "
+                f"--config.init_from={workdir}, in another --workdir"
+            )
         return
     try:
         changed = differences(json.loads(path.read_text()), config)

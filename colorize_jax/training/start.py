@@ -12,9 +12,8 @@ import numpy as np
 
 from colorize_jax.color import spaces
 from colorize_jax.errors import CheckpointError, ConfigError
-from colorize_jax.surgery import first_conv
+from colorize_jax.surgery import first_conv, rebalance
 from colorize_jax.surgery.absorb import absorb_batch_norm
-from colorize_jax.surgery.rebalance import rebalance
 from colorize_jax.training import checkpoint
 
 Tree = Any
@@ -70,11 +69,8 @@ def check(config, encoder) -> None:
         raise ConfigError(
             f"the network in {config.init_from} has no batch norm: set config.model.norm='none'"
         )
-    if config.rebalance_photos and encoder.norm != "none":
-        raise ConfigError(
-            "config.rebalance_photos is for networks without batch norm, which makes activations "
-            "of unit variance itself: set config.model.norm='none', or rebalance_photos=0"
-        )
+    if config.rebalance_photos:
+        rebalance.check(encoder)
 
 
 def load_start(config, encoder, photos: Callable[[int], Iterable[jax.Array]]) -> Start:
@@ -109,7 +105,7 @@ def load_start(config, encoder, photos: Callable[[int], Iterable[jax.Array]]) ->
         inputs = (network_input(batch) for batch in photos(config.rebalance_photos))
         # As the run will use it, but in full precision.
         whole = encoder.clone(in_channels=found.in_channels, dtype=jnp.float32)
-        params, factors = rebalance(whole, params, inputs)
+        params, factors = rebalance.rebalance(whole, params, inputs)
         shown = ", ".join(f"{name} x{factors[name]:.3g}" for name in (layers[0], layers[-1]))
         done.append(f"rebalanced on {config.rebalance_photos} photos ({shown})")
     # 4. The first layer reads color, or gray.

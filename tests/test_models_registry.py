@@ -1,0 +1,121 @@
+"""The networks by name: what each of them reads of the config, and what it refuses."""
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import pytest
+import tiny
+
+from colorize_jax.config import default_config
+from colorize_jax.errors import CheckpointError, ConfigError
+from colorize_jax.models import registry
+from colorize_jax.models.alexnet import AlexNet
+from colorize_jax.models.resnet import ResNet
+from colorize_jax.models.vgg16 import Vgg16
+from colorize_jax.training import same_run, start
+
+
+def _settings(**changed):
+    settings = default_config().model
+    with settings.unlocked():
+        settings.update(changed)
+    return settings
+
+
+def _encoder(**changed):
+    return registry.make_encoder(_settings(**changed))
+
+
+def test_every_network_is_the_paper_s_by_default():
+    assert _encoder() == Vgg16()
+    assert _encoder(name="alexnet") == AlexNet()
+    assert _encoder(name="resnet152") == ResNet()
+
+
+def test_every_network_reads_all_of_its_settings():
+    common = {"in_channels": 3, "width": 0.5, "remat": True}
+    half = {"dtype": "bfloat16"}
+    assert _encoder(
+        name="alexnet", lrn=False, fc6_kernel=4, fc6_padding="VALID", norm="none", **common, **half
+    ) == AlexNet(
+        lrn=False, fc6_kernel=4, fc6_padding="VALID", norm="none", dtype=jnp.bfloat16, **common
+    )
+    assert _encoder(name="resnet152", depth=50, variant="torch", **common, **half) == ResNet(
+        depth=50, variant="torch", dtype=jnp.bfloat16, **common
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "resnet50"}, "'vgg16', 'alexnet', 'resnet152'"),
+        ({"name": "resnet152", "norm": "none"}, "resnet152 keeps its batch norm"),
+        ({"name": "resnet152", "norm": "layer"}, "norm is 'layer'; known: 'batch', 'none'"),
+        ({"name": "resnet152", "depth": 34}, "depth is 34; known: 152, 101, 50, 26, 14"),
+        ({"name": "resnet152", "variant": "tf"}, "variant is 'tf'; known: 'caffe', 'torch'"),
+        ({"name": "resnet152", "fc6_kernel": 3}, "fc6_kernel=3: resnet152 has no such setting"),
+        ({"name": "resnet152", "fc6_padding": "VALID"}, "fc6_padding='VALID': resnet152 has no"),
+        ({"name": "resnet152", "lrn": False}, "lrn=False: resnet152 has no such setting"),
+        ({"name": "alexnet", "depth": 50}, "depth=50: alexnet has no such setting"),
+        ({"depth": 50}, "depth=50: vgg16 has no such setting; leave it at 152"),
+        ({"variant": "torch"}, "variant='torch': vgg16 has no such setting"),
+        ({"fc6_kernel": 6}, "must be odd in VGG-16"),
+        ({"name": "alexnet", "fc6_kernel": -1}, "fc6_kernel=-1 must be positive"),
+    ],
+)
+def test_what_a_network_does_not_have_is_named(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        _encoder(**settings)
+
+
+def test_checkpoints_of_before_the_other_networks_are_read():
+    settings = dict(_settings(fc6_kernel=7))
+    for new in ("lrn", "depth", "variant", "in_channels", "fc6_padding"):
+        del settings[new]
+    assert registry.make_encoder(ConfigDict(settings)) == Vgg16()
+
+
+def test_a_run_of_before_goes_on_although_fc6_had_its_size_written_out():
+    before = same_run.plain(default_config())
+    before["model"]["fc6_kernel"] = 7
+    for new in ("lrn", "depth", "variant"):
+        del before["model"][new]
+    assert same_run.differences(before, default_config()) == []
+    before["model"]["fc6_kernel"] = 3
+    assert same_run.differences(before, default_config()) == [
+        "  config.model.fc6_kernel: 3 there, 7 here"
+    ]
+    resnet = default_config()
+    resnet.model.name = "resnet152"
+    assert same_run.differences(same_run.plain(resnet), resnet) == []
+
+
+@pytest.mark.parametrize(
+    ("found", "ours", "message"),
+    [
+        (AlexNet(lrn=False), {"name": "alexnet"}, "lrn is True here and False there"),
+        (AlexNet(fc6_kernel=3), {"name": "alexnet"}, "fc6_kernel is 6 here and 3 there"),
+        (ResNet(depth=50), {"name": "resnet152"}, "depth is 152 here and 50 there"),
+        (ResNet(variant="torch"), {"name": "resnet152"}, "variant is 'caffe' here and 'torch'"),
+        (ResNet(depth=14), {"name": "vgg16"}, "a ResNet, not a Vgg16"),
+    ],
+)
+def test_a_start_from_another_network_is_refused(monkeypatch, found, ours, message):
+    monkeypatch.setattr(start.checkpoint, "saved_encoder", lambda path: found)
+    config = tiny.config(init_from="/ckpt/other", model__width=1.0, model__fc6_kernel=0)
+    config.model.update(ours)
+    with pytest.raises(CheckpointError, match=message):
+        start.check(config, registry.make_encoder(config.model))
+
+
+def test_response_norm_cannot_be_rebalanced(monkeypatch):
+    monkeypatch.setattr(start.checkpoint, "saved_encoder", lambda path: AlexNet(norm="none"))
+    config = default_config()
+    config.init_from, config.rebalance_photos = "/ckpt/alexnet", 10
+    config.model.name, config.model.norm = "alexnet", "none"
+    with pytest.raises(ConfigError, match=r"local response norm computes.*config.model.lrn=False"):
+        start.check(config, registry.make_encoder(config.model))
+    config.model.lrn = False
+    monkeypatch.setattr(
+        start.checkpoint, "saved_encoder", lambda p: AlexNet(norm="none", lrn=False)
+    )
+    start.check(config, registry.make_encoder(config.model))
