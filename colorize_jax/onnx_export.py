@@ -41,9 +41,9 @@ def export(path: str | pathlib.Path, *, size: tuple[int, int], colorizer: bool =
         onnxruntime's answers on noise, relative to the largest value of an output.
 
     Raises:
-        WeightsError: jax2onnx is not installed; the size does not suit the network; there is no
-            head of colorization; the graph does not answer the same.
-        CheckpointError: there is no checkpoint, or it is damaged.
+        WeightsError: jax2onnx is not installed; the size does not suit the network; the head is not
+            one of colorization; the graph does not answer the same.
+        CheckpointError: there is no checkpoint, it is damaged, or it has no head.
     """
     with _quiet():
         try:
@@ -69,9 +69,14 @@ def export(path: str | pathlib.Path, *, size: tuple[int, int], colorizer: bool =
     noise = np.random.default_rng(0).uniform(-0.4, 0.5, (2, *shape)).astype(np.float32)
     expected = jax.tree.map(np.asarray, jax.jit(network)(noise))
     names = list(expected)
+
+    def in_order(gray):
+        answers = network(gray)
+        return [answers[name] for name in names]
+
     with _quiet():
         model = jax2onnx.to_onnx(
-            lambda gray: [network(gray)[name] for name in names],
+            in_order,
             [("batch", *shape)],
             input_names=[INPUT],
             output_names=names,
@@ -102,7 +107,7 @@ def _colorizer(folder: pathlib.Path, encoder_variables: dict[str, Any]) -> Compu
     head = checkpoint.load_head(folder)
     note = checkpoint.saved_note(folder)["config"]
     if "hidden" not in head or note["task"]["name"] != "colorization":
-        raise WeightsError(f"{folder} has no head of colorization: leave --colorizer away")
+        raise WeightsError(f"{folder} has no head of colorization; leave --colorizer away")
     config = ConfigDict(default_config().to_dict())
     for group in ("model", "task"):
         config[group].update(note[group])

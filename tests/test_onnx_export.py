@@ -8,7 +8,7 @@ import pytest
 
 from colorize_jax import convert, onnx_export
 from colorize_jax.color import spaces
-from colorize_jax.errors import WeightsError
+from colorize_jax.errors import ColorizeError, WeightsError
 from colorize_jax.models import registry
 from colorize_jax.models.heads import Head
 from colorize_jax.models.point_network import PointNetwork
@@ -87,7 +87,7 @@ def test_colorizer_answers_hue_and_chroma_on_the_grid(tmp_path, rng, onnxruntime
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"size": (96, 96), "colorizer": True}, "has no head of colorization"),
+        ({"size": (96, 96), "colorizer": True}, "has no head"),
         ({"size": (96, 100), "colorizer": True}, "in multiples of 32"),
         ({"size": (96, 64)}, "at least 65 pixels a side"),
     ],
@@ -97,7 +97,7 @@ def test_what_cannot_be_written_is_said_and_leaves_nothing(
 ):
     folder, _, _ = saved(tmp_path, VGG16 | {"fc6_padding": "VALID"}, rng)
     path = tmp_path / "network.onnx"
-    with pytest.raises(WeightsError, match=words):
+    with pytest.raises(ColorizeError, match=words):
         convert.to_onnx(str(folder), str(path), **options)
     assert not path.exists()
 
