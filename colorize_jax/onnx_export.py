@@ -45,7 +45,7 @@ def export(path: str | pathlib.Path, *, size: tuple[int, int], colorizer: bool =
             one of colorization; the graph does not answer the same.
         CheckpointError: there is no checkpoint, it is damaged, or it has no head.
     """
-    with _quiet():
+    with _contained():
         try:
             import jax2onnx
             import onnxruntime
@@ -74,7 +74,7 @@ def export(path: str | pathlib.Path, *, size: tuple[int, int], colorizer: bool =
         answers = network(gray)
         return [answers[name] for name in names]
 
-    with _quiet():
+    with _contained():
         model = jax2onnx.to_onnx(
             in_order,
             [("batch", *shape)],
@@ -119,9 +119,11 @@ def _colorizer(folder: pathlib.Path, encoder_variables: dict[str, Any]) -> Compu
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what jax2onnx says about plug-ins for libraries that are not used here."""
+def _contained() -> Iterator[None]:
+    """Without what jax2onnx says about plug-ins for libraries that are not used here, and without
+    the functions of its own that it leaves in the place of JAX's (0.13.0's: `jnp.cumsum`)."""
     levels = {name: logging.getLogger(name).level for name in _NOISY}
+    before = dict(vars(jnp))
     try:
         for name in _NOISY:
             logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -131,3 +133,5 @@ def _quiet() -> Iterator[None]:
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
+        for name, function in before.items():
+            setattr(jnp, name, function)

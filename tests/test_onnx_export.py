@@ -3,6 +3,7 @@
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -25,7 +26,7 @@ NETWORKS = {
 @pytest.fixture(scope="module")
 def onnxruntime():
     """Importing jax2onnx takes seconds, once."""
-    with onnx_export._quiet():
+    with onnx_export._contained():
         pytest.importorskip("jax2onnx", reason="writes ONNX files")
     return pytest.importorskip("onnxruntime", reason="runs ONNX files")
 
@@ -82,6 +83,14 @@ def test_colorizer_answers_hue_and_chroma_on_the_grid(tmp_path, rng, onnxruntime
     expected = jax.jit(lambda x: network.apply(variables, x, method="dense"))(x)
     assert expected["hue"].shape == (1, 24, 24, 32)
     assert_answers(session, expected, x)
+
+
+def test_jax_is_left_as_it_was(tmp_path, rng, onnxruntime):
+    folder, _, _ = saved(tmp_path, NETWORKS["resnet152"], rng)
+    before = dict(vars(jnp))
+    convert.to_onnx(str(folder), str(tmp_path / "network.onnx"), size=(32, 32))
+    assert {name for name in before if getattr(jnp, name) is not before[name]} == set()
+    np.testing.assert_array_equal(jnp.cumsum(jnp.ones((2, 2)), 0), [[1, 1], [2, 2]])
 
 
 @pytest.mark.parametrize(
