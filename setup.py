@@ -56,6 +56,8 @@ setup(
         "tpu": ["jax[tpu]>=0.10.0"],
         "study": ["matplotlib>=3.9"],
         "torch": ["torch==2.13.0"],  # reads .pth; from its CPU index, or it brings all of CUDA
+        # The newest jax2onnx that allows this orbax-checkpoint.
+        "onnx": ["jax2onnx==0.13.0", "onnxruntime>=1.24"],
         "test": TEST,
         "dev": [*TEST, "ruff>=0.12"],
     },

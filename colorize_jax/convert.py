@@ -2,6 +2,9 @@ r"""Weights from other formats and to them.
 
 python -m colorize_jax.convert caffe vgg16.caffemodel.h5 /ckpt/larsson_vgg16
 python -m colorize_jax.convert to-caffe /ckpt/vgg16 vgg16.caffemodel.h5
+python -m colorize_jax.convert torch vgg16.safetensors /ckpt/imagenet_vgg16
+python -m colorize_jax.convert to-torch /ckpt/vgg16 vgg16.safetensors
+python -m colorize_jax.convert to-onnx /ckpt/vgg16 vgg16.onnx --size=224
 python -m colorize_jax.convert inspect vgg16.caffemodel.h5
 
 What is written is a checkpoint that `config.init_from` and `colorize_jax.load_encoder` take. See
@@ -53,8 +56,14 @@ def from_caffe(
     if file.format != "HDF5":
         raise WeightsError(f"{path} is a {file.format} file, not Caffe's HDF5")
     found = caffe.import_file(file, pixels=pixels, mean=mean, model=dict(model))
+    return _save(file, found, output, say)
+
+
+def _save(file, found, output, say) -> pathlib.Path:
+    from colorize_jax.training import checkpoint
+
     folder = checkpoint.save_encoder(output, found.variables, found.settings, file.origin())
-    say(f"{path}: {found.network}")
+    say(f"{file.path}: {found.network}")
     for line in found.done:
         say(line)
     if found.left_over:
@@ -103,6 +112,100 @@ def to_caffe(
     say(f"written to {output}; its input is {note['input']}")
 
 
+def from_torch(
+    path: str, output: str, *, color: bool = False, say: Callable[[str], None] = print
+) -> pathlib.Path:
+    """Writes a state dict of torchvision's VGG-16 or ResNets as a checkpoint.
+
+    Args:
+        path: of the file, .safetensors or what `torch.save` wrote.
+        output: the new workdir, absent or empty.
+        color: the encoder reads RGB; otherwise gray.
+        say: is told what was found and done.
+
+    Returns:
+        The step folder.
+
+    Raises:
+        WeightsError: the file is not what it should be.
+        CheckpointError: the output exists.
+        OSError: the output cannot be written.
+    """
+    from colorize_jax.surgery import foreign, torch
+    from colorize_jax.training import checkpoint
+
+    checkpoint.check_output(pathlib.Path(output))
+    file = foreign.read(path)
+    if file.format not in ("safetensors", "PyTorch"):
+        raise WeightsError(f"{path} is a {file.format} file, not one of PyTorch's")
+    return _save(file, torch.import_file(file, color=color), output, say)
+
+
+def to_torch(
+    path: str, output: str, *, gray: bool = False, say: Callable[[str], None] = print
+) -> None:
+    """Writes the encoder of a checkpoint as .safetensors for torchvision's definition.
+
+    Args:
+        path: a run's workdir (its newest checkpoint) or one step folder in its `checkpoints`.
+        output: the new file.
+        gray: its first layer reads one channel; otherwise three, as torchvision's.
+        say: is told what was written and what was left.
+
+    Raises:
+        WeightsError: torchvision has no such network, or the file exists.
+        SaveError: it cannot be written.
+        CheckpointError: there is no checkpoint, or it is damaged.
+    """
+    from colorize_jax.surgery import foreign, torch, torch_files
+    from colorize_jax.training import checkpoint
+
+    foreign.check_output(output)
+    folder = checkpoint.find(path)
+    encoder, variables = checkpoint.load_encoder(folder)
+    arrays, note = torch.export(encoder, variables, gray=gray)
+    foreign.write(output, lambda draft: torch_files.write_safetensors(draft, arrays, note))
+    if rest := checkpoint.groups_besides(folder, "encoder"):
+        say(f"left over in the checkpoint: {', '.join(rest)}")
+    say(f"written to {output}: {note['network']} without {note['left_out']}")
+    say(f"its input is {note['input']}")
+
+
+def to_onnx(
+    path: str,
+    output: str,
+    *,
+    size: tuple[int, int] = (224, 224),
+    colorizer: bool = False,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Writes the network of a checkpoint as an ONNX file, and checks what onnxruntime makes of it.
+
+    Args:
+        path: a run's workdir (its newest checkpoint) or one step folder in its `checkpoints`.
+        output: the new file.
+        size: height and width of the input; the batch may be of any size.
+        colorizer: the head of colorization too, on the grid of every fourth pixel; otherwise all
+            activations of the encoder.
+        say: is told what was written.
+
+    Raises:
+        WeightsError: jax2onnx is not installed, the size does not suit the network, there is no
+            head, or the file exists.
+        SaveError: it cannot be written.
+        CheckpointError: there is no checkpoint, or it is damaged.
+    """
+    from colorize_jax import onnx_export
+    from colorize_jax.surgery import foreign
+
+    foreign.check_output(output)
+    model, shape, deviation = onnx_export.export(path, size=size, colorizer=colorizer)
+    foreign.write(output, lambda draft: draft.write_bytes(model))
+    shown = ", ".join(map(str, shape))
+    say(f"written to {output}; its input {onnx_export.INPUT} is [batch, {shown}]")
+    say(f"onnxruntime's answers deviate by {deviation:.1e} of the largest value")
+
+
 def inspect(path: str, *, say: Callable[[str], None] = print) -> None:
     """Says what is in a file of weights or in a checkpoint, and what it is taken for.
 
@@ -135,6 +238,28 @@ def _to_caffe(add) -> None:
     parser.add_argument("--head", action="store_true", help="with the head of colorization")
 
 
+def _torch(add) -> None:
+    parser = add("torch", "a state dict of PyTorch becomes a checkpoint", from_torch)
+    parser.add_argument("path", metavar="FILE", help="NAME.safetensors or NAME.pth")
+    parser.add_argument("output", metavar="OUT", help="new folder for the checkpoint")
+    parser.add_argument("--color", action="store_true", help="the encoder reads color, not gray")
+
+
+def _to_torch(add) -> None:
+    parser = add("to-torch", "the encoder of a checkpoint becomes .safetensors", to_torch)
+    parser.add_argument("path", metavar="CHECKPOINT", help="a workdir, or a checkpoints/<step>")
+    parser.add_argument("output", metavar="FILE", help="new file, NAME.safetensors")
+    parser.add_argument("--gray", action="store_true", help="the first layer reads one channel")
+
+
+def _to_onnx(add) -> None:
+    parser = add("to-onnx", "the network of a checkpoint becomes an ONNX file", to_onnx)
+    parser.add_argument("path", metavar="CHECKPOINT", help="a workdir, or a checkpoints/<step>")
+    parser.add_argument("output", metavar="FILE", help="new file, NAME.onnx")
+    parser.add_argument("--size", type=_size, default=(224, 224), help="SIDE, or HEIGHTxWIDTH")
+    parser.add_argument("--colorizer", action="store_true", help="with the head of colorization")
+
+
 def _inspect(add) -> None:
     parser = add("inspect", "names, shapes, types, and what it is taken for", inspect)
     parser.add_argument("path", metavar="FILE_OR_CHECKPOINT")
@@ -152,6 +277,14 @@ def _numbers(text: str) -> list[float]:
     return numbers
 
 
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    sides = int(height), int(width or height)
+    if min(sides) < 1:
+        raise argparse.ArgumentTypeError("SIDE, or HEIGHTxWIDTH, in pixels")
+    return sides
+
+
 def _setting(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
@@ -162,7 +295,7 @@ def _setting(text: str) -> tuple[str, Any]:
         return name, value
 
 
-COMMANDS = (_caffe, _to_caffe, _inspect)
+COMMANDS = (_caffe, _to_caffe, _torch, _to_torch, _to_onnx, _inspect)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -6,11 +6,11 @@ import pathlib
 from typing import Any
 
 from colorize_jax.errors import WeightsError
-from colorize_jax.surgery import caffe, foreign
+from colorize_jax.surgery import caffe, foreign, torch
 from colorize_jax.training import checkpoint
 
 # Each says what arrays of these names and shapes are, or raises WeightsError with what it misses.
-RECOGNIZERS = {"Caffe": caffe.recognize}
+RECOGNIZERS = {"Caffe": caffe.recognize, "torchvision": torch.recognize}
 
 
 def describe(path: str | pathlib.Path) -> Iterator[str]:

@@ -16,7 +16,7 @@ from colorize_jax.errors import ConfigError, WeightsError
 from colorize_jax.models import norm, registry
 from colorize_jax.models.vgg16 import Vgg16
 from colorize_jax.surgery import first_conv, tables
-from colorize_jax.surgery.foreign import File
+from colorize_jax.surgery.foreign import File, Imported
 from colorize_jax.surgery.tables import Row, Shape
 
 Tree = dict[str, Any]
@@ -102,25 +102,6 @@ class Network:
         if self.head:
             parts.append(f"head of the colorizer ({self.head} names)")
         return ", ".join(parts)
-
-
-@dataclasses.dataclass(frozen=True)
-class Imported:
-    """Weights of a Caffe file in our form.
-
-    Attributes:
-        network: what the file was taken for.
-        variables: {"params": {"encoder": ..., "head"?: ...}, "batch_stats": ...}.
-        settings: of the config, {"model": ..., "task"?: ...}.
-        left_over: names in the file that are of no use here.
-        done: what was done besides, in words.
-    """
-
-    network: Network
-    variables: dict[str, Tree]
-    settings: dict[str, dict[str, Any]]
-    left_over: list[str]
-    done: list[str]
 
 
 def recognize(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None):

@@ -5,11 +5,12 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 
 from colorize_jax.errors import SaveError, WeightsError, why
-from colorize_jax.surgery import hdf5
+from colorize_jax.surgery import hdf5, torch_files
 
 _HEAD = 16  # bytes that a format is known by
 _PROTOBUF = ".caffemodel"
@@ -39,6 +40,25 @@ class File:
 
 
 @dataclasses.dataclass(frozen=True)
+class Imported:
+    """Weights of a file in our form.
+
+    Attributes:
+        network: what the file was taken for; `str` of it is in words.
+        variables: {"params": {"encoder": ..., "head"?: ...}, "batch_stats": ...}.
+        settings: of the config, {"model": ..., "task"?: ...}.
+        left_over: names in the file that are of no use here.
+        done: what was done besides, in words.
+    """
+
+    network: Any
+    variables: dict[str, Any]
+    settings: dict[str, dict[str, Any]]
+    left_over: list[str]
+    done: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
 class Format:
     """A format of files: `begins` knows it by the first bytes, `read` gives arrays and metadata.
 
@@ -49,7 +69,11 @@ class Format:
     read: Callable[[pathlib.Path], tuple[dict[str, np.ndarray], dict[str, str]]]
 
 
-FORMATS = {"HDF5": Format(lambda head: head.startswith(hdf5.MAGIC), hdf5.read)}
+FORMATS = {
+    "HDF5": Format(lambda head: head.startswith(hdf5.MAGIC), hdf5.read),
+    "safetensors": Format(torch_files.is_safetensors, torch_files.read_safetensors),
+    "PyTorch": Format(torch_files.is_pickle, torch_files.read_pickle),
+}
 
 
 def read(path: str | pathlib.Path) -> File:

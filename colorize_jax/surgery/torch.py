@@ -1,0 +1,436 @@
+"""Tables between torchvision's VGG-16 and ResNets and ours.
+
+torchvision's networks read RGB in [0, 1], less a mean and divided by a deviation, both per channel.
+Ours read gray (or RGB) less one mean, which takes the place of the three, and the deviations go
+into the first kernel: what a network answers here is exactly what it answers there to
+(x - GRAY_MEAN) / deviation. Against torchvision's own means every photo is as if tinted by
+`TINT`, nine levels of 255 and less for red and green, eleven for blue; that cannot go into a bias
+exactly, since zeros around the input stand for the mean too, and a ResNet has no bias.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from colorize_jax.color.spaces import GRAY_MEAN
+from colorize_jax.errors import WeightsError
+from colorize_jax.models import registry, resnet
+from colorize_jax.models.norm import EPSILON, RAMP
+from colorize_jax.models.vgg16 import BLOCKS, Vgg16
+from colorize_jax.surgery.absorb import absorb_batch_norm
+from colorize_jax.surgery.foreign import File, Imported
+from colorize_jax.surgery.tables import (
+    Row,
+    Shape,
+    Tree,
+    listed,
+    same,
+    shapes_of,
+    to_ours,
+    to_theirs,
+)
+
+# Of ImageNet, as torchvision's pretrained weights expect them: RGB.
+MEAN = (0.485, 0.456, 0.406)
+DEVIATION = (0.229, 0.224, 0.225)
+TINT = tuple(mean - GRAY_MEAN for mean in MEAN)
+
+_PREFIX = "module."  # of torch.nn.DataParallel
+_COUNTER = "num_batches_tracked"
+_CLASSIFIERS = ("classifier.6.", "fc.")
+# torchvision's alexnet, without its classifier's last layer.
+_ALEXNET = {f"features.{i}.weight" for i in (0, 3, 6, 8, 10)} | {
+    "classifier.1.weight", "classifier.4.weight",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """What a state dict is of.
+
+    Attributes:
+        title: in words.
+        model: settings of `config.model`, with the channels that the file's first layer reads.
+        batch_norm: VGG-16: whether batch norm stands between its layers, to be absorbed.
+    """
+
+    title: str
+    model: Mapping[str, Any]
+    batch_norm: bool = False
+
+    def __str__(self):
+        channels = self.model["in_channels"]
+        parts = [self.title, f"{channels} channel{'s' if channels > 1 else ''}"]
+        if self.model["width"] != 1:
+            parts.append(f"width {self.model['width']:.4g}")
+        if "fc6_kernel" in self.model:
+            size = self.model["fc6_kernel"]
+            parts.append(f"classifier.0 on {size}x{size}")
+        return ", ".join(parts)
+
+
+def recognize(
+    arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> Network:
+    """The network that a state dict is of, by its names, and its size, by the shapes.
+
+    Args:
+        arrays: "features.0.weight" and so on.
+        metadata: of the file; says nothing about the network.
+
+    Raises:
+        WeightsError: it is none of those known here; says what was found.
+    """
+    del metadata
+    shapes = {name: array.shape for name, array in _without_prefix(arrays).items()}
+    for first, read in (("features.0.weight", _vgg16), ("conv1.weight", _resnet)):
+        if len(shapes.get(first, ())) == 4 and (found := read(shapes)):
+            if found.model["in_channels"] not in registry.IN_CHANNELS:
+                raise WeightsError(
+                    f"{first} reads {found.model['in_channels']} channels; gray has 1, color 3"
+                )
+            return found
+    raise WeightsError(
+        f"the names are of no network known here: found {listed(shapes) or 'nothing'}. Known are "
+        "torchvision's vgg16 and vgg16_bn (features.0, ..., classifier.0, classifier.3) and "
+        "ResNets with bottlenecks (conv1, layer1.0.conv1, ..., layer4.2.conv3)"
+    )
+
+
+def import_file(file: File, *, color: bool = False) -> Imported:
+    """The weights of a state dict, made for our input.
+
+    Args:
+        file: as `foreign.read` gives it. A first layer of three channels is taken for one that
+            reads what torchvision's weights of ImageNet do, one of a single channel for one that
+            reads our gray.
+        color: the encoder reads RGB; otherwise gray.
+
+    Raises:
+        WeightsError: names what is unknown, missing, of a wrong shape or not finite.
+    """
+    network = recognize(file.arrays)
+    channels = network.model["in_channels"]
+    if color and channels == 1:
+        raise WeightsError(f"{file.path} reads a single channel: it is not imported for color")
+    model = {**network.model, "in_channels": 3 if color else 1}
+    encoder = registry.make_encoder(registry.with_defaults(model))
+    variables, left_over = to_ours(
+        table(encoder, channels=channels, batch_norm=network.batch_norm),
+        _without_prefix(file.arrays),
+        shapes_of({k: {"encoder": tree} for k, tree in registry.variable_shapes(encoder).items()}),
+        left_over=lambda name: name.startswith(_CLASSIFIERS),
+        source=f"{file.path}, taken for {network},",
+    )
+    done = []
+    if network.batch_norm:
+        done.append("batch norm absorbed, with its scale and bias")
+    if channels == 3:
+        done.append(
+            f"{'' if color else 'the sum over the channels and '}the deviations {DEVIATION} went "
+            f"into {encoder.layers[0]}; the mean {GRAY_MEAN:.4f} takes the place of {MEAN}"
+        )
+    return Imported(network, variables, {"model": model}, left_over, done)
+
+
+def export(
+    encoder, variables: dict[str, Tree], *, gray: bool = False
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """A state dict for torchvision's definition, without its classifier, and notes about it.
+
+    Args:
+        encoder: `Vgg16`, whose batch norm is absorbed, or a `ResNet` of variant "torch".
+        variables: {"params": ..., "batch_stats": ...} of the encoder alone.
+        gray: the first layer reads one channel, as the encoder; otherwise three, as torchvision's.
+
+    Raises:
+        WeightsError: torchvision has no such network; the encoder reads color and `gray` is asked
+            for; something is missing or not finite.
+    """
+    if gray and encoder.in_channels == 3:
+        raise WeightsError("the encoder reads color: it is not written for gray")
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    if isinstance(encoder, Vgg16) and encoder.norm == "batch":
+        params, batch_stats = absorb_batch_norm(params, batch_stats), {}
+        encoder = encoder.clone(norm="none")
+    channels = 1 if gray else 3
+    rows = table(encoder, channels=channels)
+    tree = {"params": {"encoder": params}, "batch_stats": {"encoder": batch_stats}}
+    resnet_depth = getattr(encoder, "depth", None)
+    note = {
+        "format": "pt",  # as programs of PyTorch's world ask for
+        "network": f"torchvision's resnet{resnet_depth}" if resnet_depth else "torchvision's vgg16",
+        "input": input_of(channels),
+        "left_out": "fc" if resnet_depth else "classifier.6",
+    }
+    return to_theirs(rows, tree), note
+
+
+def input_of(channels: int) -> str:
+    """In words, what a written state dict reads."""
+    if channels == 1:
+        return f"mean of red, green and blue in [0, 1], less {GRAY_MEAN:.6f}"
+    return (
+        f"RGB in [0, 1], Normalize(mean={[round(GRAY_MEAN, 6)] * 3}, std={list(DEVIATION)}); "
+        f"torchvision's own means {list(MEAN)} have the same average but for 0.0002"
+    )
+
+
+def _without_prefix(arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """The same arrays without what DataParallel puts before all names."""
+    if arrays and all(name.startswith(_PREFIX) for name in arrays):
+        return {name.removeprefix(_PREFIX): array for name, array in arrays.items()}
+    return arrays
+
+
+def _vgg16(shapes) -> Network | None:
+    if shapes.keys() >= _ALEXNET and "features.2.weight" not in shapes:
+        raise WeightsError(
+            "these are the names of torchvision's alexnet, which is another network than AlexNet "
+            "here: 64, 192, 384, 256 and 256 channels in place of 96, 256, 384, 384 and 256, and "
+            "no groups. Its weights fit no network of this library"
+        )
+    batch_norm = "features.1.running_mean" in shapes
+    names = _vgg16_names(batch_norm)
+    if any(f"{theirs}.weight" not in shapes for theirs, _ in names.values()):
+        return None
+    top, below = (shapes[f"{names[layer][0]}.weight"] for layer in ("fc6", "conv5_3"))
+    outputs, inputs, *_ = shapes["features.0.weight"]
+    return Network(
+        "VGG-16 with batch norm" if batch_norm else "VGG-16",
+        {
+            "name": "vgg16",
+            "width": outputs / BLOCKS[0][0],
+            "in_channels": inputs,
+            "fc6_kernel": math.isqrt(top[-1] // max(below[0], 1)),
+            "norm": "none",
+        },
+        batch_norm,
+    )
+
+
+def _resnet(shapes) -> Network | None:
+    found = {
+        name.rpartition(".conv1.weight")[0] for name in shapes if name.endswith("conv1.weight")
+    }
+    blocks = tuple(sum(name.startswith(f"layer{i}.") for name in found) for i in (1, 2, 3, 4))
+    if not all(blocks):
+        return None
+    depths = {counts: depth for depth, counts in resnet.DEPTHS.items()}
+    if "layer1.0.conv3.weight" not in shapes or blocks not in depths:
+        kind = "bottlenecks" if "layer1.0.conv3.weight" in shapes else "blocks of two convolutions"
+        known = ", ".join(f"{counts} (ResNet-{depth})" for counts, depth in depths.items())
+        raise WeightsError(
+            f"this is a ResNet whose stages have {blocks} {kind}; known here are those of "
+            f"bottlenecks with {known}"
+        )
+    outputs, inputs, *_ = shapes["conv1.weight"]
+    return Network(
+        f"ResNet-{depths[blocks]}",
+        {
+            "name": "resnet152",
+            "depth": depths[blocks],
+            "variant": "torch",
+            "width": outputs / 64,
+            "in_channels": inputs,
+            "norm": "batch",
+        },
+    )
+
+
+def table(encoder, *, channels: int, batch_norm: bool = False) -> list[Row]:
+    """The rows between torchvision's names and the paths of an encoder.
+
+    Args:
+        encoder: `Vgg16` without batch norm, or a `ResNet`.
+        channels: that the first layer of the state dict reads. 3: RGB, normalized as torchvision
+            does it; the encoder may read gray. 1: the encoder's gray.
+        batch_norm: VGG-16: the state dict has batch norm, which is absorbed; no way back.
+
+    Raises:
+        WeightsError: the encoder has no counterpart in torchvision.
+    """
+    if isinstance(encoder, resnet.ResNet):
+        if encoder.variant != "torch":
+            raise WeightsError(
+                "a ResNet of config.model.variant='caffe' has its strides on the 1x1 convolutions "
+                "and pads pool1 otherwise: with the same weights torchvision's ResNet would "
+                "compute something else, so there is nothing to write"
+            )
+        rows = _resnet_rows
+    elif isinstance(encoder, Vgg16):
+        if encoder.norm != "none":
+            raise WeightsError("torchvision's vgg16 has no batch norm: absorb it first")
+        rows = functools.partial(_vgg16_rows, batch_norm=batch_norm)
+    else:
+        raise WeightsError(
+            f"{type(encoder).__name__} has no counterpart in torchvision, whose alexnet is another "
+            "network: other channels and no groups"
+        )
+    return rows(encoder, _shapes(encoder), channels)
+
+
+def _shapes(encoder) -> dict[str, Shape]:
+    return shapes_of({"params": {"encoder": registry.variable_shapes(encoder)["params"]}})
+
+
+def _vgg16_names(batch_norm: bool) -> dict[str, tuple[str, str | None]]:
+    """{our layer: (torchvision's convolution or dense layer, its batch norm)}."""
+    names, index = {}, 0
+    for block, (_, convolutions) in enumerate(BLOCKS, 1):
+        for i in range(1, convolutions + 1):
+            norm = f"features.{index + 1}" if batch_norm else None
+            names[f"conv{block}_{i}"] = (f"features.{index}", norm)
+            index += 3 if batch_norm else 2  # with ReLU
+        index += 1  # the pool
+    return names | {"fc6": ("classifier.0", None), "fc7": ("classifier.3", None)}
+
+
+def _vgg16_rows(encoder, shapes, channels, batch_norm) -> list[Row]:
+    rows = []
+    for layer, (theirs, norm) in _vgg16_names(batch_norm).items():
+        kernel, bias = (f"params/encoder/{layer}/{kind}" for kind in ("kernel", "bias"))
+        shape = shapes[kernel]
+        if layer in ("fc6", "fc7"):
+            weight = _dense(f"{theirs}.weight", kernel, shape)
+        else:
+            weight = _convolution(
+                f"{theirs}.weight", kernel, shape, channels if layer == encoder.layers[0] else 0
+            )
+        rows += (
+            [weight, same(f"{theirs}.bias", bias, shapes[bias])]
+            if norm is None
+            else [_absorbed(weight, f"{theirs}.bias", norm, bias, shapes[bias])]
+        )
+    return rows
+
+
+def _resnet_rows(encoder, shapes, channels) -> list[Row]:
+    rows, places = [], {stage: 0 for stage in (2, 3, 4, 5)}
+    convolutions = [("conv1", "conv1", "bn1", "conv1")]
+    for block in encoder.layers[1:]:
+        stage = int(block.removeprefix("res")[0])
+        theirs = f"layer{stage - 1}.{places[stage]}"
+        if places[stage] == 0:
+            names = (f"{theirs}.downsample.0", f"{theirs}.downsample.1")
+            convolutions.append((f"{block}_branch1", *names, f"{block[3:]}_branch1"))
+        for i, branch in enumerate(("branch2a", "branch2b", "branch2c"), 1):
+            names = (f"{theirs}.conv{i}", f"{theirs}.bn{i}")
+            convolutions.append((f"{block}_{branch}", *names, f"{block[3:]}_{branch}"))
+        places[stage] += 1
+    for ours, conv, norm, suffix in convolutions:
+        separator = "_" if ours == "conv1" else ""
+        kernel = f"params/encoder/{ours}/kernel"
+        rows.append(
+            _convolution(
+                f"{conv}.weight", kernel, shapes[kernel], channels if ours == "conv1" else 0
+            )
+        )
+        scale = f"params/encoder/scale{separator}{suffix}"
+        stats = f"batch_stats/encoder/bn{separator}{suffix}"
+        shape = shapes[f"{scale}/scale"]
+        rows += [
+            same(f"{norm}.weight", f"{scale}/scale", shape),
+            same(f"{norm}.bias", f"{scale}/bias", shape),
+            same(f"{norm}.running_mean", f"{stats}/mean", shape),
+            same(f"{norm}.running_var", f"{stats}/var", shape),
+            _counter(f"{norm}.{_COUNTER}", f"{stats}/count"),
+        ]
+    return rows
+
+
+def _convolution(name: str, path: str, shape: Shape, channels: int) -> Row:
+    """A kernel [h, w, in, out] of ours; `channels`: of the first layer, what the file's reads."""
+    height, width, inputs, outputs = shape
+    theirs = (outputs, channels or inputs, height, width)
+    if channels != 3:
+        return Row(
+            {name: [theirs]},
+            [path],
+            lambda weight: [weight.transpose(2, 3, 1, 0)],
+            lambda kernel: [kernel.transpose(3, 2, 0, 1)],
+        )
+    from_color = _summed if inputs == 1 else _divided
+    to_color = _spread if inputs == 1 else _multiplied
+    return Row(
+        {name: [theirs]},
+        [path],
+        lambda weight: [from_color(weight.transpose(2, 3, 1, 0))],
+        lambda kernel: [to_color(kernel).transpose(3, 2, 0, 1)],
+    )
+
+
+def _divided(kernel: np.ndarray) -> np.ndarray:
+    return (kernel / np.reshape(DEVIATION, (3, 1))).astype(np.float32)
+
+
+def _multiplied(kernel: np.ndarray) -> np.ndarray:
+    return (kernel * np.reshape(DEVIATION, (3, 1))).astype(np.float32)
+
+
+def _summed(kernel: np.ndarray) -> np.ndarray:
+    return (kernel / np.reshape(DEVIATION, (3, 1))).sum(2, keepdims=True).astype(np.float32)
+
+
+def _spread(kernel: np.ndarray) -> np.ndarray:
+    """[h, w, 1, out] -> [h, w, 3, out] that reads the mean of the channels, as our gray is.
+
+    The last channel makes up for the rounding of the first two, so that `_summed` gives back the
+    kernel bit for bit: what is left is less than half a unit in the last place.
+    """
+    wide = kernel.astype(np.float64)
+    red, green = ((wide * (deviation / 3)).astype(np.float32) for deviation in DEVIATION[:2])
+    rest = wide - red.astype(np.float64) / DEVIATION[0] - green.astype(np.float64) / DEVIATION[1]
+    return np.concatenate([red, green, (rest * DEVIATION[2]).astype(np.float32)], 2)
+
+
+def _dense(name: str, path: str, shape: Shape) -> Row:
+    """fc6 and fc7: dense over [channels, height, width] there, convolutions here."""
+    height, width, inputs, outputs = shape
+
+    def kernel(weight):
+        return [weight.reshape(outputs, inputs, height, width).transpose(2, 3, 1, 0)]
+
+    def weight(kernel):
+        return [kernel.transpose(3, 2, 0, 1).reshape(outputs, -1)]
+
+    return Row({name: [(outputs, inputs * height * width)]}, [path], kernel, weight)
+
+
+def _absorbed(weight: Row, bias_name: str, norm: str, bias_path: str, shape: Shape) -> Row:
+    """A convolution of `weight` and the batch norm behind it, scale and bias included."""
+    kinds = ("weight", "bias", "running_mean", "running_var")
+
+    def absorb(array, bias, scale, offset, mean, var, _):
+        factor = scale / np.sqrt(var.astype(np.float64) + EPSILON)
+        (kernel,) = weight.to_ours(array)
+        return [
+            (kernel * factor).astype(np.float32),
+            ((bias - mean) * factor + offset).astype(np.float32),
+        ]
+
+    return Row(
+        weight.theirs
+        | {bias_name: [shape]}
+        | {f"{norm}.{kind}": [shape] for kind in kinds}
+        | {f"{norm}.{_COUNTER}": [()]},
+        [*weight.ours, bias_path],
+        absorb,
+        None,
+        optional=(f"{norm}.{_COUNTER}",),
+    )
+
+
+def _counter(name: str, path: str) -> Row:
+    """Steps behind the running averages; old files do not count them: those of a whole training."""
+    return Row(
+        {name: [()]},
+        [path],
+        lambda count: [np.asarray(count, np.float32)],
+        lambda count: [np.asarray(np.round(count), np.int64)],
+        default=(np.float32(RAMP),),
+    )
