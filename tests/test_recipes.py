@@ -7,6 +7,7 @@ import math
 import pathlib
 import re
 import subprocess
+from unittest import mock
 import warnings
 
 from absl import flags
@@ -16,6 +17,7 @@ import optax
 import pytest
 import saved
 
+from colorize_jax import convert
 from colorize_jax.config import check_numbers
 from colorize_jax.data import pipeline
 from colorize_jax.models.vgg16 import Vgg16
@@ -27,41 +29,28 @@ PAGE = saved.ROOT / "docs" / "recipes.md"
 PHOTOS = 3_700_000  # that the page counts the steps of pretraining by
 
 # What the paper has in the rows of each section, from the top to the bottom.
+# fmt: off
 PAPER = {
-    "Table 1": ["46.2", "23.5", "65.9", "38.4", "77.2", "56.0", "77.3", "60.0"],
+    "Table 1": ["86.9", "69.5", "46.2", "23.5", "65.9", "38.4", "77.2", "56.0", "77.3", "60.0"],
     "Table 2": ["48.0", "52.7", "52.9"],
-    # fmt: off
     "Table 3": [
-        "32.8",
-        "50.7",
-        "35.1",
-        "52.9",
-        "23.5",
-        "36.2",
-        "24.6",
-        "40.8",
-        "9.9",
-        "52.3",
-        "10.5",
-        "53.9",
-        "43.2",
-        "59.0",
-        "8.6",
-        "23.3",
-        "39.1",
-        "48.2",
-        "6.7",
-        "17.4",
-        "42.5",
-        "63.1",
-        "8.1",
-        "29.6",
+        "32.8", "50.7", "35.1", "52.9",
+        "23.5", "36.2", "24.6", "40.8",
+        "9.9", "52.3", "10.5", "53.9",
+        "43.2", "59.0", "8.6", "23.3",
+        "39.1", "48.2", "6.7", "17.4",
+        "42.5", "63.1", "8.1", "29.6",
     ],
-    # fmt: on
-    "Table 5": ["56.0", "55.9"],
-    "Table 6": ["3.6", "36.5", "–", "42.6", "–", "53.6", "35.1", "56.0"],
+    "Table 5": ["66.5", "69.5", "56.0", "55.9"],
+    "Table 6": [
+        "3.6", "36.5", "60.8",
+        "–", "42.6", "63.1",
+        "–", "53.6", "64.2",
+        "35.1", "56.0", "66.5",
+    ],
     "Figure 4": ["35.1", "about 41", "–", "–", "52.9", "49.1", "56.0"],
 }
+# fmt: on
 # Start: (epochs, steps of the drops, columns that the head reads, its outputs).
 DROPS, LONG_DROPS = (925_000, 1_156_250, 1_271_875), (3_083_333, 3_854_167, 4_239_583)
 PRETRAINED = {
@@ -75,6 +64,8 @@ PRETRAINED = {
     "resnet152": (35, (10_791_667, 13_489_583, 14_838_542), 2048, {"hue", "chroma"}),
     "resnet152_short": (3, DROPS, 2048, {"hue", "chroma"}),
 }
+# ImageNet's classifier, as it is imported and after some epochs on gray.
+COLOR_CLASSIFIER, GRAY_CLASSIFIER = "imagenet_vgg16", "imagenet_vgg16_gray"
 # Parameters of each network that reads gray, with the shape of one that lies high up in it.
 NETWORKS = {
     "vgg16": (134_259_392, "fc7", (1, 1, 4096, 4096)),
@@ -102,6 +93,11 @@ SEGMENTATION = {
     "seg_462500": ("vgg16/checkpoints/462500", FOV, 1, "conv1_1"),
     "seg_925000": ("vgg16/checkpoints/925000", FOV, 1, "conv1_1"),
     "seg_no_drop": ("vgg16_no_drop", FOV, 1, "conv1_1"),
+    "seg_imagenet": (GRAY_CLASSIFIER, FOV, 1, "conv1_1"),
+    "seg_imagenet_color": (COLOR_CLASSIFIER, TRUNK + 2 + 2048, 3, "conv1_1"),
+    "seg_imagenet_head": (GRAY_CLASSIFIER, FOV, 1, None),
+    "seg_imagenet_fc": (GRAY_CLASSIFIER, FOV, 1, "fc6"),
+    "seg_imagenet_conv4": (GRAY_CLASSIFIER, FOV, 1, "conv4_1"),
 }
 # Of the other networks: (start, columns that the head reads). All layers learn, and read gray.
 for _name, _trunk, _start in (
@@ -123,6 +119,8 @@ SEGMENTATION |= {
 CLASSIFICATION = {
     "cls_long": ("vgg16_long", 20, 0),
     "cls_long_release": ("vgg16_long", 20, 0),
+    "cls_imagenet": (GRAY_CLASSIFIER, 20, 0),
+    "cls_imagenet_release": (GRAY_CLASSIFIER, 20, 0),
     "imnt100k": ("vgg16", 1000, 100),
     "imnt100k_random": ("random", 1000, 100),
     "imnt10k": ("vgg16", 1000, 10),
@@ -156,10 +154,10 @@ def page():
 
 
 class _Page:
-    """The configs of all commands on the page, and the rows of its tables."""
+    """The configs of all commands on the page, what it imports, and the rows of its tables."""
 
     def __init__(self, text):
-        self.runs, self.searches, self.evaluations = {}, {}, {}
+        self.runs, self.searches, self.evaluations, self.imports = {}, {}, {}, {}
         for words in _commands(text):
             if words[:2] == ["-m", "colorize_jax.main"]:
                 config, workdir = _parse(words[2:], "workdir")
@@ -169,6 +167,10 @@ class _Page:
                 config, output, checkpoint = _parse(words[2:], "output", "checkpoint")
                 assert output not in self.evaluations, f"{output} twice"
                 self.evaluations[output] = checkpoint, config
+            elif words[:2] == ["-m", "colorize_jax.convert"]:
+                with mock.patch.object(convert, "from_caffe") as found:
+                    convert.main(words[2:])
+                self.imports[found.call_args.kwargs["output"]] = found.call_args.kwargs
             else:
                 assert words[0] == "launch/sweep.py"
                 arguments = _sweep().parse(words[1:])
@@ -272,7 +274,8 @@ def test_the_commands_are_those_that_the_tables_name(page):
             begun = page.runs[f"/ckpt/{name}"].init_from.removeprefix("/ckpt/")
             assert start.strip("`") == begun
     assert named == set(TRANSFERS)
-    assert set(page.runs) == {f"/ckpt/{name}" for name in (*PRETRAINED, *TRANSFERS)}
+    begun = (*PRETRAINED, GRAY_CLASSIFIER, *TRANSFERS)
+    assert set(page.runs) == {f"/ckpt/{name}" for name in begun}
     assert {checkpoint for checkpoint, _ in page.evaluations.values()} == {
         f"/ckpt/{name}" for name in TRANSFERS
     }
@@ -293,7 +296,30 @@ def test_pretraining(page, name):
     assert (schedule.steps, schedule.drops) == (epochs * PHOTOS // 8, drops)
 
 
-def test_every_start_is_a_pretraining_of_the_page_or_a_checkpoint_that_it_keeps(page):
+def test_the_classifier_is_the_public_one_and_sees_gray_for_four_more_epochs(page):
+    (imported,) = page.imports.values()
+    assert imported["output"] == f"/ckpt/{COLOR_CLASSIFIER}"
+    # Caffe's own preprocessing of this network, in our order of the channels.
+    assert (imported["pixels"], imported["mean"]) == (255, [123.68, 116.779, 103.939])
+    config = page.runs[f"/ckpt/{GRAY_CLASSIFIER}"]
+    params, batch_stats = _shapes(config)
+    _check_network(config, params, channels=1)
+    assert not batch_stats and not _check(config)
+    assert params["head"]["classes"]["kernel"].shape == (TOP, 1000)
+    assert (config.data.split, config.data.per_class, config.early_stopping.mode) == (
+        "train", 0, "off",
+    )  # fmt: skip
+    schedule = optimizers.make_schedule(config, 1_281_167)
+    assert schedule.steps == 4 * 1_281_167 // 128
+
+
+def test_the_classifier_is_rebalanced_by_the_runs_that_start_from_the_file(page):
+    for config in (*page.runs.values(), *page.searches.values()):
+        from_file = config.init_from == f"/ckpt/{COLOR_CLASSIFIER}"
+        assert config.rebalance_photos == (100 if from_file else 0)
+
+
+def test_every_start_is_made_on_the_page_or_a_checkpoint_that_a_pretraining_keeps(page):
     kept = {
         name: optimizers.make_schedule(page.runs[f"/ckpt/{name}"], PHOTOS).snapshots
         for name in PRETRAINED
@@ -301,7 +327,8 @@ def test_every_start_is_a_pretraining_of_the_page_or_a_checkpoint_that_it_keeps(
     starts = {config.init_from for config in (*page.runs.values(), *page.searches.values())}
     for start in starts - {"random"}:
         workdir, _, step = start.removeprefix("/ckpt/").partition("/checkpoints/")
-        assert workdir in PRETRAINED and (not step or int(step) in kept[workdir])
+        assert f"/ckpt/{workdir}" in page.runs | page.imports
+        assert not step or int(step) in kept[workdir]
     assert kept["vgg16"] == (92_500, 462_500, 925_000, 1_387_500)
 
 
