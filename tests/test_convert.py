@@ -1,7 +1,9 @@
 """The command: what it writes, what it says, and that bad input leaves the output as it was."""
 
 import contextlib
+import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -10,8 +12,10 @@ import sys
 import caffe_files
 import h5py
 import jax
+import labelled
 import numpy as np
 import pytest
+import saved
 import tiny
 
 import colorize_jax
@@ -306,3 +310,42 @@ def test_full_size_files_of_the_published_layout_come_and_go(layers, parameters,
     (tmp_path / "again.h5").unlink()
     _, again = colorize_jax.load_encoder(tmp_path / "again")
     jax.tree.map(np.testing.assert_array_equal, variables, again)
+
+
+@pytest.mark.slow
+def test_example_of_the_readme_runs_as_written(tmp_path, rng):
+    section = (saved.ROOT / "README.md").read_text().split("## Start from the authors' file")[1]
+    example = re.search(r"(?ms)^```sh\n(.*?)\n```", section)[1]
+    path = caffe_files.write(tmp_path / "vgg16.caffemodel.h5", caffe_files.vgg16(), rng)
+    _keep_the_size_of_activations(path)
+    devkit = tmp_path / "data/VOCdevkit/VOC2012"
+    labelled.write_devkit(devkit, rng, photos=10)
+    shutil.copytree(devkit / "SegmentationClass", tmp_path / "data/benchmark_RELEASE/dataset")
+    (tmp_path / "configs").symlink_to(saved.ROOT / "configs")
+    for folder in ("/ckpt/", "/data/"):
+        assert folder in example
+        example = example.replace(folder, f"{tmp_path}{folder}")
+    example += " --config.steps=2 --config.data.crop=64 --config.data.batch_size=2"
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}  # as a user runs it
+    environment["PYTHONPATH"] = os.pathsep.join([str(saved.ROOT), *sys.path])
+    script = f'set -eu; python() {{ {sys.executable} "$@"; }}\n{example}'
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "ckpt/larsson_vgg16_seg/results.json").read_text())
+    assert found["init_from"] == str(tmp_path / "ckpt/larsson_vgg16/checkpoints/0")
+    assert (found["network"], found["step"]) == ("vgg16, width 1.0", 2)
+    assert np.isfinite(found["eval/miou"]) and np.isfinite(found["eval/loss"])
+    shutil.rmtree(tmp_path / "ckpt")  # 3 GB
+    path.unlink()
+
+
+def _keep_the_size_of_activations(path):
+    """As of trained weights; those of `caffe_files` let them grow from layer to layer."""
+    with h5py.File(path, "a") as file:
+        for layer in file["data"].values():
+            if "0" in layer:
+                kernel = layer["0"][()]
+                wanted = np.sqrt(2 / np.prod(kernel.shape[1:]))
+                layer["0"][...] = kernel * np.float32(wanted / kernel.std())
