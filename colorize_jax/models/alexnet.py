@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from colorize_jax.errors import ConfigError
 from colorize_jax.models import layers, norm
 
 # Channels and the convolution of every layer; blocks end in pooling.
@@ -119,11 +118,7 @@ class AlexNet(nn.Module):
         Raises:
             ConfigError: the input has another number of channels.
         """
-        if gray.shape[-1] != self.in_channels:
-            raise ConfigError(
-                f"the input has {gray.shape[-1]} channels and the network takes "
-                f"{self.in_channels}: config.model.in_channels is 1 for gray, 3 for color"
-            )
+        layers.check_channels(gray, self.in_channels)
         borders = borders or {}
         maps = {"gray": gray.astype(self.dtype)}
         x = maps["gray"]

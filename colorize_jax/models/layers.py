@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from colorize_jax.errors import ConfigError
+
 # Caffe's "xavier": uniform in +-sqrt(3 / fan_in).
 caffe_xavier = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
@@ -19,6 +21,15 @@ def he_truncated(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> j
     """
     sigma = math.sqrt(1.3 * 2 / math.prod(shape[:-1]))
     return sigma * jax.random.truncated_normal(key, -2, 2, shape, dtype)
+
+
+def check_channels(image: jax.Array, channels: int) -> None:
+    """ConfigError unless the input [..., channels] of a network has so many."""
+    if image.shape[-1] != channels:
+        raise ConfigError(
+            f"the input has {image.shape[-1]} channels and the network takes {channels}: "
+            "config.model.in_channels is 1 for gray, 3 for color"
+        )
 
 
 class Conv(nn.Module):

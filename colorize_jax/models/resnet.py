@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from colorize_jax.errors import ConfigError
 from colorize_jax.models import layers, norm
 
 # Blocks of the stages 2 to 5. Of 26 and 14 layers: small ones of ours.
@@ -142,11 +141,7 @@ class ResNet(nn.Module):
         Raises:
             ConfigError: the input has another number of channels.
         """
-        if gray.shape[-1] != self.in_channels:
-            raise ConfigError(
-                f"the input has {gray.shape[-1]} channels and the network takes "
-                f"{self.in_channels}: config.model.in_channels is 1 for gray, 3 for color"
-            )
+        layers.check_channels(gray, self.in_channels)
         maps = {"gray": gray.astype(self.dtype)}
         x = self._conv(maps["gray"], "conv1", 64, train and "conv1" not in self.frozen, 7, 2)
         x = maps["conv1"] = nn.relu(x)
