@@ -23,8 +23,8 @@ def _compare(tmp_path, steps, kills, seed):
     return log
 
 
-def test_three_kills(tmp_path):
-    _compare(tmp_path, steps=400, kills=3, seed=0)
+def test_two_kills(tmp_path):
+    _compare(tmp_path, steps=300, kills=2, seed=0)
 
 
 @pytest.mark.chaos

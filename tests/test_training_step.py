@@ -80,6 +80,7 @@ def test_four_devices_under_shard_map(reference):
     _assert_same(jax.jit(mapped)(state, batch, jax.random.key(7)), reference)
 
 
+@pytest.mark.slow
 def test_four_devices_under_pmap(reference):
     state, batch, _ = reference
     step = functools.partial(train_step, task=_task("i"), optimizer=DESCENT)
