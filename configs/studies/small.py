@@ -47,8 +47,9 @@ SEGMENTATION = NETWORK | {
     "eval.every": 400,
     "log.every": 50,
 }
-# Windows of 200 steps; by accuracy, since 313 photos say little about nine classes.
-SEARCHED = {"early_stopping.window": 200, "early_stopping.metric": "accuracy"}
+# Windows of 200 steps, each scored on the same 313 photos. (The accuracy of 200 random crops, the
+# release's way with windows of 5,000 steps, is too noisy here: 0.63, 0.62, 0.60 while mIoU-9 rose.)
+SEARCHED = {"early_stopping.window": 200}
 CLASSES = NETWORK | {
     "model.fc6_padding": "SAME",
     "data.source": "$DATA/tiny_imagenet_part1.zip/tiny_imagenet",
@@ -103,15 +104,17 @@ def get_study() -> Study:
         Search(
             "search_seg_col", f"{SEG}:no_fov", SEGMENTATION | SEARCHED, start="col",
             candidates=(
-                {"model.norm": "none", "optimizer.rate": 0.003},
                 {"model.norm": "batch", "optimizer.rate": 0.01},
+                {"model.norm": "batch", "optimizer.rate": 0.03},
+                {"model.norm": "none", "optimizer.rate": 0.003},
             ),
         ),
         Search(
             "search_seg_random", f"{SEG}:random,no_fov", SEGMENTATION | SEARCHED,
             candidates=(
-                {"model.norm": "none", "optimizer.rate": 0.01},
                 {"model.norm": "batch", "optimizer.rate": 0.01},
+                {"model.norm": "batch", "optimizer.rate": 0.03},
+                {"model.norm": "none", "optimizer.rate": 0.01},
             ),
         ),
         # Seed by seed, so that what is there can be compared at any time.
