@@ -49,7 +49,7 @@ SEGMENTATION = NETWORK | {
 }
 # Windows of 200 steps, each scored on the same 313 photos. (The accuracy of 200 random crops, the
 # release's way with windows of 5,000 steps, is too noisy here: 0.63, 0.62, 0.60 while mIoU-9 rose.)
-# No drop in the first half: the running averages of batch norm still lag, and scores go up and down.
+# No drop in the first half: running averages of batch norm still lag, and scores go up and down.
 SEARCHED = {"early_stopping.window": 200, "early_stopping.minimum": 800}
 CLASSES = NETWORK | {
     "model.fc6_padding": "SAME",
