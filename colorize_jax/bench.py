@@ -69,15 +69,20 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"error: {error}")
 
 
+def _add_recipe(command) -> None:
+    """Adds the flags that `load_config` takes."""
+    command.add_argument("--config", required=True, help="recipe, as in main: FILE or FILE:VARIANT")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="such as model.width=0.5"
+    )
+
+
 def _add_cost(commands) -> None:
     """Adds the command `cost`; its defaults are those of `Question`."""
     command = commands.add_parser(
         "cost", help="FLOPs, bytes and memory of a training step, and a model of its time"
     )
-    command.add_argument("--config", required=True, help="recipe, as in main: FILE or FILE:VARIANT")
-    command.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="such as model.width=0.5"
-    )
+    _add_recipe(command)
     command.add_argument("--topology", default="", help="compile for this TPU slice: v5e:2x4")
     command.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), help="to count")
     numbers = {
@@ -104,10 +109,7 @@ def _add_step(commands) -> None:
     command = commands.add_parser(
         "step", help="time, memory and arithmetic of training steps, on this machine"
     )
-    command.add_argument("--config", required=True, help="recipe, as in main: FILE or FILE:VARIANT")
-    command.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="such as model.width=0.5"
-    )
+    _add_recipe(command)
     command.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"),
                          default=("float32", "bfloat16"))  # fmt: skip
     command.add_argument(

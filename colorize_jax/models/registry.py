@@ -22,9 +22,6 @@ _OWN = {
     "alexnet": ("fc6_kernel", "fc6_padding", "lrn"),
     "resnet152": ("depth", "variant"),
 }
-# Their defaults, as in the config; older checkpoints were saved without some of these.
-_USUAL = {"fc6_kernel": 0, "fc6_padding": "SAME", "lrn": True, "depth": 152, "variant": "caffe"}
-_SINCE = _USUAL | {"in_channels": 1}
 
 
 def make_trained_encoder(config, axis_name: str | None = None):
@@ -37,13 +34,15 @@ def make_encoder(settings, axis_name: str | None = None):
     """The encoder that `config.model` describes.
 
     Args:
-        settings: `config.model`, of a run or as an older checkpoint holds it.
+        settings: `config.model`, of a run or as an older checkpoint holds it; what is not there
+            has its default.
         axis_name: see `norm.BatchNorm`.
 
     Raises:
         ConfigError: names a setting that is unknown, or that the network does not have.
     """
-    settings = _complete(settings)
+    usual = with_defaults({})
+    settings = usual | dict(settings)
     for name, known in (
         ("name", ENCODERS),
         ("dtype", DTYPES),
@@ -56,17 +55,20 @@ def make_encoder(settings, axis_name: str | None = None):
         _check(name, settings[name], known)
     network, own = settings["name"], _OWN[settings["name"]]
     encoder = ENCODERS[network]
+    others = {name for names in _OWN.values() for name in names}.difference(own)
     if settings["norm"] == "none" and not encoder.absorbs:
         raise ConfigError(
             f"config.model.norm='none': {network} keeps its batch norm, which is never absorbed; "
             "set config.model.norm='batch'"
         )
-    for name, usual in _USUAL.items():
-        if name not in own and settings[name] != usual:
+    for name in sorted(others):
+        if settings[name] != usual[name]:
             raise ConfigError(
                 f"config.model.{name}={settings[name]!r}: {network} has no such setting; leave it "
-                f"at {usual!r}"
+                f"at {usual[name]!r}"
             )
+    # A 0 stands for the network's own number.
+    settings["fc6_kernel"] = settings["fc6_kernel"] or own_fc6_kernel(network)
     if settings["width"] <= 0 or settings["hidden"] < 1:
         raise ConfigError("config.model.width and config.model.hidden must be positive")
     if "fc6_kernel" in own and settings["fc6_kernel"] < 1:
@@ -102,14 +104,6 @@ def activation_shapes(encoder) -> dict:
 def _smallest_image(encoder) -> jax.ShapeDtypeStruct:
     side = max(64, encoder.smallest_input)
     return jax.ShapeDtypeStruct((1, side, side, encoder.in_channels), jnp.float32)
-
-
-def _complete(settings) -> dict:
-    """`config.model` with what older checkpoints lack, and with the network's own number in the
-    place of a 0 that stands for it."""
-    settings = _SINCE | dict(settings)
-    settings["fc6_kernel"] = settings["fc6_kernel"] or own_fc6_kernel(settings["name"])
-    return settings
 
 
 def own_fc6_kernel(name: str) -> int:

@@ -230,7 +230,7 @@ def import_file(
     """
     network = recognize(file.arrays, file.metadata)
     network = dataclasses.replace(network, model=network.model | checked(model or {}))
-    encoder = registry.make_encoder(registry.with_defaults(network.model))
+    encoder = registry.make_encoder(network.model)
     shapes = tables.shapes_of(
         {kind: {"encoder": tree} for kind, tree in registry.variable_shapes(encoder).items()}
     )

@@ -118,7 +118,7 @@ def import_file(file: File, *, color: bool = False) -> Imported:
     if color and channels == 1:
         raise WeightsError(f"{file.path} reads a single channel: it is not imported for color")
     model = {**network.model, "in_channels": 3 if color else 1}
-    encoder = registry.make_encoder(registry.with_defaults(model))
+    encoder = registry.make_encoder(model)
     variables, left_over = to_ours(
         table(encoder, channels=channels, batch_norm=network.batch_norm),
         _without_prefix(file.arrays),
