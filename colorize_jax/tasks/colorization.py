@@ -76,7 +76,7 @@ def make_task(config, axis_name: str | None = None, classes=()) -> Task:
     """Colorization with the histogram or the regression loss, as `config.task.loss` says."""
     del classes
     _check(config)
-    settings, crop = config.task, config.data.crop
+    settings = config.task
     model = make_model(config, axis_name)
     points.check(config, model)
     regression = settings.loss == "regression"
@@ -92,12 +92,7 @@ def make_task(config, axis_name: str | None = None, classes=()) -> Task:
         return histogram_losses(outputs, targets)
 
     def prepare(keys, batch):
-        def points_of(key):
-            return points.sample_points(
-                key, points=settings.points, edge_buffer=settings.edge_buffer, crop=crop
-            )
-
-        at = jax.vmap(points_of)(keys)
+        at = points.of_rows(keys, config)
         targets = jax.vmap(targets_of)(spaces.from_uint8(batch["image"]), at)
         return (spaces.network_input(batch["image"]), at), targets | {"valid": batch["valid"]}
 

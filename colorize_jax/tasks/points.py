@@ -11,6 +11,20 @@ def sample_points(key: jax.Array, *, points: int, edge_buffer: int, crop: int) -
     return jax.random.randint(key, (points, 2), edge_buffer, crop - edge_buffer)
 
 
+def of_rows(keys: jax.Array, config) -> jax.Array:
+    """[rows, points, 2] integer (y, x) of a batch, one key for each row, as the config has it."""
+
+    def of_row(key):
+        return sample_points(
+            key,
+            points=config.task.points,
+            edge_buffer=config.task.edge_buffer,
+            crop=config.data.crop,
+        )
+
+    return jax.vmap(of_row)(keys)
+
+
 def check(config, model) -> None:
     """ConfigError unless a point network can be trained on such crops at such points."""
     task, crop = config.task, config.data.crop

@@ -38,7 +38,7 @@ def make_model(config, axis_name: str | None = None) -> PointNetwork:
 
 def make_task(config, axis_name: str | None = None, classes=()) -> Task:
     """Cross-entropy at sampled pixels, void ones left out; mean IoU over whole photos."""
-    settings, crop, number = config.task, config.data.crop, config.task.classes
+    crop, number = config.data.crop, config.task.classes
     names = tuple(classes) or tuple(f"class {i}" for i in range(number))
     _check(config, names)
     model = make_model(config, axis_name)
@@ -47,12 +47,7 @@ def make_task(config, axis_name: str | None = None, classes=()) -> Task:
     averaged = [names.index(name) for name in config.eval.classes]
 
     def prepare(keys, batch):
-        def points_of(key):
-            return points.sample_points(
-                key, points=settings.points, edge_buffer=settings.edge_buffer, crop=crop
-            )
-
-        at = jax.vmap(points_of)(keys)
+        at = points.of_rows(keys, config)
         labels = jax.vmap(lambda mask, yx: mask[yx[:, 0], yx[:, 1]])(batch["mask"], at)
         labels = jnp.where(batch["valid"][:, None], labels, VOID)
         return (network_input(batch["image"]), at), {"classes": labels}
