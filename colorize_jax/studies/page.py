@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import statistics
 
+from colorize_jax import markdown
 from colorize_jax.studies.plan import Gain, Plot, Row, Run, Search, Table
 from colorize_jax.studies.workplace import NotYet, Workplace, shell
 from colorize_jax.training.report import duration
@@ -38,7 +39,7 @@ def page(place: Workplace, command: str) -> str:
 def table(place: Workplace, section: Table) -> str:
     """Rows with mean and standard deviation over the seeds."""
     paper = [section.paper] if section.paper else []
-    lines = [["row", *paper, section.ours, "seeds", "minutes a run", "runs"]]
+    header, lines = ["row", *paper, section.ours, "seeds", "minutes a run", "runs"], []
     for row in section.rows:
         if isinstance(row, Gain):
             cells = [row.label, *([""] if paper else []), *_gain(place, row, section.score), "", ""]
@@ -53,7 +54,7 @@ def table(place: Workplace, section: Table) -> str:
                 ", ".join(f"`{name}`" for name in row.runs) or "-",
             ]
         lines.append(cells)
-    return _markdown(lines)
+    return markdown.table("|".join(header), lines)
 
 
 def spread(values: Sequence[float], not_run: str = "") -> str:
@@ -87,18 +88,18 @@ def _minutes(place: Workplace, row: Row) -> str:
 
 
 def _points(place: Workplace, plot: Plot) -> str:
-    lines = [["curve", "photos seen", "score of snapshot", "seeds", "runs"]]
+    lines = []
     for label, along in plot.points.items():
         for photos, runs in along.items():
             values = _values(place, runs, plot.score)
             names = ", ".join(f"`{name}`" for name in runs)
             lines.append([label, f"{photos:,}", spread(values), str(len(values) or "-"), names])
-    return _markdown(lines)
+    return markdown.table("curve|photos seen|score of snapshot|seeds|runs", lines)
 
 
 def _appendix(place: Workplace) -> list[str]:
     """What was run, on what, how long, and by which command."""
-    rows = [["run", "seed", "score", "steps", "drops after", "photos", "time", "hardware"]]
+    rows = []
     for run in place.study.runs():
         found = place.results(run.name)
         if found is None:
@@ -116,7 +117,7 @@ def _appendix(place: Workplace) -> list[str]:
     listed = "\n".join(dict.fromkeys(line for lines in commands for line in lines))
     return [
         "## Every run",
-        _markdown(rows),
+        markdown.table("run|seed|score|steps|drops after|photos|time|hardware", rows),
         "## Every command",
         "From the root of the sources, with `DATA` and `STUDY` set to the folders of the data and "
         "of the study. Runs that differ in their seed alone are written once.",
@@ -139,9 +140,3 @@ def _command(place: Workplace, step: Run | Search) -> list[str]:
         line = line.replace(f"--config.seed={seed}", "--config.seed=$SEED")
         line = line.replace(f"/{step.name} ", f"/{name}-$SEED ")
     return [line]
-
-
-def _markdown(rows: list[list[str]]) -> str:
-    """The first row is the head."""
-    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

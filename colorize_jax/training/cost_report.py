@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+from colorize_jax.markdown import table
 from colorize_jax.training import cost
 
 GB = 1e9
@@ -74,13 +75,6 @@ def gather(config, question: Question) -> Facts:
             whole.microbatches = parts
             split[most, parts] = cost.count_step(whole, most, devices).memory
     return Facts(counts, split, state, (devices[0].device_kind, len(devices)))
-
-
-def table(header: str, rows: list[list]) -> str:
-    """A Markdown table; columns are separated by "|" in the header."""
-    names = [name.strip() for name in header.split("|")]
-    lines = [names, ["---"] * len(names), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
 def report(config, question: Question, facts: Facts) -> str:

@@ -14,12 +14,11 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from colorize_jax.data import pipeline
+from colorize_jax.markdown import table
 from colorize_jax.models.registry import DTYPES
 from colorize_jax.training import cost, hardware, memory, sharding
-from colorize_jax.training.cost_report import table
 from colorize_jax.training.step import init_state
 
-GIB = 2**30
 _WORTH = 1.03  # a batch twice as large must be so much faster for the sweep to go on
 _MATRICES = {"cpu": (1024, 2048)}  # sides; larger ones elsewhere
 _LARGE_MATRICES = (4096, 8192, 16384)
@@ -224,8 +223,8 @@ def report(config: ConfigDict, speeds: dict[str, list[Speed]], rates: dict[str, 
                 dtype, f"{speed.rows}{' (best)' if speed is best else ''}",
                 f"{speed.compile_seconds:.1f}", f"{1000 * speed.step_seconds:,.1f}",
                 f"{speed.photos:,.4g}", f"{reached / 1e12:,.3g}",
-                f"{reached / rates[dtype]:.0%}", f"{speed.counted / GIB:.2f}",
-                f"{speed.seen / GIB:.2f}", fed,
+                f"{reached / rates[dtype]:.0%}", f"{speed.counted / memory.GIB:.2f}",
+                f"{speed.seen / memory.GIB:.2f}", fed,
             ])  # fmt: skip
     header = (
         "dtype|photos a device|s to compile|ms a step|photos/s|TFLOP/s|of the matrix rate|"
