@@ -54,8 +54,9 @@ def _assert_same(actual, reference):
     scale = optax.tree.norm(expected_gradient)
     assert scale > 0.1
     chex.assert_trees_all_close(gradient, expected_gradient, rtol=1e-5, atol=1e-5 * float(scale))
+    # A mean near zero is a sum of numbers around one.
     chex.assert_trees_all_close(
-        actual[0].batch_stats, expected[0].batch_stats, rtol=3e-5, atol=1e-6
+        actual[0].batch_stats, expected[0].batch_stats, rtol=3e-5, atol=5e-6
     )
     chex.assert_trees_all_close(actual[1], expected[1], rtol=1e-5)
 

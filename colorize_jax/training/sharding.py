@@ -9,6 +9,7 @@ import numpy as np
 
 from colorize_jax.errors import ConfigError
 from colorize_jax.tasks.task import Task
+from colorize_jax.training import compiler
 from colorize_jax.training.step import train_step
 
 AXIS = "data"
@@ -61,4 +62,5 @@ def jit_step(task: Task, optimizer, mesh: Mesh, microbatches: int = 1) -> Callab
         in_shardings=(same, split(mesh), same),
         out_shardings=same,
         donate_argnums=0,
+        compiler_options=compiler.options(mesh.devices.flat[0].platform),
     )
