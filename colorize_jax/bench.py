@@ -126,18 +126,33 @@ def _step(settings) -> str:
     if min(settings.rows) < 1 or settings.seconds <= 0:
         raise ConfigError("--rows and --seconds must be positive")
     config = load_config(settings.config, settings.set)
-    photos, speeds, rates = None, {}, {}
+    photos, seconds = None, settings.seconds
     if settings.source:
         config.data.source = settings.source
         photos = splits.open_splits(config).training
-    for dtype in settings.dtypes:
-        config.model.dtype = dtype
-        rates[dtype] = step_speed.matrix_rate(dtype)
-        speeds[dtype] = step_speed.sweep(
-            config, sorted(settings.rows), seconds=settings.seconds, photos=photos,
-            say=lambda line, dtype=dtype: print(f"{dtype}: {line}", file=sys.stderr, flush=True),
-        )  # fmt: skip
-    return step_speed.report(config, speeds, rates)
+    speeds, rates = {}, {}
+    try:
+        for dtype in settings.dtypes:
+            config.model.dtype = dtype
+            rates[dtype] = step_speed.matrix_rate(dtype)
+            found = speeds[dtype] = []
+            for speed in step_speed.sweep(
+                config, sorted(settings.rows), seconds=seconds,
+                say=lambda line, dtype=dtype: _tell(f"{dtype}: {line}"),
+            ):  # fmt: skip
+                found.append(speed)
+            if photos is not None:
+                best = found.index(step_speed.fastest(found))
+                found[best] = step_speed.measure(
+                    config, found[best].rows, seconds=seconds, photos=photos
+                )
+    except KeyboardInterrupt:
+        _tell("stopped; this is what was measured until then")
+    return step_speed.report(config, {d: found for d, found in speeds.items() if found}, rates)
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _cost(settings) -> str:

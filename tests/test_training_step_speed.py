@@ -42,32 +42,26 @@ def test_matrix_rate_is_that_of_the_product(monkeypatch):
 
 def _sweep(monkeypatch, seconds, rows=(1, 2, 4, 8, 16)):
     """Sizes that were measured, if each took so many seconds a step; None: too much memory."""
-    asked = []
 
-    def measure(config, size, *, seconds, photos=None):
-        asked.append((size, photos))
+    def measure(config, size, *, seconds):
         if taken[size] is None:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no")
-        fed = None if photos is None else 7.0
-        return dataclasses.replace(SPEED, rows=size, step_seconds=taken[size], fed=fed)
+        return dataclasses.replace(SPEED, rows=size, step_seconds=taken[size])
 
     taken = dict(zip(rows, seconds, strict=True))
     monkeypatch.setattr(step_speed, "measure", measure)
     lines = []
-    found = step_speed.sweep(tiny.config(), rows, seconds=1, photos="photos", say=lines.append)
-    return found, asked, lines
+    found = list(step_speed.sweep(tiny.config(), rows, seconds=1, say=lines.append))
+    return [speed.rows for speed in found], lines
 
 
-def test_sweep_ends_where_more_photos_are_no_faster_and_feeds_the_fastest(monkeypatch):
-    found, asked, _ = _sweep(monkeypatch, (1.0, 1.1, 1.5, 2.99, 3.0))
-    assert [speed.rows for speed in found] == [1, 2, 4, 8]
-    assert asked == [(1, None), (2, None), (4, None), (8, None), (8, "photos")]
-    assert [speed.fed for speed in found] == [None, None, None, 7.0]
+def test_sweep_ends_where_more_photos_are_no_faster(monkeypatch):
+    assert _sweep(monkeypatch, (1.0, 1.1, 1.5, 2.99, 3.0))[0] == [1, 2, 4, 8]
 
 
 def test_sweep_ends_where_memory_does(monkeypatch):
-    found, _, lines = _sweep(monkeypatch, (1.0, 1.1, None, 1.2, 1.3))
-    assert [speed.rows for speed in found] == [1, 2]
+    found, lines = _sweep(monkeypatch, (1.0, 1.1, None, 1.2, 1.3))
+    assert found == [1, 2]
     assert lines[-1] == "4 photos a device: out of memory"
     with pytest.raises(jax.errors.JaxRuntimeError):
         _sweep(monkeypatch, (None, 1.0, 1.0, 1.0, 1.0))
@@ -84,15 +78,50 @@ def test_table():
     assert "float32 0.012 TFLOP/s" in text
 
 
-def test_command(monkeypatch, capsys):
-    def sweep(config, rows, *, seconds, photos, say):
-        assert (config.model.dtype, config.model.width, rows) == ("float32", 0.5, [2, 4])
-        return [dataclasses.replace(SPEED, fed=float(len(photos)))]
+def _measured(monkeypatch, seconds_of):
+    """Lets every step be as fast as told; what was fed, in order."""
+    fed = []
 
-    monkeypatch.setattr(step_speed, "sweep", sweep)
+    def measure(config, rows, *, seconds, photos=None):
+        speed = dataclasses.replace(
+            SPEED, dtype=config.model.dtype, rows=rows, step_seconds=seconds_of(config, rows)
+        )
+        if photos is None:
+            return speed
+        fed.append(rows)
+        return dataclasses.replace(speed, fed=float(len(photos)))
+
+    monkeypatch.setattr(step_speed, "measure", measure)
     monkeypatch.setattr(step_speed, "matrix_rate", lambda dtype: 1e12)
-    recipe = ["step", "--config=configs/quickstart.py", "--set", "model.width=0.5", "--dtypes"]
-    bench.main([*recipe, "float32", "--rows", "4", "2", "--source=builtin:photos"])
-    assert "| 10 (62%) |" in capsys.readouterr().out
+    return fed
+
+
+COMMAND = ("step", "--config=configs/quickstart.py", "--set", "model.width=0.5")
+
+
+def test_command_feeds_the_fastest(monkeypatch, capsys):
+    fed = _measured(monkeypatch, lambda config, rows: {2: 0.5, 4: 0.625, 8: 1.25}[rows])
+    bench.main(
+        [*COMMAND, "--dtypes", "float32", "--rows", "8", "4", "2", "--source=builtin:photos"]
+    )
+    assert fed == [4]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[2].strip() for line in lines if "float32 |" in line] == [
+        "2", "4 (best)", "8",
+    ]  # fmt: skip
+    assert any("| 10 (156%) |" in line for line in lines)
     with pytest.raises(SystemExit, match="--rows and --seconds must be positive"):
-        bench.main([*recipe, "float32", "--rows", "0"])
+        bench.main([*COMMAND, "--dtypes", "float32", "--rows", "0"])
+
+
+def test_a_command_that_is_stopped_shows_what_it_has(monkeypatch, capsys):
+    def seconds_of(config, rows):
+        if config.model.dtype == "bfloat16" or rows == 4:
+            raise KeyboardInterrupt
+        return 1.0
+
+    _measured(monkeypatch, seconds_of)
+    bench.main([*COMMAND, "--rows", "2", "4"])
+    printed = capsys.readouterr()
+    assert "| float32 | 2 (best) |" in printed.out
+    assert "stopped; this is what was measured" in printed.err

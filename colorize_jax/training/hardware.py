@@ -15,7 +15,7 @@ def describe() -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     processes = jax.process_count()
     there = f"{processes} x {cores}" if processes > 1 else f"{cores}"
-    return f"{there} cores of {_processor()}"
+    return f"{there} core{'' if cores == 1 else 's'} of {_processor()}"
 
 
 def _processor() -> str:

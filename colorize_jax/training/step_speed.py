@@ -1,6 +1,6 @@
 """How fast training steps are on this machine, and what share of its arithmetic they use."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 import contextlib
 import dataclasses
 import functools
@@ -78,39 +78,38 @@ def sweep(
     rows: Iterable[int],
     *,
     seconds: float,
-    photos=None,
     say: Callable[[str], None] = print,
-) -> list[Speed]:
+) -> Iterator[Speed]:
     """The speed at every batch size until memory ends or a larger batch is no longer worth it.
 
     Args:
         config: of the recipe; its batch size is not used.
         rows: photos a device, growing.
         seconds: of measuring at each.
-        photos: to read for `fed`, at the fastest batch; None: not measured.
         say: is told about each.
 
     Raises:
         The first batch's want of memory; later ones end the sweep.
     """
-    found: list[Speed] = []
+    before = 0.0
     for size in rows:
         try:
             speed = measure(config, size, seconds=seconds)
         except jax.errors.JaxRuntimeError as error:
-            if not found or not memory.exhausted(error):
+            if not before or not memory.exhausted(error):
                 raise
             say(f"{size} photos a device: out of memory")
-            break
-        found.append(speed)
+            return
         say(f"{size} photos a device: {speed.photos:.4g} photos/s")
-        if len(found) > 1 and speed.photos < found[-2].photos * _WORTH:
-            break
-    if photos is not None:
-        best = max(found, key=lambda speed: speed.photos)
-        fed = measure(config, best.rows, seconds=seconds, photos=photos).fed
-        found[found.index(best)] = dataclasses.replace(best, fed=fed)
-    return found
+        yield speed
+        if speed.photos < before * _WORTH:
+            return
+        before = speed.photos
+
+
+def fastest(speeds: Iterable[Speed]) -> Speed:
+    """The one of most photos a second."""
+    return max(speeds, key=lambda speed: speed.photos)
 
 
 def measure(config: ConfigDict, rows: int, *, seconds: float, photos=None) -> Speed:
@@ -215,7 +214,7 @@ def report(config: ConfigDict, speeds: dict[str, list[Speed]], rates: dict[str, 
     name, crop = config.model.name, config.data.crop
     rows = []
     for dtype, found in speeds.items():
-        best = max(found, key=lambda speed: speed.photos)
+        best = fastest(found)
         for speed in found:
             reached = speed.flops / speed.step_seconds
             fed = "-" if speed.fed is None else f"{speed.fed:,.4g} ({speed.fed / speed.photos:.0%})"
