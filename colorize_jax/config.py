@@ -56,6 +56,9 @@ def default_config() -> ConfigDict:
     config.model.variant = "caffe"
     config.model.in_channels = 1  # gray; 3: color
     config.model.norm = "batch"  # or "none", once it is absorbed; a ResNet always keeps it
+    # Of its running averages, which evaluation sees: 0.999 looks back over 1,000 steps. For short
+    # runs less, such as 0.99: a few times that many steps should follow the last drop of the rate.
+    config.model.norm_decay = 0.999
     config.model.hypercolumn = True  # False: the head reads the top layer alone
     config.model.fov = False  # two more blocks on the trunk for a larger field of view
     config.model.alignment = "corner"  # or "center": where a coarse map lies in the input

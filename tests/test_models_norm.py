@@ -27,6 +27,21 @@ def test_golden_running_average(golden):
     np.testing.assert_allclose(actual, trace, rtol=1e-4)
 
 
+def test_a_smaller_decay_looks_back_over_fewer_steps():
+    """Batch means 0 for 200 steps, then 1: how much of a running average is new."""
+    short = norm.BatchNorm(decay=0.95)  # a ramp of 20 steps
+
+    def step(variables, mean):
+        _, updated = short.apply(variables, jnp.full((2, 1), mean), True, mutable=["batch_stats"])
+        return updated, updated["batch_stats"]["mean"][0]
+
+    means = jnp.concatenate([jnp.arange(3.0), jnp.zeros(200), jnp.ones(30)])
+    _, seen = jax.lax.scan(step, short.init({}, jnp.zeros((1, 1)), False), means)
+    first, kept = 1 - 0.95 / 20, 0.95 * 2 / 20
+    np.testing.assert_allclose(seen[:3], [0, first, kept * first + (1 - kept) * 2], rtol=1e-5)
+    np.testing.assert_allclose(seen[-30:], 1 - 0.95 ** np.arange(1, 31), rtol=1e-4)
+
+
 def test_golden_normalization_after_a_convolution(golden):
     scale = golden["bn_blob2_scale"]
     stats = {
@@ -69,7 +84,7 @@ def test_mapped_axis_sees_the_global_batch(rng):
     x = rng.normal(size=(8, 3, 3, 2)).astype(np.float32)
     variables = norm.BatchNorm().init({}, x, False)
     expected, expected_stats = _train(x, variables)
-    mapped = norm.BatchNorm("data")
+    mapped = norm.BatchNorm(axis_name="data")
 
     def apply(x):
         return mapped.apply(variables, x, True, mutable=["batch_stats"])

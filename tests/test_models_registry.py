@@ -32,7 +32,7 @@ def test_every_network_is_the_paper_s_by_default():
 
 
 def test_every_network_reads_all_of_its_settings():
-    common = {"in_channels": 3, "width": 0.5, "remat": True}
+    common = {"in_channels": 3, "width": 0.5, "remat": True, "norm_decay": 0.99}
     half = {"dtype": "bfloat16"}
     assert _encoder(
         name="alexnet", lrn=False, fc6_kernel=4, fc6_padding="VALID", norm="none", **common, **half
@@ -58,6 +58,7 @@ def test_every_network_reads_all_of_its_settings():
         ({"name": "alexnet", "depth": 50}, "depth=50: alexnet has no such setting"),
         ({"depth": 50}, "depth=50: vgg16 has no such setting; leave it at 152"),
         ({"variant": "torch"}, "variant='torch': vgg16 has no such setting"),
+        ({"norm_decay": 1.0}, "norm_decay=1.0: give a number from 0 to below 1"),
         ({"fc6_kernel": 6}, "must be odd in VGG-16"),
         ({"name": "alexnet", "fc6_kernel": -1}, "fc6_kernel=-1 must be positive"),
     ],

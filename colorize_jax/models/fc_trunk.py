@@ -24,6 +24,7 @@ class FcTrunk(nn.Module):
         fc6_padding: "SAME", or "VALID" for a classifier: one answer for a crop of the size that
             the network is made for. Then cells begin inside the input, where `strides` and
             hypercolumns do not look.
+        norm_decay: of the running averages of batch norm.
         norm: "batch" for parameter-free batch norm after every convolution, "none" once it is
             absorbed into the weights.
         frozen: layers whose batch norm keeps still: they normalize by their running averages, and
@@ -38,6 +39,7 @@ class FcTrunk(nn.Module):
     in_channels: int = 1
     fc6_kernel: int = 7
     fc6_padding: str = "SAME"
+    norm_decay: float = norm.DECAY
     norm: str = "batch"
     frozen: tuple[str, ...] = ()
     dropout: float = 0.5
@@ -106,5 +108,5 @@ class FcTrunk(nn.Module):
         x = conv(x, borders.get(name))
         if normalized:
             moving = train and name not in self.frozen
-            x = norm.BatchNorm(self.axis_name, name=f"batch_{name}")(x, moving)
+            x = norm.BatchNorm(self.norm_decay, self.axis_name, name=f"batch_{name}")(x, moving)
         return nn.relu(x)

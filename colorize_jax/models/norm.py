@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 EPSILON = 1e-5
 DECAY = 0.999
-RAMP = 1000
+RAMP = 1000  # updates after which a running average with that decay has its full window
 
 
 class BatchNorm(nn.Module):
@@ -15,12 +15,17 @@ class BatchNorm(nn.Module):
 
     The running averages decay with 0.999 min(count, 1000) / 1000: a ramp from 0, so that they mean
     something after a few steps already. They live in `batch_stats` as `mean`, `var` and `count`.
+    With another decay d the ramp is 1 / (1 - d) steps long, as long as the average looks back.
 
     Attributes:
+        decay: 0.999 in the release, which trains for tens of thousands of steps. A run with a few
+            hundred steps behind its last drop of the rate needs less: its averages would be those
+            of weights that it has left.
         axis_name: mapped axis over which the batch is split, under shard_map or pmap. Under jit the
             batch is global anyway and this stays None.
     """
 
+    decay: float = DECAY
     axis_name: str | None = None
 
     @nn.compact
@@ -39,7 +44,8 @@ class BatchNorm(nn.Module):
             batch_mean, batch_square = jax.lax.pmean((batch_mean, batch_square), self.axis_name)
         batch_var = jnp.maximum(batch_square - batch_mean * batch_mean, 0)
         if not self.is_initializing():
-            decay = DECAY * jnp.minimum(count.value, RAMP) / RAMP
+            ramp = round(1 / (1 - self.decay))
+            decay = self.decay * jnp.minimum(count.value, ramp) / ramp
             mean.value = decay * mean.value + (1 - decay) * batch_mean
             var.value = decay * var.value + (1 - decay) * batch_var
             count.value = count.value + 1

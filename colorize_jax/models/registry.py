@@ -69,6 +69,10 @@ def make_encoder(settings, axis_name: str | None = None):
             )
     # A 0 stands for the network's own number.
     settings["fc6_kernel"] = settings["fc6_kernel"] or own_fc6_kernel(network)
+    if not 0 <= settings["norm_decay"] < 1:
+        raise ConfigError(
+            f"config.model.norm_decay={settings['norm_decay']}: give a number from 0 to below 1"
+        )
     if settings["width"] <= 0 or settings["hidden"] < 1:
         raise ConfigError("config.model.width and config.model.hidden must be positive")
     if "fc6_kernel" in own and settings["fc6_kernel"] < 1:
@@ -80,6 +84,7 @@ def make_encoder(settings, axis_name: str | None = None):
         width=settings["width"],
         in_channels=settings["in_channels"],
         norm=settings["norm"],
+        norm_decay=settings["norm_decay"],
         remat=settings["remat"],
         dtype=DTYPES[settings["dtype"]],
         axis_name=axis_name,

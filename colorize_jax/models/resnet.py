@@ -53,6 +53,7 @@ class ResNet(nn.Module):
             and lets pool1's last window hang over; "torch" halves it in the 3x3 convolution and
             pads pool1 on both sides. The same parameters do not compute the same in both.
         in_channels: of the input: 1 for gray, 3 for color.
+        norm_decay: of the running averages of batch norm.
         norm: "batch", the only one there is.
         frozen: layers (conv1 and blocks) whose batch norm keeps still: they normalize by their
             running averages, and leave them as they are, while training too.
@@ -65,6 +66,7 @@ class ResNet(nn.Module):
     depth: int = 152
     variant: str = "caffe"
     in_channels: int = 1
+    norm_decay: float = norm.DECAY
     norm: str = "batch"
     frozen: tuple[str, ...] = ()
     remat: bool = False
@@ -176,7 +178,7 @@ class ResNet(nn.Module):
             dtype=self.dtype,
             name=group,
         )(x)
-        x = norm.BatchNorm(self.axis_name, name=_beside(group, "bn"))(x, moving)
+        x = norm.BatchNorm(self.norm_decay, self.axis_name, name=_beside(group, "bn"))(x, moving)
         return norm.Scale(name=_beside(group, "scale"))(x)
 
 

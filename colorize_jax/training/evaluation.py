@@ -200,6 +200,10 @@ def check(config, task) -> None:
         raise ConfigError(f"config.eval.export: {config.task.name} predicts no masks to export")
 
 
+# What training alone is concerned with.
+_HARMLESS = tuple(f"config.model.{name}:" for name in ("dtype", "remat", "norm_decay"))
+
+
 def _check_network(folder: pathlib.Path, saved: dict, config) -> None:
     """CheckpointError if the config describes another network than was trained: some of what
     differs does not show in the parameters."""
@@ -207,7 +211,7 @@ def _check_network(folder: pathlib.Path, saved: dict, config) -> None:
         line
         for line in same_run.differences(saved, config)
         if line.strip().startswith(("config.model.", "config.task.name", "config.task.classes"))
-        and not line.strip().startswith(("config.model.dtype", "config.model.remat"))
+        and not line.strip().startswith(_HARMLESS)
     ]
     if differ:
         raise CheckpointError(
