@@ -42,6 +42,13 @@ def test_a_smaller_decay_looks_back_over_fewer_steps():
     np.testing.assert_allclose(seen[-30:], 1 - 0.95 ** np.arange(1, 31), rtol=1e-4)
 
 
+def test_a_run_is_warned_of_averages_that_lag():
+    assert norm.warning(0.999, 900) == norm.warning(0.99, 1778) == norm.warning(0.999, 6250) == ""
+    text = norm.warning(0.999, 1778)
+    assert "look back over 1,000 of 1,778 steps" in text
+    assert "config.model.norm_decay=0.9888 looks" in text
+
+
 def test_golden_normalization_after_a_convolution(golden):
     scale = golden["bn_blob2_scale"]
     stats = {

@@ -7,7 +7,24 @@ import jax.numpy as jnp
 
 EPSILON = 1e-5
 DECAY = 0.999
-RAMP = 1000  # updates after which a running average with that decay has its full window
+RAMP = 1000  # of that decay
+
+
+def warning(decay: float, steps: int) -> str:
+    """What to say before a run of so many steps whose running averages will lag behind; or ""."""
+    back = ramp(decay)
+    if not back < steps < 5 * back:
+        return ""
+    return (
+        f"the running averages of batch norm look back over {back:,} of {steps:,} steps, and "
+        "evaluation sees them: scores may be far too low. "
+        f"config.model.norm_decay={1 - 20 / steps:.4g} looks back over a twentieth of the run"
+    )
+
+
+def ramp(decay: float) -> int:
+    """Updates after which a running average with that decay looks back over its full window."""
+    return round(1 / (1 - decay))
 
 
 class BatchNorm(nn.Module):
@@ -44,8 +61,8 @@ class BatchNorm(nn.Module):
             batch_mean, batch_square = jax.lax.pmean((batch_mean, batch_square), self.axis_name)
         batch_var = jnp.maximum(batch_square - batch_mean * batch_mean, 0)
         if not self.is_initializing():
-            ramp = round(1 / (1 - self.decay))
-            decay = self.decay * jnp.minimum(count.value, ramp) / ramp
+            full = ramp(self.decay)
+            decay = self.decay * jnp.minimum(count.value, full) / full
             mean.value = decay * mean.value + (1 - decay) * batch_mean
             var.value = decay * var.value + (1 - decay) * batch_var
             count.value = count.value + 1

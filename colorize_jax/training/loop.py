@@ -17,6 +17,7 @@ from colorize_jax.data import pipeline, splits
 from colorize_jax.data.bad_records import BadRecords
 from colorize_jax.errors import ConfigError, Interrupted, NonFiniteError, SaveError, why
 from colorize_jax.evaluation.runner import Runner
+from colorize_jax.models import norm
 from colorize_jax.tasks.task import make_task
 from colorize_jax.training import (
     checkpoint,
@@ -268,6 +269,8 @@ class _Run:
             hosts.first_does(self._open_report)
             self.report = stack.enter_context(self.report or self._make_report())
             say(self._description())
+            if lag := self._lag():
+                say(lag)
             try:
                 self.scoring.find_statistics()
                 while True:
@@ -521,6 +524,10 @@ class _Run:
         if newest is None:
             return "No checkpoint was written yet"
         return f"The last good checkpoint is {self.saved.directory / str(newest)}"
+
+    def _lag(self) -> str:
+        model = self.config.model
+        return norm.warning(model.norm_decay, self.schedule.steps) if model.norm == "batch" else ""
 
     def _description(self) -> str:
         config, device = self.config, self.mesh.devices.flat[0].device_kind
