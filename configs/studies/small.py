@@ -77,16 +77,20 @@ def pretrained(name: str, variant: str = "") -> Run:
     return Run(name, f"configs/vgg16_col.py{variant}", PRETRAINING)
 
 
-def segmentation(name: str, start: str = "col", seeds=SEEDS, **settings) -> list[Run]:
+def segmentation(
+    name: str, start: str = "col", seeds=SEEDS, search: str = "search_seg_col", **settings
+) -> list[Run]:
     """From a colorization checkpoint, by the schedule that was found for `col`."""
     changed = {key.replace("__", "."): value for key, value in settings.items()}
-    run = Run(name, f"{SEG}:no_fov", SEGMENTATION | changed, start=start, search="search_seg_col")
+    run = Run(name, f"{SEG}:no_fov", SEGMENTATION | changed, start=start, search=search)
     return seeded(run, seeds)
 
 
-def random_segmentation(name: str, seeds=SEEDS, **settings) -> list[Run]:
+def random_segmentation(
+    name: str, seeds=SEEDS, search: str = "search_seg_random", **settings
+) -> list[Run]:
     changed = {key.replace("__", "."): value for key, value in settings.items()}
-    run = Run(name, f"{SEG}:random,no_fov", SEGMENTATION | changed, search="search_seg_random")
+    run = Run(name, f"{SEG}:random,no_fov", SEGMENTATION | changed, search=search)
     return seeded(run, seeds)
 
 
@@ -124,6 +128,10 @@ def get_study() -> Study:
         *(run for seed in SEEDS
           for run in (*segmentation("seg_col", seeds=(seed,)),
                       *random_segmentation("seg_random", seeds=(seed,)))),
+        # Whether it is the start or the schedule.
+        *(run for seed in SEEDS
+          for run in (*segmentation("seg_col_swapped", seeds=(seed,), search="search_seg_random"),
+                      *random_segmentation("seg_random_swapped", (seed,), "search_seg_col"))),
         *classification(100, SEEDS[:1]),
         *classification(10, SEEDS[:1]),
         pretrained("col_regression", ":regression"),
@@ -157,6 +165,8 @@ def get_study() -> Study:
                     Row("Random start", names("seg_random"), "32.8"),
                     Row("Colorization", names("seg_col"), "50.7"),
                     Gain("gain", names("seg_col"), names("seg_random")),
+                    Row("Random start, the schedule of colorization", names("seg_random_swapped")),
+                    Row("Colorization, the schedule of the random start", names("seg_col_swapped")),
                 ],
             ),
             *(Table(
