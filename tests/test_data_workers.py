@@ -47,3 +47,28 @@ def test_a_worker_ignores_signals_and_goes_with_its_parent(tmp_path):
         while _alive(worker):
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+
+LEFT = """
+import atexit, sys
+sys.path.insert(0, {root!r})
+left = []
+atexit.register(left.clear)  # runs after those of what is imported from here on
+from grain._src.python.ipc.shared_memory_array import SharedMemoryArray
+from colorize_jax.data import workers
+
+SharedMemoryArray.enable_async_del(1)
+left.append(SharedMemoryArray((1000,)))
+left[0].unlink_on_del()
+{call}
+"""
+
+
+def test_arrays_that_are_left_at_the_end_leave_no_memory_and_no_traceback():
+    def said(call):
+        script = LEFT.format(root=str(saved.ROOT), call=call)
+        return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stderr
+
+    assert "leaked shared_memory" in said("")
+    assert "leaked shared_memory" not in (after := said("workers.free_at_exit()"))
+    assert "Traceback" not in after

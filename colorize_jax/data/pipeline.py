@@ -220,6 +220,7 @@ def in_workers(
         return batches
     if not flags.FLAGS.is_parsed():  # grain reads a flag of its own; in a notebook none is
         flags.FLAGS.mark_as_parsed()
+    processes.free_at_exit()
     options = grain.MultiprocessingOptions(num_workers=workers)
     return batches.mp_prefetch(options, worker_init_fn=processes.prepare)
 

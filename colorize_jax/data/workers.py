@@ -1,10 +1,16 @@
-"""What a worker process does with signals, and when the process that started it is gone."""
+"""What a worker process does with signals and when the process that started it is gone, and how
+that one ends."""
 
+import atexit
+import functools
+import gc
 import multiprocessing
 from multiprocessing import connection
 import os
 import signal
 import threading
+
+from grain._src.python.ipc.shared_memory_array import SharedMemoryArray
 
 GRACE_SECONDS = 60.0
 
@@ -31,3 +37,18 @@ def _leave_later(number, frame):
 def _outlive_nobody():
     connection.wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
+
+
+@functools.cache
+def free_at_exit() -> None:
+    """Arrays that workers have sent and nobody has freed when Python ends are freed in order.
+
+    grain has a pool of threads free them. That pool is gone before the last of them are, each of
+    which would then leave a traceback, and its memory to nobody.
+    """
+
+    def free():
+        SharedMemoryArray._del_thread_pool = None  # from here on each array frees its own
+        gc.collect()
+
+    atexit.register(free)
