@@ -114,6 +114,7 @@ def get_study() -> Study:
                 KEPT | {"optimizer.rate": 0.01},
                 KEPT | {"optimizer.rate": 0.03},
                 {"model.norm": "none", "optimizer.rate": 0.003},
+                KEPT | {"optimizer.rate": 0.003},
             ),
         ),
         Search(
@@ -122,6 +123,7 @@ def get_study() -> Study:
                 KEPT | {"optimizer.rate": 0.01},
                 KEPT | {"optimizer.rate": 0.03},
                 {"model.norm": "none", "optimizer.rate": 0.01},
+                KEPT | {"optimizer.rate": 0.003},
             ),
         ),
         # Seed by seed, so that what is there can be compared at any time.
