@@ -107,6 +107,7 @@ def test_two_hosts_start_from_a_pretrained_network(tmp_path, rng):
     assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.9
 
 
+@pytest.mark.slow
 def test_two_hosts_train_as_one_and_the_signal_of_one_stops_both(tmp_path, rng, monkeypatch):
     source = tmp_path / "photos"
     tiny.write_photos(source, 20, rng)
