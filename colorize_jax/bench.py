@@ -122,6 +122,7 @@ def _add_step(commands) -> None:
 
 def _step(settings) -> str:
     from colorize_jax.training import step_speed
+    from colorize_jax.training.report import say
 
     if min(settings.rows) < 1 or settings.seconds <= 0:
         raise ConfigError("--rows and --seconds must be positive")
@@ -138,7 +139,7 @@ def _step(settings) -> str:
             found = speeds[dtype] = []
             for speed in step_speed.sweep(
                 config, sorted(settings.rows), seconds=seconds,
-                say=lambda line, dtype=dtype: _tell(f"{dtype}: {line}"),
+                say=lambda line, dtype=dtype: say(f"{dtype}: {line}"),
             ):  # fmt: skip
                 found.append(speed)
             if photos is not None:
@@ -147,12 +148,8 @@ def _step(settings) -> str:
                     config, found[best].rows, seconds=seconds, photos=photos
                 )
     except KeyboardInterrupt:
-        _tell("stopped; this is what was measured until then")
+        say("stopped; this is what was measured until then")
     return step_speed.report(config, {d: found for d, found in speeds.items() if found}, rates)
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _cost(settings) -> str:

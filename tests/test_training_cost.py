@@ -89,7 +89,7 @@ def test_half_the_photos_are_half_the_work(state):
 def test_counts_are_of_one_device(counted, state):
     lowered = _lowered(2)[0]
     # So small a network is largely random numbers and norms, which fusion computes twice.
-    assert counted.flops == pytest.approx(lowered["flops"], rel=0.3)
+    assert counted.flops == pytest.approx(lowered["flops"], rel=0.2)
     assert counted.rows == 2 and counted.bytes_accessed > 0
     assert counted.memory > counted.temporaries + 2 * cost.tree_bytes(state.params)
     batch = 2 * 32 * 32 * 3

@@ -83,6 +83,7 @@ def _measured(monkeypatch, seconds_of):
     fed = []
 
     def measure(config, rows, *, seconds, photos=None):
+        assert config.model.width == 0.5
         speed = dataclasses.replace(
             SPEED, dtype=config.model.dtype, rows=rows, step_seconds=seconds_of(config, rows)
         )

@@ -10,8 +10,6 @@ import os
 import signal
 import threading
 
-from grain._src.python.ipc.shared_memory_array import SharedMemoryArray
-
 GRACE_SECONDS = 60.0
 
 
@@ -44,8 +42,13 @@ def free_at_exit() -> None:
     """Arrays that workers have sent and nobody has freed when Python ends are freed in order.
 
     grain has a pool of threads free them. That pool is gone before the last of them are, each of
-    which would then leave a traceback, and its memory to nobody.
+    which would then leave a traceback, and its memory to nobody. A grain that keeps the class
+    elsewhere is left alone.
     """
+    try:
+        from grain._src.python.ipc.shared_memory_array import SharedMemoryArray
+    except ImportError:
+        return
 
     def free():
         SharedMemoryArray._del_thread_pool = None  # from here on each array frees its own

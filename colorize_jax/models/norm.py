@@ -7,7 +7,6 @@ import jax.numpy as jnp
 
 EPSILON = 1e-5
 DECAY = 0.999
-RAMP = 1000  # of that decay
 
 
 def warning(decay: float, steps: int) -> str:
@@ -25,6 +24,9 @@ def warning(decay: float, steps: int) -> str:
 def ramp(decay: float) -> int:
     """Updates after which a running average with that decay looks back over its full window."""
     return round(1 / (1 - decay))
+
+
+RAMP = ramp(DECAY)
 
 
 class BatchNorm(nn.Module):

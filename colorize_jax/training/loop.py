@@ -269,7 +269,8 @@ class _Run:
             hosts.first_does(self._open_report)
             self.report = stack.enter_context(self.report or self._make_report())
             say(self._description())
-            if lag := self._lag():
+            model, steps = self.config.model, self.schedule.steps
+            if model.norm == "batch" and (lag := norm.warning(model.norm_decay, steps)):
                 say(lag)
             try:
                 self.scoring.find_statistics()
@@ -524,10 +525,6 @@ class _Run:
         if newest is None:
             return "No checkpoint was written yet"
         return f"The last good checkpoint is {self.saved.directory / str(newest)}"
-
-    def _lag(self) -> str:
-        model = self.config.model
-        return norm.warning(model.norm_decay, self.schedule.steps) if model.norm == "batch" else ""
 
     def _description(self) -> str:
         config, device = self.config, self.mesh.devices.flat[0].device_kind

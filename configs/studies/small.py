@@ -81,18 +81,17 @@ def pretrained(name: str, variant: str = "") -> Run:
 def segmentation(
     name: str, start: str = "col", seeds=SEEDS, search: str = "search_seg_col", **settings
 ) -> list[Run]:
-    """From a colorization checkpoint, by the schedule that was found for `col`."""
+    """From a colorization checkpoint, or from "", a random start, by the schedule of a search."""
     changed = {key.replace("__", "."): value for key, value in settings.items()}
-    run = Run(name, f"{SEG}:no_fov", SEGMENTATION | changed, start=start, search=search)
+    recipe = f"{SEG}:no_fov" if start else f"{SEG}:random,no_fov"
+    run = Run(name, recipe, SEGMENTATION | changed, start=start, search=search)
     return seeded(run, seeds)
 
 
 def random_segmentation(
     name: str, seeds=SEEDS, search: str = "search_seg_random", **settings
 ) -> list[Run]:
-    changed = {key.replace("__", "."): value for key, value in settings.items()}
-    run = Run(name, f"{SEG}:random,no_fov", SEGMENTATION | changed, search=search)
-    return seeded(run, seeds)
+    return segmentation(name, "", seeds, search, **settings)
 
 
 def classification(per_class: int, seeds=SEEDS) -> list[Run]:
