@@ -75,6 +75,42 @@ def test_training_normalizes_by_the_batch_with_biased_variance(rng):
     assert stats["count"] == 1 and "params" not in variables
 
 
+def test_gradient_is_that_of_the_formula(rng):
+    """Against JAX's own derivative of the plain formula, and in half precision near it."""
+    x = rng.normal(3, 2, (4, 5, 6, 7)).astype(np.float32)
+    pull = rng.normal(size=x.shape).astype(np.float32)
+
+    def plain(x):
+        mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+        return ((x - mean) / jnp.sqrt(var + norm.EPSILON) * pull).sum()
+
+    def ours(x):
+        y, mean, var = norm.standardize(x)
+        # The running averages pull on nothing.
+        return (y * pull).sum() + 100 * (mean.sum() + var.sum())
+
+    expected = jax.grad(plain)(x)
+    assert np.abs(expected).max() > 0.5
+    np.testing.assert_allclose(jax.grad(ours)(x), expected, atol=1e-5)
+    half = jax.grad(ours)(jnp.asarray(x, jnp.bfloat16))
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(half.astype(np.float32), expected, atol=0.03)
+
+
+def test_gradient_over_a_mapped_axis_is_that_of_the_global_batch(rng):
+    x = rng.normal(size=(8, 3, 3, 2)).astype(np.float32)
+    pull = rng.normal(size=x.shape).astype(np.float32)
+
+    def gradient(x, pull, axis=None):
+        return jax.grad(lambda x: (norm.standardize(x, axis)[0] * pull).sum())(x)
+
+    mapped = jax.shard_map(
+        lambda x, pull: gradient(x, pull, "data"), mesh=sharding.make_mesh(),
+        in_specs=P("data"), out_specs=P("data"), check_vma=False,
+    )  # fmt: skip
+    np.testing.assert_allclose(mapped(x, pull), gradient(x, pull), atol=1e-6)
+
+
 def test_constant_channel_gives_zero_not_nan():
     y, _ = _train(jnp.full((2, 3, 3, 1), 7.0), norm.BatchNorm().init({}, jnp.zeros((1, 1)), False))
     np.testing.assert_allclose(y, 0, atol=1e-3)

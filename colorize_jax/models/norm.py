@@ -1,6 +1,8 @@
 """Batch norm without parameters, which can later be absorbed into the weights; and scale and bias
 behind it, for the networks that keep it."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -55,24 +57,72 @@ class BatchNorm(nn.Module):
         var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
         count = self.variable("batch_stats", "count", jnp.zeros, (), jnp.float32)
         if not train:
-            return self._normalize(x, mean.value, var.value)
-        axes = tuple(range(x.ndim - 1))
-        wide = x.astype(jnp.float32)
-        batch_mean, batch_square = wide.mean(axes), (wide * wide).mean(axes)
-        if self.axis_name is not None and not self.is_initializing():
-            batch_mean, batch_square = jax.lax.pmean((batch_mean, batch_square), self.axis_name)
-        batch_var = jnp.maximum(batch_square - batch_mean * batch_mean, 0)
+            return _normalize(x, mean.value, jax.lax.rsqrt(var.value + EPSILON)).astype(x.dtype)
+        axis = None if self.is_initializing() else self.axis_name
+        y, batch_mean, batch_var = standardize(x, axis)
         if not self.is_initializing():
             full = ramp(self.decay)
             decay = self.decay * jnp.minimum(count.value, full) / full
             mean.value = decay * mean.value + (1 - decay) * batch_mean
             var.value = decay * var.value + (1 - decay) * batch_var
             count.value = count.value + 1
-        return self._normalize(x, batch_mean, batch_var)
+        return y
 
-    def _normalize(self, x, mean, var):
-        scale = jax.lax.rsqrt(var + EPSILON)
-        return ((x.astype(jnp.float32) - mean) * scale).astype(x.dtype)
+
+def _normalize(x, mean, scale):
+    return (x.astype(jnp.float32) - mean) * scale
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def standardize(x: jax.Array, axis_name: str | None = None) -> tuple[jax.Array, ...]:
+    """Every channel at mean 0 and variance 1, and what they were.
+
+    Its gradient, in closed form, is that of the first result; the other two are constants to it.
+
+    Args:
+        x: [..., channels] of any float type.
+        axis_name: mapped axis over which the batch is split.
+
+    Returns:
+        x's like, and the mean and the biased variance before it, [channels] float32.
+    """
+    return _forward(x, axis_name)[0]
+
+
+def _forward(x, axis_name):
+    wide = x.astype(jnp.float32)
+    mean, square = _means((wide, wide * wide), axis_name)
+    var = jnp.maximum(square - mean * mean, 0)
+    scale = jax.lax.rsqrt(var + EPSILON)
+    return (_normalize(x, mean, scale).astype(x.dtype), mean, var), (x, mean, scale)
+
+
+def _backward(axis_name, kept, gradients):
+    x, mean, scale = kept
+    y, gradient = _normalize(x, mean, scale), gradients[0].astype(jnp.float32)
+    pull, along = _means((gradient, gradient * y), axis_name)
+    return ((scale * (gradient - pull - y * along)).astype(x.dtype),)
+
+
+standardize.defvjp(_forward, _backward)
+
+
+def _means(values, axis_name):
+    """Per channel, over everything else and over the mapped axis."""
+    means = [_sum(value) / (value.size // value.shape[-1]) for value in values]
+    return means if axis_name is None else jax.lax.pmean(means, axis_name)
+
+
+def _sum(x: jax.Array) -> jax.Array:
+    """[..., channels] -> [channels]."""
+
+    def by_product(x):  # XLA's CPU backend walks through a sum channel by channel
+        rows = x.reshape(-1, x.shape[-1])
+        return jnp.matmul(jnp.ones(len(rows), x.dtype), rows, precision="highest")
+
+    return jax.lax.platform_dependent(
+        x, cpu=by_product, default=lambda x: x.sum(tuple(range(x.ndim - 1)))
+    )
 
 
 class Scale(nn.Module):
