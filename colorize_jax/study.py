@@ -3,9 +3,9 @@ r"""Runs the runs of a study that are not done yet, and writes its page: tables,
 python -m colorize_jax.study configs/studies/small.py --workdir=/ckpt/small --data=/data
 
 Every run has its own folder in --workdir and is a run of `python -m colorize_jax.main`: kill it,
-and the same command goes on. What has a results.json there is done. --only=seg_col runs those whose
-names begin so; --only=nothing (a name that none has) runs none, and writes the page from what is
-there. Ends with 75 if a run was stopped, 1 if one has failed.
+and the same command goes on. What has a results.json there is done. --only=col runs that one, and
+--only='seg_*' those whose names fit; --only=nothing (which fits none) runs none, and writes the
+page from what is there. Ends with 75 if a run was stopped, 1 if one has failed.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("study", help="Python file with get_study()")
     parser.add_argument("--workdir", required=True, help="folder of the study")
     parser.add_argument("--data", default="", help="folder that $DATA stands for")
-    parser.add_argument("--only", action="append", default=[], help="names, or their beginnings")
+    parser.add_argument("--only", action="append", default=[], help="names, or patterns of them")
     parser.add_argument("--page", default="", help="Markdown file; plots lie beside it. "
                         "Default: results.md in the workdir")  # fmt: skip
     asked = parser.parse_args(arguments)

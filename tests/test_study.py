@@ -129,15 +129,44 @@ def test_what_fails_keeps_only_what_needs_it(place):
 
 def test_a_stopped_run_stops_the_study(place):
     run, ran = _runner(place, {}, {"search-0": STOPPED})
-    with pytest.raises(Interrupted, match="search-0 was stopped and is saved"):
+    with pytest.raises(Interrupted, match="search-0 was stopped"):
         execution.go(place, say=lambda line: None, run_command=run)
     assert len(ran) == 2
 
 
 def test_some_runs_only(place):
     run, ran = _runner(place, {})
-    execution.go(place, ("random", "col"), say=lambda line: None, run_command=run)
+    execution.go(place, ("random-*", "col", "se"), say=lambda line: None, run_command=run)
     assert _names(ran) == ["col", "random-0", "random-1"]
+
+
+def test_a_branch_goes_on_from_a_checkpoint_of_another_run(tmp_path):
+    branch = Run("no_drop", f"{RECIPE}", SETTINGS | {"schedule.drops": ()}, branch="col@20")
+    place = Workplace(_study(steps=[_study().steps[0], branch], sections=[]), tmp_path, "/data")
+    plan.check(place.study)
+    run, ran = _runner(place, {})
+    failing, _ = _runner(place, {}, {"col": 1})
+    problems = execution.go(place, say=lambda line: None, run_command=failing)
+    assert problems == ["col failed with exit code 1", "no_drop waits: col is not done"]
+    _finish(place, "col", 0.5)
+    with pytest.raises(ConfigError, match="no_drop branches off col@20, and .*20 is missing"):
+        execution.go(place, say=lambda line: None, run_command=run)
+    (tmp_path / "col/checkpoints/20").mkdir(parents=True)
+    (tmp_path / "col/checkpoints/20/weights").write_text("of step 20")
+    execution.go(place, say=lambda line: None, run_command=run)
+    assert _names(ran) == ["no_drop"]
+    assert "--config.checkpoint.accept_changes=True" in ran[0]
+    taken = tmp_path / "no_drop/checkpoints/20/weights"
+    assert taken.read_text() == "of step 20"
+    # A branch that has begun is left alone.
+    taken.write_text("its own")
+    (tmp_path / "no_drop/results.json").unlink()
+    execution.go(place, ("no_drop",), say=lambda line: None, run_command=run)
+    assert len(ran) == 2 and taken.read_text() == "its own"
+    assert (
+        "\nmkdir -p $STUDY/no_drop/checkpoints && "
+        "cp -r $STUDY/col/checkpoints/20 $STUDY/no_drop/checkpoints/20\npython"
+    ) in page.page(place, "the command")
 
 
 def test_a_finished_run_with_other_settings_is_refused_and_another_place_is_not(place, tmp_path):
@@ -156,6 +185,8 @@ def test_a_finished_run_with_other_settings_is_refused_and_another_place_is_not(
         ({"steps": [Run("a", "r", {}, start="b"), Run("b", "r", {})]}, "starts from 'b'"),
         ({"steps": [Run("a", "r", {}, search="b")]}, "names 'b', which is no search"),
         ({"steps": [Run("a", "r", {}), Run("a", "r", {})]}, "two runs are called a"),
+        ({"steps": [Run("a", "r", {}), Run("b", "r", {}, branch="a")]}, "branches off 'a', which"),
+        ({"steps": [Run("b", "r", {}, branch="a@2")]}, "branches off 'a@2', which is not NAME@ST"),
         ({"steps": [Run("a/b", "r", {})]}, "'a/b' is no name for a folder"),
         ({"steps": [Search("s", "r", {}, ())]}, "s has no candidates"),
         ({"steps": []}, "'A table' names the run 'random-0'"),

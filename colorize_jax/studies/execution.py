@@ -1,6 +1,7 @@
 """Runs what a study has not run yet."""
 
 from collections.abc import Callable, Sequence
+import fnmatch
 import sys
 
 from colorize_jax.child import STOPPED, execute
@@ -20,7 +21,7 @@ def go(
 
     Args:
         place: the study.
-        only: names of runs, or their beginnings; (): all.
+        only: names of runs, or patterns of them as a shell has them (`seg_*`); (): all.
         say: is told what is run.
         run_command: gives the exit code of a command.
 
@@ -31,7 +32,11 @@ def go(
         Interrupted: a run was stopped; the same command goes on.
         ConfigError: a run that is done had other settings.
     """
-    runs = [run for run in place.study.runs() if not only or run.name.startswith(tuple(only))]
+    runs = [
+        run
+        for run in place.study.runs()
+        if not only or any(fnmatch.fnmatchcase(run.name, pattern) for pattern in only)
+    ]
     problems = []
     for number, run in enumerate(runs, 1):
         try:
@@ -40,22 +45,24 @@ def go(
                 continue
             _check_start(place, run)
             command = place.command(run)
+            place.branch_off(run)
         except NotYet as reason:
             problems.append(f"{run.name} waits: {reason}")
             continue
         say(f"run {number} of {len(runs)}: {run.name}{_expected(place, run)}")
         code = run_command([sys.executable, "-m", "colorize_jax.main", *command])
         if code == STOPPED:
-            raise Interrupted(f"{run.name} was stopped and is saved; the same command goes on")
+            raise Interrupted(f"{run.name} was stopped; the same command goes on")
         if code:
             problems.append(f"{run.name} failed with exit code {code}")
     return problems
 
 
 def _check_start(place: Workplace, run: Run) -> None:
-    name = run.start.partition("@")[0]
-    if name and place.results(name) is None:
-        raise NotYet(f"{name} is not done")
+    for origin in (run.start, run.branch):
+        name = origin.partition("@")[0]
+        if name and place.results(name) is None:
+            raise NotYet(f"{name} is not done")
 
 
 def _expected(place: Workplace, run: Run) -> str:

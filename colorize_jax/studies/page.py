@@ -135,8 +135,12 @@ def _command(place: Workplace, step: Run | Search) -> list[str]:
         arguments = place.arguments(step)
     except NotYet as reason:
         return [f"# {name}: {reason}, and decides its settings"]
+    copied = [
+        f"mkdir -p {target.rpartition('/')[0]} && cp -r {source} {target}"
+        for source, target in place.copies(step).items()
+    ]
     line = shell(arguments)
     if "seed" in step.settings and name != step.name:
         line = line.replace(f"--config.seed={seed}", "--config.seed=$SEED")
         line = line.replace(f"/{step.name} ", f"/{name}-$SEED ")
-    return [line]
+    return [*copied, line]

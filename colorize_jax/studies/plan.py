@@ -21,6 +21,9 @@ class Run:
         start: an earlier run whose newest checkpoint it starts from, or NAME@STEP, a checkpoint.
         search: the name of a `Search`: the settings of its best candidate are added, and the
             schedule that was found for it is used.
+        branch: NAME@STEP: it does not start, but goes on from that checkpoint of an earlier run as
+            if it had been that run until then. Right where their settings make no difference
+            before, such as drops of the rate that come later.
     """
 
     name: str
@@ -28,6 +31,7 @@ class Run:
     settings: Settings
     start: str = ""
     search: str = ""
+    branch: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +176,13 @@ def check(study: Study) -> None:
             raise ConfigError(f"{step.name} starts from {before!r}, which is no run before it")
         if isinstance(step, Run) and step.search and step.search not in searches:
             raise ConfigError(f"{step.name} names {step.search!r}, which is no search before it")
+        if isinstance(step, Run) and step.branch:
+            trunk, _, number = step.branch.partition("@")
+            if trunk not in known or not number.isdigit():
+                raise ConfigError(
+                    f"{step.name} branches off {step.branch!r}, which is not NAME@STEP of a run "
+                    "before it"
+                )
         for run in [step] if isinstance(step, Run) else step.runs():
             if run.name in known:
                 raise ConfigError(f"two runs are called {run.name}")

@@ -3,14 +3,16 @@
 from collections.abc import Mapping
 import dataclasses
 import json
+import os
 import pathlib
 import shlex
+import shutil
 from typing import Any
 
 from colorize_jax.errors import ColorizeError, ConfigError
 from colorize_jax.recipe import load_config
 from colorize_jax.studies.plan import Run, Search, Study
-from colorize_jax.training import same_run
+from colorize_jax.training import checkpoint, same_run
 
 # Settings that say where something lies and not what is computed.
 _PLACES = ("init_from", "data.source", "data.sbd", "schedule_from")
@@ -90,7 +92,32 @@ class Workplace:
             best, candidate = self.chosen(self.study.searches()[run.search])
             settings |= candidate
             settings["schedule_from"] = f"$STUDY/{best.name}"
+        if run.branch:
+            settings["checkpoint.accept_changes"] = True
         return settings
+
+    def copies(self, run: Run) -> dict[str, str]:
+        """What a branch takes from the run that it leaves, {from: to}, in terms of $STUDY."""
+        if not run.branch:
+            return {}
+        trunk, _, step = run.branch.partition("@")
+        # The checkpoint last: with it the run has begun.
+        names = ("metrics.jsonl", f"{checkpoint.FOLDER}/{step}")
+        return {f"$STUDY/{trunk}/{name}": f"$STUDY/{run.name}/{name}" for name in names}
+
+    def branch_off(self, run: Run) -> None:
+        """Copies them, unless the run has begun; ConfigError if the checkpoint is not there."""
+        if same_run.begun(self.workdir / run.name):
+            return
+        for source, target in self.copies(run).items():
+            there, here = (pathlib.Path(self._placed(path)) for path in (source, target))
+            if not there.exists():
+                raise ConfigError(f"{run.name} branches off {run.branch}, and {there} is missing")
+            draft = here.with_name(f"{here.name}.draft")
+            shutil.rmtree(draft, ignore_errors=True)
+            here.parent.mkdir(parents=True, exist_ok=True)
+            (shutil.copytree if there.is_dir() else shutil.copyfile)(there, draft)
+            os.replace(draft, here)
 
     def arguments(self, run: Run) -> list[str]:
         """Of `python -m colorize_jax.main`, in terms of $DATA and $STUDY."""
