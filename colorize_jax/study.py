@@ -5,7 +5,9 @@ python -m colorize_jax.study configs/studies/small.py --workdir=/ckpt/small --da
 Every run has its own folder in --workdir and is a run of `python -m colorize_jax.main`: kill it,
 and the same command goes on. What has a results.json there is done. --only=col runs that one, and
 --only='seg_*' those whose names fit; --only=nothing (which fits none) runs none, and writes the
-page from what is there. Ends with 75 if a run was stopped, 1 if one has failed.
+page from what is there. --records=FOLDER puts what the page is made of into another folder,
+without checkpoints: with it as --workdir and --only=nothing the same page comes out. Ends with 75
+if a run was stopped, 1 if one has failed.
 """
 
 import argparse
@@ -32,6 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", action="append", default=[], help="names, or patterns of them")
     parser.add_argument("--page", default="", help="Markdown file; plots lie beside it. "
                         "Default: results.md in the workdir")  # fmt: skip
+    parser.add_argument("--records", default="", help="folder for all but the checkpoints")
     asked = parser.parse_args(arguments)
     try:
         study = load_file(asked.study, "get_study").get_study()
@@ -67,6 +70,9 @@ def _write(place: Workplace, path: pathlib.Path, asked: argparse.Namespace) -> N
             except ConfigError as error:
                 _say(str(error))
     _say(f"the page is {path}")
+    if asked.records:
+        place.copy_records(pathlib.Path(asked.records))
+        _say(f"the records are in {asked.records}")
 
 
 if __name__ == "__main__":

@@ -318,6 +318,19 @@ def test_command_writes_the_page_from_what_is_there(place, tmp_path, monkeypatch
     text = (tmp_path / "docs/results.md").read_text()
     assert "26.0 ± 1.4" in text
     assert (tmp_path / "docs/plot.png").exists()
+    records = tmp_path / "records"
+    (tmp_path / "search-0/schedule.json").write_text("{}")
+    (tmp_path / "col/checkpoints/20").mkdir(parents=True)
+    study.main([*arguments, "--only=nothing", f"--records={records}"])
+    kept = {str(path.relative_to(records)) for path in records.rglob("*") if path.is_file()}
+    assert kept == {
+        *(f"{run.name}/{name}" for run in place.study.runs() for name in
+          ("config.json", "results.json")),
+        "search-0/schedule.json", "col/metrics.jsonl",
+    }  # fmt: skip
+    study.main([str(file), f"--workdir={records}", "--only=nothing"])
+    assert (records / "results.md").read_text() == text
+    assert (records / "plot.png").read_bytes() == (tmp_path / "docs/plot.png").read_bytes()
     (tmp_path / "seg-0/results.json").unlink()
     study.main([*arguments, "--only=nothing"])
     assert "25" not in (tmp_path / "results.md").read_text().split("| Ours |")[1].split("\n")[0]

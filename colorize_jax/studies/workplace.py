@@ -11,9 +11,12 @@ from typing import Any
 
 from colorize_jax.errors import ColorizeError, ConfigError
 from colorize_jax.recipe import load_config
-from colorize_jax.studies.plan import Run, Search, Study
-from colorize_jax.training import checkpoint, same_run
+from colorize_jax.studies.plan import Plot, Run, Search, Study
+from colorize_jax.training import checkpoint, early_stopping, results, same_run
 
+_METRICS = "metrics.jsonl"
+# What a page, and a run that takes a schedule, are made of.
+_RECORDS = ("config.json", results.FILE, early_stopping.FILE)
 # Settings that say where something lies and not what is computed.
 _PLACES = ("init_from", "data.source", "data.sbd", "schedule_from")
 
@@ -38,7 +41,7 @@ class Workplace:
 
     def results(self, name: str) -> dict | None:
         """What results.json of a run holds, or None; ColorizeError if it is damaged."""
-        path = self.workdir / name / "results.json"
+        path = self.workdir / name / results.FILE
         try:
             return json.loads(path.read_text())
         except FileNotFoundError:
@@ -63,17 +66,30 @@ class Workplace:
 
     def metrics(self, name: str) -> list[dict]:
         """The rows of metrics.jsonl of a run; none if there is no such file."""
-        path = self.workdir / name / "metrics.jsonl"
+        path = self.workdir / name / _METRICS
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def copy_records(self, folder: pathlib.Path) -> None:
+        """What pages are made of, of every run that is done; the rest of a run is left out."""
+        plots = (section for section in self.study.sections if isinstance(section, Plot))
+        curves = {name for plot in plots for name in plot.curves.values()}
+        for run in self.study.runs():
+            there, here = self.workdir / run.name, folder / run.name
+            if self.results(run.name) is None:
+                continue
+            here.mkdir(parents=True, exist_ok=True)
+            for name in (*_RECORDS, *([_METRICS] if run.name in curves else [])):
+                if (there / name).exists():
+                    shutil.copyfile(there / name, here / name)
 
     def chosen(self, search: Search) -> tuple[Run, Mapping[str, Any]]:
         """The best candidate of a search and its settings; NotYet before all are done."""
         found = []
         for run, candidate in zip(search.runs(), search.candidates, strict=True):
-            results = self.results(run.name)
-            if results is None:
+            done = self.results(run.name)
+            if done is None:
                 raise NotYet(f"{run.name} is not done")
-            metric = results["metric"]
+            metric = done["metric"]
             if metric["value"] is not None:
                 sign = 1 if metric["higher_is_better"] else -1
                 found.append((sign * metric["value"], run, candidate))
@@ -102,7 +118,7 @@ class Workplace:
             return {}
         trunk, _, step = run.branch.partition("@")
         # The checkpoint last: with it the run has begun.
-        names = ("metrics.jsonl", f"{checkpoint.FOLDER}/{step}")
+        names = (_METRICS, f"{checkpoint.FOLDER}/{step}")
         return {f"$STUDY/{trunk}/{name}": f"$STUDY/{run.name}/{name}" for name in names}
 
     def branch_off(self, run: Run) -> None:
