@@ -164,8 +164,10 @@ def get_study() -> Study:
                     Row("Random start", names("seg_random"), "32.8"),
                     Row("Colorization", names("seg_col"), "50.7"),
                     Gain("gain", names("seg_col"), names("seg_random")),
-                    Row("Random start, the schedule of colorization", names("seg_random_swapped", SEEDS[:1])),
-                    Row("Colorization, the schedule of the random start", names("seg_col_swapped", SEEDS[:1])),
+                    Row("Random start, the schedule of colorization",
+                        names("seg_random_swapped", SEEDS[:1])),
+                    Row("Colorization, the schedule of the random start",
+                        names("seg_col_swapped", SEEDS[:1])),
                 ],
             ),
             *(Table(
