@@ -164,6 +164,10 @@ def default_config() -> ConfigDict:
     config.eval.classes = ()
     config.eval.pictures = 8  # rows of images/<step>.png
     config.eval.export = False  # predictions of segmentation, as PASCAL VOC wants them submitted
+    # Not 0: before every evaluation the averages of batch norm are taken anew over so many training
+    # batches, and the checkpoint holds them. In short runs the running ones are of weights that the
+    # run has left, or of few photos (norm_decay).
+    config.eval.norm_batches = 0
     config.eval.statistics_batches = 50  # training batches that eval/loss_constant is fitted to
 
     config.log = ConfigDict()
@@ -227,7 +231,7 @@ _NOT_NEGATIVE = (
     "nonfinite_skips", "data.threads", "data.workers",
     "data.max_bad_fraction", "optimizer.rate", "optimizer.rate_batch_size", "optimizer.momentum",
     "optimizer.weight_decay", "schedule.epochs",
-    "checkpoint.seconds", "eval.photos", "eval.shortest", "eval.pictures",
+    "checkpoint.seconds", "eval.norm_batches", "eval.photos", "eval.shortest", "eval.pictures",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from colorize_jax.errors import DataError
 from colorize_jax.tasks.task import Task
 from colorize_jax.training import sharding
 from colorize_jax.training.meter import RUN_AHEAD
-from colorize_jax.training.step import row_keys
+from colorize_jax.training.step import forward, row_keys
 
 Tree = Any
 
@@ -29,6 +29,27 @@ class Runner:
 
         def statistics(index, batch):
             return task.statistics(keys_of(index, batch), batch)
+
+        def moments(index, batch, variables):
+            """Means, and means of squares, of every batch norm on one batch."""
+            forgotten = _each_norm(
+                lambda norm: norm | {"count": jnp.zeros_like(norm["count"])},
+                variables["batch_stats"],
+            )
+            key = jax.random.fold_in(self._key, index)
+            dropped = variables | {"batch_stats": forgotten}
+            _, _, updated = forward(task, dropped, batch, keys_of(index, batch), key)
+            return _each_norm(
+                lambda norm: (norm["mean"], norm["var"] + norm["mean"] ** 2),
+                updated["batch_stats"],
+            )
+
+        def settle(total, count, before):
+            def norm(norm, sums):
+                mean, square = (x / count for x in sums)
+                return norm | {"mean": mean, "var": jnp.maximum(square - mean**2, 0)}
+
+            return _each_norm(norm, before, total)
 
         def evaluate(index, batch, variables, statistics):
             sums, rows = task.evaluate(variables, statistics, keys_of(index, batch), batch)
@@ -47,6 +68,8 @@ class Runner:
 
         same = sharding.replicated(mesh)
         self._statistics = jax.jit(statistics, out_shardings=same)
+        self._moments = jax.jit(moments, out_shardings=same)
+        self._settle = jax.jit(settle, out_shardings=same)
         self._evaluate = jax.jit(evaluate, out_shardings=same)
         self._accuracy = jax.jit(accuracy, out_shardings=same)
         self._pictures = jax.jit(per_photo(task.pictures), out_shardings=same)
@@ -61,6 +84,20 @@ class Runner:
             sums = self._statistics(index, sharding.put_batch(batch, self._mesh))
             total = sums if total is None else jax.tree.map(jnp.add, total, sums)
         return total
+
+    def fresh_norm(self, variables: Tree, batches: Iterable[dict[str, np.ndarray]]) -> Tree:
+        """The variables with averages of batch norm over these training batches alone.
+
+        Frozen layers keep theirs. As the running averages do, they see the network in training,
+        with dropout.
+        """
+        total, count = None, 0
+        for index, batch in enumerate(batches):
+            found = self._moments(index, sharding.put_batch(batch, self._mesh), variables)
+            total = found if total is None else jax.tree.map(jnp.add, total, found)
+            count += 1
+        before = variables["batch_stats"]
+        return variables | {"batch_stats": self._settle(total, float(count), before)}
 
     def evaluate(
         self, variables: Tree, statistics: Tree, batches: Iterable, pictures: int = 0
@@ -124,6 +161,11 @@ class Runner:
             for row in np.flatnonzero(found["valid"]):
                 size = found["size"][row] if "size" in found else None
                 yield int(found["position"][row]), found["found"][row], size
+
+
+def _each_norm(function, *trees):
+    """Over the {"mean", "var", "count"} of every layer with batch norm."""
+    return jax.tree.map(function, *trees, is_leaf=lambda x: isinstance(x, dict) and "mean" in x)
 
 
 def _wide(x: np.ndarray) -> np.ndarray:

@@ -18,8 +18,8 @@ def warning(decay: float, steps: int) -> str:
         return ""
     return (
         f"the running averages of batch norm look back over {back:,} of {steps:,} steps, and "
-        "evaluation sees them: scores may be far too low. "
-        f"config.model.norm_decay={1 - 20 / steps:.4g} looks back over a twentieth of the run"
+        "evaluation sees them: scores may be far too low. config.eval.norm_batches=60 takes them "
+        f"anew, config.model.norm_decay={1 - 20 / steps:.4g} looks back over a twentieth of the run"
     )
 
 

@@ -66,6 +66,7 @@ def evaluate(config, path: str, output: pathlib.Path) -> dict[str, float]:
     bad = BadRecords(output / "bad_records.jsonl", config.data.max_bad_fraction)
     scored = Scoring(config, task, runner, photos, held_out, bad)
     scored.find_statistics()
+    variables = scored.with_fresh_norm(variables)
     strips = scored.score(variables)
     step = int(folder.name)
     summary = results.Results(
@@ -128,12 +129,25 @@ class Scoring:
         """What the task wants to know about the training split."""
         if self._task.statistics is None:
             return
+        with self._training_batches(self._config.eval.statistics_batches) as batches:
+            self._statistics = self._runner.statistics(batches)
+
+    def with_fresh_norm(self, variables):
+        """With averages of batch norm over config.eval.norm_batches; the same if that is 0, or if
+        there is no batch norm."""
+        count = self._config.eval.norm_batches
+        if not count or not variables.get("batch_stats"):
+            return variables
+        with self._training_batches(count) as batches:
+            return self._runner.fresh_norm(variables, batches)
+
+    @contextlib.contextmanager
+    def _training_batches(self, count: int):
         batches = pipeline.training_batches(
-            self._training, self._config, start=0, stop=self._config.eval.statistics_batches,
-            workers=0, **self._host,
-        )  # fmt: skip
+            self._training, self._config, start=0, stop=count, workers=0, **self._host
+        )
         with contextlib.closing(self._bad.note(batches, self._training)) as batches:
-            self._statistics = self._runner.statistics(self._through(batches))
+            yield self._through(batches)
 
     @contextlib.contextmanager
     def batches(self, photos: Photos | Labelled, limit: int = 0):

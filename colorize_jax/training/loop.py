@@ -270,7 +270,8 @@ class _Run:
             self.report = stack.enter_context(self.report or self._make_report())
             say(self._description())
             model, steps = self.config.model, self.schedule.steps
-            if model.norm == "batch" and (lag := norm.warning(model.norm_decay, steps)):
+            running = model.norm == "batch" and not self.config.eval.norm_batches
+            if running and (lag := norm.warning(model.norm_decay, steps)):
                 say(lag)
             try:
                 self.scoring.find_statistics()
@@ -389,7 +390,9 @@ class _Run:
         return bool(seconds) and time.monotonic() - self.last_save > seconds
 
     def _score(self) -> list[np.ndarray]:
-        strips = self.scoring.score(self.state.variables)
+        variables = self.scoring.with_fresh_norm(self.state.variables)
+        self.state = self.state.replace(batch_stats=variables["batch_stats"])
+        strips = self.scoring.score(variables)
         self.scores = self.scoring.scores
         return strips
 
