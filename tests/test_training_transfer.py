@@ -312,7 +312,7 @@ def test_a_network_without_batch_norm_gets_none(segmented, devkit, tmp_path):
 def test_classification_is_learned_and_scored_by_every_view(folders, tmp_path):
     config = tiny.classification(
         "softmax", data__source=str(folders), model__norm="batch", steps=40, eval__every=40,
-        optimizer__rate=0.05, checkpoint__every=40,
+        optimizer__rate=0.05, checkpoint__every=40, eval__norm_batches=8,
     )  # fmt: skip
     scores = loop.train(config, tmp_path)
     assert scores["eval/top1"] > 0.6  # of three classes

@@ -100,9 +100,9 @@ def random_segmentation(
 def classification(per_class: int, seeds=SEEDS) -> list[Run]:
     settings = CLASSES | {"data.per_class": per_class}
     col = Run(f"cls{per_class}_col", CLS, settings | {"optimizer.rate": 0.003}, start="col")
-    kept = settings | KEPT | {"optimizer.rate": 0.01}
+    kept = settings | KEPT | FRESH | {"optimizer.rate": 0.01}
     kept = dataclasses.replace(col, name=f"{col.name}_bn", settings=kept)
-    random = Run(f"cls{per_class}_random", f"{CLS}:random", settings | KEPT)
+    random = Run(f"cls{per_class}_random", f"{CLS}:random", settings | KEPT | FRESH)
     return [*seeded(random, seeds), *seeded(kept, seeds), *seeded(col, seeds)]
 
 
