@@ -296,6 +296,17 @@ def test_study_of_the_project_is_sound():
             load_config(str(ROOT / run.recipe), changes)
 
 
+def test_results_of_the_docs_are_what_their_records_say(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    study.main([
+        "configs/studies/small.py", "--workdir=docs/small", "--only=nothing",
+        f"--page={tmp_path}/results.md",
+    ])  # fmt: skip
+    text = (ROOT / "docs/results.md").read_text()
+    assert (tmp_path / "results.md").read_text() == text
+    assert (tmp_path / "figure4.png").stat().st_size > 10_000
+
+
 def test_example_of_the_docs_is_sound(tmp_path):
     text = (ROOT / "docs/studies.md").read_text()
     file = tmp_path / "study.py"
