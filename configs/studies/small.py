@@ -225,6 +225,7 @@ def get_study() -> Study:
                         names("seg_col_conv4", SEEDS[:1]), "53.6"),
                     Row("Colorization, all", names("seg_col"), "56.0"),
                 ],
+                seen=SEEN_LAYERS,
             ),
             Plot(
                 "Rate drops, and the worth of snapshots (Figure 4)",
@@ -290,4 +291,11 @@ SEEN_CLASSES = """
 After 900 steps the pretrained network knows three times as many of the photos as the random start
 does, which is not far from chance: as in the paper, pretraining pays most where little is trained.
 One seed, schedules not searched.
+"""
+SEEN_LAYERS = """
+The paper's order: the more layers are fine-tuned, the better. On a frozen random trunk, with or
+without its fc layers, nothing but background is predicted (7.9); the frozen trunk of colorization
+is worth 11.4, a third of the way from there to fine-tuning all of it (the paper: two thirds).
+Frozen layers normalize by the averages that they have: of pretraining, on other photos and other
+crops, or of nothing in a random trunk. That may be why fc6 and fc7 alone add so little here.
 """
