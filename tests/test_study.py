@@ -129,7 +129,7 @@ def test_what_fails_keeps_only_what_needs_it(place):
 
 def test_a_stopped_run_stops_the_study(place):
     run, ran = _runner(place, {}, {"search-0": STOPPED})
-    with pytest.raises(Interrupted, match="search-0 was stopped"):
+    with pytest.raises(Interrupted, match="search-0 was stopped; the same command goes on"):
         execution.go(place, say=lambda line: None, run_command=run)
     assert len(ran) == 2
 

@@ -40,13 +40,14 @@ class Runner:
             dropped = variables | {"batch_stats": forgotten}
             _, _, updated = forward(task, dropped, batch, keys_of(index, batch), key)
             return _each_norm(
-                lambda norm: (norm["mean"], norm["var"] + norm["mean"] ** 2),
+                lambda norm: (norm["mean"], norm["var"] + norm["mean"] ** 2, 1.0),
                 updated["batch_stats"],
             )
 
-        def settle(total, count, before):
+        def settle(before, total):
             def norm(norm, sums):
-                mean, square = (x / count for x in sums)
+                *sums, batches = sums
+                mean, square = (x / batches for x in sums)
                 return norm | {"mean": mean, "var": jnp.maximum(square - mean**2, 0)}
 
             return _each_norm(norm, before, total)
@@ -79,11 +80,7 @@ class Runner:
         """The task's sums over training batches; None if it wants none."""
         if self._task.statistics is None:
             return None
-        total = None
-        for index, batch in enumerate(batches):
-            sums = self._statistics(index, sharding.put_batch(batch, self._mesh))
-            total = sums if total is None else jax.tree.map(jnp.add, total, sums)
-        return total
+        return self._total(self._statistics, batches)
 
     def fresh_norm(self, variables: Tree, batches: Iterable[dict[str, np.ndarray]]) -> Tree:
         """The variables with averages of batch norm over these training batches alone.
@@ -91,13 +88,16 @@ class Runner:
         Frozen layers keep theirs. As the running averages do, they see the network in training,
         with dropout.
         """
-        total, count = None, 0
+        total = self._total(self._moments, batches, variables)
+        return variables | {"batch_stats": self._settle(variables["batch_stats"], total)}
+
+    def _total(self, function, batches: Iterable, *more) -> Tree:
+        """The sums over all batches of what a compiled function gives for one; None of none."""
+        total = None
         for index, batch in enumerate(batches):
-            found = self._moments(index, sharding.put_batch(batch, self._mesh), variables)
-            total = found if total is None else jax.tree.map(jnp.add, total, found)
-            count += 1
-        before = variables["batch_stats"]
-        return variables | {"batch_stats": self._settle(total, float(count), before)}
+            sums = function(index, sharding.put_batch(batch, self._mesh), *more)
+            total = sums if total is None else jax.tree.map(jnp.add, total, sums)
+        return total
 
     def evaluate(
         self, variables: Tree, statistics: Tree, batches: Iterable, pictures: int = 0
