@@ -251,6 +251,37 @@ def test_what_turns_a_stop_into_another_error_or_swallows_it_does_not_matter():
             waiting()
 
 
+def test_a_signal_while_an_object_is_cleaned_up_is_not_lost(capfd):
+    class Cleaned:
+        def __del__(self):
+            _raise()
+            time.sleep(0.1)
+
+    hook, alarm = sys.unraisablehook, signal.getsignal(signal.SIGALRM)
+    began = time.monotonic()
+    with pytest.raises(Interrupted), Signals() as signals, signals.interruptible():
+        Cleaned()
+        time.sleep(30)
+    assert time.monotonic() - began < 10
+    assert "Exception ignored" not in capfd.readouterr().err
+    assert (sys.unraisablehook, signal.getsignal(signal.SIGALRM)) == (hook, alarm)
+
+
+def test_what_else_is_dropped_and_alarms_of_others_go_where_they_went(monkeypatch):
+    class Cleaned:
+        def __del__(self):
+            raise KeyError("of another")
+
+    dropped, alarms = [], []
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: dropped.append(found.exc_type))
+    before = signal.signal(signal.SIGALRM, lambda number, _: alarms.append(number))
+    with Signals() as signals, signals.interruptible():
+        Cleaned()
+        signal.raise_signal(signal.SIGALRM)
+    signal.signal(signal.SIGALRM, before)
+    assert (dropped, alarms) == ([KeyError], [signal.SIGALRM])
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_at_once_also_where_no_python_runs(tmp_path, number):
     script = tmp_path / "waiting.py"

@@ -9,6 +9,7 @@ import threading
 from colorize_jax.errors import Interrupted
 
 CAUGHT = (signal.SIGTERM, signal.SIGINT)
+AGAIN_SECONDS = 0.01
 CLOSING_SECONDS = 10.0  # what readers and writers get to close once everything is saved
 
 
@@ -27,9 +28,10 @@ class Stop(BaseException):
 class Signals:
     """Catches the signals while it is entered (in the main thread; elsewhere it does nothing).
 
-    The first one only sets `received`, except in an `interruptible` block, which it ends. A thread
-    of its own watches for the second one, since Python runs no handler while XLA compiles. In a
-    notebook the second one is a KeyboardInterrupt and leaves the kernel alone.
+    The first one only sets `received`, except in an `interruptible` block, which it ends (with the
+    help of SIGALRM where Python drops what a handler raises). A thread of its own watches for the
+    second one, since Python runs no handler while XLA compiles. In a notebook the second one is a
+    KeyboardInterrupt and leaves the kernel alone.
     """
 
     def __init__(self):
@@ -46,12 +48,16 @@ class Signals:
             os.set_blocking(self._write, False)
             self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
             self._handlers = {number: signal.signal(number, self._handle) for number in CAUGHT}
+            self._handlers[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._again)
+            self._unraisable, sys.unraisablehook = sys.unraisablehook, self._swallowed
             self._thread = threading.Thread(target=self._watch, daemon=True)
             self._thread.start()
         return self
 
     def __exit__(self, kind, error, trace):
         if self._installed:
+            sys.unraisablehook = self._unraisable
+            signal.setitimer(signal.ITIMER_REAL, 0)
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
             signal.set_wakeup_fd(self._wakeup)
@@ -98,6 +104,20 @@ class Signals:
         if self._interruptible:
             self._interruptible, self._stopped = False, True
             raise Stop
+
+    def _swallowed(self, unraisable):
+        """Python drops what is raised while an object is cleaned up: once more, a moment later."""
+        if unraisable.exc_type is not Stop:
+            return self._unraisable(unraisable)
+        self._interruptible = True
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
+
+    def _again(self, number, frame):
+        if self._stopped and self._interruptible:
+            self._interruptible = False
+            raise Stop
+        if not self._stopped and callable(other := self._handlers[signal.SIGALRM]):
+            other(number, frame)
 
     def _watch(self):
         first = True
