@@ -47,6 +47,10 @@ def test_a_run_is_warned_of_averages_that_lag():
     text = norm.warning(0.999, 1778)
     assert "look back over 1,000 of 1,778 steps" in text
     assert "config.model.norm_decay=0.9888 looks" in text
+    assert norm.warning(0.999, 50) == norm.warning(0.95, 400) == ""
+    text = norm.warning(0.999, 400)
+    assert "are of 2 batch(es) after 400 steps" in text and "scores may swing" in text
+    assert "config.model.norm_decay=0.95 looks" in text
 
 
 def test_golden_normalization_after_a_convolution(golden):

@@ -12,14 +12,22 @@ DECAY = 0.999
 
 
 def warning(decay: float, steps: int) -> str:
-    """What to say before a run of so many steps whose running averages will lag behind; or ""."""
+    """What to say before a run of so many steps whose running averages will lag behind, or will be
+    of a handful of batches because they are still on the ramp; or ""."""
     back = ramp(decay)
-    if not back < steps < 5 * back:
+    if steps < back:
+        batches = round(1 / (1 - decay * steps / back))
+        if steps < 100 or batches >= 5:
+            return ""
+        said = f"are of {batches} batch(es) after {steps:,} steps", "swing"
+    elif back < steps < 5 * back:
+        said = f"look back over {back:,} of {steps:,} steps", "be far too low"
+    else:
         return ""
     return (
-        f"the running averages of batch norm look back over {back:,} of {steps:,} steps, and "
-        "evaluation sees them: scores may be far too low. config.eval.norm_batches=60 takes them "
-        f"anew, config.model.norm_decay={1 - 20 / steps:.4g} looks back over a twentieth of the run"
+        f"the running averages of batch norm {said[0]}, and evaluation sees them: scores may "
+        f"{said[1]}. config.eval.norm_batches=60 takes them anew, "
+        f"config.model.norm_decay={1 - 20 / steps:.4g} looks back over a twentieth of the run"
     )
 
 
