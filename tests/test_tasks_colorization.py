@@ -99,6 +99,28 @@ def test_the_constant_is_the_best_one(loss, rng):
             assert evaluate(sums | {name: moved}) > best
 
 
+def test_hidden_units_that_never_respond_are_counted_and_named(rng):
+    task, batch = make_task(tiny.config()), tiny.batch(rng)
+    keys = row_keys(jax.random.key(0), jnp.arange(8))
+    inputs, _ = task.prepare(keys, batch)
+    variables = jax.jit(task.model.init)(jax.random.key(0), *inputs)
+    evaluate = jax.jit(
+        lambda variables, batch: task.evaluate(variables, task.statistics(keys, batch), keys, batch)
+    )
+    for alive in (8, 3, 0):
+        bias = 2.0 * (np.arange(8) < alive) - 1  # weights of 1e-4 are no match for it
+        variables["params"]["head"]["hidden"]["bias"] = np.float32(bias)
+        scores = task.summarize(*jax.device_get(evaluate(variables, batch)))
+        assert scores["active_units"] == alive / 8
+        said = task.remark(scores)
+        assert (said == "") == (alive > 0)
+    assert "0% of the head's hidden units" in said and "smaller config.optimizer.rate" in said
+    assert "3% of" in task.remark({"active_units": 0.03})
+    variables["params"]["head"]["hidden"]["bias"] = np.ones(8, np.float32)
+    unseen = evaluate(variables, batch | {"valid": np.zeros(8, bool)})[0]
+    assert not unseen["active"].any()
+
+
 def test_rows_that_are_not_valid_do_not_count(rng):
     task = make_task(tiny.config())
     batch = tiny.batch(rng)

@@ -40,7 +40,7 @@ def test_a_run_leaves_all_that_was_promised(finished):
     np.testing.assert_allclose([r["train/rate"] for r in training], [0.02, 0.002, 0.002])
     assert set(scores) == {
         "eval/loss", "eval/loss_hue", "eval/loss_chroma", "eval/loss_constant", "eval/psnr",
-        "eval/rmse_ab",
+        "eval/rmse_ab", "eval/active_units",
     }  # fmt: skip
     best = min((r for r in rows if "eval/loss" in r), key=lambda r: r["eval/loss"])
     results = json.loads((workdir / "results.json").read_text())

@@ -51,7 +51,15 @@ class PointNetwork(nn.Module):
             points: [batch, points, 2] integer (y, x).
             train: batch statistics and dropout.
         """
-        return self.head(self.columns(gray, points, train), train)
+        return self.read_out(self.hidden_units(gray, points, train))
+
+    def hidden_units(self, gray: jax.Array, points: jax.Array, train: bool = False) -> jax.Array:
+        """The head's hidden layer at the points: [batch, points, hidden]."""
+        return self.head.hidden_units(self.columns(gray, points, train), train)
+
+    def read_out(self, hidden: jax.Array) -> dict[str, jax.Array]:
+        """What the head makes of its hidden layer: {name: [..., width]}."""
+        return self.head.read_out(hidden)
 
     def dense(self, gray: jax.Array) -> dict[str, jax.Array]:
         """Outputs on the grid of every fourth pixel: {name: [batch, h / 4, w / 4, width]}.

@@ -13,6 +13,7 @@ from colorize_jax.tasks import losses, points
 from colorize_jax.tasks.task import Score, Task
 
 AB_SCALE = 100.0  # a and b are predicted in hundreds, so that outputs are of order one
+FEW_UNITS = 0.1
 
 
 def histogram_targets(rgb: jax.Array, points: jax.Array, *, window: int, bins: int) -> dict:
@@ -55,6 +56,22 @@ def histogram_losses(outputs: dict, targets: dict) -> dict[str, jax.Array]:
 def regression_losses(outputs: dict, targets: dict, *, scale: float) -> dict[str, jax.Array]:
     """{"loss"}: [...] per point, `scale` times half the squared distance in (a, b) / 100."""
     return {"loss": scale * losses.regression_loss(outputs["ab"], targets["ab"])}
+
+
+def remark(scores: dict[str, float]) -> str:
+    """What to say of a head most of whose hidden units have died; "" of any other.
+
+    All weights into a unit start near zero and see activations that are never negative, so that a
+    few large steps in one direction can leave it below zero for good, whatever the photo.
+    """
+    share = scores["active_units"]
+    if share >= FEW_UNITS:
+        return ""
+    answer = "the answer is the same for every photo" if not share else "the others have died"
+    return (
+        f"{share:.0%} of the head's hidden units respond to any held-out photo: {answer}, and "
+        "training on does not bring them back. Start again with a smaller config.optimizer.rate"
+    )
 
 
 def make_model(config, axis_name: str | None = None) -> PointNetwork:
@@ -144,7 +161,8 @@ def make_task(config, axis_name: str | None = None, classes=()) -> Task:
 
     def evaluate(variables, sums, keys, batch):
         inputs, targets = prepare(keys, batch)
-        values, counts = loss(model.apply(variables, *inputs), targets)
+        hidden = model.apply(variables, *inputs, method="hidden_units")
+        values, counts = loss(model.apply(variables, hidden, method="read_out"), targets)
         constant, _ = loss(constant_outputs(sums), targets)
         predicted, truth = colors(variables, batch["image"]), spaces.from_uint8(batch["image"])
         valid = targets["valid"]
@@ -155,6 +173,7 @@ def make_task(config, axis_name: str | None = None, classes=()) -> Task:
             "psnr": jnp.where(valid, metrics.psnr(predicted, truth), 0).sum(),
             "error_ab": jnp.where(valid, metrics.squared_error_ab(predicted, truth), 0).sum(),
             "photos": valid.sum(),
+            "active": ((hidden > 0) & valid[:, None, None]).any((0, 1)).astype(jnp.int32),
         }
         return sums, {}
 
@@ -164,6 +183,7 @@ def make_task(config, axis_name: str | None = None, classes=()) -> Task:
         means["loss_constant"] = sums["constant"] / sums["points"]
         means["psnr"] = sums["psnr"] / sums["photos"]
         means["rmse_ab"] = (sums["error_ab"] / sums["photos"]) ** 0.5
+        means["active_units"] = (sums["active"] > 0).mean()
         return {name: float(value) for name, value in means.items()}
 
     def pictures(variables, batch):
@@ -178,6 +198,7 @@ def make_task(config, axis_name: str | None = None, classes=()) -> Task:
         loss=loss,
         evaluate=evaluate,
         summarize=summarize,
+        remark=remark,
         score=Score("loss", higher=False),
         pictures=pictures,
         statistics=statistics,

@@ -52,6 +52,7 @@ class Task:
         summarize: (sums over all batches, rows of all batches) -> {name: number}; a name with a
             slash, as in "iou/cat", is one class's.
         score: which of them counts.
+        remark: these numbers -> what a person should be told of them, or "".
         pictures: (variables, batch) -> uint8 [batch, panels, height, width, 3], or None: the panels
             lie side by side.
         statistics: (keys, batch) -> sums over a training batch from which the best constant
@@ -69,6 +70,7 @@ class Task:
     evaluate: Callable[[Tree, Tree, jax.Array, Batch], tuple[Tree, dict[str, jax.Array]]]
     summarize: Callable[[Tree, dict[str, np.ndarray]], dict[str, float]]
     score: Score
+    remark: Callable[[dict[str, float]], str] = lambda scores: ""
     pictures: Callable[[Tree, Batch], jax.Array] | None = None
     statistics: Callable[[jax.Array, Batch], Tree] | None = None
     accuracy: Callable[[Tree, jax.Array, Batch], tuple[jax.Array, jax.Array]] | None = None

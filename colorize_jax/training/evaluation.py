@@ -179,6 +179,8 @@ class Scoring:
                 "config.data.batch_size or config.data.longest_side, or "
                 f"config.model.dtype=bfloat16. JAX said: {str(error).splitlines()[0]}"
             ) from None
+        if remark := self._task.remark(found):
+            say(remark)
         self.scores = {f"eval/{name}": value for name, value in found.items()}
         self.unreadable = limit - self.photos
         if self.unreadable:

@@ -77,8 +77,9 @@ def names(stem: str, seeds=SEEDS) -> tuple[str, ...]:
     return tuple(f"{stem}-{seed}" for seed in seeds)
 
 
-def pretrained(name: str, variant: str = "", branch: str = "") -> Run:
-    return Run(name, f"configs/vgg16_col.py{variant}", PRETRAINING, branch=branch)
+def pretrained(name: str, variant: str = "", branch: str = "", rate: float = 0.01) -> Run:
+    settings = PRETRAINING | {"optimizer.rate": rate}
+    return Run(name, f"configs/vgg16_col.py{variant}", settings, branch=branch)
 
 
 def segmentation(
@@ -133,8 +134,12 @@ def get_study() -> Study:
         *classification(10, SEEDS[:1]),
         pretrained("col_regression", ":regression"),
         *segmentation("seg_regression", "col_regression", SEEDS[:1]),
+        pretrained("col_regression_slow", ":regression", rate=0.001),
+        *segmentation("seg_regression_slow", "col_regression_slow", SEEDS[:1]),
         pretrained("col_no_hypercolumn", ":no_hypercolumn"),
         *segmentation("seg_no_hypercolumn", "col_no_hypercolumn", SEEDS[:1]),
+        pretrained("col_slow", rate=0.004),
+        *segmentation("seg_col_slow", "col_slow", SEEDS[:1]),
         *segmentation("seg_col_head", seeds=SEEDS[:1], finetune="head"),
         *segmentation("seg_col_fc", seeds=SEEDS[:1], finetune="fc6,fc7"),
         *segmentation("seg_col_conv4", seeds=SEEDS[:1], finetune="conv4_1..fc7"),
