@@ -57,7 +57,8 @@ class Signals:
     def __exit__(self, kind, error, trace):
         if self._installed:
             sys.unraisablehook = self._unraisable
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            if self._stopped:
+                signal.setitimer(signal.ITIMER_REAL, 0)
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
             signal.set_wakeup_fd(self._wakeup)
