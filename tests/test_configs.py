@@ -128,6 +128,7 @@ def test_unknown_field_in_a_recipe_fails_by_name():
         config.optimizer.rat = 1.0
 
 
+@pytest.mark.slow
 def test_regression_scale_is_what_is_measured():
     config = get_config("quickstart", "regression")
     config.model.width = 0.0625

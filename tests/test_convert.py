@@ -89,6 +89,7 @@ def test_out_and_in_again_is_the_same_checkpoint(fc, vgg, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, first[1], again[1])
 
 
+@pytest.mark.slow
 def test_a_colorizer_is_evaluated_as_a_network_of_the_recipe(tmp_path, rng, capsys):
     path = caffe_files.write(tmp_path / "colorizer.h5", COLORIZER, rng)
     _run("caffe", path, tmp_path / "out")

@@ -59,6 +59,7 @@ def _execute(path, parameters):
 # The kernel's own machinery leaves sockets to the garbage collector.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.slow
 def test_pretraining_runs_and_shows_pictures(tmp_path):
     parameters = {"WORKDIR": str(tmp_path / "run"), "STEPS": 4, "SETTINGS": TINY}
     notebook = _execute(saved.ROOT / "notebooks" / "pretrain_tpu.ipynb", parameters)

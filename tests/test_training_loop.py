@@ -96,6 +96,7 @@ def test_a_killed_run_goes_on_and_ends_bit_identical(finished, tmp_path, monkeyp
     assert {p.name for p in (workdir / "checkpoints").iterdir()} == {"6"}
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path, monkeypatch, finished):
     with monkeypatch.context() as patch:
         _kill_at(patch, 2)
@@ -113,6 +114,7 @@ def test_a_finished_run_is_left_as_it_is(finished):
     assert (workdir / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.slow
 def test_snapshots_stay_besides_the_last_ones(tmp_path):
     # 10 photos in batches of 8: 1.6 epochs are 2 steps.
     config = tiny.config(checkpoint__every=1, checkpoint__keep=1, checkpoint__snapshots=(1.6,))
@@ -120,6 +122,7 @@ def test_snapshots_stay_besides_the_last_ones(tmp_path):
     assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"2", "6"}
 
 
+@pytest.mark.slow
 def test_a_run_saves_by_the_clock_too(tmp_path):
     config = tiny.config(checkpoint__every=100, checkpoint__seconds=1e-6, checkpoint__keep=100)
     loop.train(config, tmp_path)
