@@ -35,6 +35,14 @@ with Signals() as signals:
 DEAD_DISK = threading.Event()  # set: what hangs on it comes back, for the test to end
 
 
+@pytest.fixture(scope="module", autouse=True)
+def patience():
+    """On a slow machine closing may take longer than a run gets, and pytest would be ended."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("colorize_jax.training.signals.CLOSING_SECONDS", 300.0)
+        yield
+
+
 def _raise(number=signal.SIGTERM):
     os.kill(os.getpid(), number)
 
