@@ -96,15 +96,18 @@ def _while_restoring(patch):
 
 def _while_a_save_is_under_way(patch):
     plain, progress = manifest.write, Report.progress
+    raised = threading.Event()
 
     def write(folder):
         if folder.name == "4":
             _raise()
+            raised.set()
             time.sleep(2)
         plain(folder)
 
     def slow(self, step, values):
-        time.sleep(0.5 if step == 5 else 0)
+        if step == 5:
+            raised.wait(100)  # on a slow disk the save comes so far only after the last step
         progress(self, step, values)
 
     patch.setattr(manifest, "write", write)
