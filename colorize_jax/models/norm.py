@@ -19,14 +19,14 @@ def warning(decay: float, steps: int) -> str:
         batches = round(1 / (1 - decay * steps / back))
         if steps < 100 or batches >= 5:
             return ""
-        said = f"are of {batches} batch(es) after {steps:,} steps", "swing"
+        what, scores = f"are of {batches} batch(es) after {steps:,} steps", "swing"
     elif back < steps < 5 * back:
-        said = f"look back over {back:,} of {steps:,} steps", "be far too low"
+        what, scores = f"look back over {back:,} of {steps:,} steps", "be far too low"
     else:
         return ""
     return (
-        f"the running averages of batch norm {said[0]}, and evaluation sees them: scores may "
-        f"{said[1]}. config.eval.norm_batches=60 takes them anew, "
+        f"the running averages of batch norm {what}, and evaluation sees them: scores may "
+        f"{scores}. config.eval.norm_batches=60 takes them anew, "
         f"config.model.norm_decay={1 - 20 / steps:.4g} looks back over a twentieth of the run"
     )
 

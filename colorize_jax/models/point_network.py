@@ -51,11 +51,11 @@ class PointNetwork(nn.Module):
             points: [batch, points, 2] integer (y, x).
             train: batch statistics and dropout.
         """
-        return self.read_out(self.hidden_units(gray, points, train))
+        return self.head(self.columns(gray, points, train), train)
 
-    def hidden_units(self, gray: jax.Array, points: jax.Array, train: bool = False) -> jax.Array:
-        """The head's hidden layer at the points: [batch, points, hidden]."""
-        return self.head.hidden_units(self.columns(gray, points, train), train)
+    def hidden_units(self, gray: jax.Array, points: jax.Array) -> jax.Array:
+        """The head's hidden layer at the points, not in training: [batch, points, hidden]."""
+        return self.head.hidden_units(self.columns(gray, points))
 
     def read_out(self, hidden: jax.Array) -> dict[str, jax.Array]:
         """What the head makes of its hidden layer: {name: [..., width]}."""

@@ -13,7 +13,7 @@ from colorize_jax.tasks import losses, points
 from colorize_jax.tasks.task import Score, Task
 
 AB_SCALE = 100.0  # a and b are predicted in hundreds, so that outputs are of order one
-FEW_UNITS = 0.1
+FEW_UNITS = 0.1  # share of the hidden units below which a run is told of it
 
 
 def histogram_targets(rgb: jax.Array, points: jax.Array, *, window: int, bins: int) -> dict:

@@ -77,18 +77,22 @@ def names(stem: str, seeds=SEEDS) -> tuple[str, ...]:
     return tuple(f"{stem}-{seed}" for seed in seeds)
 
 
-def pretrained(name: str, variant: str = "", branch: str = "", rate: float = 0.01) -> Run:
-    settings = PRETRAINING | {"optimizer.rate": rate}
-    return Run(name, f"configs/vgg16_col.py{variant}", settings, branch=branch)
+def dotted(settings: dict) -> dict:
+    """{"optimizer.rate": 0.001} for optimizer__rate=0.001."""
+    return {key.replace("__", "."): value for key, value in settings.items()}
+
+
+def pretrained(name: str, variant: str = "", branch: str = "", **settings) -> Run:
+    changed = PRETRAINING | dotted(settings)
+    return Run(name, f"configs/vgg16_col.py{variant}", changed, branch=branch)
 
 
 def segmentation(
     name: str, start: str = "col", seeds=SEEDS, search: str = "search_seg_col", **settings
 ) -> list[Run]:
     """From a colorization checkpoint, or from "", a random start, by the schedule of a search."""
-    changed = {key.replace("__", "."): value for key, value in settings.items()}
     recipe = f"{SEG}:no_fov" if start else f"{SEG}:random,no_fov"
-    run = Run(name, recipe, SEGMENTATION | FRESH | changed, start=start, search=search)
+    run = Run(name, recipe, SEGMENTATION | FRESH | dotted(settings), start=start, search=search)
     return seeded(run, seeds)
 
 
@@ -134,7 +138,7 @@ def get_study() -> Study:
         *classification(10, SEEDS[:1]),
         pretrained("col_regression", ":regression"),
         *segmentation("seg_regression", "col_regression", SEEDS[:1]),
-        pretrained("col_regression_slow", ":regression", rate=0.001),
+        pretrained("col_regression_slow", ":regression", optimizer__rate=0.001),
         *segmentation("seg_regression_slow", "col_regression_slow", SEEDS[:1]),
         pretrained("col_no_hypercolumn", ":no_hypercolumn"),
         *segmentation("seg_no_hypercolumn", "col_no_hypercolumn", SEEDS[:1]),
