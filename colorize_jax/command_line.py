@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import errno
+import os
 import sys
 import traceback
 
@@ -37,6 +38,10 @@ def run(main: Callable, required: tuple[str, ...] = ("config",)) -> None:
 
 def _leave(code: int) -> None:
     """Ends the process, also where other hosts wait for it, or a reader hangs on a dead disk."""
+    if signals.left_behind():  # in the midst of reading or of JAX: Python could not end in order
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     signals.leave_within(signals.CLOSING_SECONDS, code)
     if "jax" in sys.modules:
         from colorize_jax.training import hosts

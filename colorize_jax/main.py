@@ -25,14 +25,13 @@ def main(argv):
     """Trains, or replays a step that was not finite."""
     del argv
     with Signals() as signals:
-        with signals.interruptible():
-            # JAX starts only once the flags are known to be right, and with all hosts at once.
-            from colorize_jax.training import hosts, loop, nonfinite
+        # JAX starts only once the flags are known to be right, and with all hosts at once.
+        from colorize_jax.training import hosts, loop, nonfinite
 
-            hosts.start(_CONFIG.value.distributed)
+        signals.wait_for(lambda: hosts.start(_CONFIG.value.distributed))
         if _CONFIG.value.replay:
-            with signals.interruptible():
-                nonfinite.replay(_CONFIG.value, pathlib.Path(_WORKDIR.value))
+            workdir = pathlib.Path(_WORKDIR.value)
+            signals.wait_for(lambda: nonfinite.replay(_CONFIG.value, workdir))
         else:
             loop.train(_CONFIG.value, _WORKDIR.value, signals)
 

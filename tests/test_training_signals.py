@@ -20,7 +20,7 @@ from colorize_jax.errors import Interrupted, SaveError
 from colorize_jax.evaluation.runner import Runner
 from colorize_jax.training import checkpoint, loop, manifest, sharding
 from colorize_jax.training.report import Report
-from colorize_jax.training.signals import Signals, Stop
+from colorize_jax.training.signals import Signals, Stop, left_behind
 
 WAITING = """
 import signal, sys, hashlib
@@ -84,7 +84,6 @@ def _while_waiting_for_data(patch):
 
 
 def _while_restoring(patch):
-    # Orbax makes an error of its own of what is raised inside.
     plain = checkpoint.ocp.load_checkpointables
 
     def loading(folder, wanted):
@@ -227,12 +226,67 @@ def test_the_first_signal_only_asks_and_handlers_come_back():
                 break
             time.sleep(0.01)
         assert signals.received == "SIGTERM"
-        with pytest.raises(Stop), signals.interruptible():
-            raise AssertionError("not reached")
+        with pytest.raises(Stop):
+            signals.wait_for(lambda: pytest.fail("not reached"))
+        with pytest.raises(Stop):
+            signals.check()
     assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
-    with pytest.raises(Interrupted, match="SIGINT"), Signals() as signals, signals.interruptible():
-        _raise(signal.SIGINT)
-        time.sleep(10)
+
+
+def test_what_is_waited_for_gives_and_raises_what_it_would_without_signals():
+    def fails():
+        raise error
+
+    with Signals() as signals:
+        for error in (KeyError("a"), StopIteration(), SystemExit(3)):
+            with pytest.raises(type(error)) as caught:
+                signals.wait_for(fails)
+            assert caught.value is error
+            assert signals.wait_for(threading.current_thread) is not threading.current_thread()
+    assert not left_behind()
+
+
+def test_elsewhere_than_in_the_main_thread_nothing_is_caught_and_waiting_is_plain():
+    found, before = [], signal.getsignal(signal.SIGTERM)
+
+    def run():
+        with Signals() as signals:
+            found.append(signals.wait_for(threading.current_thread))
+            found.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert found == [thread, before]
+
+
+def test_a_signal_ends_the_wait_at_once_and_leaves_the_rest_to_itself():
+    end = threading.Event()
+    began = time.monotonic()
+    with pytest.raises(Interrupted, match="SIGINT"), Signals() as signals:
+        threading.Timer(0.1, _raise, [signal.SIGINT]).start()
+        signals.wait_for(lambda: end.wait(100))
+    assert time.monotonic() - began < 50 and left_behind()
+    end.set()
+    while left_behind():
+        assert time.monotonic() - began < 50
+        time.sleep(0.01)
+
+
+def test_a_signal_is_raised_in_no_other_code(capfd):
+    """Not while an object is cleaned up, where Python would drop it, and in no callback."""
+
+    class Cleaned:
+        def __del__(self):
+            _raise()
+            time.sleep(0.1)
+            cleaned.append(self)
+
+    cleaned = []
+    with Signals() as signals:
+        Cleaned()
+        assert cleaned and signals.received == "SIGTERM"
+    assert "Exception ignored" not in capfd.readouterr().err
 
 
 def test_in_a_notebook_the_second_one_is_a_keyboard_interrupt(monkeypatch):
@@ -245,52 +299,34 @@ def test_in_a_notebook_the_second_one_is_a_keyboard_interrupt(monkeypatch):
         time.sleep(10)
 
 
-def test_what_turns_a_stop_into_another_error_or_swallows_it_does_not_matter():
-    def translating():
-        try:
-            time.sleep(10)
-        except BaseException as error:
-            raise KeyError("something else") from error
-
-    def swallowing():
-        with contextlib.suppress(BaseException):
-            time.sleep(10)
-
-    for waiting in (translating, swallowing):
-        with pytest.raises(Interrupted), Signals() as signals, signals.interruptible():
-            threading.Timer(0.1, _raise).start()
-            waiting()
+LEAVING = """
+import sys, threading
+sys.path.insert(0, "{root}")
+from absl import flags
+from colorize_jax import command_line
+from colorize_jax.training.signals import Signals
+def main(argv):
+    with Signals() as signals:
+        print("ready", flush=True)
+        signals.wait_for(lambda: threading.Event().wait(1000))
+flags.DEFINE_string("config", None, "")
+command_line.run(main, required=())
+"""
 
 
-def test_a_signal_while_an_object_is_cleaned_up_is_not_lost(capfd):
-    class Cleaned:
-        def __del__(self):
-            _raise()
-            time.sleep(0.1)
-
-    hook, alarm = sys.unraisablehook, signal.getsignal(signal.SIGALRM)
+def test_a_process_with_something_left_behind_ends_with_the_right_code(tmp_path):
+    script = tmp_path / "leaving.py"
+    script.write_text(LEAVING.format(root=saved.ROOT))
+    process = subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
     began = time.monotonic()
-    with pytest.raises(Interrupted), Signals() as signals, signals.interruptible():
-        Cleaned()
-        time.sleep(30)
-    assert time.monotonic() - began < 10
-    assert "Exception ignored" not in capfd.readouterr().err
-    assert (sys.unraisablehook, signal.getsignal(signal.SIGALRM)) == (hook, alarm)
-
-
-def test_what_else_is_dropped_and_alarms_of_others_go_where_they_went(monkeypatch):
-    class Cleaned:
-        def __del__(self):
-            raise KeyError("of another")
-
-    dropped, alarms = [], []
-    monkeypatch.setattr(sys, "unraisablehook", lambda found: dropped.append(found.exc_type))
-    before = signal.signal(signal.SIGALRM, lambda number, _: alarms.append(number))
-    with Signals() as signals, signals.interruptible():
-        Cleaned()
-        signal.raise_signal(signal.SIGALRM)
-    signal.signal(signal.SIGALRM, before)
-    assert (dropped, alarms) == ([KeyError], [signal.SIGALRM])
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert time.monotonic() - began < 5
+    assert process.returncode == Interrupted.exit_code
+    assert "SIGTERM: stopped before it trained" in error
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

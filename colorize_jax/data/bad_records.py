@@ -1,7 +1,7 @@
 """Keeps count of the photos that cannot be read, and stops a run that meets too many."""
 
 import collections
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import json
 import os
@@ -33,32 +33,29 @@ class BadRecords:
         self._window: collections.deque[tuple[int, int]] = collections.deque()
         self._rows = self._bad = 0
 
-    def watch(self, batches: Iterator[dict], photos: Photos | Labelled) -> Iterator[dict]:
+    def watch(self, batches: Iterator[dict], photos: Photos | Labelled) -> "Noted":
         """Passes training batches on without their "bad"; closing it closes them.
 
         Raises:
             DataError: too large a share of the photos could not be read.
         """
-        for batch, bad in self._noted(batches, photos):
-            self._count(len(bad), int((bad != pipeline.GOOD).sum()))
-            yield batch
 
-    def note(self, batches: Iterator[dict], photos: Photos | Labelled) -> Iterator[dict]:
+        def look(bad):
+            self._note_all(bad, photos)
+            self._count(bad)
+
+        return Noted(batches, look)
+
+    def note(self, batches: Iterator[dict], photos: Photos | Labelled) -> "Noted":
         """As `watch`, for batches that are read besides training: they are not counted."""
-        for batch, _ in self._noted(batches, photos):
-            yield batch
+        return Noted(batches, lambda bad: self._note_all(bad, photos))
 
-    def _noted(
-        self, batches: Iterator[dict], photos: Photos | Labelled
-    ) -> Iterator[tuple[dict, np.ndarray]]:
-        with contextlib.closing(batches):
-            for batch in batches:
-                bad = batch.pop("bad")
-                for index in bad[bad != pipeline.GOOD].tolist():
-                    self._note(photos, index)
-                yield batch, bad
+    def _note_all(self, bad: np.ndarray, photos: Photos | Labelled) -> None:
+        for index in bad[bad != pipeline.GOOD].tolist():
+            self._note(photos, index)
 
-    def _count(self, rows: int, bad: int) -> None:
+    def _count(self, numbers: np.ndarray) -> None:
+        rows, bad = len(numbers), int((numbers != pipeline.GOOD).sum())
         self._window.append((rows, bad))
         self._rows, self._bad = self._rows + rows, self._bad + bad
         while self._rows - self._window[0][0] >= WINDOW:
@@ -81,6 +78,23 @@ class BadRecords:
             with self._path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             self._known.add((source, name))
+
+
+class Noted(Iterator[dict]):
+    """Batches without their "bad", which goes to `look`. One thread may close it while another
+    waits for the next one."""
+
+    def __init__(self, batches: Iterator[dict], look: Callable[[np.ndarray], None]):
+        self._batches, self._look = batches, look
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        batch = next(self._batches)
+        self._look(batch.pop("bad"))
+        return batch
+
+    def close(self) -> None:
+        """Closes what the batches come from."""
+        self._batches.close()
 
 
 def _reason(photos: Photos | Labelled, index: int) -> str:

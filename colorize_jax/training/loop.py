@@ -1,12 +1,13 @@
 """A run from config to results, read from top to bottom; `main` and notebooks call `train`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
 import functools
 import math
 import pathlib
 import time
+from typing import TypeVar
 
 import jax
 from ml_collections import ConfigDict
@@ -38,6 +39,8 @@ from colorize_jax.training.search import Search
 from colorize_jax.training.signals import Signals, Stop
 from colorize_jax.training.step import abstract_state, init_state, pass_over
 
+Result = TypeVar("Result")
+
 
 def train(config: ConfigDict, workdir: str, signals: Signals | None = None) -> dict[str, float]:
     """Trains what `config` describes, or goes on with it, and leaves everything in `workdir`.
@@ -65,11 +68,9 @@ def train(config: ConfigDict, workdir: str, signals: Signals | None = None) -> d
             return _train_twice(config, workdir, signals)
         run = _Run(config, workdir, signals)
         with memory.explained(config, run.mesh, run.needs), hosts.loss_explained():
-            with run.waiting():  # nothing can be lost yet
-                run.check()
+            run.wait_for(run.check)
             stack.enter_context(run.saved)
-            with run.waiting():
-                run.prepare()
+            run.prepare()
             return run.train()
 
 
@@ -170,11 +171,11 @@ class _Run:
             self.photos, config, start=0, stop=1, workers=0, **self.host
         )
         with contextlib.closing(self.bad.note(batches, self.photos)) as batches:
-            self.example = sharding.put_batch(next(batches), self.mesh)
+            batch = self.wait_for(lambda: next(batches))
+        self.example = sharding.put_batch(batch, self.mesh)
         self.shapes = abstract_state(self.task, self.optimizer, self.example)
 
-        newest = self.saved.usable()
-        note = {} if newest is None else self.saved.note(newest)
+        newest, note = self.wait_for(self._find_newest)
         if note:
             same_run.check_photos(self.workdir, config, note, len(self.photos), self.digest)
             if self.search is None:
@@ -182,6 +183,10 @@ class _Run:
                 same_run.check_schedule(self.workdir, config, note.get("schedule", now), now)
         self._compile(note.get("microbatches", 0))
         self._place_parameters(newest, note)
+
+    def _find_newest(self) -> tuple[int | None, dict]:
+        newest = self.saved.usable()
+        return newest, {} if newest is None else self.saved.note(newest)
 
     def _compile(self, before: int) -> None:
         """The step for the microbatches of the config, or of the run so far, or as many as it
@@ -207,6 +212,8 @@ class _Run:
             say(found + changed)
         gib = memory.need(self.compiled) / memory.GIB
         say(f"compiled in {time.monotonic() - began:.1f} s; it needs {gib:.2f} GiB on every device")
+        if jax.process_count() == 1:
+            self.signals.check()  # compiling cannot be ended
 
     def _place_parameters(self, newest: int | None, note: dict) -> None:
         """Where the parameters come from:
@@ -216,7 +223,8 @@ class _Run:
         """
         same = sharding.replicated(self.mesh)
         if newest is not None:
-            self.state = self.saved.restore(newest, self.shapes, same)
+            restore = functools.partial(self.saved.restore, newest, self.shapes, same)
+            self.state = self.wait_for(restore)
             self.step = self.saved_step = note["step"]
             self.evaluated, self.scores = note["evaluated"], note["scores"]
             self.best, self.skipped = note["best"], note["skipped"]
@@ -232,7 +240,8 @@ class _Run:
         if self.config.init_from == start.RANDOM:
             say("starting from scratch")
             return
-        encoder = start.load_start(self.config, self.task.model.encoder, self._first_photos)
+        model = self.task.model.encoder
+        encoder = self.wait_for(lambda: start.load_start(self.config, model, self._first_photos))
         self.state = start.place(self.state, encoder, same)
         self.start = str(encoder.folder)
         say(start.describe(self.config, encoder, self.state))
@@ -362,8 +371,7 @@ class _Run:
     def _advance(self, batches: Iterator[dict]) -> None:
         """One step; with the metrics of an earlier one, NonFiniteStep if that was not finite."""
         began = time.monotonic()
-        with self.waiting():
-            batch = next(batches)
+        batch = self.wait_for(lambda: next(batches))
         waited = time.monotonic() - began
         placed = sharding.put_batch(batch, self.mesh)
         self.state, metrics = self.compiled(self.state, placed, self.key)
@@ -451,18 +459,17 @@ class _Run:
 
     # What comes between.
 
-    def waiting(self):
-        """Where a signal may end the wait for something. With several hosts it may not: the others
-        have begun what needs this one."""
+    def wait_for(self, function: Callable[[], Result]) -> Result:
+        """What may take long and can be lost, and is done with at a signal. With several hosts it
+        is not: the others have begun what needs this one."""
         if jax.process_count() > 1:
-            return contextlib.nullcontext()
-        return self.signals.interruptible()
+            return function()
+        return self.signals.wait_for(function)
 
     def _stoppable(self, batches: Iterator[dict]) -> Iterator[dict]:
         """Batches of an evaluation, which a signal ends between two of them."""
         while True:
-            with self.waiting():
-                batch = next(batches, None)
+            batch = self.wait_for(lambda: next(batches, None))
             if batch is None:
                 return
             if self.agreement.any(self.signals.received is not None, False)[0]:

@@ -1,15 +1,18 @@
 """SIGTERM and SIGINT: the first asks the run to save and stop, the second ends it at once."""
 
-import contextlib
+from collections.abc import Callable
 import os
+import queue
 import signal
 import sys
 import threading
+from typing import TypeVar
 
 from colorize_jax.errors import Interrupted
 
+Result = TypeVar("Result")
+
 CAUGHT = (signal.SIGTERM, signal.SIGINT)
-AGAIN_SECONDS = 0.01
 CLOSING_SECONDS = 10.0  # what readers and writers get to close once everything is saved
 
 
@@ -28,16 +31,16 @@ class Stop(BaseException):
 class Signals:
     """Catches the signals while it is entered (in the main thread; elsewhere it does nothing).
 
-    The first one only sets `received`, except in an `interruptible` block, which it ends (with the
-    help of SIGALRM where Python drops what a handler raises). A thread of its own watches for the
+    The first one only sets `received`, and ends a `wait_for`; nothing is ever raised in the midst
+    of other code, which may drop it or be left half done. A thread of its own watches for the
     second one, since Python runs no handler while XLA compiles. In a notebook the second one is a
     KeyboardInterrupt and leaves the kernel alone.
     """
 
     def __init__(self):
         self.received: str | None = None
-        self._interruptible = self._stopped = False
         self._handled = 0
+        self._waiter = _Waiter()
         self._timer: threading.Timer | None = None
         self._notebook = "ipykernel" in sys.modules
 
@@ -48,23 +51,20 @@ class Signals:
             os.set_blocking(self._write, False)
             self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
             self._handlers = {number: signal.signal(number, self._handle) for number in CAUGHT}
-            self._handlers[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._again)
-            self._unraisable, sys.unraisablehook = sys.unraisablehook, self._swallowed
             self._thread = threading.Thread(target=self._watch, daemon=True)
             self._thread.start()
+            self._waiter.start()
         return self
 
     def __exit__(self, kind, error, trace):
         if self._installed:
-            sys.unraisablehook = self._unraisable
-            if self._stopped:
-                signal.setitimer(signal.ITIMER_REAL, 0)
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
             signal.set_wakeup_fd(self._wakeup)
             os.close(self._write)  # ends the thread
             self._thread.join()
             os.close(self._read)
+            self._waiter.end()
         if self._timer is not None:
             self._timer.cancel()
         if kind is Stop:
@@ -72,25 +72,21 @@ class Signals:
                 f"{self.received}: stopped before it trained; the same command starts again"
             ) from None
 
-    @contextlib.contextmanager
-    def interruptible(self):
-        """A signal raises `Stop` inside, at once: for waiting, where nothing can be lost.
-
-        What the code inside makes of it (Orbax turns it into an error of its own) does not matter.
-        """
-        self._interruptible = True
-        try:
-            if self.received:
-                raise Stop
-            yield
-        except BaseException:
-            if self._stopped:
-                raise Stop from None
-            raise
-        finally:
-            self._interruptible = False
-        if self._stopped:
+    def check(self) -> None:
+        """Stop, if a signal has come."""
+        if self.received:
             raise Stop
+
+    def wait_for(self, function: Callable[[], Result]) -> Result:
+        """What `function()` gives or raises, from another thread; Stop as soon as a signal comes.
+
+        For waiting, where nothing can be lost: after a signal the function is left to itself, with
+        whatever it hangs on.
+        """
+        if not self._installed:
+            return function()
+        self.check()
+        return self._waiter.wait_for(function)
 
     def leave_soon(self) -> None:
         """Everything is saved: if closing hangs on a dead disk, the process ends all the same."""
@@ -102,23 +98,7 @@ class Signals:
         if self._handled > 1 and self._notebook:
             raise KeyboardInterrupt
         self.received = self.received or signal.Signals(number).name
-        if self._interruptible:
-            self._interruptible, self._stopped = False, True
-            raise Stop
-
-    def _swallowed(self, unraisable):
-        """Python drops what is raised while an object is cleaned up: once more, a moment later."""
-        if unraisable.exc_type is not Stop:
-            return self._unraisable(unraisable)
-        self._interruptible = True
-        signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
-
-    def _again(self, number, frame):
-        if self._stopped and self._interruptible:
-            self._interruptible = False
-            raise Stop
-        if not self._stopped and callable(other := self._handlers[signal.SIGALRM]):
-            other(number, frame)
+        self._waiter.give_up()
 
     def _watch(self):
         first = True
@@ -133,3 +113,50 @@ class Signals:
                 )  # fmt: skip
             elif not self._notebook:
                 os._exit(128 + byte[0])
+
+
+class _Waiter(threading.Thread):
+    """Does one thing at a time for the main thread, which may give up waiting for it."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.busy = False
+        self._asked: queue.SimpleQueue = queue.SimpleQueue()
+        # Of all queues and locks of Python this one alone may be used in a signal's handler.
+        self._answers: queue.SimpleQueue = queue.SimpleQueue()
+
+    def wait_for(self, function):
+        self.busy = True
+        self._asked.put(function)
+        answer = self._answers.get()
+        if answer is None:
+            raise Stop
+        result, error = answer
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del answer, error  # or they and their traceback would keep each other alive
+        return result
+
+    def give_up(self):
+        self._answers.put(None)
+
+    def end(self):
+        self._asked.put(None)
+
+    def run(self):
+        while (function := self._asked.get()) is not None:
+            try:
+                answer = function(), None
+            except BaseException as error:
+                answer = None, error
+            del function
+            self.busy = False
+            self._answers.put(answer)
+            del answer
+
+
+def left_behind() -> bool:
+    """Whether something that a signal ended the wait for still goes on."""
+    return any(isinstance(thread, _Waiter) and thread.busy for thread in threading.enumerate())
