@@ -1,6 +1,7 @@
 """Runs a command's main function so that a mistake of the user's becomes a sentence."""
 
 from collections.abc import Callable
+import contextlib
 import errno
 import os
 import sys
@@ -38,11 +39,12 @@ def run(main: Callable, required: tuple[str, ...] = ("config",)) -> None:
 
 def _leave(code: int) -> None:
     """Ends the process, also where other hosts wait for it, or a reader hangs on a dead disk."""
-    if signals.left_behind():  # in the midst of reading or of JAX: Python could not end in order
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
     signals.leave_within(signals.CLOSING_SECONDS, code)
+    if signals.left_behind():  # in the midst of reading or of JAX: Python could not end in order
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
     if "jax" in sys.modules:
         from colorize_jax.training import hosts
 

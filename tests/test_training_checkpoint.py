@@ -92,14 +92,14 @@ def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_it_used(
     _save(opened, 1, 2)
     damage(_largest(tmp_path / "checkpoints" / "2"))
     with opened() as checkpoints:
-        assert checkpoints.usable() == 1
+        assert checkpoints.usable(checkpoints.verify()) == 1
         restored = checkpoints.restore(1, jax.eval_shape(lambda: _state(0)), HERE)
         chex.assert_trees_all_equal(restored, _state(1))
         assert len(said) == 1 and "the checkpoint of step 2 is not used: " in said[0]
         assert (tmp_path / "damaged" / "2").exists()  # for whoever wants to look at it
         checkpoints.save(2, _state(2), {"step": 2})  # its place is free again
     with opened() as checkpoints:
-        assert checkpoints.usable() == 2
+        assert checkpoints.usable(checkpoints.verify()) == 2
     assert len(said) == 1
 
 
@@ -123,7 +123,7 @@ def test_a_checkpoint_killed_before_its_manifest_is_not_complete(tmp_path, opene
     (tmp_path / "checkpoints" / "2" / "manifest.json").unlink()
     (tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp").mkdir()  # as kill -9 leaves it
     with opened() as checkpoints:
-        assert checkpoints.latest == 1 and checkpoints.usable() == 1
+        assert checkpoints.latest == 1 and checkpoints.usable(checkpoints.verify()) == 1
     assert "killed before" in said[0]
     assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"1"}
 
@@ -132,7 +132,7 @@ def test_if_the_only_save_was_cut_short_the_run_starts_again(tmp_path, opened):
     _save(opened, 1)
     (tmp_path / "checkpoints" / "1" / "manifest.json").unlink()
     with opened() as checkpoints:
-        assert checkpoints.usable() is None
+        assert checkpoints.usable(checkpoints.verify()) is None
 
 
 def test_if_all_are_damaged_nothing_is_thrown_away(tmp_path, opened, said):
@@ -144,7 +144,7 @@ def test_if_all_are_damaged_nothing_is_thrown_away(tmp_path, opened, said):
             opened() as checkpoints,
             pytest.raises(CheckpointError, match="none of the checkpoints"),
         ):
-            checkpoints.usable()
+            checkpoints.usable(checkpoints.verify())
     assert len(said) == 4 and "step 2: the content" in said[0]
     assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"1", "2"}
 
@@ -157,7 +157,7 @@ def test_a_disk_that_does_not_answer_is_not_damage(tmp_path, opened, monkeypatch
 
     monkeypatch.setattr(manifest.hashlib, "file_digest", fail)
     with opened() as checkpoints, pytest.raises(OSError, match="Input/output"):
-        checkpoints.usable()
+        checkpoints.usable(checkpoints.verify())
     assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"1", "2"}
 
 

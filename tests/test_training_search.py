@@ -175,9 +175,9 @@ def test_a_look_at_a_step_that_comes_again_counts_once(devkit, monkeypatch):
     bad = types.SimpleNamespace(note=lambda batches, photos: (batch for batch in batches))
     looking = search.Search(config, make_task(config), Hits(), [], {})
     for step in (10, 20):
-        looking.look(step, "wrong" if step == 20 else "right", bad)
+        looking.look(step, "wrong" if step == 20 else "right", bad, lambda read: read())
     looking.forget(15)  # step 16 was not finite, and the later ones were held back
-    looking.look(20, "right", bad)
+    looking.look(20, "right", bad, lambda read: read())
     looking.judge(20, {})
     assert looking.to_json()["stopping"]["windows"] == [[20, 0.5]]
 

@@ -260,33 +260,25 @@ def test_elsewhere_than_in_the_main_thread_nothing_is_caught_and_waiting_is_plai
     assert found == [thread, before]
 
 
-def test_a_signal_ends_the_wait_at_once_and_leaves_the_rest_to_itself():
-    end = threading.Event()
+def test_a_signal_at_any_moment_ends_the_wait_and_leaves_the_rest_to_itself():
+    end, undisturbed = threading.Event(), []
+
+    def waiting():
+        _raise(signal.SIGINT)  # often before the main thread has fallen asleep
+        end.wait(100)
+        undisturbed.append(True)
+
     began = time.monotonic()
-    with pytest.raises(Interrupted, match="SIGINT"), Signals() as signals:
-        threading.Timer(0.1, _raise, [signal.SIGINT]).start()
-        signals.wait_for(lambda: end.wait(100))
-    assert time.monotonic() - began < 50 and left_behind()
+    for _ in range(300):
+        with pytest.raises(Interrupted, match="SIGINT"), Signals() as signals:
+            signals.wait_for(waiting)
+        assert left_behind()
+    assert time.monotonic() - began < 60
     end.set()
     while left_behind():
-        assert time.monotonic() - began < 50
+        assert time.monotonic() - began < 90
         time.sleep(0.01)
-
-
-def test_a_signal_is_raised_in_no_other_code(capfd):
-    """Not while an object is cleaned up, where Python would drop it, and in no callback."""
-
-    class Cleaned:
-        def __del__(self):
-            _raise()
-            time.sleep(0.1)
-            cleaned.append(self)
-
-    cleaned = []
-    with Signals() as signals:
-        Cleaned()
-        assert cleaned and signals.received == "SIGTERM"
-    assert "Exception ignored" not in capfd.readouterr().err
+    assert len(undisturbed) == 300
 
 
 def test_in_a_notebook_the_second_one_is_a_keyboard_interrupt(monkeypatch):
@@ -302,13 +294,16 @@ def test_in_a_notebook_the_second_one_is_a_keyboard_interrupt(monkeypatch):
 LEAVING = """
 import sys, threading
 sys.path.insert(0, "{root}")
+from concurrent import futures
 from absl import flags
 from colorize_jax import command_line
 from colorize_jax.training.signals import Signals
+def hanging():
+    print("ready", flush=True)
+    futures.ThreadPoolExecutor(1).submit(threading.Event().wait, 1000).result()  # Python waits too
 def main(argv):
     with Signals() as signals:
-        print("ready", flush=True)
-        signals.wait_for(lambda: threading.Event().wait(1000))
+        signals.wait_for(hanging)
 flags.DEFINE_string("config", None, "")
 command_line.run(main, required=())
 """
@@ -323,8 +318,11 @@ def test_a_process_with_something_left_behind_ends_with_the_right_code(tmp_path)
     assert process.stdout.readline() == "ready\n"
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    _, error = process.communicate(timeout=60)
-    assert time.monotonic() - began < 5
+    try:
+        _, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert time.monotonic() - began < 8  # without, it takes the ten seconds of `leave_within`
     assert process.returncode == Interrupted.exit_code
     assert "SIGTERM: stopped before it trained" in error
 

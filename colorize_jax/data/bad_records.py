@@ -81,8 +81,8 @@ class BadRecords:
 
 
 class Noted(Iterator[dict]):
-    """Batches without their "bad", which goes to `look`. One thread may close it while another
-    waits for the next one."""
+    """Batches without their "bad", which goes to `look`. One thread may close them while another
+    waits for the next batch, if it may close what they come from."""
 
     def __init__(self, batches: Iterator[dict], look: Callable[[np.ndarray], None]):
         self._batches, self._look = batches, look

@@ -8,7 +8,7 @@ import json
 import pathlib
 import shutil
 import tempfile
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import logging
 from flax import traverse_util
@@ -30,6 +30,13 @@ _NONE, _ALL_DAMAGED = -1, -2
 
 # Orbax logs a failed save with several stack traces; `Checkpoints` says it in a sentence.
 logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
+
+
+class Verified(NamedTuple):
+    """What `Checkpoints.verify` found: the step that is good, and what is wrong with newer ones."""
+
+    newest: int
+    problems: dict[pathlib.Path, str]
 
 
 class Checkpoints:
@@ -90,16 +97,29 @@ class Checkpoints:
         complete = [s for s in self._steps() if manifest.exists(self.directory / str(s))]
         return max(complete, default=None)
 
-    def usable(self) -> int | None:
+    def verify(self) -> Verified:
+        """Reads checkpoints, from the newest one on, until one is complete and undamaged.
+
+        Raises:
+            OSError: one cannot be read just now, which does not mean that it is damaged.
+        """
+        problems = {}
+        for step in sorted(self._steps(), reverse=True) if self._first else ():
+            folder = self.directory / str(step)
+            if (problem := manifest.problem(folder)) is None:
+                return Verified(step, problems)
+            problems[folder] = problem
+        return Verified(_NONE, problems)
+
+    def usable(self, verified: Verified) -> int | None:
         """Step of the newest checkpoint that is complete and undamaged, or None.
 
         Newer ones are said and moved out of the way.
 
         Raises:
             CheckpointError: there are checkpoints, and all are damaged; they stay where they are.
-            OSError: a checkpoint cannot be read just now, which does not mean that it is damaged.
         """
-        step = hosts.first_says(self._find_usable() if self._first else _NONE)
+        step = hosts.first_says(self._settle(verified) if self._first else _NONE)
         if step == _ALL_DAMAGED:
             raise CheckpointError(
                 f"none of the checkpoints in {self.directory} can be used, and nothing was done "
@@ -107,26 +127,18 @@ class Checkpoints:
             )
         return None if step == _NONE else step
 
-    def _find_usable(self) -> int:
-        newest, unusable, damaged = _NONE, {}, False
-        for step in sorted(self._steps(), reverse=True):
-            folder = self.directory / str(step)
-            problem = manifest.problem(folder)
-            if problem is None:
-                newest = step
-                break
-            unusable[folder] = problem
-            damaged |= manifest.exists(folder)
-        if newest == _NONE and damaged:
-            for folder, problem in unusable.items():
+    def _settle(self, verified: Verified) -> int:
+        problems = verified.problems
+        if verified.newest == _NONE and any(map(manifest.exists, problems)):
+            for folder, problem in problems.items():
                 self._say(f"the checkpoint of step {folder.name}: {problem}")
             return _ALL_DAMAGED
-        for folder, problem in unusable.items():
+        for folder, problem in problems.items():
             self._say(
                 f"the checkpoint of step {folder.name} is not used: {problem}; moved to "
                 f"{_aside(folder)}"
             )
-        return newest
+        return verified.newest
 
     def save(self, step: int, state: TrainState, note: dict) -> None:
         """Starts to write a checkpoint and returns; a step that exists already is left alone."""

@@ -175,7 +175,8 @@ class _Run:
         self.example = sharding.put_batch(batch, self.mesh)
         self.shapes = abstract_state(self.task, self.optimizer, self.example)
 
-        newest, note = self.wait_for(self._find_newest)
+        newest = self.saved.usable(self.wait_for(self.saved.verify))
+        note = {} if newest is None else self.wait_for(lambda: self.saved.note(newest))
         if note:
             same_run.check_photos(self.workdir, config, note, len(self.photos), self.digest)
             if self.search is None:
@@ -183,10 +184,8 @@ class _Run:
                 same_run.check_schedule(self.workdir, config, note.get("schedule", now), now)
         self._compile(note.get("microbatches", 0))
         self._place_parameters(newest, note)
-
-    def _find_newest(self) -> tuple[int | None, dict]:
-        newest = self.saved.usable()
-        return newest, {} if newest is None else self.saved.note(newest)
+        if jax.process_count() == 1:
+            self.signals.check()  # from while it compiled
 
     def _compile(self, before: int) -> None:
         """The step for the microbatches of the config, or of the run so far, or as many as it
@@ -212,8 +211,6 @@ class _Run:
             say(found + changed)
         gib = memory.need(self.compiled) / memory.GIB
         say(f"compiled in {time.monotonic() - began:.1f} s; it needs {gib:.2f} GiB on every device")
-        if jax.process_count() == 1:
-            self.signals.check()  # compiling cannot be ended
 
     def _place_parameters(self, newest: int | None, note: dict) -> None:
         """Where the parameters come from:
@@ -359,7 +356,7 @@ class _Run:
                     values["train/rate"] = float(rate(self.step - 1))
                     self.report.progress(self.step, values)
                 if self.search is not None:
-                    self.search.look(self.step, self.state.variables, self.bad)
+                    self.search.look(self.step, self.state.variables, self.bad, self.wait_for)
                 stop, late = self.agreement.any(
                     self.signals.received is not None, self._save_is_late()
                 )
@@ -460,8 +457,8 @@ class _Run:
     # What comes between.
 
     def wait_for(self, function: Callable[[], Result]) -> Result:
-        """What may take long and can be lost, and is done with at a signal. With several hosts it
-        is not: the others have begun what needs this one."""
+        """What `function()` gives, which may take long and only reads: a signal ends the wait. With
+        several hosts it does not: the others have begun what needs this one."""
         if jax.process_count() > 1:
             return function()
         return self.signals.wait_for(function)

@@ -1,5 +1,6 @@
 """A run of early stopping: when it looks, what it judges by, and the schedule it leaves."""
 
+from collections.abc import Callable
 import pathlib
 
 import jax
@@ -61,8 +62,15 @@ class Search:
         """Whether the third plateau was seen."""
         return self._stopping.stopped is not None
 
-    def look(self, step: int, variables, bad) -> None:
-        """After every step: one more batch for the metric "accuracy", if it is time."""
+    def look(self, step: int, variables, bad, wait_for: Callable) -> None:
+        """After every step: one more batch for the metric "accuracy", if it is time.
+
+        Args:
+            step: that was done.
+            variables: after it.
+            bad: is told which photos cannot be read.
+            wait_for: calls a function that may take long, and gives what that does.
+        """
         if self._settings.metric != "accuracy" or step % LOOK_EVERY:
             return
         index = step // LOOK_EVERY
@@ -71,7 +79,8 @@ class Search:
                 self._held_out, self._config, start=index, stop=2**40, workers=0, **self._host
             )
             self._batches = bad.note(batches, self._held_out)
-        self._looks[step] = self._runner.accuracy(index, next(self._batches), variables)
+        batch = wait_for(lambda: next(self._batches))
+        self._looks[step] = self._runner.accuracy(index, batch, variables)
 
     def forget(self, step: int) -> None:
         """The steps after this one were none, and come again."""

@@ -6,7 +6,7 @@ import queue
 import signal
 import sys
 import threading
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from colorize_jax.errors import Interrupted
 
@@ -31,16 +31,17 @@ class Stop(BaseException):
 class Signals:
     """Catches the signals while it is entered (in the main thread; elsewhere it does nothing).
 
-    The first one only sets `received`, and ends a `wait_for`; nothing is ever raised in the midst
-    of other code, which may drop it or be left half done. A thread of its own watches for the
-    second one, since Python runs no handler while XLA compiles. In a notebook the second one is a
-    KeyboardInterrupt and leaves the kernel alone.
+    The first one sets `received` and ends a `wait_for`; it raises nothing in the midst of other
+    code, which might swallow the exception or be left half done. A thread watches for them, since
+    Python runs no handler while XLA compiles, or if one comes just before a call that waits. In a
+    notebook the second one is a KeyboardInterrupt and leaves the kernel alone.
     """
 
     def __init__(self):
         self.received: str | None = None
         self._handled = 0
-        self._waiter = _Waiter()
+        self._helper = _Helper()
+        self._answers: queue.SimpleQueue = queue.SimpleQueue()  # of the newest `wait_for`
         self._timer: threading.Timer | None = None
         self._notebook = "ipykernel" in sys.modules
 
@@ -53,7 +54,7 @@ class Signals:
             self._handlers = {number: signal.signal(number, self._handle) for number in CAUGHT}
             self._thread = threading.Thread(target=self._watch, daemon=True)
             self._thread.start()
-            self._waiter.start()
+            self._helper.start()
         return self
 
     def __exit__(self, kind, error, trace):
@@ -64,7 +65,7 @@ class Signals:
             os.close(self._write)  # ends the thread
             self._thread.join()
             os.close(self._read)
-            self._waiter.end()
+            self._helper.end()
         if self._timer is not None:
             self._timer.cancel()
         if kind is Stop:
@@ -80,13 +81,24 @@ class Signals:
     def wait_for(self, function: Callable[[], Result]) -> Result:
         """What `function()` gives or raises, from another thread; Stop as soon as a signal comes.
 
-        For waiting, where nothing can be lost: after a signal the function is left to itself, with
-        whatever it hangs on.
+        After a signal the function is left to itself, with whatever it hangs on: it should only
+        read, since it may go on after the run has ended.
         """
-        if not self._installed:
+        if not self._installed or threading.current_thread() is not threading.main_thread():
             return function()
-        self.check()
-        return self._waiter.wait_for(function)
+        answers = self._answers = queue.SimpleQueue()
+        self.check()  # from here on a signal finds the queue
+        self._helper.ask(function, answers)
+        answer = answers.get()
+        if answer is None:
+            raise Stop
+        result, error = answer
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del answer, error  # or they and their traceback would keep each other alive
+        return result
 
     def leave_soon(self) -> None:
         """Everything is saved: if closing hangs on a dead disk, the process ends all the same."""
@@ -98,7 +110,6 @@ class Signals:
         if self._handled > 1 and self._notebook:
             raise KeyboardInterrupt
         self.received = self.received or signal.Signals(number).name
-        self._waiter.give_up()
 
     def _watch(self):
         first = True
@@ -107,6 +118,8 @@ class Signals:
                 continue
             if first:
                 first, name = False, signal.Signals(byte[0]).name
+                self.received = self.received or name
+                self._answers.put(None)
                 print(
                     f"\n{name}: saving, then stopping; a second one stops at once",
                     file=sys.stderr, flush=True,
@@ -115,48 +128,34 @@ class Signals:
                 os._exit(128 + byte[0])
 
 
-class _Waiter(threading.Thread):
-    """Does one thing at a time for the main thread, which may give up waiting for it."""
+class _Helper(threading.Thread):
+    """Does one thing at a time for a main thread that may give up waiting for it."""
 
     def __init__(self):
         super().__init__(daemon=True)
         self.busy = False
         self._asked: queue.SimpleQueue = queue.SimpleQueue()
-        # Of all queues and locks of Python this one alone may be used in a signal's handler.
-        self._answers: queue.SimpleQueue = queue.SimpleQueue()
 
-    def wait_for(self, function):
+    def ask(self, function: Callable[[], Any], answers: queue.SimpleQueue) -> None:
+        """Has `(result, None)` or `(None, error)` put into the queue."""
         self.busy = True
-        self._asked.put(function)
-        answer = self._answers.get()
-        if answer is None:
-            raise Stop
-        result, error = answer
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del answer, error  # or they and their traceback would keep each other alive
-        return result
+        self._asked.put((function, answers))
 
-    def give_up(self):
-        self._answers.put(None)
-
-    def end(self):
+    def end(self) -> None:
         self._asked.put(None)
 
-    def run(self):
-        while (function := self._asked.get()) is not None:
+    def run(self) -> None:
+        while (asked := self._asked.get()) is not None:
+            function, answers = asked
             try:
                 answer = function(), None
             except BaseException as error:
                 answer = None, error
-            del function
             self.busy = False
-            self._answers.put(answer)
-            del answer
+            answers.put(answer)
+            del asked, function, answers, answer  # nothing is kept alive until the next one
 
 
 def left_behind() -> bool:
-    """Whether something that a signal ended the wait for still goes on."""
-    return any(isinstance(thread, _Waiter) and thread.busy for thread in threading.enumerate())
+    """Whether a function still runs whose wait a signal has ended."""
+    return any(isinstance(thread, _Helper) and thread.busy for thread in threading.enumerate())
