@@ -40,16 +40,21 @@ def run(main: Callable, required: tuple[str, ...] = ("config",)) -> None:
 def _leave(code: int) -> None:
     """Ends the process, also where other hosts wait for it, or a reader hangs on a dead disk."""
     signals.leave_within(signals.CLOSING_SECONDS, code)
-    if signals.left_behind():  # in the midst of reading or of JAX: Python could not end in order
+    # What is left behind is in the midst of reading or of JAX: Python could not end in order.
+    if signals.left_behind() or _others_wait():
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
         os._exit(code)
-    if "jax" in sys.modules:
-        from colorize_jax.training import hosts
-
-        hosts.leave(code)
     sys.exit(code)
+
+
+def _others_wait() -> bool:
+    if "jax" not in sys.modules:
+        return False
+    from colorize_jax.training import hosts
+
+    return hosts.others_wait()
 
 
 def _parse(argv):

@@ -61,10 +61,13 @@ def test_too_many_bad_photos_end_the_run_but_not_before_there_is_enough_to_judge
     bad = BadRecords(tmp_path / "bad.jsonl", 0.01)
     batches = _Batches(1000, 10, bad=np.arange(0, 10000, 50))  # 2 %
     seen = 0
-    with pytest.raises(DataError, match=r"20 of the last 1000 photos.*max_bad_fraction=0\.01"):
-        for _ in bad.watch(batches, photos):
+    with (
+        pytest.raises(DataError, match=r"20 of the last 1000 photos.*max_bad_fraction=0\.01"),
+        contextlib.closing(bad.watch(batches, photos)) as watched,
+    ):
+        for _ in watched:
             seen += 10
-    assert seen == 990
+    assert seen == 990 and batches.closed
 
 
 def test_only_the_last_positions_are_judged(tmp_path, photos, monkeypatch):

@@ -116,6 +116,9 @@ class Checkpoints:
 
         Newer ones are said and moved out of the way.
 
+        Args:
+            verified: what `verify` has just found.
+
         Raises:
             CheckpointError: there are checkpoints, and all are damaged; they stay where they are.
         """

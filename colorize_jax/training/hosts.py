@@ -3,7 +3,6 @@
 import collections
 from collections.abc import Callable
 import contextlib
-import os
 import re
 import sys
 
@@ -77,16 +76,10 @@ def describe() -> str:
     )
 
 
-def leave(code: int) -> None:
-    """Ends a process that failed while others wait for it.
-
-    Leaving in good order would wait for them, and they for it; so JAX's coordinator sees it gone,
-    and ends them too.
-    """
-    sys.stderr.flush()
-    if jax.distributed.is_initialized() and jax.process_count() > 1:
-        os._exit(code)
-    sys.exit(code)
+def others_wait() -> bool:
+    """Whether a process that fails must end at once: leaving in good order would wait for the
+    others, and they for it. So JAX's coordinator sees it gone, and ends them too."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def first_says(value: int) -> int:
