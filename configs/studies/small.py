@@ -349,10 +349,10 @@ At a rate of 0.01 three quarters of the head's hidden units die in the first ste
 are left instead of 26 %, but the loss ends at 2.565 instead of 2.544, and the transfer is worth no
 more. Nor is it from larger crops, which show objects at about the size that they have in the photos
 of VOC, half as many for the same time. Nor is it from a head of the segmentation whose hidden layer
-starts a hundred times as large, so that no unit dies at once (a constant changed in the code, not
-in the table): 18.5 from colorization and 14.1 from a random start, where the seed alone makes 18.3
-and 15.5 with the method's. One run each; no pretraining was repeated with another seed, so how far
-runs of the same kind differ is not known.
+starts 250 times as large (a constant changed in the code, not in the table): 18.5 from colorization
+and 14.1 from a random start, where the method's own gives 18.3 and 15.5 with the same seed. One run
+each; no pretraining was repeated with another seed, so how far runs of the same kind differ is not
+known.
 """
 SEEN_SNAPSHOTS = """
 After 9,888 and 49,504 photos the snapshots are worth little more than the random start. At half of
