@@ -1,6 +1,8 @@
 """Masks: read from PNG and SBD, written as VOC wants them, refused when they are none."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -44,6 +46,67 @@ def test_gray_and_deep_masks(mask):
     two = Image.fromarray(mask == 7)
     assert two.mode == "1"
     np.testing.assert_array_equal(masks.decode_mask(_png(two), 21), mask == 7)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_gray_of_few_bits_is_read_as_it_was_stored(rng, depth):
+    # Pillow writes no such gray PNG: one row of packed values, by hand.
+    classes = 2**depth
+    stored = rng.integers(0, classes, (5, 8), np.uint8)
+    bits = np.unpackbits(stored[..., None], axis=2)[..., -depth:].reshape(5, -1)
+    rows = b"".join(b"\0" + np.packbits(row).tobytes() for row in bits)
+    header = struct.pack(">IIBBBBB", 8, 5, depth, 0, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    )
+    np.testing.assert_array_equal(masks.decode_mask(data, 21), stored)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "JPEG2000", "WEBP"])
+def test_formats_that_change_values_are_refused(kind):
+    file = io.BytesIO()
+    Image.new("L", (16, 16), 3).save(file, kind)
+    with pytest.raises(DataError, match=f"its mask is a {kind}, which changes the values"):
+        masks.decode_mask(file.getvalue(), 21)
+
+
+def test_a_picture_that_is_a_program_is_no_mask():
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n"
+    with pytest.raises(DataError, match="its mask is damaged, or none of PNG, BMP"):
+        masks.decode_mask(eps, 21)
+
+
+def _disks(labels, size=128):
+    """A mask of disks of these classes."""
+    y, x = np.mgrid[:size, :size]
+    mask = np.zeros((size, size), np.uint8)
+    for i, label in enumerate(labels):
+        at = (i % 2 * 2 + 1) * size // 4, (i // 2 * 2 + 1) * size // 4
+        mask[(y - at[0]) ** 2 + (x - at[1]) ** 2 < (size / 5) ** 2] = label
+    return mask
+
+
+@pytest.mark.parametrize("scale", [0.4, 0.7, 1.3, 2.5])
+@pytest.mark.parametrize("filter", ["NEAREST", "BOX", "BILINEAR", "BICUBIC", "LANCZOS"])
+def test_interpolation_leaves_traces_and_the_nearest_neighbor_none(scale, filter):
+    image = Image.fromarray(_disks((15, 9, 4, 20)))
+    side = round(128 * scale)
+    resized = image.resize((side, side), Image.Resampling[filter])
+    ramps, edges = masks.interpolated(np.asarray(resized))
+    assert edges > 100
+    if filter == "NEAREST" or (filter == "BOX" and scale > 1):
+        assert ramps == 0
+    else:
+        assert ramps > masks.INTERPOLATED * edges
+
+
+def test_a_blurred_value_that_is_no_class_is_told_where_it_is_from():
+    blurred = Image.fromarray(_disks((255, 15))).resize((90, 90), Image.Resampling.BILINEAR)
+    with pytest.raises(DataError, match="classes are 0 to 20 and 255. Its edges are blurred"):
+        masks.decode_mask(_png(blurred), 21)
+    with pytest.raises(DataError, match=r"classes are 0 to 20 and 255$"):
+        masks.decode_mask(_png(Image.fromarray(_disks((40, 15)))), 21)
 
 
 def test_sbd_mask(mask):

@@ -38,10 +38,20 @@ def test_a_class_that_nobody_saw_has_no_iou_and_one_that_was_imagined_has_zero()
     assert np.isnan(scores.mean_iou(np.zeros((2, 2), int)))
 
 
-def test_background_alone_is_what_a_network_that_saw_nothing_would_score():
+def test_the_most_frequent_class_alone_is_what_a_network_that_saw_nothing_would_score():
     confusion = np.array([[5, 1], [2, 2]])
-    np.testing.assert_array_equal(scores.background_alone(confusion), [[6, 0], [4, 0]])
-    assert scores.mean_iou(scores.background_alone(confusion)) == 0.3
+    alone = scores.most_frequent_alone(confusion)
+    np.testing.assert_array_equal(alone, [[6, 0], [4, 0]])
+    assert scores.mean_iou(alone) == 0.3
+    # Without a background, class 0 may be rare: predicting it everywhere is no comparison.
+    rare = scores.most_frequent_alone(np.array([[1, 0, 0], [3, 4, 0], [0, 0, 2]]))
+    np.testing.assert_array_equal(rare, [[0, 1, 0], [0, 7, 0], [0, 2, 0]])
+
+
+@pytest.mark.parametrize("truth", [[0, 0], [7, 0]])
+def test_fewer_than_two_classes_earn_no_mean_iou_however_well_they_are_predicted(truth):
+    assert np.isnan(scores.mean_iou(np.diag(truth)))
+    assert np.isnan(scores.mean_iou(np.diag(truth), classes=(0,)))
 
 
 def test_step_is_the_average_precision_of_scikit_learn_with_and_without_ties(rng):

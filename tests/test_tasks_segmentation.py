@@ -1,5 +1,7 @@
 """Segmentation: what is trained at sampled pixels, what is scored on whole photos, the overlays."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,7 +75,8 @@ def test_scores_are_those_of_the_predicted_masks(rng, shape):
     assert found["miou"] == pytest.approx(each.mean())
     assert [found[f"iou/{name}"] for name in ("sky", "cat", "dog")] == pytest.approx(list(each))
     assert found["accuracy"] == pytest.approx(np.trace(expected) / known.sum())
-    assert found["miou_background"] == pytest.approx(expected[0].sum() / known.sum() / 3)
+    largest = expected.sum(1).max() / known.sum()
+    assert found["miou_most_frequent"] == pytest.approx(largest / 3)
     for row in range(3):
         alone = np.zeros((3, 3))
         np.add.at(alone, (batch["mask"][row][known[row]], predicted[row][known[row]]), 1)
@@ -87,8 +90,26 @@ def test_the_score_can_be_that_of_some_classes(rng):
     confusion = np.array([[8, 1, 1], [0, 5, 0], [3, 0, 2]])
     found = task.summarize({"confusion": confusion, "loss": 4.0, "pixels": 20}, {})
     assert found["miou_2"] == pytest.approx((8 / 13 + 2 / 6) / 2)
-    assert found["miou_2_background"] == pytest.approx(10 / 20 / 2)
+    assert found["miou_2_most_frequent"] == pytest.approx(10 / 20 / 2)
     assert found["loss"] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("confusion", "message"),
+    [
+        ([[8, 1, 1], [0, 5, 0], [3, 0, 2]], "^$"),
+        ([[8, 1, 0], [2, 5, 0], [0, 0, 0]], "mean over 2 of 3 classes: dog are in no mask"),
+        ([[8, 1, 0], [0, 0, 0], [0, 0, 0]], "miou has no value: fewer than two classes"),
+        ([[8, 0, 0], [0, 0, 0], [0, 0, 0]], "miou has no value"),
+        (np.zeros((3, 3), int), "miou has no value"),
+    ],
+)
+def test_classes_without_a_score_are_told(confusion, message):
+    task = make_task(tiny.segmentation(), classes=("sky", "cat", "dog"))
+    sums = {"confusion": np.array(confusion), "loss": 4.0, "pixels": np.sum(confusion)}
+    found = task.summarize(sums, {})
+    assert re.search(message, task.remark(found))
+    assert found["miou"] != 1
 
 
 def test_what_lies_in_the_border_of_the_canvas_counts_nothing(rng):

@@ -101,7 +101,7 @@ def test_a_run_ends_with_a_table_and_results_that_can_be_repeated(segmented, pre
     assert (found["data"]["photos"], found["data"]["eval_photos"]) == (8, 4)
     assert found["seconds"] > 0 and len(found["config_hash"]) == 12
     assert re.search(rf"miou +{scores['eval/miou']:.4f}  <- the score", said)
-    assert "class 2" in said and "miou_background" in said
+    assert "class 2" in said and "miou_most_frequent" in said
     assert found["best"]["eval/miou"] >= scores["eval/miou"]
 
 

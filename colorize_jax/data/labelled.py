@@ -97,11 +97,16 @@ class Labelled:
         if self.labels is not None:
             record = dataclasses.replace(record, labels=self.labels[index])
         if self._masks is not None:
-            try:
-                record = dataclasses.replace(record, mask=self._masks.read(number))
-            except (OSError, DataError) as error:
-                raise DataError(f"its mask {self._masks.names[number]}: {error}") from error
+            record = dataclasses.replace(record, mask=self.mask(index))
         return record
+
+    def mask(self, index: int) -> bytes:
+        """The file of a photo's mask, without the photo; DataError if it cannot be read."""
+        number = int(self._numbers[index])
+        try:
+            return self._masks.read(number)
+        except (OSError, DataError) as error:
+            raise DataError(f"its mask {self._masks.names[number]}: {error}") from error
 
     def unreadable(self) -> Record:
         """What stands for a photo that cannot be read: black, void, and labels of zero."""

@@ -5,7 +5,7 @@ import dataclasses
 
 import numpy as np
 
-from colorize_jax.data import sources, voc
+from colorize_jax.data import mask_survey, sources, voc
 from colorize_jax.data.class_folders import ClassFolders, some_of_every_class
 from colorize_jax.data.labelled import Labelled
 from colorize_jax.data.sources import Photos
@@ -58,6 +58,33 @@ def open_splits(config) -> Splits:
     return dataclasses.replace(found, warnings=(*found.warnings, warning))
 
 
+def look_at_masks(opened: Splits, config, training: bool = True) -> list[str]:
+    """What a person should be told of the masks before they are used, a line each.
+
+    A sample of them is read: see `mask_survey`.
+
+    Args:
+        opened: from `open_splits`.
+        config: of the run.
+        training: whether those to train on are of interest, besides those to evaluate on.
+
+    Raises:
+        DataError: none of the sample can be used.
+    """
+    if not opened.evaluation.classes:
+        return []
+    scored = opened.evaluation
+    if config.eval.photos:
+        scored = scored.part(np.arange(min(config.eval.photos, len(scored))))
+    lines = []
+    for photos, what in ((opened.training, "training"), (scored, "evaluation")):
+        if what == "training" and not training:
+            continue
+        found = mask_survey.survey(photos, config.data.threads)
+        lines += mask_survey.remarks(found, opened.classes, what)
+    return lines
+
+
 def _in_both(training: Labelled, evaluation: Labelled) -> int:
     """How many photos to evaluate on are among those to train on, by source and name."""
     scored = {(evaluation.path(i), evaluation.name(i)) for i in range(len(evaluation))}
@@ -80,7 +107,13 @@ def _masks(config) -> Splits:
         training, evaluation = _searched(config, training)
     else:
         evaluation = voc.open_masked(devkit, data.eval_split, sbd=data.sbd, classes=classes)
-    return Splits(training, evaluation, names)
+    warnings = ()
+    if data.pad_label == "background" and names[0].lower() not in ("background", "class 0"):
+        warnings = (
+            f"config.data.pad_label='background': what is padded around small photos is taught as "
+            f"class 0, which is {names[0]!r} here; 'void' teaches nothing",
+        )
+    return Splits(training, evaluation, names, warnings)
 
 
 def _lists(config) -> Splits:

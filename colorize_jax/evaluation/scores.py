@@ -31,8 +31,11 @@ def mean_iou(confusion: np.ndarray, classes: Sequence[int] | None = None) -> flo
         classes: those to average over; all of them without.
 
     Returns:
-        In [0, 1]; NaN if none of the classes occurs or was predicted.
+        In [0, 1]; NaN if none of the classes occurs or was predicted, and if fewer than two classes
+        occur at all: there is nothing to tell apart then, and 1 would be no merit.
     """
+    if np.count_nonzero(np.asarray(confusion).sum(1)) < 2:
+        return float("nan")
     each = iou(confusion)
     if classes is not None:
         each = each[list(classes)]
@@ -40,10 +43,12 @@ def mean_iou(confusion: np.ndarray, classes: Sequence[int] | None = None) -> flo
     return float(each.mean()) if len(each) else float("nan")
 
 
-def background_alone(confusion: np.ndarray) -> np.ndarray:
-    """The confusion matrix, had class 0 been predicted everywhere: what any network must beat."""
+def most_frequent_alone(confusion: np.ndarray) -> np.ndarray:
+    """The confusion matrix, had the most frequent class been predicted everywhere: what any network
+    must beat. In VOC that class is the background."""
+    truth = np.asarray(confusion).sum(1)
     blank = np.zeros_like(confusion)
-    blank[:, 0] = confusion.sum(1)
+    blank[:, truth.argmax()] = truth
     return blank
 
 

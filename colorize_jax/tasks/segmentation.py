@@ -1,5 +1,7 @@
 """Semantic segmentation: the class of every pixel, learnt at sampled ones, scored at all."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +35,24 @@ def make_model(config, axis_name: str | None = None) -> PointNetwork:
         ),
         hypercolumn=config.model.hypercolumn,
         alignment=config.model.alignment,
+    )
+
+
+def remark(scores: dict[str, float]) -> str:
+    """A word on classes without a score; see `Task.remark`."""
+    if math.isnan(scores["miou"]):
+        return (
+            "miou has no value: fewer than two classes occur in the masks that were evaluated, and "
+            "there is nothing to tell apart"
+        )
+    each = {k.removeprefix("iou/"): v for k, v in scores.items() if k.startswith("iou/")}
+    lacking = [name for name, value in each.items() if math.isnan(value)]
+    if not lacking:
+        return ""
+    shown = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
+    return (
+        f"miou is the mean over {len(each) - len(lacking)} of {len(each)} classes: {shown} are in "
+        "no mask that was evaluated, and were not predicted"
     )
 
 
@@ -77,15 +97,15 @@ def make_task(config, axis_name: str | None = None, classes=()) -> Task:
     def summarize(sums, rows):
         del rows
         confusion, pixels = sums["confusion"], max(sums["pixels"], 1)
+        alone = scores.most_frequent_alone(confusion)
         found = {
             "miou": scores.mean_iou(confusion),
-            "miou_background": scores.mean_iou(scores.background_alone(confusion)),
+            "miou_most_frequent": scores.mean_iou(alone),
         }
         if averaged:
             n = len(averaged)
             found[f"miou_{n}"] = scores.mean_iou(confusion, averaged)
-            alone = scores.background_alone(confusion)
-            found[f"miou_{n}_background"] = scores.mean_iou(alone, averaged)
+            found[f"miou_{n}_most_frequent"] = scores.mean_iou(alone, averaged)
         found["accuracy"] = np.trace(confusion) / pixels
         found["loss"] = sums["loss"] / pixels
         per_class = zip(names, scores.iou(confusion), strict=True)
@@ -119,6 +139,7 @@ def make_task(config, axis_name: str | None = None, classes=()) -> Task:
         evaluate=evaluate,
         summarize=summarize,
         score=Score(f"miou_{len(averaged)}" if averaged else "miou", higher=True),
+        remark=remark,
         pictures=pictures,
         accuracy=accuracy,
         predict=predict,

@@ -50,7 +50,7 @@ def evaluate(config, path: str, output: pathlib.Path) -> dict[str, float]:
     note = checkpoint.saved_note(folder)
     _check_network(folder, note["config"], config)
     opened = splits.open_splits(config)
-    for warning in opened.warnings:
+    for warning in (*opened.warnings, *splits.look_at_masks(opened, config, training=False)):
         say(warning)
     photos, held_out = opened.training, opened.evaluation
     task = make_task(config, classes=opened.classes)
@@ -119,6 +119,7 @@ class Scoring:
         self.scores: dict[str, float] = {}
         self.rows: dict[str, np.ndarray] = {}
         self.unreadable = 0
+        self._remark = ""  # the last one
 
     @property
     def photos(self) -> int:
@@ -179,8 +180,9 @@ class Scoring:
                 "config.data.batch_size or config.data.longest_side, or "
                 f"config.model.dtype=bfloat16. JAX said: {str(error).splitlines()[0]}"
             ) from None
-        if remark := self._task.remark(found):
+        if (remark := self._task.remark(found)) and remark != self._remark:
             say(remark)
+        self._remark = remark
         self.scores = {f"eval/{name}": value for name, value in found.items()}
         self.unreadable = limit - self.photos
         if self.unreadable:

@@ -128,7 +128,7 @@ class _Run:
         pipeline.check(config)
         same_run.check_config(self.workdir, config)
         opened = splits.open_splits(config)
-        for warning in opened.warnings:
+        for warning in (*opened.warnings, *splits.look_at_masks(opened, config)):
             say(warning)
         self.photos, self.held_out = opened.training, opened.evaluation
         self.task = make_task(config, classes=opened.classes)
