@@ -6,6 +6,9 @@ python -m colorize_jax.extract --checkpoint=/ckpt/vgg16 --source=/data/photos --
     --layers=conv5_3,fc7 --output=val.npz
 python -m colorize_jax.probe --train=train.npz --test=val.npz
 
+What cannot be had of a layer, such as 20 neighbors of 12 photos, is said in its place in the table,
+and the rest goes on; --output is written anew after every probe.
+
 On a machine that is busy with something else set OMP_NUM_THREADS=1: threads that wait for each
 other can make the linear probe a hundred times slower.
 """
@@ -21,6 +24,7 @@ import numpy as np
 from colorize_jax.errors import ColorizeError, ConfigError
 from colorize_jax.evaluation import probes
 from colorize_jax.evaluation.feature_files import Features
+from colorize_jax.whole_file import write_text
 
 _HEAD = f"{'layer':<12}{'probe':<8}{'top-1':>8}{'top-5':>8}{'train':>10}{'test':>9}{'seconds':>9}"
 
@@ -33,8 +37,11 @@ def probe(
     *,
     neighbors: int = 20,
     say: Callable[[str], None] = print,
+    keep: Callable[[list[dict], list[dict]], None] = lambda results, missing: None,
 ) -> list[dict]:
     """Every probe on every layer, with a table of them as they are done.
+
+    What cannot be had of one layer or by one probe is said, and ends nothing.
 
     Args:
         train, test: photos without a label are left out.
@@ -42,14 +49,19 @@ def probe(
         kinds: of `probes.KINDS`.
         neighbors: of "knn".
         say: is told the lines of the table.
+        keep: is given all results so far, and [{"layer", "probe", "reason"}] of what could not be
+            had, after every probe.
 
     Returns:
         What `probes.probe` gives, with the "layer".
 
     Raises:
-        ConfigError: the two do not go together, have no such layer, or too little to train on.
-        DataError: features cannot be read.
+        ConfigError: the two do not go together, have no such layer or kind, or nothing could be had
+            of any layer: then with the first reason.
     """
+    for kind in kinds:
+        if kind not in probes.KINDS:
+            raise ConfigError(f"--kind: {kind!r}; known: {', '.join(probes.KINDS)}")
     for name in layers:
         for features in (train, test):
             if name not in features.layers:
@@ -64,23 +76,48 @@ def probe(
         )
     (chosen, labels), (chosen_test, labels_test) = _labels(train), _labels(test)
     _check_classes(train, test)
-    absent = set(range(len(train.classes))) - set(labels.tolist())
+    absent = sorted(set(range(len(train.classes))) - set(labels.tolist()))
     if absent:
-        raise ConfigError(f"{train.path} has no photo of {train.classes[min(absent)]!r}")
-    results = []
+        lacking = f"{train.path} has no photo of {_some([train.classes[i] for i in absent])}"
+        if len(train.classes) - len(absent) < 2:
+            raise ConfigError(f"{lacking}: there is nothing to tell apart")
+        say(f"{lacking}: the test photos of these classes count as wrong")
+    results, missing = [], []
     say(_HEAD)
     for layer in layers or train.layers:
-        x, x_test = train.layer(layer)[chosen], test.layer(layer)[chosen_test]
-        if x.shape[1:] != x_test.shape[1:]:
-            raise ConfigError(
-                f"{layer} is {x.shape[1:]} in {train.path} and {x_test.shape[1:]} in {test.path}: "
-                "extract both from one checkpoint with the same --pool and --crop"
-            )
+        features = None
         for kind in kinds:
-            found = probes.probe(kind, (x, labels), (x_test, labels_test), neighbors=neighbors)
-            results.append({"layer": layer} | found)
-            say(_line(results[-1]))
+            try:
+                if features is None:
+                    x, x_test = train.layer(layer)[chosen], test.layer(layer)[chosen_test]
+                    features = _matching(layer, (train.path, x), (test.path, x_test))
+                x, x_test = features
+                found = probes.probe(kind, (x, labels), (x_test, labels_test), neighbors=neighbors)
+            except Exception as error:  # solvers and readers raise many kinds; others may do
+                known = isinstance(error, (ColorizeError, OSError))
+                reason = str(error) if known else f"{type(error).__name__}: {error}"
+                missing.append({"layer": layer, "probe": kind, "reason": reason})
+                say(f"{layer:<12}{kind:<8} cannot be had: {reason}")
+            else:
+                results.append({"layer": layer} | found)
+                say(_line(results[-1]))
+            keep(results, missing)
+    if not results:
+        raise ConfigError(f"no probe of any layer could be had: {missing[0]['reason']}")
     return results
+
+
+def _matching(
+    layer: str, train: tuple[str, np.ndarray], test: tuple[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two files' features of a layer; ConfigError unless they have one shape."""
+    (path, x), (test_path, x_test) = train, test
+    if x.shape[1:] != x_test.shape[1:]:
+        raise ConfigError(
+            f"{layer} is {x.shape[1:]} in {path} and {x_test.shape[1:]} in {test_path}: extract "
+            "both from one checkpoint with the same --pool and --crop"
+        )
+    return x, x_test
 
 
 def _labels(features: Features) -> tuple[np.ndarray, np.ndarray]:
@@ -97,10 +134,14 @@ def _labels(features: Features) -> tuple[np.ndarray, np.ndarray]:
 def _check_classes(train: Features, test: Features) -> None:
     for a, b in ((train, test), (test, train)):
         if lacking := sorted(set(a.classes) - set(b.classes)):
-            shown = ", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else "")
             raise ConfigError(
-                f"{len(lacking)} classes of {a.path} are not among those of {b.path}: {shown}"
+                f"{len(lacking)} classes of {a.path} are not among those of {b.path}: "
+                f"{_some(lacking)}"
             )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _line(result: dict) -> str:
@@ -127,19 +168,45 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--neighbors", type=int, default=20, help="that vote, in knn")
     add("--output", default="", help="a .json for the results")
     settings = parser.parse_args(arguments)
+    failure = None
+
+    def keep(results, missing):
+        nonlocal failure
+        if not settings.output:
+            return
+        names = {"train": settings.train, "test": settings.test}
+        content = names | {"results": results, "missing": missing}
+        try:
+            write_text(pathlib.Path(settings.output), json.dumps(content, indent=2) + "\n")
+            failure = None
+        except OSError as error:  # the table has what was found; the next probe tries again
+            failure = error
+
     try:
-        results = probe(
+        if settings.output:
+            _check_place(pathlib.Path(settings.output))
+        probe(
             Features(settings.train),
             Features(settings.test),
             _words(settings.layer),
             _words(settings.kind),
             neighbors=settings.neighbors,
+            keep=keep,
         )
-        if settings.output:
-            content = {"train": settings.train, "test": settings.test, "results": results}
-            pathlib.Path(settings.output).write_text(json.dumps(content, indent=2) + "\n")
+        if failure is not None:
+            raise failure
     except (ColorizeError, OSError) as error:
         sys.exit(f"error: {error}")
+
+
+def _check_place(path: pathlib.Path) -> None:
+    """OSError if the results cannot be written, which is better known before they are there."""
+    if path.is_dir():
+        raise IsADirectoryError(f"--output={path} is a folder: name a file in it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.tmp")
+    draft.touch()
+    draft.unlink()
 
 
 def _words(text: str) -> list[str]:

@@ -157,7 +157,7 @@ def _files(tmp_path, rng):
         ("good", "unlabelled", {}, "no photo in .*unlabelled.npz has a label: extract"),
         ("good", "birds", {}, "1 classes of .*good.npz are not among those of .*birds.npz: dog"),
         ("good", "more", {}, "1 classes of .*more.npz are not among those of .*good.npz: bird"),
-        ("absent", "good", {}, "absent.npz has no photo of 'dog'"),
+        ("absent", "good", {}, "absent.npz has no photo of dog: there is nothing to tell apart"),
         ("alone", "alone", {}, "one class alone"),
         ("few", "good", {"kinds": ("linear",)}, "only one training photo"),
         ("good", "wide", {}, r"x is \(3,\) in .*good.npz and \(4,\) in .*wide.npz: extract both"),
@@ -175,6 +175,84 @@ def test_mistakes_are_sentences(tmp_path, rng, train, test, options, message):
     pair = [feature_files.Features(files[name]) for name in (train, test)]
     with pytest.raises(ConfigError, match=message):
         probe.probe(*pair, **options)
+
+
+def test_few_photos_give_what_can_be_had_and_say_what_cannot(easy, tmp_path, capsys):
+    train, test = easy
+    output = tmp_path / "new" / "results.json"
+    probe.main([f"--train={train}", f"--test={test}", "--neighbors=31", f"--output={output}"])
+    table = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in table[1:]] == [
+        ["clear", "linear"], ["clear", "knn"], ["noise", "linear"], ["noise", "knn"]
+    ]  # fmt: skip
+    assert "cannot be had: --neighbors=31, but there are 30 training photos" in table[2]
+    content = json.loads(output.read_text())
+    assert [(r["layer"], r["probe"]) for r in content["results"]] == [
+        ("clear", "linear"), ("noise", "linear")
+    ]  # fmt: skip
+    assert [(r["layer"], r["probe"]) for r in content["missing"]] == [
+        ("clear", "knn"), ("noise", "knn")
+    ]  # fmt: skip
+    assert "give at most so many" in content["missing"][0]["reason"]
+
+
+def test_one_photo_of_a_class_is_enough_for_neighbors(tmp_path, rng):
+    files = _files(tmp_path, rng)
+    pair = [feature_files.Features(files[name]) for name in ("few", "good")]
+    said = []
+    (found,) = probe.probe(*pair, neighbors=1, say=said.append)
+    assert found["probe"] == "knn" and "linear   cannot be had: a class has only one" in said[1]
+
+
+def test_a_layer_that_fails_costs_no_other(tmp_path, rng):
+    x = rng.normal(size=(8, 3))
+    labels, bad = [0, 1] * 4, np.full((8, 3), np.inf)
+    train = _write(tmp_path / "a.npz", labels, a=x, b=bad, c=x, d=x)
+    test = _write(tmp_path / "b.npz", labels, a=x, b=x, c=rng.normal(size=(8, 2)), d=x)
+    said = []
+    pair = [feature_files.Features(path) for path in (train, test)]
+    results = probe.probe(*pair, kinds=("knn",), neighbors=1, say=said.append)
+    assert [r["layer"] for r in results] == ["a", "d"]
+    assert "b           knn      cannot be had: some training features are not finite" in said
+    assert any("c is (3,)" in line for line in said)
+
+
+def test_what_was_found_outlives_what_comes_after(easy, tmp_path, monkeypatch):
+    calls = []
+
+    def failing(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise MemoryError("no more")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(probes, "nearest", failing)
+    output = tmp_path / "results.json"
+    with pytest.raises(KeyboardInterrupt):
+        probe.main([f"--train={easy[0]}", f"--test={easy[1]}", f"--output={output}"])
+    content = json.loads(output.read_text())
+    assert [r["layer"] for r in content["results"]] == ["clear", "noise"]
+    assert content["missing"][0]["reason"] == "MemoryError: no more"
+
+
+def test_a_class_without_training_photos_is_never_predicted(tmp_path, rng):
+    x, labels = _blobs(rng, classes=7, noise=0.1)
+    some = labels != 3
+    whole = probes.probe("knn", (x, labels), (x, labels), neighbors=1)
+    part = probes.probe("knn", (x[some], labels[some]), (x, labels), neighbors=1)
+    assert whole["top1"] == 1 and part["top1"] == part["top5"] == pytest.approx(6 / 7)
+    train = _write(tmp_path / "a.npz", [0, 2, 0, 2], ("bird", "cat", "dog"), x=np.eye(4))
+    test = _write(tmp_path / "b.npz", [0, 1, 0, 1], ("bird", "cat", "dog"), x=np.eye(4))
+    said = []
+    pair = [feature_files.Features(path) for path in (train, test)]
+    (found,) = probe.probe(*pair, kinds=("knn",), neighbors=1, say=said.append)
+    assert found["top1"] == 0.5
+    assert "a.npz has no photo of cat: the test photos of these classes count" in said[0]
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_probes(easy, tmp_path):
+    with pytest.raises(SystemExit, match="error: --output=.* is a folder: name a file in it"):
+        probe.main([f"--train={easy[0]}", f"--test={easy[1]}", f"--output={tmp_path}"])
 
 
 def test_the_command_ends_with_the_sentence(tmp_path):

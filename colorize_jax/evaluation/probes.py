@@ -68,8 +68,8 @@ def probe(
 
     Args:
         kind: one of `KINDS`.
-        train, test: features [n, ...], flattened here, and labels [n]; the labels of the training
-            photos are 0 to classes - 1, each of them there.
+        train, test: features [n, ...], flattened here, and labels [n] from 0 on. A class without
+            a training photo is never predicted, and its test photos count as wrong.
         neighbors: of "knn".
 
     Returns:
@@ -80,8 +80,8 @@ def probe(
         ConfigError: unknown kind, too little to train on, or a feature that is not finite.
     """
     (x, labels), (x_test, labels_test) = ((_flat(f), label) for f, label in (train, test))
-    counts = np.bincount(labels)
-    if len(counts) < 2:
+    present, labels, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    if len(present) < 2:
         raise ConfigError("there is one class alone, and nothing to tell apart")
     for values, what in ((x, "training"), (x_test, "test")):
         if not np.isfinite(values).all():
@@ -90,22 +90,29 @@ def probe(
     if kind == "linear":
         if counts.min() < 2:
             raise ConfigError(
-                "a class has only one training photo: the linear probe needs two, to cross-validate"
+                "a class has only one training photo: the linear probe needs two of each, to "
+                "cross-validate"
             )
         scores, told = linear(x, labels, x_test)
     elif kind == "knn":
         if not 0 < neighbors <= len(x):
-            raise ConfigError(f"--neighbors={neighbors}, but there are {len(x)} training photos")
+            raise ConfigError(
+                f"--neighbors={neighbors}, but there are {len(x)} training photos: give at most so "
+                "many"
+            )
         scores, told = nearest(x, labels, x_test, neighbors)
     else:
         raise ConfigError(f"--kind: {kind!r}; known: {', '.join(KINDS)}")
     seconds = time.perf_counter() - start
+    classes = int(max(present[-1], labels_test.max())) + 1
+    of_present, scores = scores, np.full((len(x_test), classes), -np.inf)
+    scores[:, present] = of_present
     # As in metrics.top_k ties count against the prediction.
     place = (~(scores < np.take_along_axis(scores, labels_test[:, None], 1))).sum(1)
     return {
         "probe": kind,
         "top1": float((place <= 1).mean()),
-        "top5": float((place <= 5).mean()) if len(counts) > 5 else None,
+        "top5": float((place <= 5).mean()) if classes > 5 else None,
         "train_photos": len(x),
         "test_photos": len(x_test),
         "seconds": seconds,
