@@ -97,6 +97,9 @@ def default_config() -> ConfigDict:
     config.data.batch_size = 8  # over all devices
     # Stop if more than this share of the last 10,000 photos cannot be read.
     config.data.max_bad_fraction = 0.01
+    # Of a photo; a larger one is refused by its header. Each process decodes at the same time what
+    # takes at most 11 bytes for each of so many pixels: 2.2 GB.
+    config.data.max_pixels = 200_000_000
     config.data.holdout = 0.001  # share of the photos kept for evaluation, by a hash of the name
     config.data.threads = 16  # reading and decoding, in each process
     config.data.workers = 0  # processes; 0: threads of the main process alone
@@ -222,7 +225,7 @@ def transfer_rates(variant: str, rates: Sequence[float]) -> Iterator[dict]:
 
 
 _POSITIVE = (
-    "data.batch_size", "data.crop", "checkpoint.every", "checkpoint.keep",
+    "data.batch_size", "data.crop", "data.max_pixels", "checkpoint.every", "checkpoint.keep",
     "eval.every", "eval.statistics_batches", "log.every", "early_stopping.window",
 )  # fmt: skip
 _NOT_NEGATIVE = (

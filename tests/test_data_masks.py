@@ -109,6 +109,18 @@ def test_a_blurred_value_that_is_no_class_is_told_where_it_is_from():
         masks.decode_mask(_png(Image.fromarray(_disks((40, 15)))), 21)
 
 
+def test_size_of_a_mask_is_compared_before_it_is_decoded(monkeypatch):
+    data = _png(Image.new("L", (64, 48)))
+    broken = data[: data.index(b"IDAT") + 4]
+    with pytest.raises(DataError, match="its mask is 64 x 48, the photo 8 x 4"):
+        masks.decode_mask(broken, 21, (4, 8))
+    with pytest.raises(DataError, match="its mask is damaged"):
+        masks.decode_mask(broken, 21, (48, 64))
+    monkeypatch.setattr(decode, "MAX_PIXELS", 64 * 48 - 1)
+    with pytest.raises(DataError, match="its mask has 64 x 48 pixels"):
+        masks.decode_mask(broken, 21)
+
+
 def test_sbd_mask(mask):
     mask[mask == 255] = 0
     np.testing.assert_array_equal(masks.decode_mask(_matlab(mask), 21), mask)

@@ -25,10 +25,13 @@ class BadRecords:
     Args:
         path: of that file; what is in it already is not written again.
         max_fraction: a larger share of the last `WINDOW` positions ends the run.
+        max_pixels: with which the photos are read.
     """
 
-    def __init__(self, path: str | pathlib.Path, max_fraction: float):
-        self._path, self._max = pathlib.Path(path), max_fraction
+    def __init__(
+        self, path: str | pathlib.Path, max_fraction: float, max_pixels: int = decode.MAX_PIXELS
+    ):
+        self._path, self._max, self._max_pixels = pathlib.Path(path), max_fraction, max_pixels
         self._known = set(_known(self._path))
         self._window: collections.deque[tuple[int, int]] = collections.deque()
         self._rows = self._bad = 0
@@ -72,7 +75,7 @@ class BadRecords:
         name, source = photos.name(index), photos.path(index)
         if (source, name) in self._known:
             return
-        row = {"source": source, "name": name, "reason": _reason(photos, index)}
+        row = {"source": source, "name": name, "reason": _reason(photos, index, self._max_pixels)}
         with contextlib.suppress(OSError):  # a full disk must not end the run
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a") as file:
@@ -97,11 +100,11 @@ class Noted(Iterator[dict]):
         self._batches.close()
 
 
-def _reason(photos: Photos | Labelled, index: int) -> str:
+def _reason(photos: Photos | Labelled, index: int, max_pixels: int) -> str:
     """Read once more, here where there is a file to write to: workers have none."""
     try:
         record = photos[index]
-        photo = decode.open_photo(record.image)
+        photo = decode.open_photo(record.image, max_pixels)
         photo.pixels()
         matching_mask(record.mask, photo, photos.classes)
     except (DataError, OSError) as error:

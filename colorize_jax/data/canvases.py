@@ -31,7 +31,7 @@ def plan(
     Reads the headers of the photos, once. One that has none is put on the smallest canvas, where it
     will be found unreadable.
     """
-    sizes = photos.sizes(count, threads)
+    sizes = photos.sizes(count, threads, reading.max_pixels)
     canvases = [None if size is None else canvas_of(*reading.size(*size), crop) for size in sizes]
     smallest = min(filter(None, canvases), default=canvas_of(1, 1, crop))
     groups: dict[tuple[int, int], list[int]] = {}

@@ -18,13 +18,15 @@ _BLOCK = 4096
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One photo: its size and whether it is gray, or why it cannot be read."""
+    """One photo: its size, whether it is gray and its color profile, or why it cannot be read."""
 
     name: str
     height: int = 0
     width: int = 0
     gray: bool = False
     reason: str = ""
+    profile: str = ""
+    profile_used: bool = True
 
 
 def check(photos: Photos, threads: int) -> list[Finding]:
@@ -50,7 +52,11 @@ def _look(photos: Photos, index: int) -> Finding:
         photo = decode.open_photo(photos[index].image)
         pixels = photo.pixels(128, 128).astype(np.int16)  # reduced: the size is in the header
         difference = pixels.max(-1) - pixels.min(-1)
-        return Finding(name, photo.height, photo.width, bool(difference.mean() < _GRAY))
+        gray, profile = bool(difference.mean() < _GRAY), photo.profile
+        return Finding(
+            name, photo.height, photo.width, gray,
+            profile=profile.name, profile_used=not profile.broken,
+        )  # fmt: skip
     except (DataError, OSError) as error:
         return Finding(name, reason=why(error))
 
@@ -78,6 +84,7 @@ def report(found: Sequence[Finding], *, scale: tuple[int, int], crop: int) -> st
     last = scale[1] - 1
     lines += [
         f"gray: {gray:.1%}",
+        *_profiles(good),
         f"shortest side: {_quantiles(shortest)}",
         f"longest side:  {_quantiles(longest)}",
         f"with scale {scale[0]} to {last} and crops of {crop}:",
@@ -91,6 +98,17 @@ def report(found: Sequence[Finding], *, scale: tuple[int, int], crop: int) -> st
         "average",
     ]
     return "\n".join(lines)
+
+
+def _profiles(good: Sequence[Finding]) -> list[str]:
+    """Which color profiles there are, and how many are not used."""
+    lines = []
+    for used, what in ((True, "used"), (False, "ignored")):
+        names = collections.Counter(f.profile for f in good if f.profile and f.profile_used == used)
+        if names:
+            counts = ", ".join(f"{count:,} x {name}" for name, count in names.most_common(10))
+            lines.append(f"color profiles, {what}: {counts}")
+    return lines
 
 
 def _quantiles(values: np.ndarray) -> str:

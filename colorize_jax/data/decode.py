@@ -1,21 +1,48 @@
-"""Encoded bytes to 8-bit RGB, upright, and no larger than needed.
+"""Encoded bytes to 8-bit sRGB, upright, and no larger than needed.
 
 What becomes of other kinds of pictures: gray and palette become RGB; transparent pixels lie on
-white; CMYK is converted without a color profile; 16-bit and floating-point gray is scaled so that
-its full range, at least that of 16 bits (or 0 to 1 where no value is larger), becomes 8 bits; of an
-animation the first frame is taken; the EXIF orientation is applied.
+white; an embedded color profile is converted to sRGB by littleCMS, and one that is broken, or for
+another kind of picture, is ignored; CMYK without one is converted by Pillow's plain formula; 16-bit
+gray is scaled by its full range, floating-point and 32-bit gray by that of 1, 255 and 65535 which
+its largest value fits; of an animation the first frame is taken; the EXIF orientation is applied.
+
+Metadata never decides whether a photo is read: what is odd in it is left out. Of PNG's statements
+about colors the profile is used, and gAMA, cHRM, sRGB, cICP and sBIT are not, as in most programs.
 """
 
+from collections.abc import Iterator, Sequence
 import dataclasses
 import io
 
+import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
-import simplejpeg
+from PIL import Image
 
+from colorize_jax.data import jpeg, png, profiles
+from colorize_jax.data.budget import Budget
 from colorize_jax.errors import DataError
 
-_ORIENTATION = 0x0112  # the EXIF tag
+# Tried in this order, whatever a file is called. None of them starts another program, as Pillow
+# does for EPS, nor draws what is no picture, as it does of WMF.
+FORMATS = (
+    "JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF",
+    "TGA",  # has nothing to be known by: last
+)  # fmt: skip
+MAX_PIXELS = 200_000_000  # cameras and phones go up to 200 million
+# Together, the photos that a process decodes at the same time take at most so many bytes for each
+# of `max_pixels`: 2.2 GB.
+BYTES = 11
+# What decoding takes at most for every pixel, as measured, in the formats that come in one piece;
+# it is more where a library keeps copies of its own.
+_COST = {"WEBP": 18, "AVIF": 14, "JPEG2000": 21, "TIFF": 12}
+_USUAL_COST = 8
+_BUDGET = Budget()
+# Photos of other formats than JPEG come reduced above this: below, they are scaled in one step.
+_LARGE = 16_000_000
+_STRIP = 2**20  # pixels that are converted at a time
+
+_ORIENTATION, _EXIF, _COLOR_SPACE, _INTEROP = 0x0112, 0x8769, 0xA001, 0xA005  # EXIF tags
+_UNCALIBRATED, _ADOBE = 0xFFFF, "R03"
 # What each orientation asks for, on arrays [height, width, ...].
 _UPRIGHT = {
     2: lambda x: x[:, ::-1],
@@ -37,58 +64,140 @@ class Photo:
     data: bytes | np.ndarray
     orientation: int = 1
     image: Image.Image | None = None
+    profile_data: bytes | None = None
+    max_pixels: int = MAX_PIXELS
+
+    @property
+    def profile(self) -> profiles.Profile:
+        """The photo's color profile; `profiles.NONE` without one."""
+        if self.profile_data is None or self.image.mode == "LAB":
+            return profiles.NONE
+        return profiles.read(self.profile_data, _plain(self.image.mode))
 
     def pixels(self, height: int = 0, width: int = 0) -> np.ndarray:
-        """[height', width', 3] uint8, upright; DataError if the photo is damaged.
+        """[height', width', 3] uint8, upright, sRGB; DataError if the photo is damaged.
 
-        A JPEG at least twice as large as asked for comes reduced by its own transform, but never
-        smaller than height x width; without them at its full size.
+        A JPEG at least twice as large as asked for comes reduced by its own transform, others of
+        more than 16 million pixels by averages of whole pixels, but none smaller than height x
+        width; without them at its full size. Waits while other photos take the memory.
         """
         if self.image is None:
             return self.data
         if self.orientation in (5, 6, 7, 8):
             height, width = width, height
-        try:
-            if self.image.format == "JPEG" and self.image.mode in ("L", "RGB"):
-                # To the last bit what Pillow decodes, at twice the speed, and strict about missing
-                # data. Below a factor of two it is left at its size, as the method has it.
-                pixels = simplejpeg.decode_jpeg(
-                    self.data, "RGB", min_height=height, min_width=width, min_factor=2
-                )
-            else:
-                pixels = np.asarray(_to_rgb(self.image))
-        # Decoders raise many kinds of errors on damaged files; none of them may end a long run.
-        except Exception as error:
-            raise DataError(f"damaged image: {error}") from error
-        turn = _UPRIGHT.get(self.orientation)
-        return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+        needed = self._memory(height, width)
+        with _BUDGET.taken(needed, BYTES * self.max_pixels):
+            try:
+                if self._is_jpeg():
+                    pixels = self._jpeg(height, width)
+                else:
+                    # Opened again, so that the pixels that Pillow keeps are gone afterwards.
+                    pixels = _to_rgb(open_image(self.data)[0], self.profile, height, width)
+            except DataError:
+                raise
+            # Decoders raise many kinds of errors on damaged files; none may end a long run.
+            except Exception as error:
+                raise DataError(f"damaged image: {error}") from error
+            turn = _UPRIGHT.get(self.orientation)
+            return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+
+    def _is_jpeg(self) -> bool:
+        return self.image.format in ("JPEG", "MPO")
+
+    def _jpeg(self, height: int, width: int) -> np.ndarray:
+        mode, profile = self.image.mode, self.profile
+        if mode != "CMYK" and not profile:
+            return jpeg.decode(self.data, "RGB", height, width)
+        colors = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}[mode]
+        coded = jpeg.decode(self.data, colors, height, width)
+        pixels = np.empty((*coded.shape[:2], 3), np.uint8)
+        for strip in _strips(*coded.shape[:2]):
+            part = coded[strip]
+            if mode == "CMYK":  # as Pillow we take all ink for inverted: so Adobe writes it
+                part = 255 - part
+            part = Image.frombytes(mode, part.shape[1::-1], np.ascontiguousarray(part).data)
+            pixels[strip] = _rgb(part, profile)
+        return pixels
+
+    def _memory(self, height: int, width: int) -> int:
+        """Bytes that decoding takes at most; DataError if the photo may not have so many."""
+        what = f"{self.width} x {self.height} pixels of {self.image.format}"
+        needed, limit = self._needed(height, width), BYTES * self.max_pixels
+        if self.height * self.width > self.max_pixels:
+            raise DataError(f"{what} are more than config.data.max_pixels={self.max_pixels}")
+        if needed > limit:
+            raise DataError(
+                f"{what} take {needed / 1e9:.1f} GB to decode; config.data.max_pixels="
+                f"{self.max_pixels} allows {limit / 1e9:.1f}, {BYTES} bytes for each"
+            )
+        return needed
+
+    def _needed(self, height: int, width: int) -> int:
+        turned = 3 * (self.orientation in _UPRIGHT)
+        size = self.height * self.width
+        if not self._is_jpeg():
+            return size * (_COST.get(self.image.format, _USUAL_COST) + turned)
+        reduced = 0 < height * 2 <= self.image.height and 0 < width * 2 <= self.image.width
+        converted = self.profile or self.image.mode == "CMYK"
+        result = 3 + turned + 5 * bool(converted)
+        scans = 8 * bool(self.image.info.get("progressive"))  # all coefficients are kept
+        return size * scans + size * result // (4 if reduced else 1)
 
 
-def open_photo(data: bytes | np.ndarray) -> Photo:
+def open_photo(data: bytes | np.ndarray, max_pixels: int = MAX_PIXELS) -> Photo:
     """Reads the header of any photo.
 
     Args:
         data: encoded bytes, or pixels [height, width, 3] uint8 that are passed on.
+        max_pixels: of a photo; a larger one is refused, and so is one of a format that comes in
+            one piece if it takes more than `BYTES` for each of so many pixels.
 
     Raises:
-        DataError: the bytes are no picture, a damaged one, or one of absurd size.
+        DataError: the bytes are no picture, a damaged one, or a larger one.
     """
     if isinstance(data, np.ndarray):
         return Photo(*data.shape[:2], data)
-    if not data:
-        raise DataError("empty file")
-    try:
-        image = Image.open(io.BytesIO(data))
-        width, height = image.size
-        # Pillow turns TIFFs itself while it decodes them, and tells their size as it will be.
-        orientation = 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
-    except UnidentifiedImageError as error:
-        raise DataError("not an image") from error
-    except Exception as error:  # Pillow refuses decompression bombs here, with an error of its own
-        raise DataError(f"damaged image: {error}") from error
+    image, profile = open_image(data)
+    width, height = image.size
+    exif = _exif(image)
+    # Pillow turns TIFFs itself while it decodes them, and tells their size as it will be.
+    orientation = 1 if image.format == "TIFF" else exif.get(_ORIENTATION, 1)
     if orientation in (5, 6, 7, 8):
         height, width = width, height
-    return Photo(height, width, data, orientation, image)
+    if profile is None and _is_adobe_rgb(image, exif):
+        profile = profiles.adobe_rgb()
+    photo = Photo(height, width, data, orientation, image, profile, max_pixels)
+    photo._memory(1, 1)
+    return photo
+
+
+def open_image(data: bytes, formats: Sequence[str] = FORMATS) -> tuple[Image.Image, bytes | None]:
+    """Pillow's image of one of the formats, not decoded yet, and its color profile or None.
+
+    `Image.open` would refuse, by a limit of its own, photos that we have the memory for.
+
+    Raises:
+        DataError: the bytes are no picture, or a damaged one.
+    """
+    if not data:
+        raise DataError("empty file")
+    profile, damage = None, None
+    if data.startswith(png.SIGNATURE):
+        data, profile = png.without_metadata(data)
+    Image.init()
+    for name in formats:
+        factory, accept = Image.OPEN.get(name, (None, None))
+        if factory is None or (accept is not None and accept(data[:16]) is not True):
+            continue
+        try:
+            image = factory(io.BytesIO(data), "")
+            _see_through(image, data)
+            return image, profile if profile is not None else image.info.get("icc_profile")
+        except Exception as error:  # of any kind, in a header that is damaged
+            damage = damage or (accept is not None and error)
+    if damage:
+        raise DataError(f"damaged image: {damage}") from damage
+    raise DataError("not an image")
 
 
 def decode(data: bytes | np.ndarray) -> np.ndarray:
@@ -96,14 +205,112 @@ def decode(data: bytes | np.ndarray) -> np.ndarray:
     return open_photo(data).pixels()
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _exif(image: Image.Image) -> Image.Exif:
+    try:
+        return Image.Image.getexif(image)  # that of PNG would decode the picture
+    except Exception:  # Pillow raises several kinds on what is odd
+        return Image.Exif()
+
+
+def _is_adobe_rgb(image: Image.Image, exif: Image.Exif) -> bool:
+    """Whether a camera says so as DCF has it: not sRGB, and the rules for "R03"."""
+    if image.format not in ("JPEG", "MPO") or image.mode != "RGB":
+        return False
+    if _ADOBE.encode() not in image.info.get("exif", b""):  # nearly all are done here
+        return False
+    try:
+        space = exif.get_ifd(_EXIF).get(_COLOR_SPACE)
+        return space == _UNCALIBRATED and exif.get_ifd(_INTEROP).get(1, "")[:3] == _ADOBE
+    except Exception:
+        return False
+
+
+def _see_through(image: Image.Image, data: bytes) -> None:
+    """Scales a PNG's transparent value as Pillow scales its pixels."""
+    value = image.info.get("transparency")
+    if image.format != "PNG" or value is None:
+        return
+    depth = data[24]
+    if image.mode == "L" and depth < 8 and isinstance(value, int):
+        image.info["transparency"] = value * 255 // (2**depth - 1)
+    elif image.mode == "RGB" and depth == 16:
+        image.info["transparency"] = tuple(channel >> 8 for channel in value)
+
+
+def _plain(mode: str) -> str:
+    """What a profile must be for: gray, inks or RGB."""
+    if mode in ("1", "L", "LA", "La", "F") or mode.startswith("I"):
+        return "L"
+    return "CMYK" if mode == "CMYK" else "RGB"
+
+
+def _strips(height: int, width: int) -> Iterator[slice]:
+    """Rows that are few enough to be copied some times."""
+    rows = max(_STRIP // width, 1)
+    for start in range(0, height, rows):
+        yield slice(start, min(start + rows, height))
+
+
+def _part(image: Image.Image, rows: slice, width: int = 0) -> Image.Image:
+    box = (0, rows.start, width or image.width, rows.stop)
+    return image if box == (0, 0, *image.size) else image.crop(box)
+
+
+def _to_rgb(image: Image.Image, profile: profiles.Profile, height: int, width: int) -> np.ndarray:
+    """Of an image that Pillow decodes; see `Photo.pixels`."""
     image.load()
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     if image.mode.startswith("I") or image.mode == "F":  # Pillow would clip these to 8 bits
-        deep = np.asarray(image, np.float32)
-        unit = image.mode == "F" and deep.max() <= 1
-        scaled = deep * (255 / (1.0 if unit else max(float(deep.max()), 65535.0)))
-        image = Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
-    return image.convert("RGB")
+        image = _shallow(image)
+    factor = 1
+    if image.width * image.height > _LARGE and height and width:
+        factor = max(min(image.height // height, image.width // width), 1)
+    pixels = np.empty((image.height // factor, image.width // factor, 3), np.uint8)
+    for strip in _strips(len(pixels), image.width * factor):
+        rows = slice(strip.start * factor, strip.stop * factor)
+        part = np.asarray(_rgb(_part(image, rows, pixels.shape[1] * factor), profile))
+        if factor > 1:
+            size = pixels.shape[1], strip.stop - strip.start
+            part = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
+        pixels[strip] = part
+    return pixels
+
+
+def _rgb(image: Image.Image, profile: profiles.Profile) -> Image.Image:
+    """sRGB, on white where it is transparent."""
+    if not image.has_transparency_data:
+        if not profile:
+            return image.convert("RGB")
+        return profile.convert(image.convert(_plain(image.mode)))
+    seen = image.convert("RGBA")
+    if profile:
+        colors = profile.convert(seen.convert(_plain(image.mode)))
+        colors.putalpha(seen.getchannel("A"))
+        seen = colors
+    return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
+
+
+def _shallow(image: Image.Image) -> Image.Image:
+    """16 and 32 bits and floating point as 8 bits of the same range, with what is transparent."""
+    strips = list(_strips(image.height, image.width))
+    largest = -np.inf
+    for rows in strips:
+        deep = np.asarray(_part(image, rows))
+        numbers = deep[np.isfinite(deep)]
+        largest = max(largest, float(numbers.max())) if numbers.size else largest
+    if largest == -np.inf:
+        raise DataError("damaged image: none of its pixels is a number")
+    most = 65535.0
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        # Interpolation may overshoot a range; what is below half of it is a range of less.
+        ranges = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+        most = next((r for r in ranges if largest <= 2 * r), float(largest))
+    transparent = image.info.get("transparency")
+    shallow = Image.new("L" if transparent is None else "LA", image.size)
+    for rows in strips:
+        deep = np.asarray(_part(image, rows))
+        light = np.nan_to_num(deep.astype(np.float32), posinf=most, neginf=0) * (255 / most)
+        part = Image.fromarray(light.clip(0, 255).astype(np.uint8))
+        if transparent is not None:
+            part.putalpha(Image.fromarray(np.where(deep == transparent, 0, 255).astype(np.uint8)))
+        shallow.paste(part, (0, rows.start))
+    return shallow

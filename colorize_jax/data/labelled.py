@@ -153,14 +153,17 @@ class Labelled:
             labels=labels, masks=self._masks, classes=self.classes,
         )  # fmt: skip
 
-    def sizes(self, count: int, threads: int) -> list[tuple[int, int] | None]:
-        """(height, width) of the first photos, from their headers; None where it cannot be read.
+    def sizes(
+        self, count: int, threads: int, max_pixels: int = decode.MAX_PIXELS
+    ) -> list[tuple[int, int] | None]:
+        """(height, width) of the first photos, from their headers; None where it cannot be read
+        or is too large for `decode.open_photo`.
 
         What was found once is not read again.
         """
         wanted = [index for index in range(count) if index not in self._sizes]
         with ThreadPoolExecutor(max(threads, 1)) as pool:
-            found = pool.map(self._size, wanted)
+            found = pool.map(lambda index: self._size(index, max_pixels), wanted)
             quiet = len(wanted) <= _SHOW_PROGRESS_FROM
             bar = tqdm(found, "sizes", len(wanted), unit="photo", dynamic_ncols=True, disable=quiet)
             sizes = dict(zip(wanted, bar, strict=True))
@@ -168,9 +171,10 @@ class Labelled:
         self._sizes |= {index: size for index, size in sizes.items() if size is not None}
         return [self._sizes.get(index) for index in range(count)]
 
-    def _size(self, index: int) -> tuple[int, int] | None:
+    def _size(self, index: int, max_pixels: int) -> tuple[int, int] | None:
         try:
-            photo = decode.open_photo(self._photos[int(self._numbers[index])].image)
+            image = self._photos[int(self._numbers[index])].image
+            photo = decode.open_photo(image, max_pixels)
         except (DataError, OSError):
             return None
         return photo.height, photo.width

@@ -5,6 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
+from colorize_jax.data import decode
 from colorize_jax.data.decode import Photo
 from colorize_jax.errors import DataError
 
@@ -19,18 +20,21 @@ LOSSY = ("JPEG", "JPEG2000", "WEBP")
 INTERPOLATED = 0.1
 
 
-def decode_mask(data: bytes, classes: int) -> np.ndarray:
+def decode_mask(data: bytes, classes: int, size: tuple[int, int] | None = None) -> np.ndarray:
     """The classes of a photo's pixels, uint8 [height, width], each below `classes` or `VOID`.
 
     Args:
         data: a PNG (or the like) whose palette indices or gray values are the classes, or a .mat
             file of SBD, with GTcls.Segmentation.
         classes: their number, background included.
+        size: (height, width) of the photo; None: any.
 
     Raises:
-        DataError: damaged, no mask, lossy, or with another value.
+        DataError: damaged, no mask, lossy, of another size, or with another value.
     """
-    mask = _from_matlab(data) if data.startswith(b"MATLAB") else _from_picture(data)
+    mask = _from_matlab(data) if data.startswith(b"MATLAB") else _from_picture(data, size)
+    if size is not None:
+        _check_size(*mask.shape, *size)
     wrong = mask[(mask < 0) | (mask >= classes) & (mask != VOID)]
     if wrong.size:
         message = f"its mask has the value {wrong[0]}; classes are 0 to {classes - 1} and {VOID}"
@@ -63,13 +67,10 @@ def interpolated(mask: np.ndarray) -> tuple[int, int]:
     return ramps, edges
 
 
-def _from_picture(data: bytes) -> np.ndarray:
+def _from_picture(data: bytes, size: tuple[int, int] | None) -> np.ndarray:
     try:
-        image = Image.open(io.BytesIO(data), formats=(*FORMATS, *LOSSY))
-        stored = image.tile[0][3] if image.format == "PNG" and image.tile else ""
-        if image.format not in LOSSY:
-            image.load()
-    except Exception as error:  # Pillow raises many kinds on damaged files
+        image, _ = decode.open_image(data, (*FORMATS, *LOSSY))
+    except DataError as error:
         raise DataError(f"its mask is damaged, or none of {', '.join(FORMATS)}: {error}") from error
     if image.format in LOSSY:
         raise DataError(
@@ -81,9 +82,19 @@ def _from_picture(data: bytes) -> np.ndarray:
             f"its mask is {image.mode}: the values of a palette or gray PNG are expected, which "
             "are the classes"
         )
+    # Before it is decoded: what it may take is decided by the photo's size.
+    if size is not None:
+        _check_size(image.height, image.width, *size)
+    if image.height * image.width > decode.MAX_PIXELS:
+        raise DataError(f"its mask has {image.width} x {image.height} pixels")
+    try:
+        stored = image.tile[0][3] if image.format == "PNG" and image.tile else ""
+        mask = np.asarray(image)
+    except Exception as error:  # Pillow raises many kinds on damaged files
+        raise DataError(f"its mask is damaged: {error}") from error
     # Pillow stretches gray of two or four bits to the range of eight.
-    stretched = {"L;2": 85, "L;4": 17}.get(stored, 1)
-    return np.asarray(image).astype(np.int64) // stretched
+    mask = mask // {"L;2": 85, "L;4": 17}.get(stored, 1) if mask.dtype == np.uint8 else mask
+    return mask.astype(np.uint8) if mask.dtype == bool else mask
 
 
 def _from_matlab(data: bytes) -> np.ndarray:
@@ -110,11 +121,12 @@ def matching_mask(data: bytes | None, photo: Photo, classes: int) -> np.ndarray 
     """
     if data is None:
         return None
-    mask = decode_mask(data, classes)
-    height, width = mask.shape
-    if (height, width) != (photo.height, photo.width):
-        raise DataError(f"its mask is {width} x {height}, the photo {photo.width} x {photo.height}")
-    return mask
+    return decode_mask(data, classes, (photo.height, photo.width))
+
+
+def _check_size(height: int, width: int, photo_height: int, photo_width: int) -> None:
+    if (height, width) != (photo_height, photo_width):
+        raise DataError(f"its mask is {width} x {height}, the photo {photo_width} x {photo_height}")
 
 
 def palette(classes: int = 256) -> np.ndarray:

@@ -45,14 +45,16 @@ class Reading:
     Attributes:
         longest_side: both photo and mask are scaled to it; 0: they stay as stored.
         classes: of masks.
+        max_pixels: as in `decode.open_photo`.
     """
 
     longest_side: int = 0
     classes: int = 0
+    max_pixels: int = decode.MAX_PIXELS
 
     def __call__(self, record: Record) -> tuple[decode.Photo, np.ndarray | None]:
         """The photo and its mask of the same size, or None."""
-        photo = decode.open_photo(record.image)
+        photo = decode.open_photo(record.image, self.max_pixels)
         mask = matching_mask(record.mask, photo, self.classes)
         if not self.longest_side:
             return photo, mask
@@ -242,7 +244,7 @@ def canvas_of(height: int, width: int, crop: int) -> tuple[int, int]:
 
 def reading(config) -> Reading:
     """How the photos of a run are read."""
-    return Reading(config.data.longest_side, config.task.classes)
+    return Reading(config.data.longest_side, config.task.classes, config.data.max_pixels)
 
 
 def training_view(config) -> RandomWindow | RandomCrop:

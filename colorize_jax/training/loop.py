@@ -163,7 +163,9 @@ class _Run:
         name = "bad_records.jsonl"
         if self.host["host"]:
             name = f"bad_records_{self.host['host']}.jsonl"
-        self.bad = BadRecords(self.workdir / name, config.data.max_bad_fraction)
+        self.bad = BadRecords(
+            self.workdir / name, config.data.max_bad_fraction, config.data.max_pixels
+        )
         self.scoring = evaluation.Scoring(
             config, self.task, self.runner, self.photos, self.held_out, self.bad, self._stoppable
         )
