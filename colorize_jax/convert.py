@@ -6,6 +6,7 @@ python -m colorize_jax.convert torch vgg16.safetensors /ckpt/imagenet_vgg16
 python -m colorize_jax.convert to-torch /ckpt/vgg16 vgg16.safetensors
 python -m colorize_jax.convert to-onnx /ckpt/vgg16 vgg16.onnx --size=224
 python -m colorize_jax.convert inspect vgg16.caffemodel.h5
+python -m colorize_jax.convert seal /ckpt/old/checkpoints/5000
 
 What is written is a checkpoint that `config.init_from` and `colorize_jax.load_encoder` take. See
 docs/weights.md.
@@ -83,7 +84,7 @@ def to_caffe(
     """Writes the encoder of a checkpoint as a Caffe HDF5 file.
 
     Args:
-        path: a run's workdir (its newest checkpoint) or one step folder in its `checkpoints`.
+        path: a run's workdir (its newest complete one) or one step folder in its `checkpoints`.
         output: the new file.
         fc: "dense": fc6 and fc7 as inner products, (out, in); "conv": as convolutions.
         head: the head of colorization too.
@@ -109,7 +110,7 @@ def to_caffe(
     rest = checkpoint.groups_besides(folder, "encoder")
     if rest := [name for name in rest if not (head and name.startswith("head/"))]:
         say(f"left over in the checkpoint: {', '.join(rest)}")
-    say(f"written to {output}; its input is {note['input']}")
+    say(f"{folder} is written to {output}; its input is {note['input']}")
 
 
 def from_torch(
@@ -147,7 +148,7 @@ def to_torch(
     """Writes the encoder of a checkpoint as .safetensors for torchvision's definition.
 
     Args:
-        path: a run's workdir (its newest checkpoint) or one step folder in its `checkpoints`.
+        path: a run's workdir (its newest complete one) or one step folder in its `checkpoints`.
         output: the new file.
         gray: its first layer reads one channel; otherwise three, as torchvision's.
         say: is told what was written and what was left.
@@ -167,7 +168,7 @@ def to_torch(
     foreign.write(output, lambda draft: torch_files.write_safetensors(draft, arrays, note))
     if rest := checkpoint.groups_besides(folder, "encoder"):
         say(f"left over in the checkpoint: {', '.join(rest)}")
-    say(f"written to {output}: {note['network']} without {note['left_out']}")
+    say(f"{folder} is written to {output}: {note['network']} without {note['left_out']}")
     say(f"its input is {note['input']}")
 
 
@@ -182,7 +183,7 @@ def to_onnx(
     """Writes the network of a checkpoint as an ONNX file, and checks what onnxruntime makes of it.
 
     Args:
-        path: a run's workdir (its newest checkpoint) or one step folder in its `checkpoints`.
+        path: a run's workdir (its newest complete one) or one step folder in its `checkpoints`.
         output: the new file.
         size: height and width of the input; the batch may be of any size.
         colorizer: the head of colorization too, on the grid of every fourth pixel; otherwise all
@@ -197,12 +198,14 @@ def to_onnx(
     """
     from colorize_jax import onnx_export
     from colorize_jax.surgery import foreign
+    from colorize_jax.training import checkpoint
 
     foreign.check_output(output)
-    model, shape, deviation = onnx_export.export(path, size=size, colorizer=colorizer)
+    folder = checkpoint.find(path)
+    model, shape, deviation = onnx_export.export(folder, size=size, colorizer=colorizer)
     foreign.write(output, lambda draft: draft.write_bytes(model))
     shown = ", ".join(map(str, shape))
-    say(f"written to {output}; its input {onnx_export.INPUT} is [batch, {shown}]")
+    say(f"{folder} is written to {output}; its input {onnx_export.INPUT} is [batch, {shown}]")
     say(f"onnxruntime's answers deviate by {deviation:.1e} of the largest value")
 
 
@@ -217,6 +220,18 @@ def inspect(path: str, *, say: Callable[[str], None] = print) -> None:
 
     for line in inspection.describe(path):
         say(line)
+
+
+def seal(path: str, *, say: Callable[[str], None] = print) -> None:
+    """Writes the manifest of an old checkpoint, without which none is used.
+
+    Raises:
+        CheckpointError: it has one, or cannot be read.
+        SaveError: it cannot be written.
+    """
+    from colorize_jax.training import checkpoint
+
+    say(f"{path}: {checkpoint.seal(path)} arrays could be read, and manifest.json is written")
 
 
 def _caffe(add) -> None:
@@ -265,6 +280,11 @@ def _inspect(add) -> None:
     parser.add_argument("path", metavar="FILE_OR_CHECKPOINT")
 
 
+def _seal(add) -> None:
+    parser = add("seal", "an old checkpoint without manifest.json gets one", seal)
+    parser.add_argument("path", metavar="CHECKPOINT", help="a checkpoints/<step>")
+
+
 def _add_input(parser) -> None:
     parser.add_argument("--pixels", type=float, default=1.0, help="value of white: 1, or 255")
     parser.add_argument("--mean", type=_numbers, help="subtracted from the input: M or R,G,B")
@@ -295,7 +315,7 @@ def _setting(text: str) -> tuple[str, Any]:
         return name, value
 
 
-COMMANDS = (_caffe, _to_caffe, _torch, _to_torch, _to_onnx, _inspect)
+COMMANDS = (_caffe, _to_caffe, _torch, _to_torch, _to_onnx, _inspect, _seal)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

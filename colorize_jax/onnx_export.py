@@ -31,7 +31,7 @@ def export(path: str | pathlib.Path, *, size: tuple[int, int], colorizer: bool =
     our names. Only the size of the batch is free. All computation is in float32.
 
     Args:
-        path: a run's workdir (its newest checkpoint) or one step folder in its `checkpoints`.
+        path: a run's workdir (its newest complete one) or one step folder in its `checkpoints`.
         size: height and width of the input.
         colorizer: the outputs of the head, "hue" and "chroma" (or "ab"), before softmax, on the
             grid of every fourth pixel; otherwise all activations of the encoder.

@@ -55,8 +55,9 @@ def test_a_caffe_file_becomes_a_checkpoint_to_load_and_to_start_from(vgg, tmp_pa
     np.testing.assert_array_equal(variables["params"]["conv5_1"]["kernel"], wanted)
     for init_from in (tmp_path / "out", tmp_path / "out/checkpoints/0"):
         config = tiny.config(init_from=str(init_from))
-        start.check(config, registry.make_encoder(config.model))
-    found = start.load_start(config, encoder, None)
+        folder = start.find(config)
+        start.check(config, registry.make_encoder(config.model), folder)
+    found = start.load_start(config, encoder, folder, None)
     assert not found.left_over
     note = checkpoint.saved_note(tmp_path / "out/checkpoints/0")
     assert note["origin"]["file"] == vgg.name and len(note["origin"]["sha256"]) == 64
@@ -120,7 +121,7 @@ def test_settings_that_a_file_does_not_show_are_told(tmp_path, rng, capsys):
     layers = caffe_files.alexnet(width=1 / 16, fc6=2)
     path = caffe_files.write(tmp_path / "alexnet.h5", layers, rng)
     _run("caffe", path, tmp_path / "out", "--model=lrn=False", "--model=fc6_padding=VALID")
-    encoder, _ = colorize_jax.load_encoder(tmp_path / "out")
+    encoder = checkpoint.saved_encoder(tmp_path / "out")
     assert (encoder.lrn, encoder.fc6_padding) == (False, "VALID")
     said = _refused(capsys, "caffe", path, tmp_path / "other", "--model=norm=none")
     assert "model.norm follows from the file" in said and "lrn" in said

@@ -1,5 +1,7 @@
 """The networks by name: what each of them reads of the config, and what it refuses."""
 
+import pathlib
+
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 import pytest
@@ -105,7 +107,7 @@ def test_a_start_from_another_network_is_refused(monkeypatch, found, ours, messa
     config = tiny.config(init_from="/ckpt/other", model__width=1.0, model__fc6_kernel=0)
     config.model.update(ours)
     with pytest.raises(CheckpointError, match=message):
-        start.check(config, registry.make_encoder(config.model))
+        start.check(config, registry.make_encoder(config.model), pathlib.Path("/ckpt"))
 
 
 def test_response_norm_cannot_be_rebalanced(monkeypatch):
@@ -114,9 +116,9 @@ def test_response_norm_cannot_be_rebalanced(monkeypatch):
     config.init_from, config.rebalance_photos = "/ckpt/alexnet", 10
     config.model.name, config.model.norm = "alexnet", "none"
     with pytest.raises(ConfigError, match=r"local response norm computes.*config.model.lrn=False"):
-        start.check(config, registry.make_encoder(config.model))
+        start.check(config, registry.make_encoder(config.model), pathlib.Path("/ckpt"))
     config.model.lrn = False
     monkeypatch.setattr(
         start.checkpoint, "saved_encoder", lambda p: AlexNet(norm="none", lrn=False)
     )
-    start.check(config, registry.make_encoder(config.model))
+    start.check(config, registry.make_encoder(config.model), pathlib.Path("/ckpt"))

@@ -3,11 +3,13 @@
 import contextlib
 import json
 import os
+import re
 import resource
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import tiny
 
@@ -124,7 +126,7 @@ def test_a_checkpoint_killed_before_its_manifest_is_not_complete(tmp_path, opene
     (tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp").mkdir()  # as kill -9 leaves it
     with opened() as checkpoints:
         assert checkpoints.latest == 1 and checkpoints.usable(checkpoints.verify()) == 1
-    assert "killed before" in said[0]
+    assert "cut short" in said[0]
     assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"1"}
 
 
@@ -178,11 +180,82 @@ def test_an_old_one_that_cannot_be_removed_does_not_spoil_the_new_one(
     assert said == ["the old checkpoint of step 1 could not be removed: Device or resource busy"]
 
 
-def test_a_damaged_checkpoint_is_not_transferred_from(tmp_path):
-    loop.train(tiny.config(steps=3), tmp_path)
-    _flip(_largest(tmp_path / "checkpoints" / "3"))
-    with pytest.raises(CheckpointError, match="is damaged: the content of its file"):
+def _encoders(workdir, *steps):
+    """Checkpoints of a small encoder, as a run writes them, and its parameters."""
+    config = tiny.config()
+    encoder = registry.make_encoder(config.model)
+    variables = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), registry.variable_shapes(encoder))
+    state = TrainState(
+        step=np.zeros((), np.int32), opt_state=(), nonfinite=np.zeros((), np.int32),
+        **{kind: {"encoder": tree} for kind, tree in variables.items()},
+    )  # fmt: skip
+    note = {"config": json.loads(config.to_json_best_effort())}
+    for step in steps:
+        checkpoint.write(workdir / "checkpoints" / str(step), state, note | {"step": step})
+    return variables
+
+
+def test_the_newest_complete_checkpoint_is_taken_and_named(tmp_path, capsys):
+    variables = _encoders(tmp_path, 2, 5, 7)
+    checkpoints = tmp_path / "checkpoints"
+    (checkpoints / "7" / "manifest.json").unlink()  # its save was killed
+    _flip(_largest(checkpoints / "5"))
+    for name in ("10", "²", "0007"):  # no checkpoints at all
+        (checkpoints / name).mkdir()
+    _, loaded = colorize_jax.load_encoder(tmp_path)
+    chex.assert_trees_all_equal(loaded, variables)
+    said = capsys.readouterr().err
+    for step, reason in ((10, "no manifest"), (7, "no manifest"), (5, "the content of its file")):
+        assert re.search(rf"{checkpoints}/{step} is not used: .*{reason}", said)
+    assert f"loading the encoder of {checkpoints}/2" in said
+    with pytest.raises(CheckpointError, match=r"5 is not used: the content.*Beside it.*step 2$"):
+        colorize_jax.load_encoder(checkpoints / "5")
+    with pytest.raises(CheckpointError, match="7 is not used: it has no manifest"):
+        colorize_jax.load_encoder(checkpoints / "7")
+
+
+def test_a_manifest_that_lists_nothing_vouches_for_nothing(tmp_path):
+    _encoders(tmp_path, 2)
+    (tmp_path / "checkpoints" / "2" / "manifest.json").write_text('{"files": {}}')
+    with pytest.raises(CheckpointError, match="lists no file of the state"):
         colorize_jax.load_encoder(tmp_path)
+
+
+def test_a_checkpoint_is_known_by_its_manifest_whatever_it_is_called(tmp_path):
+    _encoders(tmp_path, 2)
+    copied = (tmp_path / "checkpoints" / "2").rename(tmp_path / "the_best")
+    assert checkpoint.find(copied) == copied
+
+
+def test_a_checkpoint_is_read_once_for_its_checksums_as_long_as_nothing_changes(
+    tmp_path, monkeypatch
+):
+    _encoders(tmp_path, 2)
+    read = []
+    digest = manifest.hashlib.file_digest
+    monkeypatch.setattr(manifest.hashlib, "file_digest", lambda *a: read.append(a) or digest(*a))
+    folder = checkpoint.find(tmp_path)
+    once = len(read)
+    colorize_jax.load_encoder(folder)
+    assert len(read) == once > 3
+    _flip(_largest(folder))
+    with pytest.raises(CheckpointError, match="content of its file"):
+        colorize_jax.load_encoder(folder)
+
+
+def test_an_old_checkpoint_without_manifest_can_be_vouched_for(tmp_path):
+    variables = _encoders(tmp_path, 2)
+    folder = tmp_path / "checkpoints" / "2"
+    (folder / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match=f"convert seal {folder}"):
+        colorize_jax.load_encoder(tmp_path)
+    checkpoint.seal(folder)
+    chex.assert_trees_all_equal(colorize_jax.load_encoder(tmp_path)[1], variables)
+    with pytest.raises(CheckpointError, match="nothing to do"):
+        checkpoint.seal(folder)
+    (tmp_path / "3").mkdir()
+    with pytest.raises(CheckpointError, match="no checkpoint that can be read"):
+        checkpoint.seal(tmp_path / "3")
 
 
 @pytest.mark.parametrize(

@@ -217,7 +217,7 @@ def test_only_the_layers_that_are_named_are_trained(pretrained, devkit, tmp_path
 def _started(config):
     """The start of a run: its description and the encoder's parameters."""
     task = make_task(config)
-    found = start.load_start(config, task.model.encoder, lambda count: [])
+    found = start.load_start(config, task.model.encoder, start.find(config), lambda count: [])
     return found, found.variables["params"]
 
 
@@ -264,7 +264,7 @@ def test_a_start_is_rebalanced_on_photos(segmented, devkit, tmp_path):
     )
     task = make_task(config)
     photos = [_photo()]
-    found = start.load_start(config, task.model.encoder, lambda count: photos)
+    found = start.load_start(config, task.model.encoder, start.find(config), lambda count: photos)
     maps = task.model.encoder.apply(found.variables, colorize_jax.network_input(photos[0]))
     for name in task.model.encoder.layers:
         np.testing.assert_allclose(np.std(maps[name]), 1, rtol=1e-3)
@@ -277,7 +277,7 @@ def test_a_start_is_rebalanced_on_photos(segmented, devkit, tmp_path):
     [
         ({"init_from": ""}, ConfigError, "init_from is empty"),
         ({"init_from": "/nowhere"}, CheckpointError, "no checkpoint in /nowhere"),
-        ({"init_from": "EMPTY"}, CheckpointError, "7 holds no checkpoint that can be read"),
+        ({"init_from": "EMPTY"}, CheckpointError, "7 is not used: it has no manifest.json"),
         ({"model__width": 0.0625}, CheckpointError, "width is 0.0625 here and 0.03125 there"),
         ({"model__fc6_kernel": 3}, CheckpointError, "fc6_kernel is 3 here and 1 there"),
         ({"rebalance_photos": 4, "model__norm": "batch"}, ConfigError, "rebalance_photos"),

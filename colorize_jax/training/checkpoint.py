@@ -21,6 +21,7 @@ from colorize_jax.config import default_config
 from colorize_jax.errors import CheckpointError, SaveError, why
 from colorize_jax.models import registry
 from colorize_jax.training import hosts, manifest
+from colorize_jax.training.report import say
 from colorize_jax.training.step import TrainState
 
 Tree = Any
@@ -189,9 +190,7 @@ class Checkpoints:
                 self._say(f"the old checkpoint of step {step} could not be removed: {why(error)}")
 
     def _steps(self) -> set[int]:
-        with contextlib.suppress(OSError):
-            return {int(p.name) for p in self.directory.iterdir() if p.name.isdigit()}
-        return set()
+        return {int(folder.name) for folder in step_folders(self.directory)}
 
     def note(self, step: int) -> dict:
         """What the loop wrote beside the state of a step."""
@@ -281,9 +280,10 @@ def save_encoder(
 
 
 def is_import(workdir: str | pathlib.Path) -> bool:
-    """Whether `save_encoder` has made the checkpoint there."""
-    with contextlib.suppress(Exception):  # Orbax has many kinds for what is not there
-        return "origin" in _note(find(workdir))
+    """Whether `save_encoder` has made the checkpoint there; does not ask whether it is damaged."""
+    for folder in step_folders(pathlib.Path(workdir).absolute() / FOLDER):
+        with contextlib.suppress(Exception):  # Orbax has many kinds for what is not there
+            return "origin" in _note(folder)
     return False
 
 
@@ -352,9 +352,11 @@ def _abstract(tree: Tree, sharding) -> Tree:
 def load_encoder(path: str | pathlib.Path) -> tuple[Any, dict[str, Tree]]:
     """The trunk of a pretrained network, ready for `encoder.apply`.
 
+    Says which checkpoint it takes where the path leaves a choice.
+
     Args:
-        path: a run's workdir (its newest checkpoint), one step folder in its `checkpoints`, or what
-            `colorize_jax.convert` wrote.
+        path: a run's workdir (its newest complete checkpoint), one step folder in its
+            `checkpoints`, or what `colorize_jax.convert` wrote.
 
     Returns:
         encoder: Linen module; `encoder.apply(variables, gray, train=False)` gives
@@ -362,9 +364,11 @@ def load_encoder(path: str | pathlib.Path) -> tuple[Any, dict[str, Tree]]:
         variables: {"params": ..., "batch_stats": ...} of the encoder alone.
 
     Raises:
-        CheckpointError: there is no checkpoint, or it is damaged.
+        CheckpointError: there is no complete checkpoint.
     """
     folder = find(path)
+    if folder != pathlib.Path(path).absolute():
+        say(f"loading the encoder of {folder}")
     encoder = saved_encoder(folder)
     shapes = registry.variable_shapes(encoder)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -375,7 +379,8 @@ def load_encoder(path: str | pathlib.Path) -> tuple[Any, dict[str, Tree]]:
 
 
 def saved_encoder(path: str | pathlib.Path):
-    """The encoder of a checkpoint, without its weights; CheckpointError if there is none."""
+    """The encoder of a checkpoint, without its weights; CheckpointError if there is none that is
+    complete."""
     return registry.make_encoder(saved_note(find(path))["config"]["model"])
 
 
@@ -383,16 +388,18 @@ def saved_note(folder: pathlib.Path) -> dict:
     """What the run that wrote a checkpoint noted beside the state: its "config" and more.
 
     Raises:
-        CheckpointError: the folder is no checkpoint of ours, or a damaged one.
+        CheckpointError: the folder is no checkpoint of a network, is not complete, or is damaged.
     """
-    if manifest.exists(folder) and (problem := manifest.problem(folder)):
-        raise CheckpointError(f"{folder} is damaged: {problem}; give an older checkpoint/<step>")
+    if problem := manifest.problem(folder):
+        raise CheckpointError(_unusable(folder, problem))
     try:
         note = _note(folder)
         _ = note["config"]["model"]
         return note
     except Exception as error:  # Orbax has many kinds for what is not there
-        raise CheckpointError(f"{folder} holds no checkpoint that can be read: {error}") from error
+        raise CheckpointError(
+            f"{folder} holds no network of a run or of `colorize_jax.convert`: {error}"
+        ) from error
 
 
 def read_variables(folder: pathlib.Path, wanted: dict[str, Tree], sharding) -> dict[str, Tree]:
@@ -401,7 +408,6 @@ def read_variables(folder: pathlib.Path, wanted: dict[str, Tree], sharding) -> d
     Args:
         folder: from `find`.
         wanted: shapes, nested as in the checkpoint; what is left out there is not read.
-            `saved_note` has found the checkpoint undamaged.
         sharding: of every array.
 
     Raises:
@@ -473,19 +479,88 @@ def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
     return {name: tuple(leaf.shape) for name, leaf in flat.items()}
 
 
+def step_folders(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The folders there that are called as a step is, complete or not, from the newest one on."""
+    try:
+        names = [entry.name for entry in folder.iterdir()]
+    except OSError:
+        return []
+    steps = {int(name) for name in names if name.isdecimal()}
+    return [folder / str(step) for step in sorted(steps, reverse=True) if str(step) in names]
+
+
 def find(path: str | pathlib.Path) -> pathlib.Path:
-    """The step folder that a path stands for: itself, or the newest one of a run's workdir.
+    """The checkpoint that a path stands for: itself, or the newest complete one of a workdir.
+
+    Complete is one whose manifest lists all that is there, with the right checksums. Newer ones
+    that are not are said.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is none, or none that is complete.
+        OSError: one cannot be read just now.
     """
     path = pathlib.Path(path).absolute()
-    for folder in (path / FOLDER, path):
-        steps = [int(p.name) for p in folder.glob("[0-9]*") if p.name.isdigit() and p.is_dir()]
-        if steps:
-            return folder / str(max(steps))
-    if path.is_dir() and path.name.isdigit():
+    for folder in (path / FOLDER, path) if not manifest.exists(path) else ():
+        problems = {}
+        for step in step_folders(folder):
+            if not (problem := manifest.problem(step)):
+                for other, what in problems.items():
+                    say(f"the checkpoint {other} is not used: {what}")
+                return step
+            problems[step] = problem
+        if problems:
+            raise CheckpointError(
+                "; ".join(_unusable(other, what) for other, what in problems.items())
+            )
+    if manifest.exists(path) or (path.is_dir() and path.name.isdecimal()):
+        if problem := manifest.problem(path):
+            others = [folder for folder in step_folders(path.parent) if manifest.exists(folder)]
+            known = [folder.name for folder in others if folder != path]
+            beside = f". Beside it are those of step {', '.join(known)}" if known else ""
+            raise CheckpointError(_unusable(path, problem) + beside)
         return path
     raise CheckpointError(
         f"no checkpoint in {path}: give the workdir of a run or one of its checkpoints/<step>"
     )
+
+
+def _unusable(folder: pathlib.Path, problem: str) -> str:
+    """A sentence about a checkpoint that is not loaded, with what to do if it is an old one."""
+    said = f"the checkpoint {folder} is not used: {problem}"
+    if manifest.exists(folder) or not (folder / "state").exists():
+        return said
+    return (
+        f"{said}. If it is an old one that you know to be whole: python -m colorize_jax.convert "
+        f"seal {folder}"
+    )
+
+
+def seal(folder: str | pathlib.Path) -> int:
+    """Writes the manifest of a checkpoint that has none, from before there were manifests.
+
+    All of it is read first. What a killed save left is no checkpoint, and nothing can tell its
+    missing numbers from zeros: whoever seals one vouches for it.
+
+    Returns:
+        The number of arrays in it.
+
+    Raises:
+        CheckpointError: it has a manifest, cannot be read, or holds numbers that are not finite.
+        SaveError: the manifest cannot be written.
+    """
+    folder = pathlib.Path(folder).absolute()
+    if manifest.exists(folder):
+        raise CheckpointError(f"{folder} has its manifest: there is nothing to do")
+    try:
+        _ = _note(folder)["config"]["model"]
+        arrays = jax.tree.leaves(ocp.load_checkpointables(folder, {"state": None})["state"])
+    except Exception as error:  # Orbax has many kinds for what is not there
+        raise CheckpointError(f"{folder} holds no checkpoint that can be read: {error}") from error
+    for array in arrays:
+        if jnp.issubdtype(array.dtype, jnp.floating) and not np.isfinite(array).all():
+            raise CheckpointError(f"{folder} holds numbers that are not finite")
+    try:
+        manifest.write(folder)
+    except OSError as error:
+        raise SaveError(f"{folder} could not be sealed: {why(error)}") from error
+    return len(arrays)

@@ -28,7 +28,7 @@ def evaluate(config, path: str, output: pathlib.Path) -> dict[str, float]:
 
     Args:
         config: of the run that trained it; what belongs to the evaluation may differ.
-        path: a run's workdir (its newest checkpoint), or one of its checkpoints/<step>.
+        path: a run's workdir (its newest complete checkpoint), or one of its checkpoints/<step>.
         output: folder for results.json, images/ and, with config.eval.export, the predictions.
 
     Returns:

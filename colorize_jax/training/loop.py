@@ -25,6 +25,7 @@ from colorize_jax.training import (
     early_stopping,
     evaluation,
     hosts,
+    manifest,
     memory,
     nonfinite,
     optimizers,
@@ -114,6 +115,7 @@ class _Run:
         self.began = time.monotonic()
         self.search: Search | None = None  # early stopping
         self.start = config.init_from
+        self.origin: pathlib.Path | None = None  # the checkpoint behind that
         self.skipped: list[int] = []  # steps passed over because they were not finite
         self.microbatches, self.compiled = config.microbatches, None
         self.report: Report | None = None
@@ -134,7 +136,10 @@ class _Run:
         self.task = make_task(config, classes=opened.classes)
         evaluation.check(config, self.task)
         if not same_run.begun(self.workdir):
-            start.check(config, self.task.model.encoder)
+            self.origin = start.find(config)
+            start.check(config, self.task.model.encoder, self.origin)
+            if self.origin is not None:
+                hosts.check_same(manifest.digest(self.origin), "checkpoint to start from")
         self.digest = self.photos.digest() + self.held_out.digest()
         hosts.check_same(self.digest, "photos")
         self.schedule = optimizers.make_schedule(config, len(self.photos))
@@ -240,7 +245,10 @@ class _Run:
             say("starting from scratch")
             return
         model = self.task.model.encoder
-        encoder = self.wait_for(lambda: start.load_start(self.config, model, self._first_photos))
+        origin = self.origin or start.find(self.config)
+        encoder = self.wait_for(
+            lambda: start.load_start(self.config, model, origin, self._first_photos)
+        )
         self.state = start.place(self.state, encoder, same)
         self.start = str(encoder.folder)
         say(start.describe(self.config, encoder, self.state))

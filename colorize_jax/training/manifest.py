@@ -6,6 +6,9 @@ import os
 import pathlib
 
 NAME = "manifest.json"
+# {folder: what the file system said of its files when they were read and found good}. A command
+# looks at one checkpoint several times, and its gigabytes are read once.
+_good: dict[pathlib.Path, list] = {}
 
 
 def write(folder: pathlib.Path) -> None:
@@ -42,26 +45,41 @@ def exists(folder: pathlib.Path) -> bool:
     return (folder / NAME).exists()
 
 
+def digest(folder: pathlib.Path) -> str:
+    """Of all that a complete checkpoint holds; hexadecimal. OSError if it has no manifest."""
+    return hashlib.sha256((folder / NAME).read_bytes()).hexdigest()
+
+
 def problem(folder: pathlib.Path) -> str | None:
     """The first thing wrong with a checkpoint, as a sentence's end; None if there is none.
+
+    Reads all of it, once in a process as long as no file changes.
 
     Raises:
         OSError: the file system did not answer; the checkpoint may be good.
     """
     try:
         listed = json.loads((folder / NAME).read_text())["files"]
+        if not any(name.startswith("state/") for name in listed):
+            return f"its {NAME} lists no file of the state"
+        found = []
         for name, wanted in listed.items():
             path = folder / name
             if not path.exists():
                 return f"its file {name} is gone"
-            size = path.stat().st_size
-            if size != wanted["bytes"]:
-                return f"its file {name} has {size} bytes instead of {wanted['bytes']}"
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != wanted["sha256"]:
+            status = path.stat()
+            if status.st_size != wanted["bytes"]:
+                return f"its file {name} has {status.st_size} bytes instead of {wanted['bytes']}"
+            found.append((name, wanted["sha256"], status.st_ino, status.st_mtime_ns))
+        if _good.get(folder) == found:
+            return None
+        for name, digest, *_ in found:
+            with (folder / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                     return f"the content of its file {name} is not what was written"
+        _good[folder] = found
     except FileNotFoundError:
-        return f"it has no {NAME}: the run was killed before the checkpoint was complete"
+        return f"it has no {NAME}, which is written last: its save was cut short"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"its {NAME} cannot be read"
     return None

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from colorize_jax.config import default_config
 from colorize_jax.errors import CheckpointError
 from colorize_jax.models import registry
-from colorize_jax.training import checkpoint
+from colorize_jax.training import checkpoint, manifest
 from colorize_jax.whole_file import write_text
 
 
@@ -35,8 +35,8 @@ FREE = (
 
 
 def begun(workdir: pathlib.Path) -> bool:
-    """Whether there is a checkpoint: a run without one has nothing to spoil."""
-    return any(p.name.isdigit() for p in (workdir / checkpoint.FOLDER).glob("*"))
+    """Whether a checkpoint was written to its end: a run without one has nothing to spoil."""
+    return any(map(manifest.exists, checkpoint.step_folders(workdir / checkpoint.FOLDER)))
 
 
 def check_config(workdir: pathlib.Path, config: ConfigDict) -> None:

@@ -39,19 +39,34 @@ class Start:
     left_over: list[str]
 
 
-def check(config, encoder) -> None:
-    """The encoder of `config.init_from` is there and fits, or an error that names what does not;
-    reads no weights."""
+def find(config) -> pathlib.Path | None:
+    """The checkpoint that `config.init_from` stands for; None for a random start.
+
+    Raises:
+        ConfigError: it is empty.
+        CheckpointError: there is no complete checkpoint, see `checkpoint.find`.
+    """
     if not config.init_from:
         raise ConfigError(
             "config.init_from is empty: name the workdir of a pretrained network, as in "
             "--config.init_from=/ckpt/vgg16, or take the recipe's variant :random"
         )
-    if config.init_from == RANDOM:
+    return None if config.init_from == RANDOM else checkpoint.find(config.init_from)
+
+
+def check(config, encoder, folder: pathlib.Path | None) -> None:
+    """The encoder of a checkpoint fits, or an error that names what does not; reads no weights.
+
+    Args:
+        config: of the run.
+        encoder: of the run's model.
+        folder: from `find`.
+    """
+    if folder is None:
         if config.rebalance_photos:
             raise ConfigError("config.rebalance_photos needs a config.init_from")
         return
-    found = checkpoint.saved_encoder(config.init_from)
+    found = checkpoint.saved_encoder(folder)
     wrong = []
     if type(found) is not type(encoder):
         wrong.append(f"a {type(found).__name__}, not a {type(encoder).__name__}")
@@ -73,16 +88,18 @@ def check(config, encoder) -> None:
         rebalance.check(encoder)
 
 
-def load_start(config, encoder, photos: Callable[[int], Iterable[jax.Array]]) -> Start:
-    """The encoder of `config.init_from`, made into what `encoder` wants.
+def load_start(
+    config, encoder, folder: pathlib.Path, photos: Callable[[int], Iterable[jax.Array]]
+) -> Start:
+    """The encoder of a checkpoint, made into what `encoder` wants.
 
     Args:
         config: of the run; `check` has passed.
         encoder: of the run's model.
+        folder: from `find`.
         photos: how many -> batches of so many training photos at least, uint8.
     """
     # 1. The trunk of the pretrained network. Nothing behind it is ever used again.
-    folder = checkpoint.find(config.init_from)
     found, variables = checkpoint.load_encoder(folder)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     done, layers = [], found.layers
