@@ -24,7 +24,9 @@ def execute(words: Sequence[str]) -> int:
         told.append(number)
         os.killpg(process.pid, signal.SIGTERM)
 
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup
+        numbers.append(signal.SIGHUP)
     handlers = {number: signal.signal(number, tell) for number in numbers}
     try:
         code = process.wait()

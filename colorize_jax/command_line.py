@@ -9,6 +9,7 @@ import traceback
 
 from absl import app, flags, logging
 
+from colorize_jax import log
 from colorize_jax.errors import ColorizeError, Interrupted, SaveError
 from colorize_jax.training import signals
 
@@ -16,7 +17,11 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run(main: Callable, required: tuple[str, ...] = ("config",)) -> None:
-    """`app.run(main)`, with ColorizeError and mistakes in the flags printed as one sentence."""
+    """`app.run(main)`, with ColorizeError and mistakes in the flags printed as one sentence.
+
+    What it prints may fail to be read or written: that ends nothing.
+    """
+    log.occupy_standard_streams()
     flags.mark_flags_as_required(required)
 
     def guarded(argv):
@@ -34,7 +39,8 @@ def run(main: Callable, required: tuple[str, ...] = ("config",)) -> None:
             traceback.print_exc()
             _leave(1)
 
-    app.run(guarded, flags_parser=_parse)
+    with log.outlived():
+        app.run(guarded, flags_parser=_parse)
 
 
 def _leave(code: int) -> None:

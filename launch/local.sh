@@ -10,7 +10,7 @@
 #                  memory is short, and segmentation fault) again at most so many times; it goes on
 #                  from its last checkpoint
 #
-# SIGTERM and SIGINT are passed on: the run saves and ends with 75, and stays ended, since somebody
+# SIGTERM, SIGINT and SIGHUP are passed on: the run saves and ends with 75, and stays ended, since somebody
 # wanted that; the same command goes on. A mistake (1) and a state that could not be saved (74) would
 # only happen again. The exit code is that of the last start.
 set -euo pipefail
@@ -50,6 +50,7 @@ while :; do
   child=$!
   trap 'forward TERM' TERM
   trap 'forward INT' INT
+  trap 'forward HUP' HUP # under nohup it stays ignored
   # A signal ends `wait`, but not the run.
   while :; do
     signalled='' code=0

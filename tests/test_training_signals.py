@@ -20,7 +20,7 @@ from colorize_jax.errors import Interrupted, SaveError
 from colorize_jax.evaluation.runner import Runner
 from colorize_jax.training import checkpoint, loop, manifest, sharding
 from colorize_jax.training.report import Report
-from colorize_jax.training.signals import Signals, Stop, left_behind
+from colorize_jax.training.signals import ASKING, Signals, Stop, left_behind
 
 WAITING = """
 import signal, sys, hashlib
@@ -233,6 +233,24 @@ def test_the_first_signal_only_asks_and_handlers_come_back():
     assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
 
 
+@pytest.mark.parametrize("number", ASKING)
+def test_what_only_asks_does_so_unless_the_run_was_told_to_ignore_it(number):
+    before = signal.getsignal(number)
+    try:
+        signal.signal(number, signal.SIG_IGN)  # as nohup
+        with Signals() as signals:
+            _raise(number)
+            time.sleep(0.05)
+            assert signals.received is None
+        signal.signal(number, signal.SIG_DFL)
+        with pytest.raises(Interrupted, match=number.name), Signals() as signals:
+            _raise(number)
+            signals.wait_for(lambda: time.sleep(10))
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+
+
 def test_what_is_waited_for_gives_and_raises_what_it_would_without_signals():
     def fails():
         raise error
@@ -337,6 +355,9 @@ def test_a_second_signal_ends_at_once_also_where_no_python_runs(tmp_path, number
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
     assert "a second one stops at once" in process.stderr.readline() + process.stderr.readline()
+    for again in (signal.SIGHUP, number):  # at once: `timeout` tells a process and its group
+        process.send_signal(again)
+    time.sleep(1.2)
     assert process.poll() is None
     began = time.monotonic()
     process.send_signal(number)

@@ -16,12 +16,13 @@ GRACE_SECONDS = 60.0
 def prepare(index: int, count: int) -> None:
     """For grain's `worker_init_fn`: runs first in every worker.
 
-    A terminal's Ctrl-C and a scheduler's SIGTERM reach all processes of a run. The main one still
-    needs batches then, and ends the workers itself; one that it forgot goes `GRACE_SECONDS` later,
-    and one whose parent was killed goes at once.
+    A terminal's Ctrl-C, its end, and a scheduler's SIGTERM reach all processes of a run. The main
+    one still needs batches then, and ends the workers itself; one that it forgot goes
+    `GRACE_SECONDS` later, and one whose parent was killed goes at once.
     """
     del index, count
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave_later)
     threading.Thread(target=_outlive_nobody, daemon=True).start()
 

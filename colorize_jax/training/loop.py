@@ -13,6 +13,7 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
+from colorize_jax import log
 from colorize_jax.config import check_numbers
 from colorize_jax.data import pipeline, splits
 from colorize_jax.data.bad_records import BadRecords
@@ -63,6 +64,7 @@ def train(config: ConfigDict, workdir: str, signals: Signals | None = None) -> d
         )
     workdir = pathlib.Path(workdir)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(log.outlived())
         if signals is None:
             signals = stack.enter_context(Signals())
         if config.early_stopping.mode == "crossval":
@@ -235,6 +237,8 @@ class _Run:
             # What older notes lack.
             self.seconds = note.get("seconds", 0.0)
             self.start = note.get("start", start.RANDOM)
+            if "window" in note:
+                self.meter.take_up(note["window"])
             if self.search is not None:
                 self._take_up(note["search"])
             say(f"going on from step {newest}, checkpoint {self.saved.directory / str(newest)}")
@@ -265,7 +269,7 @@ class _Run:
 
     def _take_up(self, search: dict) -> None:
         """Where early stopping was."""
-        self.search.restore(search)
+        self.search.restore(search, self.step)
         self.schedule = dataclasses.replace(self.schedule, drops=self.search.drops)
         if self.search.ended:
             self.last = self.step
@@ -299,6 +303,9 @@ class _Run:
                         self._pass_over(found)
             except Stop:
                 self._leave()
+            except BaseException as error:
+                self._rescue(error)
+                raise
         if not self._saved_well():
             raise SaveError(
                 f"all {self.last} steps are done, but the last state could not be saved: "
@@ -347,6 +354,10 @@ class _Run:
 
     def _go_on(self) -> None:
         """From the step that the run is at to the last one."""
+        if self.meter.window()["steps"] and self.step % self.config.log.every == 0:
+            self._log()  # what ended the run came before its row
+        if self.search is not None and self.step:
+            self.search.look(self.step, self.state.variables, self.bad, self.wait_for)
         self._settle()
         batches = pipeline.training_batches(
             self.photos, self.config, start=self.step, stop=self.schedule.steps, **self.host
@@ -361,10 +372,7 @@ class _Run:
                     self.report.started(self.step)
                     first = False
                 if self.step % self.config.log.every == 0 or self.step == self.last:
-                    values = self.meter.finish()
-                    rate = self.schedule.rate(optimizers.initial_rate(self.config))
-                    values["train/rate"] = float(rate(self.step - 1))
-                    self.report.progress(self.step, values)
+                    self._log()
                 if self.search is not None:
                     self.search.look(self.step, self.state.variables, self.bad, self.wait_for)
                 stop, late = self.agreement.any(
@@ -374,6 +382,19 @@ class _Run:
                     raise Stop
                 # Not for a wish from before the last save.
                 self._settle(late and self.step > self.saved_step + self.agreement.lag)
+
+    def _log(self) -> None:
+        """A row of the means since the last one."""
+        self.meter.check()
+        window = self.meter.window()
+        values = self.meter.finish()
+        rate = self.schedule.rate(optimizers.initial_rate(self.config))
+        values["train/rate"] = float(rate(self.step - 1))
+        try:
+            self.report.progress(self.step, values)
+        except BaseException:
+            self.meter.take_up(window)  # the next start writes the row
+            raise
 
     def _advance(self, batches: Iterator[dict]) -> None:
         """One step; with the metrics of an earlier one, NonFiniteStep if that was not finite."""
@@ -448,6 +469,7 @@ class _Run:
             "seconds": self._elapsed(),
             "start": self.start,
             "schedule": [self.schedule.steps, *self.schedule.drops],
+            "window": self.meter.window(),
         }
         if self.search is not None:
             note["search"] = self.search.to_json()
@@ -489,7 +511,11 @@ class _Run:
             try:
                 self._save()
             except NonFiniteStep as found:
-                self._pass_over(found)
+                try:
+                    self._pass_over(found)
+                except NonFiniteError as error:
+                    self._rescue(error)
+                    raise
                 self._save()
         what = f"{self.signals.received or 'a signal to another host'}: stopped after step"
         if not self._saved_well():
@@ -504,6 +530,28 @@ class _Run:
             f"{what} {self.step} of {self.last}, which is saved; the same command goes "
             "on from there"
         )
+
+    def _rescue(self, error: BaseException) -> None:
+        """Saves what was trained since the last save, whatever has ended the loop.
+
+        Not with several hosts: the others know nothing of it, and all must save together. Not if
+        the step itself has failed and has taken its state with it.
+        """
+        insisted = isinstance(error, KeyboardInterrupt) and self.signals.received
+        if jax.process_count() > 1 or self.step <= self.saved_step or insisted:
+            return
+        try:
+            try:
+                self._save()
+            except NonFiniteStep as found:  # the latch has kept the state before that step
+                self.step = found.step - 1
+                self._save()
+            if not self._saved_well():
+                raise SaveError(self.saved.failure)
+        except Exception as failure:
+            say(f"step {self.step} could not be saved: {why(failure)}. {self._newest()}")
+            return
+        say(f"stopped after step {self.step}, which is saved, for the reason that follows")
 
     def _pass_over(self, found: NonFiniteStep) -> None:
         """Reports a step that was not finite; goes on behind it, or raises NonFiniteError.

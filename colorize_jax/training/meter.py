@@ -33,7 +33,7 @@ class Meter:
     def __init__(self, batch_size: int):
         self._batch_size = batch_size
         self._pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
-        self._values: list[dict[str, float]] = []
+        self._sums, self._summed = {}, 0
         self._restart_clock()
 
     def _restart_clock(self) -> None:
@@ -79,19 +79,27 @@ class Meter:
             self._steps -= 1 + len(self._pending)  # the latch has held them back
             self._pending.clear()
             raise NonFiniteStep(step, values)
-        self._values.append(values)
+        # One after the other, so that a sum taken up from `window` comes out the same.
+        self._sums = {name: self._sums.get(name, 0.0) + value for name, value in values.items()}
+        self._summed += 1
+
+    def window(self) -> dict:
+        """What was read since the last log, for a checkpoint's note; see `take_up`."""
+        return {"steps": self._summed, "sums": self._sums}
+
+    def take_up(self, window: dict) -> None:
+        """Goes on with the mean that `window` gave, so that the next log is that of an undisturbed
+        run."""
+        self._sums, self._summed = dict(window["sums"]), window["steps"]
 
     def finish(self) -> dict[str, float]:
         """{"train/...": mean since the last log}, and the speed unless no step was timed."""
         self.check()
         seconds = time.monotonic() - self._start - self._excluded
-        values = {
-            f"train/{name}": sum(v[name] for v in self._values) / len(self._values)
-            for name in self._values[0]
-        }
+        values = {f"train/{name}": value / self._summed for name, value in self._sums.items()}
         if self._steps:
             values["train/images_per_second"] = self._steps * self._batch_size / seconds
             values["train/data_wait"] = self._waited / seconds
-        self._values = []
+        self._sums, self._summed = {}, 0
         self._restart_clock()
         return values

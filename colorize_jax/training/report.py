@@ -17,6 +17,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
+from colorize_jax import log
 from colorize_jax.errors import why
 from colorize_jax.whole_file import write_text
 
@@ -73,6 +74,8 @@ class Report:
         """One row of metrics.jsonl, and the same numbers for TensorBoard."""
         if not self._writes:
             return
+        if lost := log.newly_lost():
+            values = values | {"log/lines_lost": lost}
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         # JSON knows no NaN; TensorBoard draws none.
         self._trying(self._rows.add, {"step": step} | dict.fromkeys(values) | finite)

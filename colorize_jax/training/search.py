@@ -31,6 +31,7 @@ class Search:
         self._config, self._settings, self._task = config, config.early_stopping, task
         self._runner, self._held_out, self._host = runner, held_out, host
         self._looks: dict = {}  # step -> (hits, predictions), the later ones on devices
+        self._looked = 0  # the last step that was looked at, or had no need to be
         self._batches = None
         metric = self._settings.metric
         if not config.data.labels:
@@ -65,13 +66,16 @@ class Search:
     def look(self, step: int, variables, bad, wait_for: Callable) -> None:
         """After every step: one more batch for the metric "accuracy", if it is time.
 
+        A step that was looked at is not looked at again, so that a run may ask once more when it
+        goes on.
+
         Args:
             step: that was done.
             variables: after it.
             bad: is told which photos cannot be read.
             wait_for: calls a function that may take long, and gives what that does.
         """
-        if self._settings.metric != "accuracy" or step % LOOK_EVERY:
+        if self._settings.metric != "accuracy" or step % LOOK_EVERY or step <= self._looked:
             return
         index = step // LOOK_EVERY
         if self._batches is None:
@@ -81,10 +85,12 @@ class Search:
             self._batches = bad.note(batches, self._held_out)
         batch = wait_for(lambda: next(self._batches))
         self._looks[step] = self._runner.accuracy(index, batch, variables)
+        self._looked = step
 
     def forget(self, step: int) -> None:
         """The steps after this one were none, and come again."""
         self._looks = {at: look for at, look in self._looks.items() if at <= step}
+        self._looked = min(self._looked, step)
         self.close()
 
     def judge(self, step: int, scores: dict[str, float]) -> str:
@@ -123,10 +129,12 @@ class Search:
         return {
             "stopping": self._stopping.to_json(),
             "looks": [[step, *look] for step, look in self._read().items()],
+            "looked": self._looked,
         }
 
-    def restore(self, saved: dict) -> None:
-        """The opposite of `to_json`."""
+    def restore(self, saved: dict, step: int) -> None:
+        """The opposite of `to_json`; `step` is that of the checkpoint, for older ones."""
+        self._looked = saved.get("looked", step)
         self._stopping = EarlyStopping.from_json(saved["stopping"])
         self._looks = {step: (hits, count) for step, hits, count in saved["looks"]}
 

@@ -1,18 +1,25 @@
-"""SIGTERM and SIGINT: the first asks the run to save and stop, the second ends it at once."""
+"""Signals: the first asks the run to save and stop, a second SIGTERM or SIGINT ends it at once."""
 
 from collections.abc import Callable
+import contextlib
 import os
 import queue
 import signal
 import sys
 import threading
+import time
 from typing import Any, TypeVar
 
 from colorize_jax.errors import Interrupted
 
 Result = TypeVar("Result")
 
-CAUGHT = (signal.SIGTERM, signal.SIGINT)
+INSISTING = (signal.SIGTERM, signal.SIGINT)
+# A terminal that goes away, and what schedulers announce a job's end by. They only ask, however
+# often they come, and whoever starts a run may have it ignore them, as nohup does.
+ASKING = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+# `timeout` and others tell a process and then its whole group: within this time it is one signal.
+ONE_SIGNAL_SECONDS = 1.0
 CLOSING_SECONDS = 10.0  # what readers and writers get to close once everything is saved
 
 
@@ -51,7 +58,10 @@ class Signals:
             self._read, self._write = os.pipe()
             os.set_blocking(self._write, False)
             self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-            self._handlers = {number: signal.signal(number, self._handle) for number in CAUGHT}
+            asking = [number for number in ASKING if signal.getsignal(number) == signal.SIG_DFL]
+            self._handlers = {
+                number: signal.signal(number, self._handle) for number in (*INSISTING, *asking)
+            }
             self._thread = threading.Thread(target=self._watch, daemon=True)
             self._thread.start()
             self._helper.start()
@@ -106,26 +116,31 @@ class Signals:
             self._timer = leave_within(CLOSING_SECONDS, Interrupted.exit_code)
 
     def _handle(self, number, frame):
-        self._handled += 1
+        self._handled += number in INSISTING
         if self._handled > 1 and self._notebook:
             raise KeyboardInterrupt
         self.received = self.received or signal.Signals(number).name
 
     def _watch(self):
-        first = True
+        insisted = None  # when SIGTERM or SIGINT first came
         while byte := os.read(self._read, 1):
-            if byte[0] not in CAUGHT:  # handlers of others tell here too
+            if byte[0] not in self._handlers:  # handlers of others tell here too
                 continue
-            if first:
-                first, name = False, signal.Signals(byte[0]).name
-                self.received = self.received or name
-                self._answers.put(None)
-                print(
-                    f"\n{name}: saving, then stopping; a second one stops at once",
-                    file=sys.stderr, flush=True,
-                )  # fmt: skip
-            elif not self._notebook:
+            name, now = signal.Signals(byte[0]).name, time.monotonic()
+            self.received = self.received or name
+            self._answers.put(None)
+            if byte[0] not in INSISTING:
+                _print(f"{name}: saving, then stopping")
+            elif insisted is None:
+                insisted = now
+                _print(f"{name}: saving, then stopping; a second one stops at once")
+            elif now - insisted > ONE_SIGNAL_SECONDS and not self._notebook:
                 os._exit(128 + byte[0])
+
+
+def _print(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # the thread must see the second signal too
+        print(f"\n{text}", file=sys.stderr, flush=True)
 
 
 class _Helper(threading.Thread):
