@@ -6,9 +6,12 @@ the same command again.
 
 
 class ColorizeError(Exception):
-    """Base of every error that the user can act upon."""
+    """Base of every error that the user can act upon; its text can be printed as it is."""
 
     exit_code = 1
+
+    def __str__(self):
+        return printable(super().__str__())
 
 
 class ConfigError(ColorizeError):
@@ -56,3 +59,22 @@ class HostLostError(ColorizeError):
 def why(error: Exception) -> str:
     """What went wrong, without the path and the number that an OSError puts around it."""
     return getattr(error, "strerror", None) or str(error)
+
+
+def shown(name: str) -> str:
+    """A name of a file or class as it may be printed: on one line, escapes (\\x1b, \\xfc) in the
+    place of what moves a terminal's cursor, and of bytes that are no text."""
+    return name if name.isprintable() else "".join(map(_shown, name))
+
+
+def printable(text: str) -> str:
+    """`shown` for text of several lines."""
+    return "\n".join(map(shown, text.split("\n")))
+
+
+def _shown(character: str) -> str:
+    if character.isprintable():
+        return character
+    if "\udc80" <= character <= "\udcff":  # how Python keeps a byte that is no text
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()

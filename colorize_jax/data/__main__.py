@@ -44,8 +44,9 @@ def main(arguments: list[str] | None = None) -> None:
                 raise ConfigError(
                     f"--scale {scale[0]} {scale[1]} --crop {crop}: give crop <= smallest < end"
                 )
-            found = check.check(sources.open_all(settings.source), settings.threads)
-            print(check.report(found, scale=scale, crop=crop))
+            photos = sources.open_all(settings.source)
+            found = check.check(photos, settings.threads)
+            print(check.report(found, photos.left_out(), scale=scale, crop=crop))
             return
         options = pack.Packing(settings.shortest, settings.quality, settings.shard_photos)
         packed, left_out = pack.pack(

@@ -1,15 +1,27 @@
 """Photos in zip archives and tar shards, read in place."""
 
-from collections.abc import Sequence
+import collections
+from collections.abc import Callable, Iterable, Sequence
+import functools
 import os
+import stat
 import tarfile
 
 import numpy as np
 
 from colorize_jax.data import index
 from colorize_jax.data.names import Names
-from colorize_jax.data.record import Record, is_photo, only_devkit_photos
-from colorize_jax.data.tree import ZipTree, into_zip
+from colorize_jax.data.record import (
+    HAS_HEIC,
+    HEAD,
+    LINK,
+    NO_FILE,
+    PHOTO,
+    Record,
+    only_devkit_photos,
+    sort_member,
+)
+from colorize_jax.data.tree import ZipTree, check_size, into_zip
 from colorize_jax.errors import DataError
 
 
@@ -21,7 +33,9 @@ class Zip:
 
     def __init__(self, path: str):
         self._files = ZipTree(*into_zip(path))
-        names = only_devkit_photos([n for n in self._files.names() if is_photo(n)])
+        self.left_out: collections.Counter[str] = collections.Counter()
+        heads = ((n, functools.partial(self._files.head, n, HEAD)) for n in self._files.names())
+        names = only_devkit_photos(list(_photos(heads, self.left_out)))
         self.names = Names.of(sorted(name.encode("utf-8", "surrogateescape") for name in names))
 
     def __getitem__(self, index: int) -> Record:
@@ -39,6 +53,8 @@ class Tar:
     def __init__(self, paths: Sequence[str]):
         self._paths = list(paths)
         tables = [_tar_table(path) for path in self._paths]
+        counts = (index.counts(table["left_out"]) for table in tables)
+        self.left_out = dict(sum(map(collections.Counter, counts), collections.Counter()))
         self._offsets = np.concatenate([table["offsets"] for table in tables])
         self._sizes = np.concatenate([table["sizes"] for table in tables])
         counts = [len(table["offsets"]) for table in tables]
@@ -47,6 +63,7 @@ class Tar:
 
     def __getitem__(self, index: int) -> Record:
         size = int(self._sizes[index])
+        check_size(size)
         with open(self._paths[self._shards[index]], "rb", buffering=0) as shard:
             data = os.pread(shard.fileno(), size, int(self._offsets[index]))
         if len(data) < size:
@@ -54,25 +71,53 @@ class Tar:
         return Record(self.names[index], data)
 
 
+def _photos(
+    members: Iterable[tuple[str, Callable[[], bytes]]], left_out: collections.Counter[str]
+) -> Iterable[str]:
+    """The names of the photos among the files of an archive; counts the others."""
+    for name, head in members:
+        found = sort_member(name, head)
+        if found == PHOTO:
+            yield name
+        else:
+            left_out[found] += 1
+
+
+# What is kept, and what a listing leaves out, change with it.
+_KIND = "tar-2-heic" if HAS_HEIC else "tar-2"
+
+
 def _tar_table(path: str) -> dict[str, np.ndarray]:
-    """Names (with the shard's, so that they are unique), offsets and sizes of a shard's photos."""
+    """Names (with the shard's, so that they are unique), offsets and sizes of a shard's photos, and
+    what was left out."""
     try:
         status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"{path} is no file")
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     stamp = np.array([status.st_size, status.st_mtime_ns])
-    cached = index.load("tar", path)
+    cached = index.load(_KIND, path)
     if cached is not None and np.array_equal(cached["stamp"], stamp):
         return cached
+    left_out: collections.Counter[str] = collections.Counter()
     names, offsets, sizes = [], [], []
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
-                if member.isreg() and is_photo(member.name):
+                if not member.isreg():
+                    if not member.isdir():
+                        left_out[LINK if member.issym() or member.islnk() else NO_FILE] += 1
+                    continue
+                head = functools.partial(
+                    os.pread, archive.fileobj.fileno(), HEAD, member.offset_data
+                )
+                if list(_photos([(member.name, head)], left_out)):
                     names.append(os.fsencode(f"{os.path.basename(path)}/{member.name}"))
                     offsets.append(member.offset_data)
                     sizes.append(member.size)
-    except (tarfile.TarError, OSError) as error:
+    # A damaged header may state any size and any encoding.
+    except (tarfile.TarError, OSError, MemoryError, OverflowError, ValueError) as error:
         raise DataError(
             f"{path} cannot be read as an uncompressed tar archive: {error}. Compressed shards "
             "cannot be read at random: unpack them first"
@@ -83,7 +128,8 @@ def _tar_table(path: str) -> dict[str, np.ndarray]:
         "ends": listed.ends,
         "offsets": np.array(offsets, np.int64),
         "sizes": np.array(sizes, np.int64),
+        "left_out": index.encode_counts(left_out),
         "stamp": stamp,
     }
-    index.store("tar", path, table)
+    index.store(_KIND, path, table)
     return table

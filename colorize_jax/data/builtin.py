@@ -1,5 +1,6 @@
 """Real color photos that ship inside scikit-image and scikit-learn."""
 
+from collections.abc import Mapping
 import functools
 import importlib.util
 import pathlib
@@ -30,6 +31,8 @@ _PHOTOS = {
 
 class BuiltinPhotos:
     """The right quarter of every photo is held out, cut into squares; the rest is for training."""
+
+    left_out: Mapping[str, int] = {}
 
     def __init__(self, held_out: bool):
         self._held_out = held_out

@@ -9,10 +9,9 @@ import numpy as np
 from tqdm import tqdm
 
 from colorize_jax.data import decode
-from colorize_jax.data.sources import Photos
-from colorize_jax.errors import DataError, why
+from colorize_jax.data.sources import Photos, is_gray
+from colorize_jax.errors import DataError, shown, why
 
-_GRAY = 3.0  # mean difference of the channels, of 255, below which a photo counts as gray
 _BLOCK = 4096
 
 
@@ -50,32 +49,39 @@ def _look(photos: Photos, index: int) -> Finding:
     name = photos.name(index)
     try:
         photo = decode.open_photo(photos[index].image)
-        pixels = photo.pixels(128, 128).astype(np.int16)  # reduced: the size is in the header
-        difference = pixels.max(-1) - pixels.min(-1)
-        gray, profile = bool(difference.mean() < _GRAY), photo.profile
+        pixels = photo.pixels(128, 128)  # reduced: the size is in the header
+        profile = photo.profile
         return Finding(
-            name, photo.height, photo.width, gray,
+            name, photo.height, photo.width, is_gray(pixels),
             profile=profile.name, profile_used=not profile.broken,
         )  # fmt: skip
     except (DataError, OSError) as error:
         return Finding(name, reason=why(error))
 
 
-def report(found: Sequence[Finding], *, scale: tuple[int, int], crop: int) -> str:
+def report(
+    found: Sequence[Finding],
+    left_out: Sequence[str] = (),
+    *,
+    scale: tuple[int, int],
+    crop: int,
+) -> str:
     """The findings as text.
 
     Args:
         found: from `check`.
+        left_out: what else the sources hold, from `Photos.left_out`.
         scale, crop: of training: the shortest side becomes an integer in [scale[0], scale[1]).
     """
     good = [f for f in found if not f.reason]
     bad = [f for f in found if f.reason]
     lines = [f"{len(found):,} photos, {len(good):,} readable, {len(bad):,} not"]
     for reason, count in collections.Counter(f.reason for f in bad).most_common(10):
-        lines.append(f"  {count:,} x {reason}")
-    lines += [f"  {f.name}: {f.reason}" for f in bad[:20]]
+        lines.append(f"  {count:,} x {shown(reason)}")
+    lines += [shown(f"  {f.name}: {f.reason}") for f in bad[:20]]
     if len(bad) > 20:
         lines.append(f"  and {len(bad) - 20:,} more")
+    lines += map(shown, left_out)
     if not good:
         return "\n".join(lines)
     shortest = np.array([min(f.height, f.width) for f in good])
@@ -83,7 +89,7 @@ def report(found: Sequence[Finding], *, scale: tuple[int, int], crop: int) -> st
     gray = np.mean([f.gray for f in good])
     last = scale[1] - 1
     lines += [
-        f"gray: {gray:.1%}",
+        f"gray: {gray:.1%}" + ("; without color there is nothing to learn" if gray == 1 else ""),
         *_profiles(good),
         f"shortest side: {_quantiles(shortest)}",
         f"longest side:  {_quantiles(longest)}",
@@ -107,7 +113,7 @@ def _profiles(good: Sequence[Finding]) -> list[str]:
         names = collections.Counter(f.profile for f in good if f.profile and f.profile_used == used)
         if names:
             counts = ", ".join(f"{count:,} x {name}" for name, count in names.most_common(10))
-            lines.append(f"color profiles, {what}: {counts}")
+            lines.append(shown(f"color profiles, {what}: {counts}"))
     return lines
 
 

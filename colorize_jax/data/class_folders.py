@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 import os
+import unicodedata
 
 import numpy as np
 
 from colorize_jax.data import sources
 from colorize_jax.data.archives import Tar
 from colorize_jax.data.labelled import Labelled
-from colorize_jax.data.record import Source
+from colorize_jax.data.record import Source, is_hidden
 from colorize_jax.data.records import Tfds
 from colorize_jax.data.sources import Photos
 from colorize_jax.errors import ConfigError, DataError
@@ -105,20 +106,32 @@ def class_of(names: Sequence[str], split: str) -> dict[int, str]:
         split: a folder ("train", or "images/train"), anywhere in the name: photos that do not lie
             below it are left out, and the class is the folder that follows. "": all photos, and the
             class is the first folder that not all of them share. "" for a photo in no such folder.
+
+    Names that look the same are the same class: letters with accents may be written as one
+    character or as two. Photos in hidden folders and those of the system are left out.
     """
-    folders = [f"/{os.path.dirname(name)}/" for name in names]
+    folders = {i: folder for i, name in enumerate(names) if (folder := _folder(name)) is not None}
     if split:
-        below = f"/{split.strip('/')}/"
-        parts = {i: folder.partition(below) for i, folder in enumerate(folders) if below in folder}
+        below = f"/{unicodedata.normalize('NFC', split).strip('/')}/"
+        parts = {i: folder.partition(below) for i, folder in folders.items() if below in folder}
         # A class may be called as the split is: of several depths the first one is the split's.
         depths = {i: before.count("/") for i, (before, _, _) in parts.items()}
         first = min(depths.values(), default=0)
         rests = {i: rest for i, (_, _, rest) in parts.items() if depths[i] == first}
     else:
         # The longest beginning that all folders share, in whole components.
-        shared = os.path.commonpath(set(folders)) if folders else "/"
-        rests = {i: folder[len(shared) :] for i, folder in enumerate(folders)}
+        shared = os.path.commonpath(set(folders.values())) if folders else "/"
+        rests = {i: folder[len(shared) :] for i, folder in folders.items()}
     return {i: rest.strip("/").partition("/")[0] for i, rest in rests.items()}
+
+
+def _folder(name: str) -> str | None:
+    """The folder of a photo, as in "/train/cat/"; None for one that is left out."""
+    # "./cat/1.jpg" is what tar calls a file of the folder it was made in.
+    parts = [part for part in name.split("/")[:-1] if part not in ("", ".")]
+    if any(map(is_hidden, parts)):
+        return None
+    return unicodedata.normalize("NFC", "".join(f"/{part}" for part in parts)) + "/"
 
 
 def _folders(source: Source, path: str, split: str) -> dict[int, str]:

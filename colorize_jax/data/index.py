@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import hashlib
+import json
 import logging
 import os
 import pathlib
@@ -46,3 +47,13 @@ def store(kind: str, path: str, arrays: Mapping[str, np.ndarray]) -> None:
         os.replace(draft.name, target)
     except OSError as error:
         logging.info("the index of %s is not kept: %s", path, error)
+
+
+def encode_counts(counts: Mapping[str, int]) -> np.ndarray:
+    """{word: number} as an array for `store`."""
+    return np.frombuffer(json.dumps(dict(counts)).encode(), np.uint8)
+
+
+def counts(array: np.ndarray) -> dict[str, int]:
+    """What `encode_counts` was given."""
+    return json.loads(array.tobytes())

@@ -1,6 +1,6 @@
 """Photos of a collection together with what is known about each: labels or masks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 import dataclasses
 import hashlib
@@ -56,6 +56,8 @@ class FilePhotos:
         files: the photos.
         names: by which they are called.
     """
+
+    left_out: Mapping[str, int] = {}
 
     def __init__(self, files: Files, names: Sequence[str]):
         self._files, self.names = files, Names.of(os.fsencode(name) for name in names)
@@ -124,6 +126,10 @@ class Labelled:
     def path(self, index: int) -> str:
         """The source that the photo is from."""
         return self._photos.path(int(self._numbers[index]))
+
+    def left_out(self) -> list[str]:
+        """What the sources hold besides photos, a line for each that holds any."""
+        return self._photos.left_out()
 
     def digest(self) -> str:
         """Changes with the names, their order or number, the labels, and the masks' names."""

@@ -1,16 +1,41 @@
 """What a source gives, and which names are photos."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import os
+import importlib.util
+import re
 from typing import Protocol
 
 import numpy as np
 
+from colorize_jax.errors import DataError
+
+# The plugin that lets Pillow read HEIC, the photos of phones: an optional extra.
+HEIC_PLUGIN = "pi_heif"
+HAS_HEIC = importlib.util.find_spec(HEIC_PLUGIN) is not None
+HEIC = frozenset((".heic", ".heif", ".hif"))
 EXTENSIONS = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jp2", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm",
-     ".pgm", ".tga", ".avif")
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".mpo", ".jp2", ".png",
+     ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".tga", ".avif")
+) | (HEIC if HAS_HEIC else frozenset())  # fmt: skip
+# Folders that file managers, photo servers and file systems make for themselves.
+_SYSTEM = frozenset(
+    ("__macosx", "@eadir", "@recycle", "@recently-snapshot", "@tmp", "#recycle", "#snapshot",
+     "$recycle.bin", "recycler", "system volume information", "lost+found")
 )  # fmt: skip
+
+# What a file or folder is, by its name: a photo; to be decided by its content; or left out, which
+# is told by its ending (".txt") or by one of the next four.
+PHOTO, UNKNOWN = "photo", "unknown"
+HIDDEN, NO_PICTURE, NO_FILE, LINK = "hidden", "no picture", "no file", "link"
+_SAID = {
+    HIDDEN: "hidden or system files or folders",
+    NO_PICTURE: "without an ending, and no picture",
+    NO_FILE: "pipes, sockets or devices",
+    LINK: "links inside an archive",
+}
+# An ending has a letter: "12.30.05" and "a.2019 copy" have none.
+_ENDING = re.compile(r"\.(?=[\d_~-]*[a-z])[a-z0-9_~-]{1,12}", re.IGNORECASE | re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,18 +54,82 @@ class Source(Protocol):
     """Photos by number. Picklable, and safe to read from several threads.
 
     Reading raises OSError or DataError for a photo that cannot be had.
+
+    Attributes:
+        names: of the photos.
+        left_out: how many files beside the photos are no photos, {what: number}; see `describe`.
     """
 
     names: Sequence[str]
+    left_out: Mapping[str, int]
 
     def __getitem__(self, index: int) -> Record: ...
 
 
-def is_photo(name: str) -> bool:
-    """Whether a path inside a folder or an archive is that of a photo, by its name."""
-    base = os.path.basename(name)
-    hidden = base.startswith(".") or name.startswith("__MACOSX/")
-    return os.path.splitext(base)[1].lower() in EXTENSIONS and not hidden
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is not the user's own, by its name: neither a photo nor a class."""
+    return (name.startswith(".") and name not in (".", "..")) or name.lower() in _SYSTEM
+
+
+def sort(name: str) -> str:
+    """`PHOTO`, `UNKNOWN`, or what a file is left out as, by its name without the folders."""
+    stem, dot, ending = name.rpartition(".")
+    if is_hidden(name):
+        return HIDDEN
+    if dot and stem and f".{ending.lower()}" in EXTENSIONS:
+        return PHOTO
+    if stem and _ENDING.fullmatch(dot + ending):
+        return f".{ending.lower()}"
+    return UNKNOWN
+
+
+def sort_member(name: str, head: Callable[[], bytes]) -> str:
+    """`PHOTO`, or what a file in an archive is left out as.
+
+    Args:
+        name: with its folders, "/" between them.
+        head: gives the first `HEAD` bytes or more; called only if the name does not tell.
+    """
+    *folders, base = name.split("/")
+    if any(map(is_hidden, folders)):
+        return HIDDEN
+    found = sort(base)
+    return sort_content(head) if found == UNKNOWN else found
+
+
+HEAD = 32  # bytes that tell a picture
+_MAGIC = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|II\*\0|MM\0\*|P[56]\s+[#\d]"
+    rb"|BM.{4}\0{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0|\0\0\0\x0cjP  \r\n|\xff\x4f\xff\x51"
+    rb"|....ftypavi[fs]" + (rb"|....ftyp(?:hei[cx]|mif1)" if HAS_HEIC else b""),
+    re.DOTALL,
+)
+
+
+def is_picture(head: bytes) -> bool:
+    """Whether the first `HEAD` bytes of a file are those of a picture that can be read."""
+    return _MAGIC.match(head) is not None
+
+
+def sort_content(head: Callable[[], bytes]) -> str:
+    """`PHOTO` or `NO_PICTURE`, which a file that cannot be read is too."""
+    try:
+        return PHOTO if is_picture(head()) else NO_PICTURE
+    except (DataError, OSError):
+        return NO_PICTURE
+
+
+def describe(left_out: Mapping[str, int]) -> str:
+    """How many files were left out as what, in words; "" if there are none."""
+    endings = sorted((k for k in left_out if k.startswith(".")), key=lambda k: (-left_out[k], k))
+    said = [f"{left_out[ending]:,} {ending}" for ending in endings[:10]]
+    if more := sum(left_out[ending] for ending in endings[10:]):
+        said.append(f"{more:,} with {len(endings) - 10:,} other endings")
+    said += [f"{left_out[kind]:,} {text}" for kind, text in _SAID.items() if left_out.get(kind)]
+    hint = ""
+    if not HEIC.isdisjoint(left_out):
+        hint = " (HEIC is read after: pip install 'colorize_jax[heic]')"
+    return ", ".join(said) + hint
 
 
 def only_devkit_photos(names: Sequence[str]) -> Sequence[str]:

@@ -1,6 +1,6 @@
 """Photos in ArrayRecord shards, ours and other people's, and in prepared TFDS data sets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 import contextlib
 import io
@@ -45,6 +45,8 @@ class ArrayRecords:
     The names are those that the photos had when they were packed; bare photos are named by their
     shard and number.
     """
+
+    left_out: Mapping[str, int] = {}
 
     def __init__(self, paths: Sequence[str]):
         from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -105,6 +107,8 @@ class Tfds:
         spec: NAME[/CONFIG][:SPLIT], for example imagenet2012:train; the split is train if none is
             named. The data set must have been prepared with file_format="array_record".
     """
+
+    left_out: Mapping[str, int] = {}
 
     def __init__(self, spec: str):
         self._spec = spec

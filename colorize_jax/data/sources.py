@@ -5,24 +5,28 @@ import glob
 import hashlib
 import os
 import re
+import zipfile
 
 import numpy as np
 
-from colorize_jax.data import decode
+from colorize_jax.data import decode, listing
 from colorize_jax.data.archives import Tar, Zip
 from colorize_jax.data.builtin import BuiltinPhotos
-from colorize_jax.data.folder import Folder
+from colorize_jax.data.folder import Files, Folder
 from colorize_jax.data.order import Mixture, Shuffled
-from colorize_jax.data.record import EXTENSIONS, Record, Source
+from colorize_jax.data.record import EXTENSIONS, HEAD, Record, Source, describe, is_picture
 from colorize_jax.data.records import ArrayRecords, Tfds, names_file
-from colorize_jax.data.tree import into_zip
-from colorize_jax.errors import DataError
+from colorize_jax.data.tree import into_zip, read_file
+from colorize_jax.errors import DataError, why
+from colorize_jax.paths import expand_source
 
 KINDS = (
     "a folder, a .zip archive or a folder in it (photos.zip/train), tar shards ('shards/*.tar'), "
     "ArrayRecord shards ('*.array_record*', or the folder that `pack` wrote), "
-    "tfds:NAME[/CONFIG][:SPLIT], a PASCAL VOC devkit, or builtin:photos"
+    "tfds:NAME[/CONFIG][:SPLIT], a PASCAL VOC devkit, one photo, a text file that lists photos, or "
+    "builtin:photos"
 )
+_GRAY = 3.0  # mean difference of the channels, of 255, below which a photo counts as gray
 
 
 class Photos:
@@ -72,6 +76,12 @@ class Photos:
     def path(self, index: int) -> str:
         """The source that the photo is from."""
         return self._paths[self._locate(index)[0]]
+
+    def left_out(self) -> list[str]:
+        """What the sources hold besides photos, a line for each that holds any."""
+        found = dict(zip(self._paths, self._sources, strict=True))
+        said = {path: describe(source.left_out) for path, source in found.items()}
+        return [f"left out of {path}: {text}" for path, text in said.items() if text]
 
     def digest(self) -> str:
         """Changes when the names, their order or their number change; reads nothing."""
@@ -130,7 +140,8 @@ def open_splits(spec: str, holdout: float) -> tuple[Photos, Photos]:
     for split, what in ((training, "to train on"), (evaluation, "held out")):
         if not sum(len(numbers) for _, numbers, _ in split):
             raise DataError(
-                f"config.data.holdout={holdout} leaves no photo {what} in {spec}: change it"
+                f"config.data.holdout={holdout} leaves no photo {what} in {spec}: change it, or "
+                "name more than one photo"
             )
     if weights is not None and any(len(numbers) == 0 for _, numbers, _ in training):
         raise DataError(f"a weighted source of {spec} has no photo to train on")
@@ -169,6 +180,7 @@ def parse(spec: str) -> tuple[list[str], list[float] | None]:
             f"config.data.source is empty: name {KINDS}, for example "
             "--config.data.source=/data/photos"
         )
+    spec = expand_source(spec)
     if os.path.exists(spec):
         return [spec], None
     paths, weights = [], []
@@ -195,12 +207,42 @@ def parse(spec: str) -> tuple[list[str], list[float] | None]:
     return paths, [weight / sum(given) for weight in given]
 
 
+def all_gray(photos: Photos, tries: int = 50) -> str:
+    """A sentence if none of some photos, spread over all, has any color; "" otherwise.
+
+    Photos of which nothing can be learned are looked at; of others it is the first one, as a rule.
+    """
+    seen = 0
+    for index in np.linspace(0, len(photos) - 1, min(tries, len(photos))).astype(int):
+        try:
+            pixels = decode.open_photo(photos[index].image).pixels(128, 128)
+        except (DataError, OSError):
+            continue
+        if not is_gray(pixels):
+            return ""
+        seen += 1
+    if not seen:
+        return ""
+    return (
+        f"all of the {seen} photos looked at are gray photos: they have no color, so there is "
+        "nothing to learn from"
+    )
+
+
+def is_gray(pixels: np.ndarray) -> bool:
+    """Whether a photo [height, width, 3] uint8 has no color to speak of."""
+    pixels = pixels.astype(np.int16)
+    return bool((pixels.max(-1) - pixels.min(-1)).mean() < _GRAY)
+
+
 def open_source(path: str) -> Source:
     """One source of photos; see `KINDS`. DataError if there is none, or no photo in it."""
     source = _open(path)
     if len(source.names) == 0:
         known = " ".join(sorted(EXTENSIONS))
-        raise DataError(f"no photo in {path}: no name in it ends in one of {known}")
+        there = describe(source.left_out)
+        there = f". Left out: {there}" if there else ""
+        raise DataError(f"no photo in {path}: no name in it ends in one of {known}{there}")
     _check_readable(source, path)
     return source
 
@@ -221,16 +263,41 @@ def _open(path: str) -> Source:
         return ArrayRecords(packed) if packed else Folder(path)
     if into_zip(path)[1]:
         return Zip(path)
-    files = [path] if os.path.isfile(path) else _files(path)
+    files = [path] if os.path.lexists(path) else _files(path)
     if not files:
         raise DataError(f"config.data.source: there is no {path}. It can be {KINDS}")
+    for file in files:
+        if os.path.isdir(file):
+            raise DataError(
+                f"config.data.source: {path} matches the folder {file}: name the folder above, or "
+                "several folders as A,B"
+            )
+        if not os.path.isfile(file):  # reading from a pipe would wait for someone to write
+            raise DataError(f"config.data.source: {file} is no file. It can be {KINDS}")
     if all(file.endswith(".tar") for file in files):
         return Tar(files)
     if all(".array_record" in os.path.basename(file) for file in files):
         return ArrayRecords(files)
     if len(files) == 1:
-        return Zip(files[0])
+        return _one_file(path, files[0])
     raise DataError(f"config.data.source: {path} matches files of several kinds. It can be {KINDS}")
+
+
+def _one_file(path: str, file: str) -> Source:
+    """A zip archive, a photo or a list of photos, whatever it is called."""
+    if file.lower().endswith(".zip") or zipfile.is_zipfile(file):
+        return Zip(file)
+    try:
+        if is_picture(read_file(file, HEAD)) or os.path.splitext(file)[1].lower() in EXTENSIONS:
+            return Files(os.path.dirname(file), [os.path.basename(file)])
+        lines = listing.lines(read_file(file), file)
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {why(error)}") from error
+    except DataError as error:
+        raise DataError(
+            f"config.data.source: {path} cannot be used: {error}. It can be {KINDS}"
+        ) from error
+    return Files(os.path.dirname(file), dict.fromkeys(lines))
 
 
 def _check_packed(path: str, shards: list[str]) -> None:

@@ -19,7 +19,8 @@ class Splits:
     Attributes:
         training, evaluation: photos, with labels or masks where config.data.labels says so.
         classes: their names, in the order of the labels; () without labels.
-        warnings: what the user should be told: one line each.
+        warnings: what the user should be told, one line each: of photos without labels and of
+            class folders what was left out, and photos without color.
     """
 
     training: Photos | Labelled
@@ -41,7 +42,9 @@ def open_splits(config) -> Splits:
     """
     data = config.data
     if not data.labels:
-        return Splits(*sources.open_splits(data.source, data.holdout))
+        training, evaluation = sources.open_splits(data.source, data.holdout)
+        warnings = [*training.left_out(), sources.all_gray(training)]
+        return Splits(training, evaluation, warnings=tuple(filter(None, warnings)))
     sources.parse(data.source)  # says what to do where it is empty
     found = {"masks": _masks, "lists": _lists, "folders": _folders}[data.labels](config)
     if _searching(config) or not data.eval_split:  # one split, divided
@@ -164,7 +167,7 @@ def _folders(config) -> Splits:
         _check_same(config, classes, others)
         # The first so many of them are then of all classes.
         evaluation = evaluation.part(np.argsort(evaluation.hashes(), kind="stable"))
-    return Splits(training, evaluation, classes)
+    return Splits(training, evaluation, classes, tuple(training.left_out()))
 
 
 def _by_class(photos: Labelled) -> list[np.ndarray]:

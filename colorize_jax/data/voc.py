@@ -3,13 +3,16 @@
 from collections.abc import Iterable, Sequence
 import os
 import posixpath
+import unicodedata
 
 import numpy as np
 
+from colorize_jax.data import listing
 from colorize_jax.data.labelled import FilePhotos, Files, Labelled
+from colorize_jax.data.record import EXTENSIONS
 from colorize_jax.data.sources import Photos
-from colorize_jax.data.tree import FolderTree, Tree, find, holds, read_file
-from colorize_jax.errors import ConfigError, DataError
+from colorize_jax.data.tree import FolderTree, Tree, find, find_picture, holds
+from colorize_jax.errors import ConfigError, DataError, why
 
 OBJECTS = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -18,6 +21,7 @@ OBJECTS = (
 )  # fmt: skip
 _SEGMENTATION = "ImageSets/Segmentation"
 _MAIN = "ImageSets/Main"
+_PHOTOS, _MASKS = "JPEGImages", "SegmentationClass"
 
 
 def open_devkit(path: str) -> Tree:
@@ -111,7 +115,7 @@ def class_names(devkit: Tree, classes: int) -> tuple[str, ...]:
         ConfigError: classes.txt has not `classes` lines.
     """
     if holds(devkit, "classes.txt"):
-        names = tuple(_lines(devkit.read("classes.txt"), "classes.txt"))
+        names = tuple(_lines(devkit, "classes.txt"))
         if len(names) != classes:
             raise ConfigError(
                 f"config.task.classes={classes}, but classes.txt in {devkit.path} names "
@@ -135,11 +139,13 @@ def open_listed(devkit: Tree, split: str) -> tuple[Labelled, tuple[str, ...]]:
     """
     ending = f"_{split}.txt"
     entries = devkit.entries(_MAIN)
-    classes = sorted(e.removesuffix(ending) for e in entries if e.endswith(ending))
+    found = (e.removesuffix(ending) for e in entries if e.endswith(ending))
+    lists = {unicodedata.normalize("NFC", name): f"{name}{ending}" for name in found}
+    classes = sorted(lists)
     if not classes:
         known = {e.removesuffix(".txt").rpartition("_")[2] for e in entries if "_" in e}
         raise DataError(f"{devkit.path}/{_MAIN} has no <class>{ending}; {_known(known)}")
-    columns = [_labels(devkit, f"{_MAIN}/{name}{ending}") for name in classes]
+    columns = [_labels(devkit, f"{_MAIN}/{lists[name]}") for name in classes]
     names = sorted(set().union(*columns))
     if not names:
         raise DataError(f"the lists {devkit.path}/{_MAIN}/*{ending} are empty: they list no photo")
@@ -150,7 +156,7 @@ def open_listed(devkit: Tree, split: str) -> tuple[Labelled, tuple[str, ...]]:
                 f"{devkit.path}/{_MAIN}/{name}{ending} lacks {_some(lacking, len(names))} of the "
                 "lists of the other classes"
             )
-    photos = [f"JPEGImages/{name}.jpg" for name in names]
+    photos = [_photo(devkit, name) for name in names]
     lost = [n for n, photo in zip(names, photos, strict=True) if not holds(devkit, photo)]
     if lost:
         raise DataError(
@@ -166,9 +172,9 @@ def open_listed(devkit: Tree, split: str) -> tuple[Labelled, tuple[str, ...]]:
 
 def _labels(devkit: Tree, path: str) -> dict[str, int]:
     found = {}
-    for number, line in enumerate(_lines(devkit.read(path), path), 1):
-        name, _, label = line.partition(" ")
-        if label.strip() not in ("-1", "0", "1"):
+    for number, line in enumerate(_lines(devkit, path), 1):
+        name, label = [*line.rsplit(None, 1), ""][:2]
+        if label not in ("-1", "0", "1"):
             raise DataError(
                 f"{devkit.path}/{path}, line {number}: {line!r} is no photo with -1, 0 or 1 behind"
             )
@@ -180,9 +186,9 @@ def _listed(devkit: Tree, split: str, sbd: Tree | None) -> tuple[dict[str, str],
     """{photo: mask} by their paths in the devkit, and where that is from, for messages."""
     path = f"{_SEGMENTATION}/{split}.txt"
     if holds(devkit, path):
-        where, lines = f"{devkit.path}/{path}", _lines(devkit.read(path), path)
-    elif os.path.isfile(split):
-        where, lines = split, _lines(read_file(split), split)
+        where, lines = f"{devkit.path}/{path}", _lines(devkit, path)
+    elif os.path.exists(split) and not os.path.isdir(split):
+        where, lines = split, _lines(FolderTree(""), split)
     elif split == "train_aug":
         where, lines = "train_aug, derived from VOC and SBD,", _train_aug(devkit, sbd)
     else:
@@ -190,14 +196,45 @@ def _listed(devkit: Tree, split: str, sbd: Tree | None) -> tuple[dict[str, str],
         raise DataError(f"there is no list {devkit.path}/{path}; {_known(known)}")
     pairs = {}
     for number, line in enumerate(lines, 1):
-        words = line.split()
-        if len(words) == 1:
-            words = [f"JPEGImages/{words[0]}.jpg", f"SegmentationClass/{words[0]}.png"]
-        if len(words) != 2:
+        pair = _pair(devkit, line)
+        if pair is None:
             raise DataError(f"{where}, line {number}: {line!r} is no id, nor a photo and its mask")
-        image, mask = (word.lstrip("/") for word in words)
+        image, mask = pair
         pairs.setdefault(image, mask)
     return pairs, where
+
+
+def _pair(devkit: Tree, line: str) -> tuple[str, str] | None:
+    """The photo and the mask that a line means; whether they are there is not said."""
+    words = line.split()
+    if len(words) == 1 or holds(devkit, _photo(devkit, line)):  # an id may have spaces
+        return _photo(devkit, line), _mask(devkit, line)
+    if len(words) == 2:
+        return words[0].lstrip("/"), words[1].lstrip("/")
+    for i, character in enumerate(line):
+        image, mask = line[:i].strip().lstrip("/"), line[i:].strip().lstrip("/")
+        if character.isspace() and holds(devkit, image) and holds(devkit, mask):
+            return image, mask
+    return None
+
+
+def _photo(devkit: Tree, name: str) -> str:
+    """The path of a photo in the devkit by its id, which may have an ending."""
+    return _file(devkit, _PHOTOS, name, ".jpg")
+
+
+def _mask(devkit: Tree, name: str) -> str:
+    """Likewise of its mask."""
+    return _file(devkit, _MASKS, name.removeprefix("/").removeprefix(f"{_PHOTOS}/"), ".png")
+
+
+def _file(devkit: Tree, folder: str, name: str, ending: str) -> str:
+    name = name.removeprefix("/").removeprefix(f"{folder}/")
+    stem, known = posixpath.splitext(name)
+    for called in (name, stem) if known.lower() in EXTENSIONS else (name,):
+        if found := find_picture(devkit, f"{folder}/{called}", ending):
+            return found
+    return f"{folder}/{called}{ending}"
 
 
 def _train_aug(devkit: Tree, sbd: Tree | None) -> list[str]:
@@ -213,8 +250,8 @@ def _train_aug(devkit: Tree, sbd: Tree | None) -> list[str]:
         for name in ("train.txt", "val.txt"):
             if not holds(sbd, name):
                 raise DataError(f"{sbd.path} has no {name}: train_aug needs SBD's lists")
-            masked += _lines(sbd.read(name), name)
-    photos = (train | {f"JPEGImages/{name}.jpg" for name in masked}) - val
+            masked += _lines(sbd, name)
+    photos = (train | {_photo(devkit, name) for name in masked}) - val
     return sorted(posixpath.splitext(posixpath.basename(photo))[0] for photo in photos)
 
 
@@ -226,11 +263,13 @@ def _first(trees: Sequence[Tree], places: Iterable[tuple[int, str]]) -> tuple[in
     return None
 
 
-def _lines(data: bytes, name: str) -> list[str]:
+def _lines(tree: Tree, path: str) -> list[str]:
+    where = posixpath.join(tree.path, path)
     try:
-        return [line.strip() for line in data.decode().splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{name} is no list of photos: {error}") from error
+        data = tree.read(path)
+    except (OSError, DataError) as error:
+        raise DataError(f"{where} cannot be read: {why(error)}") from error
+    return listing.lines(data, where)
 
 
 def _some(names: Sequence[str], total: int) -> str:
