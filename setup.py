@@ -54,6 +54,7 @@ setup(
     extras_require={
         "cuda": ["jax[cuda12]>=0.10.0"],
         "tpu": ["jax[tpu]>=0.10.0"],
+        "heic": ["pi-heif>=1.1"],  # reads the photos of iPhones; without an encoder, so no GPL
         "study": ["matplotlib>=3.9"],
         "torch": ["torch==2.13.0"],  # reads .pth; from its CPU index, or it brings all of CUDA
         # The newest jax2onnx that allows this orbax-checkpoint.

@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 from tqdm import tqdm
 
-from colorize_jax.data import decode
+from colorize_jax.data import decode, record
 from colorize_jax.data.sources import Photos, is_gray
 from colorize_jax.errors import DataError, shown, why
 
@@ -81,7 +81,7 @@ def report(
     lines += [shown(f"  {f.name}: {f.reason}") for f in bad[:20]]
     if len(bad) > 20:
         lines.append(f"  and {len(bad) - 20:,} more")
-    lines += map(shown, left_out)
+    lines += [f"photos by ending: {_endings(found)}", *map(shown, left_out)]
     if not good:
         return "\n".join(lines)
     shortest = np.array([min(f.height, f.width) for f in good])
@@ -104,6 +104,13 @@ def report(
         "average",
     ]
     return "\n".join(lines)
+
+
+def _endings(found: Sequence[Finding]) -> str:
+    """How many photos have which ending, in words."""
+    counts = collections.Counter(record.ending(f.name) or "without one" for f in found)
+    said = [f"{count:,} {ending}" for ending, count in counts.most_common(10)]
+    return ", ".join(said) + (", ..." if len(counts) > 10 else "")
 
 
 def _profiles(good: Sequence[Finding]) -> list[str]:

@@ -12,7 +12,9 @@ about colors the profile is used, and gAMA, cHRM, sRGB, cICP and sBIT are not, a
 
 from collections.abc import Iterator, Sequence
 import dataclasses
+import importlib
 import io
+import warnings
 
 import cv2
 import numpy as np
@@ -20,21 +22,27 @@ from PIL import Image
 
 from colorize_jax.data import jpeg, png, profiles
 from colorize_jax.data.budget import Budget
+from colorize_jax.data.record import HAS_HEIC, HEIC_PLUGIN
 from colorize_jax.errors import DataError
 
 # Tried in this order, whatever a file is called. None of them starts another program, as Pillow
 # does for EPS, nor draws what is no picture, as it does of WMF.
 FORMATS = (
     "JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF",
+    *(["HEIF"] if HAS_HEIC else []),
     "TGA",  # has nothing to be known by: last
 )  # fmt: skip
+if HAS_HEIC:
+    importlib.import_module(HEIC_PLUGIN).register_heif_opener()
+# What Pillow finds odd in metadata decides nothing, and would reach the screen without the photo.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 MAX_PIXELS = 200_000_000  # cameras and phones go up to 200 million
 # Together, the photos that a process decodes at the same time take at most so many bytes for each
 # of `max_pixels`: 2.2 GB.
 BYTES = 11
 # What decoding takes at most for every pixel, as measured, in the formats that come in one piece;
 # it is more where a library keeps copies of its own.
-_COST = {"WEBP": 18, "AVIF": 14, "JPEG2000": 21, "TIFF": 12}
+_COST = {"WEBP": 18, "AVIF": 14, "JPEG2000": 21, "TIFF": 12, "HEIF": 12}
 _USUAL_COST = 8
 _BUDGET = Budget()
 # Photos of other formats than JPEG come reduced above this: below, they are scaled in one step.

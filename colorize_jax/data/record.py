@@ -35,7 +35,7 @@ _SAID = {
     LINK: "links inside an archive",
 }
 # An ending has a letter: "12.30.05" and "a.2019 copy" have none.
-_ENDING = re.compile(r"\.(?=[\d_~-]*[a-z])[a-z0-9_~-]{1,12}", re.IGNORECASE | re.ASCII)
+_ENDING = re.compile(r"\.(?=[\d_~-]*[a-z])[a-z0-9_~-]{1,12}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,14 +73,18 @@ def is_hidden(name: str) -> bool:
 
 def sort(name: str) -> str:
     """`PHOTO`, `UNKNOWN`, or what a file is left out as, by its name without the folders."""
-    stem, dot, ending = name.rpartition(".")
     if is_hidden(name):
         return HIDDEN
-    if dot and stem and f".{ending.lower()}" in EXTENSIONS:
-        return PHOTO
-    if stem and _ENDING.fullmatch(dot + ending):
-        return f".{ending.lower()}"
-    return UNKNOWN
+    found = ending(name)
+    return PHOTO if found in EXTENSIONS else found or UNKNOWN
+
+
+def ending(name: str) -> str:
+    """The ending of a file's name in small letters, as in ".jpg"; "" without one."""
+    stem, dot, last = name.rpartition(".")
+    last = dot + last.lower()
+    known = stem and (last in EXTENSIONS or _ENDING.fullmatch(last))
+    return last if known else ""
 
 
 def sort_member(name: str, head: Callable[[], bytes]) -> str:
