@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 import contextlib
-import errno
 import os
 import sys
 import traceback
@@ -10,10 +9,8 @@ import traceback
 from absl import app, flags, logging
 
 from colorize_jax import log
-from colorize_jax.errors import ColorizeError, Interrupted, SaveError
+from colorize_jax.errors import ColorizeError, Interrupted, exit_code
 from colorize_jax.training import signals
-
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run(main: Callable, required: tuple[str, ...] = ("config",)) -> None:
@@ -33,8 +30,7 @@ def run(main: Callable, required: tuple[str, ...] = ("config",)) -> None:
         except (ColorizeError, OSError) as error:
             prefix = "" if isinstance(error, Interrupted) else "error: "
             print(f"{prefix}{error}", file=sys.stderr)
-            full = isinstance(error, OSError) and error.errno in FULL
-            _leave(SaveError.exit_code if full else getattr(error, "exit_code", 1))
+            _leave(exit_code(error))
         except Exception:  # a fault of ours: as Python does, but without letting other hosts wait
             traceback.print_exc()
             _leave(1)

@@ -4,6 +4,8 @@ Each class has the exit code that the program ends with: after 75, and only then
 the same command again.
 """
 
+import errno
+
 
 class ColorizeError(Exception):
     """Base of every error that the user can act upon; its text can be printed as it is."""
@@ -54,6 +56,12 @@ class HostLostError(ColorizeError):
     """Another process of the run is gone; all of them go on with the same command."""
 
     exit_code = 75
+
+
+def exit_code(error: Exception) -> int:
+    """What a program ends with for an error that nobody has caught."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return SaveError.exit_code if full else getattr(error, "exit_code", 1)
 
 
 def why(error: Exception) -> str:

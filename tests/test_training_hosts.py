@@ -1,6 +1,9 @@
 """Two real processes on localhost train as one process does, stop together, and fail together."""
 
+from concurrent import futures
 import contextlib
+import errno
+import functools
 import os
 import random
 import re
@@ -8,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 
 import jax
 from ml_collections import ConfigDict
@@ -17,8 +21,14 @@ import saved
 import tiny
 
 import colorize_jax
-from colorize_jax.errors import CheckpointError, ColorizeError, ConfigError, HostLostError
-from colorize_jax.training import hosts, loop, sharding
+from colorize_jax.errors import (
+    CheckpointError,
+    ColorizeError,
+    ConfigError,
+    DataError,
+    HostLostError,
+)
+from colorize_jax.training import hosts, loop, same_run, sharding
 
 STEPS = 30
 SETTINGS = {"steps": STEPS, "data__holdout": 0.3, "log__every": 1, "checkpoint__every": 100}
@@ -40,8 +50,9 @@ def _slurm(port):
     return [], [job | {"SLURM_PROCID": str(host)} for host in range(2)]
 
 
-def _start(workdir, sources, cache, cluster=_explicit, more=(), **signals):
-    """Two processes with two devices each; `signals` are of the second one, `more` are flags."""
+def _start(workdir, sources, cache, cluster=_explicit, more=(), second=(), **signals):
+    """Two processes with two devices each; `more` are flags of both, `second` those of the second
+    one, and `signals` its environment."""
     with socket.socket() as free:
         while True:
             with contextlib.suppress(OSError):
@@ -68,6 +79,7 @@ def _start(workdir, sources, cache, cluster=_explicit, more=(), **signals):
                 sys.executable, saved.ROOT / "tests" / "two_hosts.py", "--config=tests/tiny.py",
                 f"--workdir={workdir}", f"--config.data.source={source}", *flags,
                 *([f"--config.distributed.id={host}"] if cluster is _explicit else []),
+                *(second if host else []),
             ],
             cwd=saved.ROOT, env=environment | environments[host] | (signals if host else {}),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -157,7 +169,7 @@ def test_hosts_that_see_other_photos_lose_one_another_or_fail_do_not_hang(tmp_pa
     for source, count in zip(sources, (20, 21), strict=True):
         tiny.write_photos(source, count, rng)
     for code, _, said in _ends(_start(tmp_path / "a", sources, tmp_path / "cache")):
-        assert code == 1 and "the hosts do not see the same photos" in said
+        assert code == 1 and "photos to train on: 14 on host 0; 15 on host 1" in said
         assert "Traceback" not in said
     killed = _start(
         tmp_path / "b", sources[:1] * 2, tmp_path / "cache", _slurm,
@@ -224,15 +236,79 @@ def test_what_jax_says_of_a_cluster_becomes_a_sentence(monkeypatch):
     assert caught.value.exit_code == 75
 
 
-def test_only_what_names_the_network_is_a_lost_host(monkeypatch):
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (["--config.optimizer.rate=0.5"], "config.optimizer.rate: 0.02 on host 0; 0.5 on host 1"),
+        (["--config.eval.every=7"], "config.eval.every: 3 on host 0; 7 on host 1"),
+        (["--config.early_stopping.mode=crossval"], "config.early_stopping.mode: 'off' on host 0"),
+        (["--config.replay=a.json"], "config.replay: '' on host 0; 'a.json' on host 1"),
+        (["--workdir={own}"], "--workdir must be one folder that all hosts share"),
+        (["--config.data.source={own}"], "there is no {own}"),  # on that host alone
+    ],
+)
+def test_hosts_that_are_not_set_up_for_one_run_end_before_its_first_step(
+    tmp_path, rng, second, message
+):
+    source, own = tmp_path / "photos", tmp_path / "own"
+    tiny.write_photos(source, 20, rng)
+    second = [flag.format(own=own) for flag in second]
+    ends = _ends(_start(tmp_path / "run", [source] * 2, tmp_path / "cache", second=second))
+    for code, read, said in ends:
+        assert code == 1 and message.format(own=own) in said, said
+        assert "Traceback" not in said and not read
+    assert not list(tmp_path.glob("*/checkpoints"))
+
+
+GLOO = "UNKNOWN: Gloo all-reduce failed: Connection closed by peer [127.0.0.1]:45273"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        jax.errors.JaxRuntimeError(GLOO),
+        ValueError(GLOO),  # as reading an array raises it whose computation has failed
+        RuntimeError("Unable to initialize backend 'cpu': DEADLINE_EXCEEDED: timed out"),
+        ExceptionGroup("saving", [ValueError("no"), jax.errors.JaxRuntimeError(GLOO)]),
+    ],
+)  # fmt: skip
+def test_a_lost_host_is_one_whatever_kind_of_error_tells_of_it(monkeypatch, error):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    for message, error in (
-        ("UNKNOWN: Gloo all-reduce failed: Connection closed by peer", HostLostError),
-        ("INTERNAL: no such kernel", jax.errors.JaxRuntimeError),
-        ("RESOURCE_EXHAUSTED: out of memory", jax.errors.JaxRuntimeError),
-    ):
-        with pytest.raises(error), hosts.loss_explained():
-            raise jax.errors.JaxRuntimeError(message)
+    gone = pytest.raises(HostLostError, match="another process of the run is gone")
+    with gone as caught, hosts.loss_explained():
+        raise error
+    assert caught.value.exit_code == 75
+    with pytest.raises(HostLostError), hosts.loss_explained():
+        try:
+            raise error
+        except Exception as first:  # a library's own words for it
+            raise TypeError("cannot be saved") from first
+    with pytest.raises(HostLostError), hosts.loss_explained():
+        try:
+            raise error
+        except Exception as first:  # not a checkpoint that is damaged
+            raise CheckpointError("step 4 does not fit this config") from first
+    monkeypatch.setattr(jax, "process_count", lambda: 1)
+    with pytest.raises(type(error)), hosts.loss_explained():
+        raise error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        jax.errors.JaxRuntimeError("INTERNAL: no such kernel"),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory, connection or not"),
+        ValueError("operands could not be broadcast together"),
+        DataError("the Connection of the photos is bad"),
+        OSError(errno.ETIMEDOUT, "Connection timed out", "/photos"),
+    ],
+)
+def test_what_does_not_name_the_network_is_no_lost_host(monkeypatch, error):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(type(error)) as caught, hosts.loss_explained():
+        raise error
+    assert caught.value is error
 
 
 def test_answers_come_two_calls_later_and_none_is_lost(monkeypatch):
@@ -251,9 +327,140 @@ def test_what_fails_on_the_first_host_fails_on_all(monkeypatch):
     with pytest.raises(CheckpointError, match="full of things"):
         hosts.first_does(fail)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    monkeypatch.setattr(hosts, "first_says", lambda value: 1)
-    with pytest.raises(ColorizeError, match="the first host could not go on"):
+    monkeypatch.setattr(hosts, "gather", lambda text: ['[74, "full of things"]', text])
+    with pytest.raises(ColorizeError, match="host 0 cannot go on: full of things") as caught:
         hosts.first_does(fail)
+    assert caught.value.exit_code == 74  # and not that of a lost host, which is started again
+
+
+def test_what_fails_on_one_host_reaches_the_others_with_its_sentence_and_its_code(monkeypatch):
+    said = []
+
+    def gather(text):
+        said.append(text)
+        return ["", said[0], ""]
+
+    monkeypatch.setattr(hosts, "gather", gather)
+    for error, code, sentence in (
+        (DataError("there is no /photos"), 1, "there is no /photos"),
+        (OSError(errno.ENOSPC, "No space left", "/ckpt"), 74, "No space left"),
+        (KeyError("encoder"), 1, "KeyError: 'encoder'"),  # a fault of ours
+    ):
+
+        def fail(error=error):
+            raise error
+
+        with pytest.raises(type(error)):
+            hosts.together(fail)
+        with pytest.raises(ColorizeError, match=f"host 1 cannot go on: .*{sentence}") as caught:
+            hosts.together(lambda: 3)
+        assert caught.value.exit_code == code
+        said.clear()
+    monkeypatch.setattr(hosts, "gather", lambda text: [text, ""])
+    assert hosts.together(lambda: 3) == 3
+
+
+def test_a_difference_names_the_field_and_which_host_has_what():
+    one = {"config.seed": 0, "config.eval.classes": [], "photos": 20, "jax": "0.10"}
+    assert hosts.differences([one, dict(one)]) == []
+    assert hosts.differences([one, one | {"config.seed": 7}]) == [
+        "  config.seed: 0 on host 0; 7 on host 1"
+    ]
+    assert hosts.differences([one, one | {"config.eval.classes": ["cat"], "photos": 21}]) == [
+        "  config.eval.classes: [] on host 0; ['cat'] on host 1",
+        "  photos: 20 on host 0; 21 on host 1",
+    ]
+    # True is not 1, and 1 is not 1.0; a photo that one host could not read tells nothing.
+    assert len(hosts.differences([{"a": 1, "b": 1}, {"a": True, "b": 1.0}])) == 2
+    assert hosts.differences([{"a": None, "b": 2}, {"a": 1}]) == []
+    many = [{"rate": 0.1}] * 6 + [{"rate": 0.2}] * 2
+    assert hosts.differences(many) == ["  rate: 0.1 on hosts 0, 1 and 4 more; 0.2 on hosts 6 and 7"]
+
+
+def test_hosts_with_different_numbers_of_devices_are_refused():
+    hosts.check_devices([4, 4])
+    with pytest.raises(ConfigError, match="4 on hosts 0 and 1; 3 on host 2"):
+        hosts.check_devices([4, 4, 3])
+
+
+def _between_two(monkeypatch, function, *arguments):
+    """Calls `function(argument)` on two pretended hosts, threads that pass each other texts; gives
+    what each of them raised."""
+    barrier, said, here = threading.Barrier(2), ["", ""], threading.local()
+
+    def gather(text):
+        said[here.number] = text
+        barrier.wait(timeout=30)
+        texts = list(said)
+        barrier.wait(timeout=30)
+        return texts
+
+    def run(number):
+        here.number = number
+        try:
+            function(arguments[number])
+        except ColorizeError as error:
+            return error
+
+    monkeypatch.setattr(hosts, "gather", gather)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: here.number)
+    with futures.ThreadPoolExecutor(2) as pool:
+        return list(pool.map(run, range(2)))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("seed", 1), ("optimizer.rate", 0.1), ("eval.every", 7), ("checkpoint.every", 7),
+        ("log.every", 3), ("data.crop", 33), ("model.dtype", "bfloat16"), ("replay", "a.json"),
+        ("early_stopping.mode", "crossval"), ("nonfinite_skips", 2), ("eval.classes", ("cat",)),
+    ],
+)  # fmt: skip
+def test_a_setting_that_differs_between_hosts_ends_all_of_them(monkeypatch, field, value):
+    configs = [tiny.config(), tiny.config(**{field.replace(".", "__"): value})]
+    ends = _between_two(monkeypatch, lambda c: same_run.check_hosts(c, workdir=None), *configs)
+    for error in ends:
+        assert isinstance(error, ConfigError) and error.exit_code == 1
+        assert re.search(rf"config\.{field}: .+ on host 0; .+ on host 1", str(error))
+
+
+def test_settings_of_one_host_may_differ(monkeypatch):
+    own = {
+        "distributed__id": 1, "distributed__coordinator": "localhost:1", "data__threads": 5,
+        "data__workers": 3, "data__source": "/other/disk", "init_from": "/other/vgg16",
+    }  # fmt: skip
+    configs = [tiny.config(), tiny.config(**own)]
+    check = functools.partial(same_run.check_hosts, workdir=None)
+    assert _between_two(monkeypatch, check, *configs) == [None, None]
+
+
+def test_the_workdir_must_be_seen_by_all_hosts_whatever_its_path(monkeypatch, tmp_path):
+    monkeypatch.setattr(hosts, "SEEING_SECONDS", 0.2)
+    shared, own = tmp_path / "new" / "run", tmp_path / "own"
+    assert _between_two(monkeypatch, hosts.check_shared, shared, shared) == [None, None]
+    (tmp_path / "mounted").symlink_to(shared)
+    assert _between_two(monkeypatch, hosts.check_shared, shared, tmp_path / "mounted") == [None] * 2
+    assert list(shared.iterdir()) == []
+
+    for error in _between_two(monkeypatch, hosts.check_shared, shared, own):
+        assert isinstance(error, ConfigError) and "must be one folder that all hosts" in str(error)
+        assert str(shared) in str(error) and str(own) in str(error)
+    assert list(shared.iterdir()) == [] and not own.exists()
+
+
+def test_a_workdir_that_one_host_cannot_write_into_ends_both(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+
+    def check(folder):
+        try:
+            hosts.check_shared(folder)
+        except OSError as error:
+            raise DataError(str(error)) from error
+
+    ends = _between_two(monkeypatch, check, tmp_path, tmp_path / "file" / "run")
+    assert "host 1 cannot go on" in str(ends[0]) and "Not a directory" in str(ends[1])
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 def test_alone_a_process_agrees_with_itself_at_once():

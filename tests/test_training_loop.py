@@ -184,11 +184,17 @@ def test_another_config_in_the_same_workdir_is_refused_by_field(finished):
         loop.train(tiny.config(optimizer__rate=0.5), workdir)
 
 
-def test_a_source_that_grew_is_refused(tmp_path, rng):
+def test_a_source_that_grew_or_was_replaced_is_refused(tmp_path, rng):
     tiny.write_photos(tmp_path / "photos", 12, rng)
     config = tiny.config(data__source=str(tmp_path / "photos"), data__holdout=0.2)
     loop.train(config, tmp_path / "run")
     photo = next((tmp_path / "photos" / "sub0").iterdir())
+    content = photo.read_bytes()
+    tiny.write_photos(tmp_path / "others", 1, rng)
+    photo.write_bytes((tmp_path / "others" / "sub0" / "photo000.jpg").read_bytes())
+    with pytest.raises(CheckpointError, match="have other contents than when"):
+        loop.train(config, tmp_path / "run")
+    photo.write_bytes(content)
     photo.rename(photo.with_name("renamed.jpg"))  # as many as before, in another order
     with pytest.raises(CheckpointError, match="photos to train on, and had"):
         loop.train(config, tmp_path / "run")

@@ -27,6 +27,7 @@ from colorize_jax.training.step import TrainState
 Tree = Any
 FOLDER = "checkpoints"
 DAMAGED = "damaged"  # beside it: what could not be used, for whoever wants to look at it
+_ENDING_SECONDS = 20.0  # what a save gets that was under way when the hosts of a run failed
 _NONE, _ALL_DAMAGED = -1, -2
 
 # Orbax logs a failed save with several stack traces; `Checkpoints` says it in a sentence.
@@ -86,9 +87,14 @@ class Checkpoints:
             for leftover in folder.glob("*.orbax-checkpoint-tmp*"):  # of a killed save
                 shutil.rmtree(leftover, ignore_errors=True)
 
-    def __exit__(self, *exception):
-        self.wait()
-        self._thread.shutdown()
+    def __exit__(self, kind, error, trace):
+        if kind is not None and jax.process_count() > 1:
+            # A save cannot end without a host that is gone; what needs none may.
+            futures.wait([self._pending] if self._pending else [], timeout=_ENDING_SECONDS)
+            self._thread.shutdown(wait=False)
+        else:
+            self.wait()
+            self._thread.shutdown()
         if self._first:
             self._lock.close()
 
@@ -123,7 +129,9 @@ class Checkpoints:
         Raises:
             CheckpointError: there are checkpoints, and all are damaged; they stay where they are.
         """
-        step = hosts.first_says(self._settle(verified) if self._first else _NONE)
+        step = hosts.first_says(
+            hosts.together(lambda: self._settle(verified) if self._first else _NONE)
+        )
         if step == _ALL_DAMAGED:
             raise CheckpointError(
                 f"none of the checkpoints in {self.directory} can be used, and nothing was done "

@@ -17,12 +17,12 @@ from colorize_jax.errors import CheckpointError, ConfigError, OutOfMemoryError
 from colorize_jax.evaluation import export, extremes
 from colorize_jax.evaluation.runner import Runner
 from colorize_jax.tasks.task import Task, batch_shapes, make_task
-from colorize_jax.training import checkpoint, hosts, memory, results, same_run, sharding
+from colorize_jax.training import checkpoint, hosts, memory, results, same_run, sharding, start
 from colorize_jax.training.report import picture_grid, png, say
-from colorize_jax.training.start import RANDOM
 from colorize_jax.training.step import init_variables
 
 
+@hosts.loss_explained()
 def evaluate(config, path: str, output: pathlib.Path) -> dict[str, float]:
     """Scores the network of a checkpoint on the evaluation split of `config`.
 
@@ -38,6 +38,7 @@ def evaluate(config, path: str, output: pathlib.Path) -> dict[str, float]:
         ColorizeError: with what is wrong and what to do about it.
     """
     began = time.monotonic()
+    same_run.check_hosts(config, workdir=None)
     check_numbers(config)
     pipeline.check(config)
     if config.early_stopping.mode != "off":
@@ -55,6 +56,10 @@ def evaluate(config, path: str, output: pathlib.Path) -> dict[str, float]:
     photos, held_out = opened.training, opened.evaluation
     task = make_task(config, classes=opened.classes)
     check(config, task)
+    hosts.check_same(
+        same_run.photo_facts(config, photos, held_out)
+        | {"checkpoint": start.identity(config, folder)}
+    )
     runner = Runner(task, mesh, config.seed)
     shapes = jax.eval_shape(
         lambda batch: init_variables(jax.random.key(0), task, batch), batch_shapes(task, config)
@@ -73,7 +78,7 @@ def evaluate(config, path: str, output: pathlib.Path) -> dict[str, float]:
         config=config, step=step, scores=scored.scores, best={}, score=task.score,
         checkpoint=folder, trained_on=len(photos), evaluated_on=scored.photos,
         digest=photos.digest() + held_out.digest(), seconds=time.monotonic() - began,
-        start=note.get("start", RANDOM), unreadable=scored.unreadable,
+        start=note.get("start", start.RANDOM), unreadable=scored.unreadable,
     )  # fmt: skip
     if strips:
         grid = png(picture_grid(strips))

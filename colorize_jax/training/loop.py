@@ -15,7 +15,7 @@ import numpy as np
 
 from colorize_jax import log
 from colorize_jax.config import check_numbers
-from colorize_jax.data import pipeline, splits
+from colorize_jax.data import fingerprint, pipeline, splits
 from colorize_jax.data.bad_records import BadRecords
 from colorize_jax.errors import ConfigError, Interrupted, NonFiniteError, SaveError, why
 from colorize_jax.evaluation.runner import Runner
@@ -26,7 +26,6 @@ from colorize_jax.training import (
     early_stopping,
     evaluation,
     hosts,
-    manifest,
     memory,
     nonfinite,
     optimizers,
@@ -44,6 +43,7 @@ from colorize_jax.training.step import abstract_state, init_state, pass_over
 Result = TypeVar("Result")
 
 
+@hosts.loss_explained()
 def train(config: ConfigDict, workdir: str, signals: Signals | None = None) -> dict[str, float]:
     """Trains what `config` describes, or goes on with it, and leaves everything in `workdir`.
 
@@ -67,6 +67,7 @@ def train(config: ConfigDict, workdir: str, signals: Signals | None = None) -> d
         stack.enter_context(log.outlived())
         if signals is None:
             signals = stack.enter_context(Signals())
+        same_run.check_hosts(config, workdir)
         if config.early_stopping.mode == "crossval":
             return _train_twice(config, workdir, signals)
         run = _Run(config, workdir, signals)
@@ -87,11 +88,15 @@ def _train_twice(config: ConfigDict, workdir: pathlib.Path, signals: Signals) ->
     first.early_stopping.mode, second.early_stopping.mode = "search", "off"
     first.eval.export = False
     second.schedule_from = str(workdir / "search")
+
+    def check() -> None:
+        pipeline.check(second)
+        splits.open_splits(second)
+        same_run.check_config(workdir, second)
+        same_run.check_config(workdir / "search", first)
+
     # What the second run would fail for, before the first has taken its hours.
-    pipeline.check(second)
-    splits.open_splits(second)
-    same_run.check_config(workdir, second)
-    same_run.check_config(workdir / "search", first)
+    hosts.together(check)
     found = workdir / "search" / early_stopping.FILE
     if not hosts.first_says(int(found.exists())):
         say("first of two runs: early stopping looks for the schedule")
@@ -125,7 +130,11 @@ class _Run:
     # Before the first step.
 
     def check(self) -> None:
-        """What is asked for and the photos, before anything is written."""
+        """What is asked for and the photos, before anything is written; the same on all hosts."""
+        hosts.check_same(hosts.together(self._check))
+
+    def _check(self) -> dict:
+        """What this host has found and the others must have found too."""
         config = self.config
         check_numbers(config)
         sharding.check_batch(config.data.batch_size, config.microbatches or 1, self.mesh)
@@ -140,10 +149,8 @@ class _Run:
         if not same_run.begun(self.workdir):
             self.origin = start.find(config)
             start.check(config, self.task.model.encoder, self.origin)
-            if self.origin is not None:
-                hosts.check_same(manifest.digest(self.origin), "checkpoint to start from")
         self.digest = self.photos.digest() + self.held_out.digest()
-        hosts.check_same(self.digest, "photos")
+        self.contents = fingerprint.contents((self.photos, self.held_out), config.data.threads)
         self.schedule = optimizers.make_schedule(config, len(self.photos))
         self.saved = checkpoint.Checkpoints(
             self.workdir, keep=config.checkpoint.keep, snapshots=self.schedule.snapshots, say=say
@@ -162,6 +169,10 @@ class _Run:
                 f"config.early_stopping.mode is {config.early_stopping.mode!r}; known: 'off', "
                 "'search', 'crossval'"
             )
+        return same_run.photo_facts(config, self.photos, self.held_out, self.contents) | {
+            "steps and drops of the rate": [self.schedule.steps, *self.schedule.drops],
+            "checkpoint of config.init_from": start.identity(config, self.origin),
+        }
 
     def prepare(self) -> None:
         """Compiles the step and finds the parameters."""
@@ -184,10 +195,13 @@ class _Run:
         self.example = sharding.put_batch(batch, self.mesh)
         self.shapes = abstract_state(self.task, self.optimizer, self.example)
 
-        newest = self.saved.usable(self.wait_for(self.saved.verify))
-        note = {} if newest is None else self.wait_for(lambda: self.saved.note(newest))
+        newest = self.saved.usable(self.wait_for(lambda: hosts.together(self.saved.verify)))
+        note = {}
+        if newest is not None:
+            note = self.wait_for(lambda: hosts.together(lambda: self.saved.note(newest)))
         if note:
             same_run.check_photos(self.workdir, config, note, len(self.photos), self.digest)
+            same_run.check_contents(self.workdir, config, note, self.contents)
             if self.search is None:
                 now = [self.schedule.steps, *self.schedule.drops]
                 same_run.check_schedule(self.workdir, config, note.get("schedule", now), now)
@@ -461,6 +475,7 @@ class _Run:
             "position": self.step * self.config.data.batch_size,
             "photos": len(self.photos),
             "names": self.digest,
+            "contents": [digest for _, digest in self.contents],
             "microbatches": self.microbatches,
             "evaluated": self.evaluated,
             "scores": self.scores,

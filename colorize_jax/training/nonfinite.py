@@ -15,7 +15,7 @@ from colorize_jax.data import pipeline, sources, splits
 from colorize_jax.errors import CheckpointError
 from colorize_jax.models.finetune import freeze
 from colorize_jax.tasks.task import make_task
-from colorize_jax.training import checkpoint, optimizers, same_run, sharding
+from colorize_jax.training import checkpoint, hosts, optimizers, same_run, sharding
 from colorize_jax.training.meter import NonFiniteStep
 from colorize_jax.training.report import picture_grid, png, say
 from colorize_jax.training.step import TrainState, abstract_state, forward, interleave, row_keys
@@ -51,6 +51,7 @@ def write_report(
     return path
 
 
+@hosts.loss_explained()
 def replay(config: ConfigDict, workdir: pathlib.Path) -> dict:
     """Runs the step of a report again, with the settings of `config`, and tells what it gives.
 
@@ -62,6 +63,7 @@ def replay(config: ConfigDict, workdir: pathlib.Path) -> dict:
         CheckpointError: the report is not one, or does not fit the config.
         DataError: the photos are gone.
     """
+    same_run.check_hosts(config, workdir=None)
     report, folder = _read(pathlib.Path(config.replay))
     for line in same_run.differences(report["config"], config):
         say(f"other than in the run: {line.strip()}")

@@ -1,15 +1,21 @@
-"""Whether a workdir holds the run that is asked for: the same settings, the same photos."""
+"""Whether it is the same run: that which a workdir holds, and that which the other hosts begin."""
 
+from collections.abc import Sequence
 import json
 import pathlib
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
+import colorize_jax
 from colorize_jax.config import default_config
+from colorize_jax.data import sources
+from colorize_jax.data.labelled import Labelled
+from colorize_jax.data.sources import Photos
 from colorize_jax.errors import CheckpointError
 from colorize_jax.models import registry
-from colorize_jax.training import checkpoint, manifest
+from colorize_jax.training import checkpoint, hosts, manifest
 from colorize_jax.whole_file import write_text
 
 
@@ -32,6 +38,58 @@ FREE = (
     "data.max_bad_fraction", "distributed.", "nonfinite_skips", "replay", "eval.export",
     "schedule_from",  # where it lies; what it says is compared
 )  # fmt: skip
+
+# Settings that may differ between the hosts of a run: who a host is, how it reads, and where it
+# finds what all of them must find; what lies there is compared.
+OF_ONE_HOST = (
+    "distributed.", "data.threads", "data.workers", "data.source", "data.sbd", "init_from",
+    "schedule_from",
+)  # fmt: skip
+
+
+def check_hosts(config: ConfigDict, workdir: pathlib.Path | None) -> None:
+    """ConfigError, on all hosts, unless all begin the same run in one workdir that they share.
+
+    Args:
+        config: of this host.
+        workdir: of this host; None: what is done needs none that is shared.
+    """
+    hosts.check_same(
+        {
+            "colorize_jax": colorize_jax.__version__,
+            "jax": jax.__version__,
+            **{
+                f"config.{name}": value
+                for name, value in flat(plain(config)).items()
+                if not name.startswith(OF_ONE_HOST)
+            },
+        }
+    )
+    if workdir is not None:
+        hosts.check_shared(workdir)
+
+
+def photo_facts(
+    config: ConfigDict,
+    training: Photos | Labelled,
+    held_out: Photos | Labelled,
+    contents: Sequence[tuple[str, str]] = (),
+) -> dict:
+    """What the hosts of a run must agree upon about its photos, for `hosts.check_same`.
+
+    Args:
+        config: of the run.
+        training, held_out: its splits.
+        contents: from `fingerprint.contents`.
+    """
+    return {
+        "photos to train on": len(training),
+        "photos held out": len(held_out),
+        "digest of the names to train on": training.digest(),
+        "digest of the names held out": held_out.digest(),
+        "weights in config.data.source": sources.parse(config.data.source)[1] or [],
+        **{f"contents of the photo {name!r}": digest or None for name, digest in contents},
+    }
 
 
 def begun(workdir: pathlib.Path) -> bool:
@@ -120,4 +178,28 @@ def check_photos(
             f"{config.data.source} now has {photos} photos to train on, and had {note['photos']} "
             f"when {workdir} was started, or others: the run cannot go on as it began. To go on "
             "all the same: --config.checkpoint.accept_changes=True"
+        )
+
+
+def check_contents(
+    workdir: pathlib.Path, config: ConfigDict, note: dict, now: Sequence[tuple[str, str]]
+) -> None:
+    """CheckpointError if other photos lie under the names that the run began with.
+
+    Args:
+        note: of the checkpoint; older ones do not know the contents.
+        now: from `fingerprint.contents`. A photo that cannot be read, then or now, tells nothing.
+    """
+    before = note.get("contents", [])
+    changed = [
+        name
+        for (name, digest), known in zip(now, before, strict=False)  # other names were accepted
+        if digest and known and digest != known
+    ]
+    if changed and not config.checkpoint.accept_changes:
+        raise CheckpointError(
+            f"{len(changed)} of {len(now)} photos of {config.data.source} that were looked at have "
+            f"other contents than when {workdir} was started, {changed[0]!r} among them: the run "
+            "cannot go on as it began. Put the photos back, or go on all the same with "
+            "--config.checkpoint.accept_changes=True"
         )

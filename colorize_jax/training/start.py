@@ -14,7 +14,7 @@ from colorize_jax.color import spaces
 from colorize_jax.errors import CheckpointError, ConfigError
 from colorize_jax.surgery import first_conv, rebalance
 from colorize_jax.surgery.absorb import absorb_batch_norm
-from colorize_jax.training import checkpoint
+from colorize_jax.training import checkpoint, manifest
 
 Tree = Any
 RANDOM = "random"  # in the place of a path
@@ -86,6 +86,18 @@ def check(config, encoder, folder: pathlib.Path | None) -> None:
         )
     if config.rebalance_photos:
         rebalance.check(encoder)
+
+
+def identity(config, folder: pathlib.Path | None) -> str | None:
+    """Which start it is, wherever its checkpoint lies; None if a run does not need it any more.
+
+    Args:
+        config: of the run.
+        folder: from `find`, if it was asked.
+    """
+    if folder is not None:
+        return f"step {folder.name}, manifest {manifest.digest(folder)[:16]}"
+    return RANDOM if config.init_from == RANDOM else None
 
 
 def load_start(

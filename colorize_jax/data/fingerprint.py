@@ -1,0 +1,61 @@
+"""What a look at some photos tells of all: whether others lie under the same names."""
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+import hashlib
+
+import numpy as np
+
+from colorize_jax.data.labelled import Labelled
+from colorize_jax.data.record import Record
+from colorize_jax.data.sources import Photos
+from colorize_jax.errors import DataError
+
+SAMPLE = 64  # photos of every split, spread evenly over it
+
+
+def contents(splits: Iterable[Photos | Labelled], threads: int) -> list[tuple[str, str]]:
+    """Digests of the stored bytes (or pixels), labels and masks of a sample of photos.
+
+    It reads at most `SAMPLE` photos of every split, however large that is. Where a share s of the
+    photos is replaced, the sample shows it with a probability of about 1 - (1 - s)^SAMPLE: 96 % of
+    5 %. Times of files do not count: they change when photos are copied.
+
+    Args:
+        splits: photos; the sample depends on their number alone.
+        threads: that read.
+
+    Returns:
+        [(name, digest)], split by split; the digest is "" where the photo cannot be read.
+    """
+    wanted = [
+        (photos, int(index))
+        for photos in splits
+        for index in np.unique(np.linspace(0, len(photos) - 1, SAMPLE).astype(int))
+    ]
+    with ThreadPoolExecutor(max(threads, 1)) as pool:
+        digests = list(pool.map(lambda pair: _digest(*pair), wanted))
+    return [
+        (photos.name(index), digest)
+        for (photos, index), digest in zip(wanted, digests, strict=True)
+    ]
+
+
+def _digest(photos: Photos | Labelled, index: int) -> str:
+    try:
+        record = photos[index]
+    except (DataError, OSError):  # it may be readable at the next look
+        return ""
+    return _digest_of(record)
+
+
+def _digest_of(record: Record) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for part in (record.image, record.mask, record.labels):
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.dtype} {part.shape}".encode())
+            part = np.ascontiguousarray(part).tobytes()
+        part = part or b""
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()
