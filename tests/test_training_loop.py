@@ -60,6 +60,14 @@ def test_a_run_leaves_all_that_was_promised(finished):
     assert config["data"]["crop"] == 32 and config["task"]["edge_buffer"] == 32 * 96 // 352
 
 
+def test_a_run_speaks_before_and_after_its_first_step(finished):
+    said = finished[2]
+    guess, first = said.index("6 steps, about "), said.index("step 1/6  loss ")
+    assert guess < said.index("step 0/6  eval/loss") < first < said.index("step 2/6  loss ")
+    assert "on 4 x cpu: a guess from a step's" in said[guess:first]
+    assert "full-size" not in said and "held out of" not in said
+
+
 def test_the_first_evaluation_is_that_of_uniform_histograms_and_training_lowers_it(finished):
     rows = [r for r in saved.rows(finished[0]) if "eval/loss" in r]
     assert len({r["eval/loss_constant"] for r in rows}) == 1

@@ -25,6 +25,7 @@ from colorize_jax.training import (
     checkpoint,
     early_stopping,
     evaluation,
+    forecast,
     hosts,
     memory,
     nonfinite,
@@ -119,6 +120,7 @@ class _Run:
         self.scores: dict[str, float] = {}
         self.best: dict[str, float] = {}
         self.seconds = 0.0  # that the run took before this process
+        self.evaluation_seconds = 0.0  # of the last one by this process
         self.began = time.monotonic()
         self.search: Search | None = None  # early stopping
         self.start = config.init_from
@@ -149,6 +151,8 @@ class _Run:
         if not same_run.begun(self.workdir):
             self.origin = start.find(config)
             start.check(config, self.task.model.encoder, self.origin)
+        if small := forecast.small_settings(config, self.mesh.devices.flat[0].platform):
+            say(small)
         self.digest = self.photos.digest() + self.held_out.digest()
         self.contents = fingerprint.contents((self.photos, self.held_out), config.data.threads)
         self.schedule = optimizers.make_schedule(config, len(self.photos))
@@ -303,6 +307,8 @@ class _Run:
             hosts.first_does(self._open_report)
             self.report = stack.enter_context(self.report or self._make_report())
             say(self._description())
+            if left := self.last - self.step:
+                say(forecast.guess(self.compiled, self.config, self.microbatches, left))
             model, steps = self.config.model, self.schedule.steps
             running = model.norm == "batch" and not self.config.eval.norm_batches
             if running and (lag := norm.warning(model.norm_decay, steps)):
@@ -377,15 +383,22 @@ class _Run:
             self.photos, self.config, start=self.step, stop=self.schedule.steps, **self.host
         )
         self.last_save = time.monotonic()
-        first = True
+        first, pace = time.monotonic(), None
         with contextlib.closing(self.bad.watch(batches, self.photos)) as batches:
             while self.step < self.last:
                 self._advance(batches)
-                if first:
+                row = self.step % self.config.log.every == 0 or self.step == self.last
+                if pace is None:
                     self.meter.restart()
                     self.report.started(self.step)
-                    first = False
-                if self.step % self.config.log.every == 0 or self.step == self.last:
+                    pace = self._pace()
+                    if not row:
+                        took = time.monotonic() - first
+                        self.report.first(self.step, self.meter.newest(), took)
+                elif not row and (line := pace.line(self.step)):
+                    say(line)
+                if row:
+                    pace.told = True  # rows hold the time left
                     self._log()
                 if self.search is not None:
                     self.search.look(self.step, self.state.variables, self.bad, self.wait_for)
@@ -409,6 +422,13 @@ class _Run:
         except BaseException:
             self.meter.take_up(window)  # the next start writes the row
             raise
+
+    def _pace(self) -> forecast.Pace:
+        """For the estimate by the first steps of this process."""
+        every = self.evaluate_every
+        evaluations = self.last // every - self.step // every + (self.last % every > 0)
+        seconds = evaluations * self.evaluation_seconds
+        return forecast.Pace(self.step, self.last, seconds)
 
     def _advance(self, batches: Iterator[dict]) -> None:
         """One step; with the metrics of an earlier one, NonFiniteStep if that was not finite."""
@@ -447,7 +467,9 @@ class _Run:
         return strips
 
     def _evaluate(self) -> None:
+        began = time.monotonic()
         strips = self._score()
+        self.evaluation_seconds = time.monotonic() - began
         self.evaluated = self.step
         name = f"eval/{self.task.score.name}"
         if self.task.score.better(self.scores[name], self.best.get(name)):

@@ -58,6 +58,10 @@ class Meter:
             jax.block_until_ready(self._pending[-1][1])
         self._restart_clock()
 
+    def newest(self) -> dict[str, float]:
+        """The metrics of the last step that was started; waits for it."""
+        return {k: float(v) for k, v in jax.device_get(self._pending[-1][1]).items()}
+
     @contextlib.contextmanager
     def paused(self):
         """What happens inside does not count: evaluation, saving."""

@@ -70,6 +70,10 @@ class Report:
         if self._writes and self._bar is None and sys.stderr.isatty():
             self._bar = tqdm(total=self._steps, initial=step, unit="step", dynamic_ncols=True)
 
+    def first(self, step: int, values: dict[str, float], seconds: float) -> None:
+        """A line on the terminal alone after a process's first step, long before the first row."""
+        say(f"step {step}/{self._steps}  loss {values['loss']:.4f}  first step: {seconds:.1f} s")
+
     def write(self, step: int, values: dict[str, float]) -> None:
         """One row of metrics.jsonl, and the same numbers for TensorBoard."""
         if not self._writes:

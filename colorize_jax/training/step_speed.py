@@ -1,6 +1,6 @@
 """How fast training steps are on this machine, and what share of its arithmetic they use."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -56,9 +56,9 @@ class Speed:
         return self.rows * self.devices / self.step_seconds
 
 
-def matrix_rate(dtype: str, seconds: float = 1.0) -> float:
+def matrix_rate(dtype: str, seconds: float = 1.0, sides: Sequence[int] = ()) -> float:
     """FLOP/s of one device in products of large square matrices: the best of some sizes."""
-    sides = _MATRICES.get(jax.devices()[0].platform, _LARGE_MATRICES)
+    sides = sides or _MATRICES.get(jax.devices()[0].platform, _LARGE_MATRICES)
     return max(_matrix_rate(DTYPES[dtype], side, seconds) for side in sides)
 
 

@@ -1,0 +1,114 @@
+"""How long a run will take: guessed from its compiled step, then told by its first steps."""
+
+import functools
+import time
+
+import jax
+
+from colorize_jax.training import step_speed
+
+# Of the speed of large matrix products, what training steps were seen to reach: 0.29 to 0.76 on a
+# CPU (docs/speed.md).
+REACHED = 0.5
+FULL_SIZE = 0.5  # config.model.width from which on a network is not made for a CPU
+MEASURED_STEPS, MEASURED_SECONDS = 3, 10.0  # before an estimate from steps
+_UNITS = (("second", 1), ("minute", 60), ("hour", 3600), ("day", 86400), ("year", 365 * 86400))
+
+
+def small_settings(config, platform: str) -> str:
+    """What to say where a network of full size meets a CPU; "" elsewhere.
+
+    Args:
+        config: of the run.
+        platform: of the devices, as JAX calls it.
+    """
+    model = config.model
+    if platform != "cpu" or model.width < FULL_SIZE:
+        return ""
+    said = (
+        f"{model.name} at width {model.width:g} on a CPU: full-size networks are made for "
+        "accelerators (pip install '.[cuda]' or '.[tpu]')"
+    )
+    if config.init_from != "random":
+        return f"{said}; a pretrained network keeps its width"
+    less = "depth=14" if model.name.startswith("resnet") else "fc6_kernel=3"
+    return (
+        f"{said}. To try things out here: --config.model.width=0.25 --config.model.{less} "
+        '--config.model.hidden=256 --config.data.scale="(128,257)" --config.data.crop=64'
+    )
+
+
+def guess(compiled, config, microbatches: int, steps: int) -> str:
+    """ "36 steps, about 11 minutes on 1 x cpu", from the arithmetic of the compiled step.
+
+    The guess may be off by a factor of two or three. It says nothing of evaluations, nor of photos
+    that come more slowly than the step takes them.
+
+    Args:
+        compiled: the step.
+        config: of the run.
+        microbatches: of the step; XLA counts the body of a loop once.
+        steps: that are to be done.
+    """
+    devices = jax.devices()
+    where = f"{len(devices)} x {devices[0].device_kind}"
+    flops = _flops(compiled) * microbatches
+    if not flops:
+        return f"{steps:,} steps on {where}"
+    # The CPU devices of a process, if there are several, share its cores.
+    sharing = len(jax.local_devices()) if devices[0].platform == "cpu" else 1
+    seconds = steps * flops * sharing / (REACHED * _rate(config.model.dtype, devices[0].platform))
+    return (
+        f"{steps:,} steps, about {roughly(seconds)} on {where}: a guess from a step's "
+        f"{_amount(flops)} and the speed of matrix products here; evaluations come on top"
+    )
+
+
+class Pace:
+    """The estimate that the first steps of a process give, once.
+
+    Args:
+        first, last: steps of this process; `first` is done.
+        evaluations: seconds that all those to come will take.
+    """
+
+    def __init__(self, first: int, last: int, evaluations: float):
+        self._first, self._last, self._evaluations = first, last, evaluations
+        self._began, self.told = time.monotonic(), False
+
+    def line(self, step: int) -> str:
+        """After a step: the estimate if it is time, or ""."""
+        done, elapsed = step - self._first, time.monotonic() - self._began
+        if self.told or done < MEASURED_STEPS or elapsed < MEASURED_SECONDS:
+            return ""
+        self.told = True
+        left = (self._last - step) * elapsed / done + self._evaluations
+        what = " and the first evaluation" if self._evaluations else "; evaluations come on top"
+        return (
+            f"step {step}/{self._last}  about {roughly(left)} left, by the last {done} steps{what}"
+        )
+
+
+def roughly(seconds: float) -> str:
+    """A duration in one unit, of two digits at most: "40 seconds", "11 minutes", "2.5 days"."""
+    name, unit = [(n, u) for n, u in _UNITS if seconds >= 1.5 * u or u == 1][-1]
+    value = max(seconds / unit, 1)
+    shown = f"{value:,.0f}" if value >= 9.95 else f"{value:.1f}".removesuffix(".0")
+    return f"{shown} {name}{'' if shown == '1' else 's'}"
+
+
+def _flops(compiled) -> float:
+    """Of one device; 0 where the compiler does not tell."""
+    found = compiled.cost_analysis() or {}
+    found = found[0] if isinstance(found, list) else found
+    return max(found.get("flops", 0.0), 0.0)
+
+
+@functools.cache
+def _rate(dtype: str, platform: str) -> float:
+    """FLOP/s of a device in matrix products that take a tenth of a second to measure."""
+    return step_speed.matrix_rate(dtype, 0.05, (512,) if platform == "cpu" else (4096,))
+
+
+def _amount(flops: float) -> str:
+    return f"{flops / 1e12:.2g} TFLOP" if flops >= 1e11 else f"{flops / 1e9:.2g} GFLOP"
