@@ -6,11 +6,11 @@ python -m colorize_jax.bench cost --config=configs/vgg16_col.py
 python -m colorize_jax.bench step --config=configs/vgg16_col.py --source=/data/photos
 """
 
-import argparse
 import os
 import sys
 import tempfile
 
+from colorize_jax import help
 from colorize_jax.config import default_config
 from colorize_jax.data import benchmark, pack, sources, splits
 from colorize_jax.errors import ColorizeError, ConfigError
@@ -19,23 +19,22 @@ from colorize_jax.recipe import load_config
 
 def main(arguments: list[str] | None = None) -> None:
     """Parses the command line and prints a table."""
-    parser = argparse.ArgumentParser(
-        "python -m colorize_jax.bench",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = help.Parser("python -m colorize_jax.bench", description=__doc__, recipes=True)
     commands = parser.add_subparsers(dest="command", required=True)
     data = commands.add_parser("data", help="images per second of the input pipeline")
     data.add_argument("source", metavar="SOURCE", help=sources.KINDS)
-    data.add_argument("--crops", type=int, nargs="+", default=(352, 224))
+    data.add_argument(
+        "--crops", type=int, nargs="+", default=(352, 224), help="sides to measure, in pixels"
+    )
     data.add_argument("--count", type=int, default=400, help="photos of one measurement")
-    data.add_argument("--workers", type=int, default=os.cpu_count())
-    data.add_argument("--repeats", type=int, default=5)
+    data.add_argument("--workers", type=int, default=os.cpu_count(), help="most processes to try")
+    data.add_argument("--repeats", type=int, default=5, help="measurements of each, of which the "
+                      "median is shown")  # fmt: skip
     memory = commands.add_parser("memory", help="resident memory over a long read")
     memory.add_argument("source", metavar="SOURCE", help=sources.KINDS)
-    memory.add_argument("--count", type=int, default=100_000)
-    memory.add_argument("--crop", type=int, default=352)
-    memory.add_argument("--workers", type=int, default=0)
+    memory.add_argument("--count", type=int, default=100_000, help="photos to read")
+    memory.add_argument("--crop", type=int, default=352, help="side in pixels")
+    memory.add_argument("--workers", type=int, default=0, help="processes that decode")
     _add_cost(commands)
     _add_step(commands)
     settings = parser.parse_args(arguments)
@@ -111,7 +110,7 @@ def _add_step(commands) -> None:
     )
     _add_recipe(command)
     command.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"),
-                         default=("float32", "bfloat16"))  # fmt: skip
+                         default=("float32", "bfloat16"), help="to measure")  # fmt: skip
     command.add_argument(
         "--rows", type=int, nargs="+", default=tuple(2**i for i in range(1, 13)),
         help="photos of one device in a step, growing; ends where more is no faster or too much",

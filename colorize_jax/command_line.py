@@ -8,7 +8,7 @@ import traceback
 
 from absl import app, flags, logging
 
-from colorize_jax import log
+from colorize_jax import help, log
 from colorize_jax.errors import ColorizeError, Interrupted, exit_code
 from colorize_jax.training import signals
 
@@ -19,6 +19,11 @@ def run(main: Callable, required: tuple[str, ...] = ("config",)) -> None:
     What it prints may fail to be read or written: that ends nothing.
     """
     log.occupy_standard_streams()
+    if any(word in help.FLAGS for word in sys.argv[1:]):
+        own = flags.FLAGS.get_key_flags_for_module(sys.modules["__main__"])
+        about = sys.modules["__main__"].__doc__ or ""
+        help.show(help.of_flags(own, about, required))
+        return
     flags.mark_flags_as_required(required)
 
     def guarded(argv):

@@ -10,7 +10,7 @@ from colorize_jax.errors import ConfigError
 def default_config() -> ConfigDict:
     """The complete config, locked: a recipe that sets an unknown field fails by name."""
     config = ConfigDict()
-    config.seed = 0
+    config.seed = 0  # of everything that is drawn: parameters, order, crops, points
     # A pretrained network to start from: a run's workdir, one of its checkpoints/<step>, or what
     # `python -m colorize_jax.convert` wrote. Its encoder is used and nothing else.
     config.init_from = "random"
@@ -37,7 +37,7 @@ def default_config() -> ConfigDict:
     # Several processes, each with some of the devices. "auto": if JAX finds a cluster that it knows
     # (SLURM, Cloud TPU, Open MPI, Kubernetes); "off"; "explicit": with the next three.
     config.distributed = ConfigDict()
-    config.distributed.mode = "auto"
+    config.distributed.mode = "auto"  # how they find each other
     config.distributed.coordinator = ""  # HOST:PORT of the process whose id is 0
     config.distributed.count = 0  # of the processes
     config.distributed.id = -1  # of this one
@@ -88,12 +88,12 @@ def default_config() -> ConfigDict:
     # (data.factor times as large) or "none" (as stored).
     config.data.scaling = "shortest"
     config.data.scale = (352, 600)  # the shortest side becomes an integer in [352, 600)
-    config.data.factor = (0.5, 2.0)
+    config.data.factor = (0.5, 2.0)  # drawn between the two, for "factor"
     # Not 0: before anything else, training and evaluation, the longest side becomes this.
     config.data.longest_side = 0
     config.data.pad_label = "void"  # around small photos; or "background", as in the release
-    config.data.crop = 352
-    config.data.mirror = True
+    config.data.crop = 352  # side of what the network sees of a photo, in pixels
+    config.data.mirror = True  # half of the training crops, by chance, left to right
     config.data.batch_size = 8  # over all devices
     # Stop if more than this share of the last 10,000 photos cannot be read.
     config.data.max_bad_fraction = 0.01
@@ -105,14 +105,14 @@ def default_config() -> ConfigDict:
     config.data.workers = 0  # processes; 0: threads of the main process alone
 
     config.task = ConfigDict()
-    config.task.name = "colorization"
+    config.task.name = "colorization"  # or "segmentation", "classification"
     config.task.loss = "histogram"  # or "regression" of Lab's a and b
     config.task.classes = 0  # of a transfer task
     config.task.points = 128  # sampled pixels in every photo
     # Pixels at every border that are never sampled; 96 of 352, and it scales with the crop.
     config.task.edge_buffer = config.data.get_ref("crop") * 96 // 352
     config.task.window = 7  # side of the window of a target histogram
-    config.task.bins = 32
+    config.task.bins = 32  # of a histogram of hue, and of one of chroma
     # Lets the regression loss pull as hard as the histogram loss at the start. Measured with
     #   python -m colorize_jax.regression_scale --config=configs/vgg16_col.py:regression \
     #     --config.model.width=0.0625 --config.model.fc6_kernel=3 \
@@ -121,16 +121,16 @@ def default_config() -> ConfigDict:
     config.task.regression_scale = 4.5
 
     config.optimizer = ConfigDict()
-    config.optimizer.rate = 1e-3
+    config.optimizer.rate = 1e-3  # learning rate before its first drop
     # If not 0, the batch size at which `rate` holds: the rate grows linearly with the batch.
     config.optimizer.rate_batch_size = 0
     config.optimizer.bias_rate = 2.0  # biases learn so many times as fast
     config.optimizer.clip = 0.0  # largest norm of the gradient of one parameter; 0: any
-    config.optimizer.momentum = 0.9
+    config.optimizer.momentum = 0.9  # share of the last update in the next one
     config.optimizer.weight_decay = 5e-4  # of weights, not of biases
 
     config.schedule = ConfigDict()
-    config.schedule.epochs = 3.0
+    config.schedule.epochs = 3.0  # length of the run, if steps is 0
     # Where the rate drops tenfold, as fractions of the run: 2.0, 2.5 and 2.75 of 3 epochs.
     config.schedule.drops = (2.0 / 3, 2.5 / 3, 2.75 / 3)
     config.schedule.factor = 0.1  # of the rate at every drop; always this for early stopping's

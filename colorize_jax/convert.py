@@ -20,6 +20,7 @@ import pathlib
 import sys
 from typing import Any
 
+from colorize_jax import help
 from colorize_jax.errors import ColorizeError, WeightsError
 
 
@@ -277,7 +278,7 @@ def _to_onnx(add) -> None:
 
 def _inspect(add) -> None:
     parser = add("inspect", "names, shapes, types, and what it is taken for", inspect)
-    parser.add_argument("path", metavar="FILE_OR_CHECKPOINT")
+    parser.add_argument("path", metavar="FILE_OR_CHECKPOINT", help="what to look into")
 
 
 def _seal(add) -> None:
@@ -320,11 +321,7 @@ COMMANDS = (_caffe, _to_caffe, _torch, _to_torch, _to_onnx, _inspect, _seal)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the command line and converts."""
-    parser = argparse.ArgumentParser(
-        "python -m colorize_jax.convert",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = help.Parser("python -m colorize_jax.convert", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name, text, function):

@@ -8,7 +8,6 @@ for every layer; or, if its name does not end in .npz, a folder with an ArrayRec
 than fits into memory. Both are what `python -m colorize_jax.probe` reads.
 """
 
-import argparse
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 import dataclasses
@@ -20,6 +19,7 @@ import sys
 import numpy as np
 from tqdm import tqdm
 
+from colorize_jax import help
 from colorize_jax.data import ahead, decode, sources, transforms
 from colorize_jax.data.sources import Photos
 from colorize_jax.errors import ColorizeError, ConfigError, DataError, why
@@ -193,11 +193,7 @@ def _check(extraction: Extraction) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the command line and extracts."""
-    parser = argparse.ArgumentParser(
-        "python -m colorize_jax.extract",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = help.Parser("python -m colorize_jax.extract", description=__doc__)
     usual = Extraction()
     add = parser.add_argument
     add("--checkpoint", required=True, help="a run's workdir, or one of its checkpoints/<step>")
@@ -207,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--pool", default=usual.pool, help="over the positions of a layer: mean, max or none")
     add("--shortest", type=int, default=usual.shortest, help="side that photos are scaled to")
     add("--crop", type=int, default=usual.crop, help="side of the middle that is seen")
-    add("--batch_size", type=int, default=usual.batch_size)
+    add("--batch_size", type=int, default=usual.batch_size, help="photos at a time")
     add(
         "--split", default="",
         help="only photos in a folder of this name; their class is the next folder",

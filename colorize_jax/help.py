@@ -1,7 +1,7 @@
 """What `--help` of a command shows: its own flags, the recipes, and every setting.
 
-Settings and their comments are read from the source of config.py, and recipes from the docstrings of
-their files, so that each is written in one place. Nothing is run for it.
+Settings and their comments are read from the source of config.py, recipes from the docstrings of
+their files, so that each is written in one place. No recipe is run for it.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from colorize_jax import config as config_module
 
 WIDTH = 100
 FLAGS = ("-h", "-help", "--help", "-helpshort", "--helpshort", "-helpfull", "--helpfull")
-_SEE = "Recipes and settings of runs: python -m colorize_jax.main --help"
+_SEE = "Recipes and settings of runs: python -m colorize_jax.main --help\n"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ def settings() -> list[Setting]:
             above.insert(0, lines[at])
             at -= 1
         last = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode()
-        comment = " ".join(part.strip().lstrip("# ") for part in (*above, last) if "#" in part)
+        comment = " ".join(part.strip("# \\") for part in (*above, last) if "#" in part)
         value = defaults
         for part in name.split("."):
             value = value[part]
@@ -104,8 +104,12 @@ def recipes_and_settings() -> str:
         if isinstance(setting.default, ConfigDict):
             lines += ["", f"  config.{setting.name}", *_paragraph(setting.comment, 6)]
             continue
-        lines.append(f"  --config.{setting.name}={_shown(setting.default)}")
-        lines += _paragraph(setting.comment, 6)
+        line = f"  --config.{setting.name}={_shown(setting.default)}"
+        beside = f"{line:<40}  {setting.comment}"
+        if len(beside) <= WIDTH:
+            lines.append(beside.rstrip())
+        else:
+            lines += [line, *_paragraph(setting.comment, 6)]
     return "\n".join(lines) + "\n"
 
 
@@ -122,22 +126,33 @@ def _paragraph(text: str, indent: int) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent=space, subsequent_indent=space)
 
 
+class _Format(argparse.RawDescriptionHelpFormatter):
+    """A docstring as it is written, and defaults that say something."""
+
+    def _get_help_string(self, action):
+        text = action.help or ""
+        empty = action.default is None or action.default is False or action.default in ("", [])
+        if empty or action.default is argparse.SUPPRESS or "default" in text:
+            return text
+        return f"{text} (default: %(default)s)"
+
+
 class Parser(argparse.ArgumentParser):
-    """An argparse parser whose help goes on with recipes and settings, if it takes a --config (or
-    `recipes` is set), and names the command that shows them otherwise."""
+    """An argparse parser whose help goes on with recipes and settings if it, or one of its
+    commands, takes them, and otherwise says which command shows them.
 
-    recipes = False
+    Args:
+        recipes: whether they matter although this parser has no --config.
+    """
 
-    def __init__(self, *arguments, **settings):
-        super().__init__(
-            *arguments,
-            **{"formatter_class": argparse.RawDescriptionHelpFormatter} | settings,
-        )
+    def __init__(self, *arguments, recipes: bool = False, **settings):
+        super().__init__(*arguments, **{"formatter_class": _Format} | settings)
+        self._recipes = recipes
 
     def format_help(self) -> str:
         """What --help prints."""
-        takes = self.recipes or any(action.dest == "config" for action in self._actions)
-        return f"{super().format_help()}\n{recipes_and_settings() if takes else _SEE + chr(10)}"
+        takes = self._recipes or any(action.dest == "config" for action in self._actions)
+        return f"{super().format_help()}\n{recipes_and_settings() if takes else _SEE}"
 
     def print_help(self, file=None) -> None:
         """Prints it, or as much as its reader wants."""
@@ -147,22 +162,21 @@ class Parser(argparse.ArgumentParser):
             super().print_help(file)
 
 
-def of_flags(flags: Sequence, about: str, command: str, required: Sequence[str]) -> str:
+def of_flags(flags: Sequence, about: str, required: Sequence[str]) -> str:
     """The help of a command with absl's flags.
 
     Args:
         flags: absl's, of the command's own module.
         about: its docstring.
-        command: as in "python -m colorize_jax.main".
         required: names of flags that must be given.
     """
-    lines = [f"usage: {command} " + " ".join(f"--{name}=..." for name in required), ""]
-    lines += [about.strip(), "", "flags:"]
+    lines = [about.strip(), "", "Flags:"]
     for flag in flags:
-        if flag.name.startswith(("help", "only_check")) or flag.name == "?":
-            continue
         must = " (required)" if flag.name in required else ""
-        lines += [f"  --{flag.name}", *_paragraph(f"{flag.help}{must}", 6)]
+        lines += textwrap.wrap(
+            f"{flag.help}{must}", WIDTH, initial_indent=f"  {'--' + flag.name:<14}",
+            subsequent_indent=" " * 16,
+        )  # fmt: skip
     return "\n".join([*lines, "", recipes_and_settings()])
 
 

@@ -13,7 +13,6 @@ On a machine that is busy with something else set OMP_NUM_THREADS=1: threads tha
 other can make the linear probe a hundred times slower.
 """
 
-import argparse
 from collections.abc import Callable, Sequence
 import json
 import pathlib
@@ -21,6 +20,7 @@ import sys
 
 import numpy as np
 
+from colorize_jax import help
 from colorize_jax.errors import ColorizeError, ConfigError
 from colorize_jax.evaluation import probes
 from colorize_jax.evaluation.feature_files import Features
@@ -155,11 +155,7 @@ def _line(result: dict) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the command line, prints the table and writes the results."""
-    parser = argparse.ArgumentParser(
-        "python -m colorize_jax.probe",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = help.Parser("python -m colorize_jax.probe", description=__doc__)
     add = parser.add_argument
     add("--train", required=True, help="features to learn from, as `extract` wrote them")
     add("--test", required=True, help="features to score on")

@@ -14,6 +14,7 @@ import argparse
 import pathlib
 import sys
 
+from colorize_jax import help
 from colorize_jax.errors import ColorizeError, ConfigError, Interrupted
 from colorize_jax.recipe import load_file
 from colorize_jax.studies import execution, page, plan, plots
@@ -23,11 +24,7 @@ from colorize_jax.whole_file import write_text
 
 def main(arguments: list[str] | None = None) -> None:
     """Parses the command line, runs, writes."""
-    parser = argparse.ArgumentParser(
-        "python -m colorize_jax.study",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = help.Parser("python -m colorize_jax.study", description=__doc__, recipes=True)
     parser.add_argument("study", help="Python file with get_study()")
     parser.add_argument("--workdir", required=True, help="folder of the study")
     parser.add_argument("--data", default="", help="folder that $DATA stands for")

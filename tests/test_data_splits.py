@@ -41,6 +41,33 @@ def test_photos_without_labels_are_split_as_ever(tmp_path, rng):
     assert opened.evaluation.digest() == evaluation.digest()
 
 
+def test_few_held_out_photos_are_told_and_the_split_stays(tmp_path, rng):
+    tiny.write_photos(tmp_path, 30, rng)
+    config = tiny.config(data__source=str(tmp_path), data__holdout=0.001)
+    opened = splits.open_splits(config)
+    assert len(opened.evaluation) == 1
+    (warning,) = opened.warnings
+    assert warning.startswith("only 1 photo is held out of 30") and "data.holdout=0.2" in warning
+    assert splits.open_splits(tiny.config()).warnings == ()  # a quarter of every photo, whatever
+
+
+@pytest.mark.parametrize(
+    ("training", "evaluation", "share"),
+    [(95, 1, "0.2"), (999, 1, "0.1"), (39_960, 40, "0.005"), (49_951, 49, "0.002")],
+)
+def test_the_named_share_holds_out_enough(training, evaluation, share):
+    said = splits.few_held_out(training, evaluation)
+    assert f"--config.data.holdout={share}, " in said
+    assert float(share) * (training + evaluation) >= min(
+        splits.FEWEST, (training + evaluation) / 10
+    )
+
+
+@pytest.mark.parametrize(("training", "evaluation"), [(9, 1), (87, 9), (950, 50), (10**6, 50)])
+def test_enough_held_out_photos_are_not_told(training, evaluation):
+    assert splits.few_held_out(training, evaluation) == ""
+
+
 def test_masks(kit):
     opened = splits.open_splits(_config(kit, "masks", 3))
     assert [len(opened.training), len(opened.evaluation)] == [20, 10]

@@ -1,5 +1,7 @@
 """Whole runs in the small: what they leave, how they go on, how they fail."""
 
+import contextlib
+import io
 import itertools
 import json
 import pathlib
@@ -20,10 +22,17 @@ from colorize_jax.training.report import Report
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """An undisturbed run of six steps."""
-    workdir = tmp_path_factory.mktemp("run")
-    return workdir, loop.train(tiny.config(), workdir)
+def finished_run(tmp_path_factory):
+    """An undisturbed run of six steps: workdir, scores, what was said."""
+    workdir, said = tmp_path_factory.mktemp("run"), io.StringIO()
+    with contextlib.redirect_stderr(said):
+        scores = loop.train(tiny.config(), workdir)
+    return workdir, scores, said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def finished(finished_run):
+    return finished_run[:2]
 
 
 def test_a_run_leaves_all_that_was_promised(finished):
@@ -60,10 +69,11 @@ def test_a_run_leaves_all_that_was_promised(finished):
     assert config["data"]["crop"] == 32 and config["task"]["edge_buffer"] == 32 * 96 // 352
 
 
-def test_a_run_speaks_before_and_after_its_first_step(finished):
-    said = finished[2]
+def test_a_run_speaks_before_and_after_its_first_step(finished_run):
+    said = finished_run[2]
     guess, first = said.index("6 steps, about "), said.index("step 1/6  loss ")
-    assert guess < said.index("step 0/6  eval/loss") < first < said.index("step 2/6  loss ")
+    zero, second = said.index("step 0/6  eval/loss"), said.index("step 2/6  loss ")
+    assert guess < zero < first < second
     assert "on 4 x cpu: a guess from a step's" in said[guess:first]
     assert "full-size" not in said and "held out of" not in said
 

@@ -4,26 +4,30 @@ python -m colorize_jax.data check /data/photos
 python -m colorize_jax.data pack /data/photos /data/packed --shortest=600
 """
 
-import argparse
 import os
 import sys
 
+from colorize_jax import help
 from colorize_jax.data import check, pack, sources
 from colorize_jax.errors import ColorizeError, ConfigError
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Parses the command line and runs `check` or `pack`."""
-    parser = argparse.ArgumentParser("python -m colorize_jax.data", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--threads", type=_number(1), default=os.cpu_count())
+    parser = help.Parser("python -m colorize_jax.data", description=__doc__)
+    parser.add_argument(
+        "--threads", type=_number(1), default=os.cpu_count(), help="that read and decode"
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     source = {"metavar": "SOURCE", "help": f"{sources.KINDS}; A,B joins several"}
 
     checking = commands.add_parser("check", help="read everything once and report")
     checking.add_argument("source", **source)
-    checking.add_argument("--scale", type=int, nargs=2, default=(352, 600))
-    checking.add_argument("--crop", type=_number(1), default=352)
+    checking.add_argument(
+        "--scale", type=int, nargs=2, default=(352, 600),
+        help="config.data.scale of the run: photos with a shorter side are counted",
+    )  # fmt: skip
+    checking.add_argument("--crop", type=_number(1), default=352, help="config.data.crop of it")
 
     packing = commands.add_parser("pack", help="write ArrayRecord shards; goes on if stopped")
     packing.add_argument("source", **source)
@@ -33,8 +37,13 @@ def main(arguments: list[str] | None = None) -> None:
         "--shortest", type=_number(0), default=options.shortest,
         help="re-encode photos whose shortest side is longer; 0 (default): keep every byte",
     )  # fmt: skip
-    packing.add_argument("--quality", type=_number(1, 100), default=options.quality)
-    packing.add_argument("--shard_photos", type=_number(1), default=options.shard_photos)
+    packing.add_argument(
+        "--quality", type=_number(1, 100), default=options.quality,
+        help="of the JPEGs that are written anew",
+    )  # fmt: skip
+    packing.add_argument(
+        "--shard_photos", type=_number(1), default=options.shard_photos, help="photos in a shard"
+    )
 
     settings = parser.parse_args(arguments)
     try:

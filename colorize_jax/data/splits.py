@@ -11,6 +11,10 @@ from colorize_jax.data.labelled import Labelled
 from colorize_jax.data.sources import Photos
 from colorize_jax.errors import ConfigError, DataError
 
+# Below so many held-out photos (or a tenth of few) scores are said to be of few.
+FEWEST = 50
+_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
@@ -43,7 +47,10 @@ def open_splits(config) -> Splits:
     data = config.data
     if not data.labels:
         training, evaluation = sources.open_splits(data.source, data.holdout)
-        warnings = [*training.left_out(), sources.all_gray(training)]
+        few = few_held_out(len(training), len(evaluation))
+        if "builtin:photos" in sources.parse(data.source)[0]:  # holds out whatever the share is
+            few = ""
+        warnings = [*training.left_out(), sources.all_gray(training), few]
         return Splits(training, evaluation, warnings=tuple(filter(None, warnings)))
     sources.parse(data.source)  # says what to do where it is empty
     found = {"masks": _masks, "lists": _lists, "folders": _folders}[data.labels](config)
@@ -59,6 +66,24 @@ def open_splits(config) -> Splits:
         "score is too good"
     )
     return dataclasses.replace(found, warnings=(*found.warnings, warning))
+
+
+def few_held_out(training: int, evaluation: int) -> str:
+    """What to say where scores are of few photos although there are more: "" where they are not.
+
+    The share is never changed unasked: a run that was begun holds out what it held out.
+    """
+    photos = training + evaluation
+    fewest = min(FEWEST, photos // 10)
+    if evaluation >= fewest:
+        return ""
+    share = next(s for s in _SHARES if s * photos >= 2 * fewest)
+    held = "1 photo is" if evaluation == 1 else f"{evaluation} photos are"
+    return (
+        f"only {held} held out of {photos:,}: the scores will say little. "
+        f"--config.data.holdout={share:g}, from the start of a run on, holds out about "
+        f"{round(share * photos):,}"
+    )
 
 
 def look_at_masks(opened: Splits, config, training: bool = True) -> list[str]:
@@ -155,9 +180,10 @@ def _folders(config) -> Splits:
     folders = ClassFolders(data.source)
     training, classes = folders.split(data.split)
     _check_number(config, classes)
-    evaluation = None
+    evaluation, few = None, ""
     if not data.split:
         training, evaluation = _divided(training, _by_class(training), data.holdout, "data.holdout")
+        few = few_held_out(len(training), len(evaluation))
     if data.per_class:
         training = some_of_every_class(training, classes, data.per_class, config.seed)
     if searching:
@@ -167,7 +193,8 @@ def _folders(config) -> Splits:
         _check_same(config, classes, others)
         # The first so many of them are then of all classes.
         evaluation = evaluation.part(np.argsort(evaluation.hashes(), kind="stable"))
-    return Splits(training, evaluation, classes, tuple(training.left_out()))
+    warnings = tuple(filter(None, [*training.left_out(), few]))
+    return Splits(training, evaluation, classes, warnings)
 
 
 def _by_class(photos: Labelled) -> list[np.ndarray]:
