@@ -55,6 +55,10 @@ def _adobe(transform):
     return b"\xff\xd8\xff\xee\x00\x0eAdobe\0\x64\0\0\0\0" + bytes([transform]) + PLAIN[start:]
 
 
+def _segment(marker, content):
+    return _insert(PLAIN, 2, struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content)
+
+
 def _sized(height, width, data=PLAIN):
     start = data.index(b"\xff\xc0") if b"\xff\xc0" in data else data.index(b"\xff\xc2")
     return _put(data, start + 5, struct.pack(">HH", height, width))
@@ -105,6 +109,11 @@ HARMLESS = {
         _insert(RESTARTS, RESTARTS.index(b"\xff\xd3"), bytes(12)), RESTARTS,
     ),
     "restart markers with other numbers": (_renumbered(4), RESTARTS),
+    "ICC profile of no parts": (_segment(0xE2, b"ICC_PROFILE\0\5\1junk"), PLAIN),
+    "ICC profile that ends too early": (_segment(0xE2, b"ICC_PROFILE\0"), PLAIN),
+    "JFIF of a few bytes": (_segment(0xE0, b"JFIF\0\1"), PLAIN),
+    "Adobe of a few bytes": (_segment(0xEE, b"Adobe\0"), PLAIN),
+    "empty segments": (_segment(0xED, b""), PLAIN),
     "no end marker": (PLAIN[:-2], PLAIN),
     "half an end marker": (PLAIN[:-1], PLAIN),
     "no end marker, in scans": (SCANS[:-2], SCANS),

@@ -10,7 +10,7 @@ Metadata never decides whether a photo is read: what is odd in it is left out. O
 about colors the profile is used, and gAMA, cHRM, sRGB, cICP and sBIT are not, as in most programs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import importlib
 import io
@@ -124,7 +124,7 @@ class Photo:
             if mode == "CMYK":  # as Pillow we take all ink for inverted: so Adobe writes it
                 part = 255 - part
             part = Image.frombytes(mode, part.shape[1::-1], np.ascontiguousarray(part).data)
-            pixels[strip] = _rgb(part, profile)
+            pixels[strip] = np.asarray(_rgb(part, profile))
         return pixels
 
     def _memory(self, height: int, width: int) -> int:
@@ -198,7 +198,7 @@ def open_image(data: bytes, formats: Sequence[str] = FORMATS) -> tuple[Image.Ima
         if factory is None or (accept is not None and accept(data[:16]) is not True):
             continue
         try:
-            image = factory(io.BytesIO(data), "")
+            image = _opened(factory, name, data)
             _see_through(image, data)
             return image, profile if profile is not None else image.info.get("icc_profile")
         except Exception as error:  # of any kind, in a header that is damaged
@@ -206,6 +206,15 @@ def open_image(data: bytes, formats: Sequence[str] = FORMATS) -> tuple[Image.Ima
     if damage:
         raise DataError(f"damaged image: {damage}") from damage
     raise DataError("not an image")
+
+
+def _opened(factory: Callable, name: str, data: bytes) -> Image.Image:
+    try:
+        return factory(io.BytesIO(data), "")
+    except Exception:  # of any kind, and perhaps only because of metadata
+        if name != "JPEG":
+            raise
+        return factory(io.BytesIO(jpeg.without_metadata(data)), "")
 
 
 def decode(data: bytes | np.ndarray) -> np.ndarray:

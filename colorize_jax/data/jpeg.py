@@ -19,7 +19,7 @@ from colorize_jax.errors import DataError
 # libjpeg's warnings (jerror.h) after which all coefficients may be there.
 _HARMLESS = re.compile(
     r"unknown JFIF revision|Unknown Adobe color transform|Invalid SOS parameters"
-    r"|extraneous bytes before marker|instead of RST|Premature end of JPEG file"
+    r"|extraneous bytes before marker|instead of RST|Premature end of JPEG file|bad ICC marker"
 )
 _STRAY = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
 # A scan may touch every pixel and be a few bytes long: time grows with pixels times scans. Encoders
@@ -28,7 +28,8 @@ _MOST_WORK = 4e9
 _USUAL_SCANS = 20
 _TRIES = 32
 
-_SOI, _EOI, _SOS, _APP0, _APP14 = 0xD8, 0xD9, 0xDA, 0xE0, 0xEE
+_SOI, _EOI, _SOS, _APP0, _APP14, _COMMENT = 0xD8, 0xD9, 0xDA, 0xE0, 0xEE, 0xFE
+_ADOBE_LENGTH = 16
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL = (0xC0, 0xC1)  # Huffman: each scan takes at least two bits of every block
 _SCAN_DATA = 0  # in `segments`: what is coded behind the header of a scan
@@ -102,6 +103,21 @@ def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
             at = stop
 
 
+def without_metadata(data: bytes) -> bytes:
+    """The file without segments of applications, but for what Adobe's says about its colors."""
+    kept = (data[start:stop] for kind, start, stop in segments(data) if not _is_metadata(kind))
+    adobe = (
+        data[start:stop]
+        for kind, start, stop in segments(data)
+        if kind == _APP14 and stop - start >= _ADOBE_LENGTH
+    )
+    return b"".join((b"\xff\xd8", *adobe, *kept))
+
+
+def _is_metadata(marker: int) -> bool:
+    return _APP0 <= marker <= _APP0 + 15 or marker == _COMMENT
+
+
 def _check_scans(data: bytes) -> None:
     pixels = scans = 0
     for marker, start, _ in segments(data):
@@ -126,6 +142,8 @@ def _mended(data: bytes) -> bytes:
     parts, sequential, components, coded = [b"\xff\xd8"], False, 0, _Coded()
     marker = 0
     for marker, start, stop in segments(data):
+        if _is_metadata(marker) and marker not in (_APP0, _APP14):
+            continue
         part = bytearray(data[start:stop])
         if marker in _FRAMES:
             sequential = marker in _SEQUENTIAL
@@ -133,7 +151,7 @@ def _mended(data: bytes) -> bytes:
             coded.frame(part)
         elif marker == _APP0 and part[4:9] == b"JFIF\0" and len(part) > 10:
             part[9:11] = 1, 1  # the revision, of which there is no other one with other pixels
-        elif marker == _APP14 and part[4:9] == b"Adobe" and len(part) > 15 and part[15] > 2:
+        elif marker == _APP14 and part[4:9] == b"Adobe" and part[15:16] > b"\2":
             part[15] = 2 if components == 4 else 1  # what libjpeg takes an unknown transform for
         elif marker == _SOS:
             if sequential:
