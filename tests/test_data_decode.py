@@ -10,6 +10,7 @@ import zlib
 import cv2
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngImageFile
 import pytest
 
 from colorize_jax.data import decode, masks, transforms
@@ -246,12 +247,14 @@ BIG = zlib.compress(bytes(2**23))
         _chunk(b"gAMA", b"short"),
         _chunk(b"cHRM", b""),
         _chunk(b"acTL", b"short"),
+        _chunk(b"tRNS", bytes(6), wrong=1),
         _chunk(b"prVt", bytes(2**21), wrong=1),
     ],
     ids=lambda chunk: chunk[4:8].decode(),
 )
 def test_metadata_of_a_png_decides_about_no_pixel(rng, chunk):
     pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    pixels[0] = 0
     data = _encode(Image.fromarray(pixels))
     for at in (33, len(data) - 12):  # before the pixels and behind them
         read = decode.decode(_with_chunks(data, chunk, at=at))
@@ -283,8 +286,11 @@ def test_orientation_of_a_png_is_found_wherever_it_is(rng, kind):
         np.testing.assert_array_equal(photo.pixels(), np.rot90(np.asarray(image), -1))
 
 
-def test_header_of_a_png_is_read_without_its_pixels():
+def test_header_of_a_png_is_read_without_its_pixels(monkeypatch):
     data = _encode(Image.new("RGB", (64, 64)))
+    with monkeypatch.context() as patched:
+        patched.setattr(PngImageFile, "load", lambda _: pytest.fail("decoded"))
+        decode.open_photo(data)
     photo = decode.open_photo(_with_chunks(data[: len(data) // 2], _chunk(b"tEXt", b"a\0b")))
     assert (photo.height, photo.width) == (64, 64)
     with pytest.raises(DataError, match="damaged"):

@@ -159,6 +159,13 @@ def test_broken_profiles_are_ignored(profile):
         assert decode.open_photo(data).profile.broken or not profile
 
 
+def test_profile_whose_white_is_dark_is_broken():
+    dark = profiles.matrix_profile("Dark", np.array(profiles._ADOBE_RGB) / 50, 2.2)
+    photo = decode.open_photo(_encode(_picture(), icc_profile=dark))
+    assert photo.profile.name == "broken"
+    np.testing.assert_array_equal(photo.pixels(), np.asarray(_picture()))
+
+
 def test_mutated_profiles_never_keep_a_photo_from_being_read(rng):
     for _ in range(100):
         profile = bytearray(ADOBE_RGB)
@@ -227,12 +234,9 @@ def test_profiles_are_counted(tmp_path):
 
 
 def test_name_of_a_profile_reaches_no_terminal_raw():
-    profile = profiles.matrix_profile("\x1b[2Jevil\n" + "x" * 100, PRIMARIES_OF_ADOBE, 2.2)
+    profile = profiles.matrix_profile("\x1b[2Jevil\n" + "x" * 100, profiles._ADOBE_RGB, 2.2)
     name = decode.open_photo(_encode(_picture(), icc_profile=profile)).profile.name
     assert name.isprintable() and len(name) <= 60
-
-
-PRIMARIES_OF_ADOBE = profiles._ADOBE_RGB
 
 
 def _ink_profile():

@@ -24,7 +24,7 @@ def without_metadata(data: bytes) -> tuple[bytes, bytes | None]:
     first, rest, profile, at, begun = [data[:header]], [], None, header, header
     while at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
-        stop = min(at + 12 + length, len(data))
+        stop = at + 12 + length
         if kind[0] & 0x20:  # ancillary
             content = data[at + 8 : stop - 4]
             sound = zlib.crc32(data[at + 4 : stop - 4]) == int.from_bytes(data[stop - 4 : stop])
