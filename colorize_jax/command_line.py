@@ -8,8 +8,8 @@ import traceback
 
 from absl import app, flags, logging
 
-from colorize_jax import help, log
-from colorize_jax.errors import ColorizeError, Interrupted, exit_code
+from colorize_jax import help, log, paths
+from colorize_jax.errors import ColorizeError, Interrupted, exit_code, printable
 from colorize_jax.training import signals
 
 
@@ -64,12 +64,38 @@ def _others_wait() -> bool:
     return hosts.others_wait()
 
 
+def say(text: str) -> None:
+    """Prints what a person asked for, whatever is in it, and whatever the terminal has letters
+    for: names of files are bytes that others chose."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    print(printable(text).encode(encoding, "backslashreplace").decode(encoding), flush=True)
+
+
+_PATHS = ("config", "workdir", "checkpoint", "output")  # flags
+
+
+def _expanded(argv: list[str]) -> list[str]:
+    """The command line with ~ and $NAME replaced in the flags that are paths."""
+    found, is_path = [], False
+    for word in argv:
+        name, equals, value = word.partition("=")
+        is_flag = word.startswith("-") and name.lstrip("-") in _PATHS
+        if is_flag and equals:
+            word = f"{name}={paths.expand(value)}"
+        elif is_path:
+            word = paths.expand(word)
+        is_path = is_flag and not equals
+        found.append(word)
+    return found
+
+
 def _parse(argv):
     try:
-        rest = app.parse_flags_with_usage(argv)
+        rest = app.parse_flags_with_usage(_expanded(argv))
         config = flags.FLAGS["config"].value
         if config is not None:
             _ = config.seed  # a config file that could not be loaded tells so when it is first read
+            paths.expand_settings(config)
         return rest
     except ColorizeError as error:
         sys.exit(f"error: {error}")

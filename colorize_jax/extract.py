@@ -19,10 +19,11 @@ import sys
 import numpy as np
 from tqdm import tqdm
 
-from colorize_jax import help
+from colorize_jax import command_line, help
 from colorize_jax.data import ahead, decode, sources, transforms
 from colorize_jax.data.sources import Photos
-from colorize_jax.errors import ColorizeError, ConfigError, DataError, why
+from colorize_jax.errors import ColorizeError, ConfigError, DataError, printable, why
+from colorize_jax.paths import argument
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Extraction:
 
 
 def _say(text: str) -> None:
-    tqdm.write(text, file=sys.stderr)
+    tqdm.write(printable(text), file=sys.stderr)
 
 
 def extract(
@@ -196,9 +197,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = help.Parser("python -m colorize_jax.extract", description=__doc__)
     usual = Extraction()
     add = parser.add_argument
-    add("--checkpoint", required=True, help="a run's workdir, or one of its checkpoints/<step>")
+    add("--checkpoint", required=True, type=argument, help="a run's workdir, or one of its checkpoints/<step>")
     add("--source", required=True, help=f"{sources.KINDS}; A,B joins several")
-    add("--output", required=True, help="NAME.npz, or a folder")
+    add("--output", required=True, type=argument, help="NAME.npz, or a folder")
     add("--layers", default="", help="as in conv5_3,fc7; default: the top one")
     add("--pool", default=usual.pool, help="over the positions of a layer: mean, max or none")
     add("--shortest", type=int, default=usual.shortest, help="side that photos are scaled to")
@@ -225,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     except (ColorizeError, OSError) as error:
         sys.exit(f"error: {error}")
-    print(f"features of {written:,} photos in {settings.output}, {left_out:,} left out")
+    command_line.say(f"features of {written:,} photos in {settings.output}, {left_out:,} left out")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Paths as people write them: with ~ and $HOME, which a shell does not always replace."""
 
+import argparse
 import os
 import re
 
@@ -47,3 +48,11 @@ def expand_source(spec: str) -> str:
     if os.path.lexists(spec):
         return spec
     return ",".join(expand(part.strip()) for part in spec.split(","))
+
+
+def argument(text: str) -> str:
+    """`expand`, as the type of an argument of a command."""
+    try:
+        return expand(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

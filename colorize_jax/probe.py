@@ -157,12 +157,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the command line, prints the table and writes the results."""
     parser = help.Parser("python -m colorize_jax.probe", description=__doc__)
     add = parser.add_argument
-    add("--train", required=True, help="features to learn from, as `extract` wrote them")
-    add("--test", required=True, help="features to score on")
+    add("--train", required=True, type=argument, help="features to learn from, as `extract` wrote them")
+    add("--test", required=True, type=argument, help="features to score on")
     add("--layer", default="", help="one or several, as in conv5_3,fc7; default: all")
     add("--kind", default=",".join(probes.KINDS), help="linear, knn")
     add("--neighbors", type=int, default=20, help="that vote, in knn")
-    add("--output", default="", help="a .json for the results")
+    add("--output", default="", type=argument, help="a .json for the results")
     settings = parser.parse_args(arguments)
     failure = None
 

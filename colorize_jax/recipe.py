@@ -7,11 +7,13 @@ import types
 
 from ml_collections import ConfigDict
 
+from colorize_jax import paths
 from colorize_jax.errors import ConfigError
 
 
 def load_file(path: str, function: str) -> types.ModuleType:
     """A Python file as a module; ConfigError if it cannot be read or lacks the function."""
+    path = paths.expand(path)
     spec = importlib.util.spec_from_file_location("recipe", path)
     if spec is None or not os.path.isfile(path):
         raise ConfigError(f"there is no file {path}, or it is not Python")
@@ -48,4 +50,5 @@ def load_config(recipe: str, changes: list[str] = ()) -> ConfigDict:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise ConfigError(f"--set {change}: {reason}") from None
+    paths.expand_settings(config)
     return config

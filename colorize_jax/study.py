@@ -15,7 +15,8 @@ import pathlib
 import sys
 
 from colorize_jax import help
-from colorize_jax.errors import ColorizeError, ConfigError, Interrupted
+from colorize_jax.errors import ColorizeError, ConfigError, Interrupted, printable
+from colorize_jax.paths import argument
 from colorize_jax.recipe import load_file
 from colorize_jax.studies import execution, page, plan, plots
 from colorize_jax.studies.workplace import Workplace
@@ -25,13 +26,13 @@ from colorize_jax.whole_file import write_text
 def main(arguments: list[str] | None = None) -> None:
     """Parses the command line, runs, writes."""
     parser = help.Parser("python -m colorize_jax.study", description=__doc__, recipes=True)
-    parser.add_argument("study", help="Python file with get_study()")
-    parser.add_argument("--workdir", required=True, help="folder of the study")
-    parser.add_argument("--data", default="", help="folder that $DATA stands for")
+    parser.add_argument("study", type=argument, help="Python file with get_study()")
+    parser.add_argument("--workdir", required=True, type=argument, help="folder of the study")
+    parser.add_argument("--data", default="", type=argument, help="folder that $DATA stands for")
     parser.add_argument("--only", action="append", default=[], help="names, or patterns of them")
-    parser.add_argument("--page", default="", help="Markdown file; plots lie beside it. "
+    parser.add_argument("--page", default="", type=argument, help="Markdown file; plots lie beside it. "
                         "Default: results.md in the workdir")  # fmt: skip
-    parser.add_argument("--records", default="", help="folder for all but the checkpoints")
+    parser.add_argument("--records", default="", type=argument, help="folder for all but the checkpoints")
     asked = parser.parse_args(arguments)
     try:
         study = load_file(asked.study, "get_study").get_study()
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def _write(place: Workplace, path: pathlib.Path, asked: argparse.Namespace) -> None:

@@ -32,6 +32,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from colorize_jax.child import STOPPED, execute
 from colorize_jax.errors import ColorizeError, ConfigError
+from colorize_jax.paths import argument
 
 LAUNCH = pathlib.Path(__file__).resolve().parent
 WAITS = {"local": True, "tpu_vm": True, "slurm": False, "kubernetes": False}
@@ -197,8 +198,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", required=True, help="FILE or FILE:VARIANT")
-    parser.add_argument("--workdir", required=True, help="folder of the sweep")
+    parser.add_argument("--config", required=True, type=argument, help="FILE or FILE:VARIANT")
+    parser.add_argument("--workdir", required=True, type=argument, help="folder of the sweep")
     parser.add_argument("--through", choices=WAITS, default="local", help="launch/THROUGH.sh")
     parser.add_argument("--options", default="", help="for launch/THROUGH.sh, as one word")
     parser.add_argument("--dry-run", action="store_true", help="print what would be done")

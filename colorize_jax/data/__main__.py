@@ -8,8 +8,10 @@ import os
 import sys
 
 from colorize_jax import help
+from colorize_jax.command_line import say
 from colorize_jax.data import check, pack, sources
 from colorize_jax.errors import ColorizeError, ConfigError
+from colorize_jax.paths import argument
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -31,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     packing = commands.add_parser("pack", help="write ArrayRecord shards; goes on if stopped")
     packing.add_argument("source", **source)
-    packing.add_argument("out", metavar="OUT", help="folder for the shards")
+    packing.add_argument("out", metavar="OUT", type=argument, help="folder for the shards")
     options = pack.Packing()
     packing.add_argument(
         "--shortest", type=_number(0), default=options.shortest,
@@ -55,15 +57,15 @@ def main(arguments: list[str] | None = None) -> None:
                 )
             photos = sources.open_all(settings.source)
             found = check.check(photos, settings.threads)
-            print(check.report(found, photos.left_out(), scale=scale, crop=crop))
+            say(check.report(found, photos.left_out(), scale=scale, crop=crop))
             return
         options = pack.Packing(settings.shortest, settings.quality, settings.shard_photos)
         packed, left_out = pack.pack(
             sources.open_all(settings.source), settings.out, options, settings.threads
         )
-        print(f"{packed:,} photos packed and verified in {settings.out}, {left_out:,} left out")
+        say(f"{packed:,} photos packed and verified in {settings.out}, {left_out:,} left out")
         if left_out:
-            print(f"{settings.out}/bad_records.jsonl names them with the reasons")
+            say(f"{settings.out}/bad_records.jsonl names them with the reasons")
     except (ColorizeError, OSError) as error:
         sys.exit(f"error: {error}")
 

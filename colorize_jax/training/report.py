@@ -18,7 +18,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
 from colorize_jax import log
-from colorize_jax.errors import why
+from colorize_jax.errors import printable, why
 from colorize_jax.whole_file import write_text
 
 FLUSH_SECONDS = 10.0  # between two writes of TensorBoard's file, each of which waits for the disk
@@ -27,7 +27,7 @@ FLUSH_SECONDS = 10.0  # between two writes of TensorBoard's file, each of which 
 def say(text: str) -> None:
     """A line on the first host's terminal, one that does not tear a progress bar."""
     if jax.process_index() == 0:
-        tqdm.write(text, file=sys.stderr)
+        tqdm.write(printable(text), file=sys.stderr)
         sys.stderr.flush()
 
 
