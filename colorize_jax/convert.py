@@ -20,7 +20,7 @@ import pathlib
 import sys
 from typing import Any
 
-from colorize_jax import help
+from colorize_jax import command_line, help, paths
 from colorize_jax.errors import ColorizeError, WeightsError
 
 
@@ -336,7 +336,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Weights are only moved here: no accelerator need be free, or there at all.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     try:
-        function(**settings)
+        for name in {"path", "output"}.intersection(settings):
+            settings[name] = paths.expand(settings[name])
+        function(**settings, say=command_line.say)
     except (ColorizeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 1))

@@ -197,7 +197,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = help.Parser("python -m colorize_jax.extract", description=__doc__)
     usual = Extraction()
     add = parser.add_argument
-    add("--checkpoint", required=True, type=argument, help="a run's workdir, or one of its checkpoints/<step>")
+    add(
+        "--checkpoint",
+        required=True,
+        type=argument,
+        help="a run's workdir, or one of its checkpoints/<step>",
+    )
     add("--source", required=True, help=f"{sources.KINDS}; A,B joins several")
     add("--output", required=True, type=argument, help="NAME.npz, or a folder")
     add("--layers", default="", help="as in conv5_3,fc7; default: the top one")

@@ -20,10 +20,11 @@ import sys
 
 import numpy as np
 
-from colorize_jax import help
+from colorize_jax import command_line, help
 from colorize_jax.errors import ColorizeError, ConfigError
 from colorize_jax.evaluation import probes
 from colorize_jax.evaluation.feature_files import Features
+from colorize_jax.paths import argument
 from colorize_jax.whole_file import write_text
 
 _HEAD = f"{'layer':<12}{'probe':<8}{'top-1':>8}{'top-5':>8}{'train':>10}{'test':>9}{'seconds':>9}"
@@ -157,7 +158,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the command line, prints the table and writes the results."""
     parser = help.Parser("python -m colorize_jax.probe", description=__doc__)
     add = parser.add_argument
-    add("--train", required=True, type=argument, help="features to learn from, as `extract` wrote them")
+    add(
+        "--train",
+        required=True,
+        type=argument,
+        help="features to learn from, as `extract` wrote them",
+    )
     add("--test", required=True, type=argument, help="features to score on")
     add("--layer", default="", help="one or several, as in conv5_3,fc7; default: all")
     add("--kind", default=",".join(probes.KINDS), help="linear, knn")
@@ -187,6 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _words(settings.layer),
             _words(settings.kind),
             neighbors=settings.neighbors,
+            say=command_line.say,
             keep=keep,
         )
         if failure is not None:

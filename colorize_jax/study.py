@@ -30,9 +30,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--workdir", required=True, type=argument, help="folder of the study")
     parser.add_argument("--data", default="", type=argument, help="folder that $DATA stands for")
     parser.add_argument("--only", action="append", default=[], help="names, or patterns of them")
-    parser.add_argument("--page", default="", type=argument, help="Markdown file; plots lie beside it. "
-                        "Default: results.md in the workdir")  # fmt: skip
-    parser.add_argument("--records", default="", type=argument, help="folder for all but the checkpoints")
+    parser.add_argument("--page", default="", type=argument, help="Markdown file; plots lie beside "
+                        "it. Default: results.md in the workdir")  # fmt: skip
+    parser.add_argument(
+        "--records", default="", type=argument, help="folder for all but the checkpoints"
+    )
     asked = parser.parse_args(arguments)
     try:
         study = load_file(asked.study, "get_study").get_study()

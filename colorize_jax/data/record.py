@@ -30,7 +30,7 @@ PHOTO, UNKNOWN = "photo", "unknown"
 HIDDEN, NO_PICTURE, NO_FILE, LINK = "hidden", "no picture", "no file", "link"
 _SAID = {
     HIDDEN: "hidden or system files or folders",
-    NO_PICTURE: "without an ending, and no picture",
+    NO_PICTURE: "without an ending that are no pictures",
     NO_FILE: "pipes, sockets or devices",
     LINK: "links inside an archive",
 }
@@ -132,7 +132,7 @@ def describe(left_out: Mapping[str, int]) -> str:
     said += [f"{left_out[kind]:,} {text}" for kind, text in _SAID.items() if left_out.get(kind)]
     hint = ""
     if not HEIC.isdisjoint(left_out):
-        hint = " (HEIC is read after: pip install 'colorize_jax[heic]')"
+        hint = " (pip install 'colorize_jax[heic]' lets HEIC be read)"
     return ", ".join(said) + hint
 
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from colorize_jax import paths
 from colorize_jax.config import default_config
 from colorize_jax.errors import CheckpointError, SaveError, why
 from colorize_jax.models import registry
@@ -507,7 +508,7 @@ def find(path: str | pathlib.Path) -> pathlib.Path:
         CheckpointError: there is none, or none that is complete.
         OSError: one cannot be read just now.
     """
-    path = pathlib.Path(path).absolute()
+    path = pathlib.Path(paths.expand(str(path))).absolute()
     for folder in (path / FOLDER, path) if not manifest.exists(path) else ():
         problems = {}
         for step in step_folders(folder):

@@ -8,6 +8,7 @@ import time
 import jax
 import numpy as np
 
+from colorize_jax import paths
 from colorize_jax.config import check_numbers
 from colorize_jax.data import pipeline, splits
 from colorize_jax.data.bad_records import BadRecords
@@ -40,6 +41,7 @@ def evaluate(config, path: str, output: pathlib.Path) -> dict[str, float]:
     began = time.monotonic()
     same_run.check_hosts(config, workdir=None)
     check_numbers(config)
+    paths.expand_settings(config)
     pipeline.check(config)
     if config.early_stopping.mode != "off":
         raise ConfigError(

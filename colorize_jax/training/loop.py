@@ -13,7 +13,7 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
-from colorize_jax import log
+from colorize_jax import log, paths
 from colorize_jax.config import check_numbers
 from colorize_jax.data import fingerprint, pipeline, splits
 from colorize_jax.data.bad_records import BadRecords
@@ -63,7 +63,8 @@ def train(config: ConfigDict, workdir: str, signals: Signals | None = None) -> d
             f"--workdir={workdir}: only folders of this machine's file system, so far; mount the "
             "bucket (for example with gcsfuse)"
         )
-    workdir = pathlib.Path(workdir)
+    workdir = pathlib.Path(paths.expand(str(workdir)))
+    paths.expand_settings(config)
     with contextlib.ExitStack() as stack:
         stack.enter_context(log.outlived())
         if signals is None:
