@@ -35,6 +35,12 @@ def test_the_guess_is_the_arithmetic_of_all_steps(monkeypatch):
     for silent in (_compiled(-1.0), types.SimpleNamespace(cost_analysis=lambda: None)):
         assert forecast.guess(silent, tiny.config(), 1, 1_000) == f"1,000 steps on {devices} x cpu"
 
+    def fail(dtype, platform):
+        raise RuntimeError("RESOURCE_EXHAUSTED")
+
+    monkeypatch.setattr(forecast, "_rate", fail)
+    assert forecast.guess(_compiled(1e12), tiny.config(), 1, 7) == f"7 steps on {devices} x cpu"
+
 
 def test_a_real_step_has_arithmetic():
     compiled = jax.jit(lambda x: x @ x).lower(jax.ShapeDtypeStruct((64, 64), "float32")).compile()

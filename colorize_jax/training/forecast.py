@@ -39,10 +39,10 @@ def small_settings(config, platform: str) -> str:
 
 
 def guess(compiled, config, microbatches: int, steps: int) -> str:
-    """ "36 steps, about 11 minutes on 1 x cpu", from the arithmetic of the compiled step.
+    """Such as "36 steps, about 11 minutes on 1 x cpu", from the arithmetic of the compiled step.
 
-    The guess may be off by a factor of two or three. It says nothing of evaluations, nor of photos
-    that come more slowly than the step takes them.
+    On a CPU the guess may be off by a factor of two; other devices were not compared. It says
+    nothing of evaluations, nor of photos that come more slowly than the step takes them.
 
     Args:
         compiled: the step.
@@ -51,16 +51,21 @@ def guess(compiled, config, microbatches: int, steps: int) -> str:
         steps: that are to be done.
     """
     devices = jax.devices()
-    where = f"{len(devices)} x {devices[0].device_kind}"
-    flops = _flops(compiled) * microbatches
+    platform = devices[0].platform
+    where = f"on {len(devices)} x {devices[0].device_kind}"
+    plain = f"{steps:,} steps {where}"
+    try:
+        flops = _flops(compiled) * microbatches
+        rate = REACHED * _rate(config.model.dtype, platform)
+    except Exception:  # no memory for a product, a compiler that counts nothing: no reason to end
+        return plain
     if not flops:
-        return f"{steps:,} steps on {where}"
+        return plain
     # The CPU devices of a process, if there are several, share its cores.
-    sharing = len(jax.local_devices()) if devices[0].platform == "cpu" else 1
-    seconds = steps * flops * sharing / (REACHED * _rate(config.model.dtype, devices[0].platform))
+    sharing = len(jax.local_devices()) if platform == "cpu" else 1
     return (
-        f"{steps:,} steps, about {roughly(seconds)} on {where}: a guess from a step's "
-        f"{_amount(flops)} and the speed of matrix products here; evaluations come on top"
+        f"{steps:,} steps, about {roughly(steps * flops * sharing / rate)} {where}: a guess from a "
+        f"step's {_amount(flops)} and the speed of matrix products here; evaluations come on top"
     )
 
 
