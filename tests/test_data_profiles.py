@@ -8,6 +8,8 @@ from PIL import Image, ImageCms
 import pytest
 
 from colorize_jax.data import check, decode, profiles
+from colorize_jax.data.benchmark import Decoding
+from colorize_jax.data.record import Record
 from colorize_jax.errors import DataError
 
 # XYZ of red, green and blue, adapted to D50, and the exponent. Of Display P3 the exponent is about
@@ -23,7 +25,7 @@ PROPHOTO = profiles.matrix_profile(
     1.8,
 )
 ADOBE_RGB = profiles.adobe_rgb()
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+SRGB = profiles.srgb()
 WIDE = {"Display P3": DISPLAY_P3, "ProPhoto RGB": PROPHOTO, "Adobe RGB (1998)": ADOBE_RGB}
 
 
@@ -279,3 +281,12 @@ def test_damaged_photo_with_a_profile():
     data = _encode(_picture(), "JPEG", icc_profile=ADOBE_RGB)
     with pytest.raises(DataError, match="damaged"):
         decode.decode(data[: len(data) // 2])
+
+
+def test_speed_is_measured_with_a_profile():
+    data = [_encode(_picture(), "JPEG"), _encode(_picture()), np.asarray(_picture())]
+    photos = [Record(str(i), image) for i, image in enumerate(data)]
+    plain, tagged = Decoding(photos), Decoding(photos, ADOBE_RGB)
+    np.testing.assert_array_equal(tagged[0], _judged(data[0], ADOBE_RGB))
+    for index in (1, 2):
+        np.testing.assert_array_equal(tagged[index], plain[index])

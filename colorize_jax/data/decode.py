@@ -189,7 +189,7 @@ def open_image(data: bytes, formats: Sequence[str] = FORMATS) -> tuple[Image.Ima
     """
     if not data:
         raise DataError("empty file")
-    profile, damage = None, None
+    profile, damage = None, ""
     if data.startswith(png.SIGNATURE):
         data, profile = png.without_metadata(data)
     Image.init()
@@ -202,9 +202,10 @@ def open_image(data: bytes, formats: Sequence[str] = FORMATS) -> tuple[Image.Ima
             _see_through(image, data)
             return image, profile if profile is not None else image.info.get("icc_profile")
         except Exception as error:  # of any kind, in a header that is damaged
-            damage = damage or (accept is not None and error)
+            if accept is not None and not damage:
+                damage = f"damaged image: the header of a {name} ({error})"
     if damage:
-        raise DataError(f"damaged image: {damage}") from damage
+        raise DataError(damage)
     raise DataError("not an image")
 
 

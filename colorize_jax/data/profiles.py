@@ -71,6 +71,12 @@ def read(data: bytes, mode: str) -> Profile:
 
 
 @functools.cache
+def srgb() -> bytes:
+    """sRGB as a profile, littleCMS's own."""
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+@functools.cache
 def adobe_rgb() -> bytes:
     """Adobe RGB (1998) as a profile: cameras name it in EXIF and add none."""
     return matrix_profile("Adobe RGB (1998)", _ADOBE_RGB, _ADOBE_EXPONENT)
