@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import skimage.color
 import skimage.metrics
 import sklearn.metrics
 
@@ -25,6 +26,20 @@ def test_psnr_is_that_of_scikit_image_per_photo(rng):
         for t, p in zip(truth, predicted, strict=True)
     ]
     np.testing.assert_allclose(metrics.psnr(predicted, truth), expected, rtol=1e-5)
+
+
+def test_auc_is_the_area_under_the_share_of_pixels_within_each_distance(rng):
+    truth, predicted = rng.random((2, 3, 16, 16, 3))
+    truth[2] = predicted[2]
+    expected = []
+    for t, p in zip(truth, predicted, strict=True):
+        difference = (skimage.color.rgb2lab(p) - skimage.color.rgb2lab(t))[..., 1:]
+        distance = np.linalg.norm(difference, axis=-1)
+        curve = [(distance <= limit).mean() for limit in range(151)]
+        expected.append(np.trapezoid(curve) / 150)
+    found = metrics.auc(jnp.asarray(predicted, jnp.float32), jnp.asarray(truth, jnp.float32))
+    np.testing.assert_allclose(found, expected, atol=2e-4)  # a pixel on a limit may fall over it
+    assert found[2] == 1
 
 
 def test_psnr_of_a_perfect_photo_is_finite():

@@ -149,6 +149,33 @@ def test_pictures_are_gray_prediction_truth(loss, rng):
     np.testing.assert_allclose(predicted.mean(-1), gray[..., 0], atol=1.5)  # lightness matched
 
 
+def test_a_photo_is_scored_beside_itself_left_gray(rng):
+    """A head of zeros answers with the middle of all hues: that photo is gray."""
+    task, batch = make_task(tiny.config()), tiny.batch(rng)
+    keys = row_keys(jax.random.key(0), jnp.arange(8))
+    inputs, _ = task.prepare(keys, batch)
+    variables = jax.jit(task.model.init)(jax.random.key(0), *inputs)
+    head = jax.tree.map(jnp.zeros_like, variables["params"]["head"])
+    variables = variables | {"params": variables["params"] | {"head": head}}
+    sums, rows = jax.jit(task.evaluate)(variables, task.statistics(keys, batch), keys, batch)
+    for name in ("psnr", "auc"):
+        np.testing.assert_allclose(rows[name], rows[f"{name}_gray"], rtol=1e-3)
+        assert sums[name] == pytest.approx(float(rows[name].sum()), rel=1e-5)
+    np.testing.assert_allclose(rows["score"], 0, atol=1e-3)
+    assert "left gray" in task.caption({name: values[0] for name, values in rows.items()}).text
+
+
+def test_colors_worse_than_none_are_said_where_the_loss_is_good():
+    scores = {
+        "loss": 2.0, "loss_constant": 2.5, "active_units": 0.5,
+        "psnr": 24.0, "psnr_gray": 25.0, "auc": 0.9, "auc_gray": 0.8,
+    }  # fmt: skip
+    said = colorization.remark(scores)
+    assert "PSNR 24 (left gray 25)" in said and "AuC" not in said
+    for better in ({"psnr": 26.0}, {"loss": 2.6}):
+        assert not colorization.remark(scores | better)
+
+
 def test_edge_buffer_scales_with_the_crop():
     assert tiny.config(data__crop=352).task.edge_buffer == 96
     assert tiny.config(data__crop=224).task.edge_buffer == 61

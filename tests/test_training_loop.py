@@ -51,7 +51,7 @@ def test_a_run_leaves_all_that_was_promised(finished):
     np.testing.assert_allclose([r["train/rate"] for r in training], [0.02, 0.002, 0.002])
     assert set(scores) == {
         "eval/loss", "eval/loss_hue", "eval/loss_chroma", "eval/loss_constant", "eval/psnr",
-        "eval/rmse_ab", "eval/active_units",
+        "eval/psnr_gray", "eval/auc", "eval/auc_gray", "eval/rmse_ab", "eval/active_units",
     }  # fmt: skip
     best = min((r for r in rows if "eval/loss" in r), key=lambda r: r["eval/loss"])
     results = json.loads((workdir / "results.json").read_text())
@@ -63,7 +63,7 @@ def test_a_run_leaves_all_that_was_promised(finished):
     assert {p.name for p in (workdir / "checkpoints").iterdir()} == {"3", "6"}
     for step in (0, 3, 6):
         picture = np.asarray(Image.open(workdir / "images" / f"{step}.png"))
-        assert picture.shape == (3 * 32 + 2 * 2, 3 * 32, 3)
+        assert picture.shape[1] > 3 * 128 and picture.shape[0] > 3 * 128
     assert list((workdir / "tensorboard").glob("events*"))
     config = json.loads((workdir / "config.json").read_text())
     assert config["data"]["crop"] == 32 and config["task"]["edge_buffer"] == 32 * 96 // 352

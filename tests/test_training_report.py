@@ -43,15 +43,6 @@ def test_time_left_is_the_pace_since_the_clock_was_made(monkeypatch):
     assert np.isnan(clock.left(10, 50))
 
 
-def test_picture_grid_puts_one_strip_below_the_other(rng):
-    strips = rng.integers(0, 255, (3, 4, 6, 3), dtype=np.uint8)
-    grid = report.picture_grid(strips)
-    assert grid.shape == (16, 6, 3)
-    for i in range(3):
-        np.testing.assert_array_equal(grid[6 * i : 6 * i + 4], strips[i])
-    assert (grid[4:6] == 255).all()
-
-
 def test_meter_means_and_speed(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr("colorize_jax.training.meter.time.monotonic", lambda: clock[0])
@@ -134,7 +125,7 @@ def test_rows_that_a_full_disk_refuses_are_written_when_it_takes_them(tmp_path, 
 def test_tensorboard_reads_back_what_was_written(tmp_path):
     with report.Report(tmp_path, step=5, steps=9) as written:
         written.write(6, {"train/loss": 0.5})
-        written.evaluation(7, {"eval/loss": 0.25}, [np.zeros((4, 12, 3), np.uint8)])
+        written.evaluation(7, {"eval/loss": 0.25}, np.zeros((4, 12, 3), np.uint8))
     (path,) = (tmp_path / "tensorboard").iterdir()
     events = list(_events(path))
     assert events[0].file_version == "brain.Event:2"

@@ -5,7 +5,7 @@ import pathlib
 import jax
 import numpy as np
 
-from colorize_jax.training.report import picture_grid, png
+from colorize_jax.training.pictures import png
 
 COUNT = 3
 
@@ -16,7 +16,7 @@ def extremes(scores: np.ndarray, count: int = COUNT) -> dict[str, np.ndarray]:
     return {"worst": order[:count], "best": order[::-1][:count]}
 
 
-def write(folder: pathlib.Path, runner, variables, photos, rows, open_batches) -> None:
+def write(folder: pathlib.Path, runner, variables, photos, rows, open_batches, draw) -> None:
     """best.png and worst.png: the task's pictures of those photos, one below the other.
 
     Args:
@@ -26,10 +26,11 @@ def write(folder: pathlib.Path, runner, variables, photos, rows, open_batches) -
         photos: that were evaluated.
         rows: of the evaluation: "score" and "position" of every photo.
         open_batches: photos -> a context with their batches, as in the evaluation.
+        draw: {index in rows: panels} -> the picture, uint8 [height, width, 3].
     """
     for name, chosen in extremes(rows["score"]).items():
         with open_batches(photos.part(rows["position"][chosen])) as batches:
-            strips = dict(runner.pictures(variables, batches))
+            shown = dict(runner.pictures(variables, batches))
         if jax.process_index() == 0:
-            path = folder / f"{name}.png"
-            path.write_bytes(png(picture_grid([strips[i] for i in sorted(strips)])))
+            picture = draw({chosen[i]: shown[i] for i in sorted(shown)})
+            (folder / f"{name}.png").write_bytes(png(picture))

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 
 from colorize_jax.color import spaces
 
+_LARGEST_AB = 150  # distances of (a, b) that the curve of `auc` goes to
+
 
 def psnr(predicted: jax.Array, truth: jax.Array) -> jax.Array:
     """Peak signal-to-noise ratio in dB, per photo: RGB [..., height, width, 3] in [0, 1] -> [...].
@@ -26,6 +28,27 @@ def squared_error_ab(predicted: jax.Array, truth: jax.Array) -> jax.Array:
     """
     difference = spaces.lab(predicted)[..., 1:] - spaces.lab(truth)[..., 1:]
     return jnp.square(difference).mean((-3, -2, -1))
+
+
+def auc(predicted: jax.Array, truth: jax.Array) -> jax.Array:
+    """Area under the curve of raw color accuracy (Zhang et al. 2016), per photo.
+
+    The curve has, for t = 0, 1, ..., 150, the share of the pixels whose (a, b) is at most t from
+    the truth's; its area, by trapezoids, is divided by 150. 1: every color is exact. A photo left
+    gray scores high too, where it has little color: compare with that.
+
+    Args:
+        predicted, truth: RGB [..., height, width, 3] in [0, 1].
+
+    Returns:
+        [...] per photo.
+    """
+    difference = spaces.lab(predicted)[..., 1:] - spaces.lab(truth)[..., 1:]
+    distance = jnp.sqrt(jnp.square(difference).sum(-1))
+    # The area that one pixel adds: it counts from the first t that reaches its distance on, and the
+    # two ends of the curve count half.
+    area = _LARGEST_AB + 0.5 - jnp.maximum(jnp.ceil(distance), 0.5)
+    return jnp.where(distance <= _LARGEST_AB, area, 0).mean((-2, -1)) / _LARGEST_AB
 
 
 def confusion(

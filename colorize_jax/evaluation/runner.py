@@ -2,6 +2,7 @@
 
 import collections
 from collections.abc import Iterable, Iterator
+import itertools
 from typing import Any
 
 import jax
@@ -101,17 +102,18 @@ class Runner:
 
     def evaluate(
         self, variables: Tree, statistics: Tree, batches: Iterable, pictures: int = 0
-    ) -> tuple[dict[str, float], dict[str, np.ndarray], list[np.ndarray]]:
+    ) -> tuple[dict[str, float], dict[str, np.ndarray], dict[int, list[np.ndarray]]]:
         """The task's scores over the batches of a split, and its first pictures.
 
         Returns:
             {name: number}; {name: [photos, ...]} of every photo that could be read, with its
-            "position"; and at most `pictures` strips, uint8 [height, width, 3].
+            "position"; and {position: panels, uint8 [height, width, 3] each} of at most `pictures`
+            of them.
 
         Raises:
             DataError: no photo of the split could be read.
         """
-        strips: list[np.ndarray] = []
+        shown: dict[int, list[np.ndarray]] = {}
         pending: collections.deque = collections.deque()
         sums, rows, seen = None, [], 0
 
@@ -127,8 +129,9 @@ class Runner:
                 rows.append({name: values[valid] for name, values in found.items()})
 
         for index, batch in enumerate(batches):
-            if self._task.pictures is not None and len(strips) < pictures:
-                strips.extend(strip for _, strip in self.pictures(variables, [batch]))
+            if self._task.pictures is not None and len(shown) < pictures:
+                found = self.pictures(variables, [batch])
+                shown.update(itertools.islice(found, pictures - len(shown)))
             placed = sharding.put_batch(batch, self._mesh)
             pending.append(self._evaluate(index, placed, variables, statistics))
             settle(RUN_AHEAD)
@@ -138,16 +141,18 @@ class Runner:
                 "none of the held-out photos could be read: repair them, or evaluate on others"
             )
         joined = {name: np.concatenate([part[name] for part in rows]) for name in rows[0]}
-        return self._task.summarize(sums, joined), joined, strips[:pictures]
+        return self._task.summarize(sums, joined), joined, shown
 
     def accuracy(self, index: int, batch: dict[str, np.ndarray], variables: Tree):
         """(hits, predictions) of a batch as in training, still on the devices."""
         return self._accuracy(index, sharding.put_batch(batch, self._mesh), variables)
 
-    def pictures(self, variables: Tree, batches: Iterable) -> Iterator[tuple[int, np.ndarray]]:
-        """(position, strip [height, width, 3]) of every photo: its panels side by side."""
+    def pictures(
+        self, variables: Tree, batches: Iterable
+    ) -> Iterator[tuple[int, list[np.ndarray]]]:
+        """(position, panels [height, width, 3]) of every photo."""
         for position, panels, size in self._per_photo(self._pictures, variables, batches):
-            yield position, np.concatenate([_uncover(panel, size) for panel in panels], 1)
+            yield position, [_uncover(panel, size) for panel in panels]
 
     def predictions(self, variables: Tree, batches: Iterable) -> Iterator[tuple[int, np.ndarray]]:
         """(position, classes [height, width] uint8) of every photo."""

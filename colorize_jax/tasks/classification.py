@@ -12,7 +12,7 @@ from colorize_jax.evaluation import metrics, scores
 from colorize_jax.models import registry
 from colorize_jax.models.classifier import Classifier
 from colorize_jax.tasks import losses
-from colorize_jax.tasks.task import Score, Task
+from colorize_jax.tasks.task import Caption, Score, Task
 
 NO_CLASS = -1
 # Step-wise is the one that counts; the two others are what VOC 2007 and the release report.
@@ -67,6 +67,11 @@ def make_task(config, axis_name: str | None = None, classes=()) -> Task:
         found = kind.summarize(sums, rows) | {"loss": sums["loss"] / max(sums["photos"], 1)}
         return {name: float(value) for name, value in found.items()}
 
+    def pictures(variables, batch):
+        del variables
+        image = batch["image"]
+        return image[:, :1] if image.ndim == 5 else image[:, None]  # of several crops the first
+
     def accuracy(variables, keys, batch):
         (inputs,), targets = prepare(keys, batch)
         return kind.accuracy(model.apply(variables, inputs), targets["labels"], targets["valid"])
@@ -78,6 +83,9 @@ def make_task(config, axis_name: str | None = None, classes=()) -> Task:
         evaluate=evaluate,
         summarize=summarize,
         score=kind.score,
+        pictures=pictures,
+        panels=("photo",),
+        caption=kind.caption,
         accuracy=accuracy,
         labels={"labels": kind.label},
         frozen=encoder.frozen_groups,
@@ -129,7 +137,21 @@ class _OneClass:
             "class_photos": classes.sum(0),
             "seen": valid.sum(),
         }
-        return sums, {}
+        chances = jax.nn.softmax(logits)
+        own = jnp.take_along_axis(chances, jnp.maximum(labels, 0)[:, None], -1)[:, 0]
+        rows = {
+            "truth": labels,
+            "predicted": logits.argmax(-1),
+            "chance": chances.max(-1),
+            "score": own,  # the chance that the network gives to the truth
+        }
+        return sums, rows
+
+    def caption(self, row):
+        return Caption(
+            f"truth: {self._names[row['truth']]}, predicted: {self._names[row['predicted']]} "
+            f"({row['chance']:.0%})"
+        )
 
     def summarize(self, sums, rows):
         del rows
@@ -157,6 +179,13 @@ class _ManyClasses:
     def evaluate(self, logits, labels, valid):
         del valid
         return {}, {"logits": logits, "labels": labels}
+
+    def caption(self, row):
+        truth = [name for name, label in zip(self._names, row["labels"], strict=True) if label > 0]
+        chances = 1 / (1 + np.exp(-row["logits"].astype(np.float64)))
+        likely = np.argsort(-chances)[: max(len(truth), 1) + 1]
+        predicted = ", ".join(f"{self._names[i]} ({chances[i]:.0%})" for i in likely)
+        return Caption(f"truth: {', '.join(truth) or 'none'}; predicted: {predicted}")
 
     def summarize(self, sums, rows):
         del sums

@@ -10,10 +10,12 @@ from colorize_jax.models import hypercolumn, registry
 from colorize_jax.models.heads import Head
 from colorize_jax.models.point_network import PointNetwork
 from colorize_jax.tasks import losses, points
-from colorize_jax.tasks.task import Score, Task
+from colorize_jax.tasks.task import Caption, Score, Task
 
 AB_SCALE = 100.0  # a and b are predicted in hundreds, so that outputs are of order one
 FEW_UNITS = 0.1  # share of the hidden units below which a run is told of it
+# Of the predicted colors, each beside that of the same photo left gray.
+_COLOR_SCORES = ("psnr", "psnr_gray", "auc", "auc_gray")
 
 
 def histogram_targets(rgb: jax.Array, points: jax.Array, *, window: int, bins: int) -> dict:
@@ -58,13 +60,46 @@ def regression_losses(outputs: dict, targets: dict, *, scale: float) -> dict[str
     return {"loss": scale * losses.regression_loss(outputs["ab"], targets["ab"])}
 
 
-def remark(scores: dict[str, float]) -> str:
-    """What to say of a head most of whose hidden units have died; "" of any other.
+def left_gray(rgb: jax.Array) -> jax.Array:
+    """The photo without its colors: RGB [..., 3] in [0, 1] -> the same shape."""
+    return jnp.broadcast_to(spaces.gray(rgb)[..., None], rgb.shape)
 
-    All weights into a unit start near zero and see activations that are never negative, so that a
-    few large steps in one direction can leave it below zero for good, whatever the photo.
+
+def caption(row: dict) -> Caption:
+    """How close a photo's colors come, beside the same photo left gray."""
+    return Caption(
+        f"PSNR {row['psnr']:.1f} dB (left gray {row['psnr_gray']:.1f}), "
+        f"AuC {row['auc']:.3f} (left gray {row['auc_gray']:.3f})"
+    )
+
+
+def remark(scores: dict[str, float]) -> str:
+    """What to tell a person of these scores: dead hidden units, or colors that look worse than
+    none although the loss is good; "" if there is nothing to tell."""
+    return _dead_units(scores["active_units"]) or _worse_than_gray(scores)
+
+
+def _worse_than_gray(scores: dict[str, float]) -> str:
+    if scores["loss"] >= scores["loss_constant"]:
+        return ""
+    worse = [
+        f"{label} {scores[name]:.4g} (left gray {scores[name + '_gray']:.4g})"
+        for name, label in (("psnr", "PSNR"), ("auc", "AuC"))
+        if scores[name] < scores[f"{name}_gray"]
+    ]
+    if not worse:
+        return ""
+    return (
+        f"by {' and '.join(worse)} the colors are further from the truth than the photos left "
+        "gray, although the loss is below that of a constant: a wrong color costs these scores "
+        "more than none, and the loss asks for the whole distribution of colors"
+    )
+
+
+def _dead_units(share: float) -> str:
+    """All weights into a hidden unit start near zero and see activations that are never negative,
+    so that a few large steps in one direction can leave it below zero for good, whatever the photo.
     """
-    share = scores["active_units"]
     if share >= FEW_UNITS:
         return ""
     answer = "the answer is the same for every photo" if not share else "the others have died"
@@ -165,31 +200,37 @@ def make_task(config, axis_name: str | None = None, classes=()) -> Task:
         values, counts = loss(model.apply(variables, hidden, method="read_out"), targets)
         constant, _ = loss(constant_outputs(sums), targets)
         predicted, truth = colors(variables, batch["image"]), spaces.from_uint8(batch["image"])
+        gray = left_gray(truth)
         valid = targets["valid"]
+        rows = {
+            "psnr": metrics.psnr(predicted, truth),
+            "psnr_gray": metrics.psnr(gray, truth),
+            "auc": metrics.auc(predicted, truth),
+            "auc_gray": metrics.auc(gray, truth),
+        }
         sums = {
             "values": {name: value.sum() for name, value in values.items()},
             "constant": constant["loss"].sum(),
             "points": counts.sum(),
-            "psnr": jnp.where(valid, metrics.psnr(predicted, truth), 0).sum(),
+            **{name: jnp.where(valid, value, 0).sum() for name, value in rows.items()},
             "error_ab": jnp.where(valid, metrics.squared_error_ab(predicted, truth), 0).sum(),
             "photos": valid.sum(),
             "active": ((hidden > 0) & valid[:, None, None]).any((0, 1)).astype(jnp.int32),
         }
-        return sums, {}
+        return sums, rows | {"score": rows["auc"] - rows["auc_gray"]}
 
     def summarize(sums, rows):
         del rows
         means = {name: value / sums["points"] for name, value in sums["values"].items()}
         means["loss_constant"] = sums["constant"] / sums["points"]
-        means["psnr"] = sums["psnr"] / sums["photos"]
+        means |= {name: sums[name] / sums["photos"] for name in _COLOR_SCORES}
         means["rmse_ab"] = (sums["error_ab"] / sums["photos"]) ** 0.5
         means["active_units"] = (sums["active"] > 0).mean()
         return {name: float(value) for name, value in means.items()}
 
     def pictures(variables, batch):
         rgb = spaces.from_uint8(batch["image"])
-        gray = jnp.repeat(spaces.gray(rgb)[..., None], 3, -1)
-        panels = jnp.stack([gray, colors(variables, batch["image"]), rgb], 1)
+        panels = jnp.stack([left_gray(rgb), colors(variables, batch["image"]), rgb], 1)
         return jnp.round(panels * 255).astype(jnp.uint8)
 
     return Task(
@@ -201,6 +242,8 @@ def make_task(config, axis_name: str | None = None, classes=()) -> Task:
         remark=remark,
         score=Score("loss", higher=False),
         pictures=pictures,
+        panels=("gray", "predicted", "truth"),
+        caption=caption,
         statistics=statistics,
         frozen=model.encoder.frozen_groups,
         axis_name=axis_name,

@@ -15,7 +15,7 @@ from colorize_jax.models.fov import FieldOfView
 from colorize_jax.models.heads import Head
 from colorize_jax.models.point_network import PointNetwork
 from colorize_jax.tasks import losses, points
-from colorize_jax.tasks.task import Score, Task
+from colorize_jax.tasks.task import Caption, Score, Task
 
 VISIBLE = 0.6  # how much of an overlay is the classes' colors; the rest is the photo
 
@@ -92,7 +92,8 @@ def make_task(config, axis_name: str | None = None, classes=()) -> Task:
 
         confusion = jax.vmap(of_photo)(truth, logits.argmax(-1))
         sums = {"confusion": confusion.sum(0), "loss": values.sum(), "pixels": counted.sum()}
-        return sums, {"score": metrics.photo_iou(confusion)}
+        seen = confusion.sum(-1) + confusion.sum(-2) > 0
+        return sums, {"score": metrics.photo_iou(confusion), "seen": seen}
 
     def summarize(sums, rows):
         del rows
@@ -126,6 +127,11 @@ def make_task(config, axis_name: str | None = None, classes=()) -> Task:
         predicted = predict(variables, batch)
         return jnp.stack([batch["image"], over(batch["mask"]), over(predicted)], 1)
 
+    def caption(row):
+        colors = palette(number)
+        legend = {names[i]: tuple(colors[i].tolist()) for i in np.flatnonzero(row["seen"]) if i}
+        return Caption(f"mean IoU of its classes {row['score']:.3f}", legend)
+
     def accuracy(variables, keys, batch):
         inputs, targets = prepare(keys, batch)
         counted = targets["classes"] != VOID
@@ -141,6 +147,8 @@ def make_task(config, axis_name: str | None = None, classes=()) -> Task:
         score=Score(f"miou_{len(averaged)}" if averaged else "miou", higher=True),
         remark=remark,
         pictures=pictures,
+        panels=("photo", "truth", "predicted"),
+        caption=caption,
         accuracy=accuracy,
         predict=predict,
         labels={"mask": ((crop, crop), jnp.uint8)},

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import importlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -37,6 +37,18 @@ class Score:
         return score > than if self.higher else score < than
 
 
+class Caption(NamedTuple):
+    """What stands beside the picture of a photo.
+
+    Attributes:
+        text: its scores and classes, in words.
+        legend: {class: (red, green, blue)} of the colors in its panels.
+    """
+
+    text: str = ""
+    legend: Mapping[str, tuple[int, int, int]] = {}
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """Pure functions on batches; `keys` holds one JAX key for every row, `batch["valid"]` says
@@ -48,13 +60,16 @@ class Task:
         loss: (outputs, targets) -> ({"loss": [batch], part: [batch], ...}, counts [batch]). The
             loss of a batch is the sum of the first over the sum of the counts.
         evaluate: (variables, statistics, keys, batch) -> (sums over a batch, {name: [batch, ...]}
-            for every row).
+            for every row). Where there is a "score" among them, higher is better, and the run
+            leaves pictures of the best and the worst photos.
         summarize: (sums over all batches, rows of all batches) -> {name: number}; a name with a
             slash, as in "iou/cat", is one class's.
         score: which of them counts.
         remark: these numbers -> what a person should be told of them, or "".
         pictures: (variables, batch) -> uint8 [batch, panels, height, width, 3], or None: the panels
             lie side by side.
+        panels: what these panels show, in their order.
+        caption: (one photo's {name: value} of what `evaluate` gives for rows) -> what to say of it.
         statistics: (keys, batch) -> sums over a training batch from which the best constant
             prediction follows; None if there is nothing to learn from the training split.
         accuracy: (variables, keys, batch) -> (hits, predictions) of a training batch, or None.
@@ -72,6 +87,8 @@ class Task:
     score: Score
     remark: Callable[[dict[str, float]], str] = lambda scores: ""
     pictures: Callable[[Tree, Batch], jax.Array] | None = None
+    panels: tuple[str, ...] = ()
+    caption: Callable[[dict[str, np.ndarray]], Caption] = lambda row: Caption()
     statistics: Callable[[jax.Array, Batch], Tree] | None = None
     accuracy: Callable[[Tree, jax.Array, Batch], tuple[jax.Array, jax.Array]] | None = None
     predict: Callable[[Tree, Batch], jax.Array] | None = None

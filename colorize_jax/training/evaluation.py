@@ -1,6 +1,6 @@
 """Scoring a network on a split: the pictures and files of it, and doing so again later."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import pathlib
 import time
@@ -18,8 +18,17 @@ from colorize_jax.errors import CheckpointError, ConfigError, OutOfMemoryError
 from colorize_jax.evaluation import export, extremes
 from colorize_jax.evaluation.runner import Runner
 from colorize_jax.tasks.task import Task, batch_shapes, make_task
-from colorize_jax.training import checkpoint, hosts, memory, results, same_run, sharding, start
-from colorize_jax.training.report import picture_grid, png, say
+from colorize_jax.training import (
+    checkpoint,
+    hosts,
+    memory,
+    pictures,
+    results,
+    same_run,
+    sharding,
+    start,
+)
+from colorize_jax.training.report import say
 from colorize_jax.training.step import init_variables
 
 
@@ -74,7 +83,7 @@ def evaluate(config, path: str, output: pathlib.Path) -> dict[str, float]:
     scored = Scoring(config, task, runner, photos, held_out, bad)
     scored.find_statistics()
     variables = scored.with_fresh_norm(variables)
-    strips = scored.score(variables)
+    picture = scored.score(variables)
     step = int(folder.name)
     summary = results.Results(
         config=config, step=step, scores=scored.scores, best={}, score=task.score,
@@ -82,9 +91,9 @@ def evaluate(config, path: str, output: pathlib.Path) -> dict[str, float]:
         digest=photos.digest() + held_out.digest(), seconds=time.monotonic() - began,
         start=note.get("start", start.RANDOM), unreadable=scored.unreadable,
     )  # fmt: skip
-    if strips:
-        grid = png(picture_grid(strips))
-        hosts.first_does(lambda: (output / "images" / f"{step}.png").write_bytes(grid))
+    if picture is not None:
+        file = pictures.png(picture)
+        hosts.first_does(lambda: (output / "images" / f"{step}.png").write_bytes(file))
     hosts.first_does(lambda: results.write(output / results.FILE, summary))
     say(results.table(summary))
     scored.leave_pictures(output, variables)
@@ -164,8 +173,11 @@ class Scoring:
         with contextlib.closing(self._bad.note(found, photos)) as found:
             yield self._through(found)
 
-    def score(self, variables) -> list[np.ndarray]:
-        """Scores the network on the held-out photos; gives pictures of the first ones.
+    def score(self, variables) -> np.ndarray | None:
+        """Scores the network on the held-out photos.
+
+        Returns:
+            A picture of the first ones, uint8 [height, width, 3]; None without any.
 
         Raises:
             OutOfMemoryError: with what to lower.
@@ -174,7 +186,7 @@ class Scoring:
         limit = min(settings.photos or len(self._held_out), len(self._held_out))
         try:
             with self.batches(self._held_out, limit) as batches:
-                found, self.rows, strips = self._runner.evaluate(
+                found, self.rows, shown = self._runner.evaluate(
                     variables, self._statistics, batches, settings.pictures
                 )
         except jax.errors.JaxRuntimeError as error:
@@ -197,7 +209,20 @@ class Scoring:
                 f"{self.unreadable} of the photos to evaluate on could not be read and do not "
                 "count: see bad_records.jsonl"
             )
-        return strips
+        numbers = {int(position): i for i, position in enumerate(self.rows["position"])}
+        return self._draw({numbers[position]: panels for position, panels in shown.items()})
+
+    def _draw(self, shown: Mapping[int, Sequence[np.ndarray]]) -> np.ndarray | None:
+        """{number of a row: panels} -> a picture of those photos; None of none."""
+        if not shown:
+            return None
+        rows = []
+        for number, panels in shown.items():
+            row = {name: values[number] for name, values in self.rows.items()}
+            caption = self._task.caption(row)
+            name = self._held_out.name(int(row["position"]))
+            rows.append(pictures.Row(name, panels, caption.text, caption.legend))
+        return pictures.page(rows, self._task.panels)
 
     def leave_pictures(self, folder: pathlib.Path, variables) -> None:
         """The best and the worst photos, and all predictions if they are asked for.
@@ -209,8 +234,9 @@ class Scoring:
         data = self._config.data
         if "score" in self.rows and self._config.eval.pictures:
             extremes.write(
-                folder / "images", self._runner, variables, self._held_out, self.rows, self.batches
-            )
+                folder / "images", self._runner, variables, self._held_out, self.rows, self.batches,
+                self._draw,
+            )  # fmt: skip
         if self._config.eval.export:
             split = pathlib.PurePath(data.eval_split or data.split).stem
             where = export.write(

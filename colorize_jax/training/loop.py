@@ -460,22 +460,22 @@ class _Run:
         seconds = self.config.checkpoint.seconds
         return bool(seconds) and time.monotonic() - self.last_save > seconds
 
-    def _score(self) -> list[np.ndarray]:
+    def _score(self) -> np.ndarray | None:
         variables = self.scoring.with_fresh_norm(self.state.variables)
         self.state = self.state.replace(batch_stats=variables["batch_stats"])
-        strips = self.scoring.score(variables)
+        picture = self.scoring.score(variables)
         self.scores = self.scoring.scores
-        return strips
+        return picture
 
     def _evaluate(self) -> None:
         began = time.monotonic()
-        strips = self._score()
+        picture = self._score()
         self.evaluation_seconds = time.monotonic() - began
         self.evaluated = self.step
         name = f"eval/{self.task.score.name}"
         if self.task.score.better(self.scores[name], self.best.get(name)):
             self.best = {"step": self.step, name: self.scores[name]}
-        self.report.evaluation(self.step, self.scores, strips)
+        self.report.evaluation(self.step, self.scores, picture)
 
     def _judge(self) -> None:
         """Early stopping at the end of a window: goes on, drops the rate, or ends the run."""

@@ -17,7 +17,8 @@ from colorize_jax.models.finetune import freeze
 from colorize_jax.tasks.task import make_task
 from colorize_jax.training import checkpoint, hosts, optimizers, same_run, sharding
 from colorize_jax.training.meter import NonFiniteStep
-from colorize_jax.training.report import picture_grid, png, say
+from colorize_jax.training.pictures import Row, page, png
+from colorize_jax.training.report import say
 from colorize_jax.training.step import TrainState, abstract_state, forward, interleave, row_keys
 
 
@@ -101,7 +102,8 @@ def replay(config: ConfigDict, workdir: pathlib.Path) -> dict:
     }
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / f"replay_{step}.json").write_text(json.dumps(result, indent=1) + "\n")
-    (workdir / f"replay_{step}.png").write_bytes(png(picture_grid(batch["image"])))
+    rows = [Row(name, [image]) for name, image in zip(names, batch["image"], strict=True)]
+    (workdir / f"replay_{step}.png").write_bytes(png(page(rows)))
     say("\n".join(_table(result)))
     say(f"written to {workdir}/replay_{step}.json; the batch is replay_{step}.png beside it")
     return result

@@ -1,7 +1,5 @@
 """What a run shows: a progress bar or plain lines, metrics.jsonl, TensorBoard, pictures."""
 
-from collections.abc import Sequence
-import io
 import json
 import math
 import pathlib
@@ -10,7 +8,6 @@ import time
 
 import jax
 import numpy as np
-from PIL import Image
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -19,6 +16,7 @@ from tqdm import tqdm
 
 from colorize_jax import log
 from colorize_jax.errors import printable, why
+from colorize_jax.training.pictures import png
 from colorize_jax.whole_file import write_text
 
 FLUSH_SECONDS = 10.0  # between two writes of TensorBoard's file, each of which waits for the disk
@@ -109,21 +107,22 @@ class Report:
             left = duration(self._clock.left(step, self._steps))
             say(f"step {step}/{self._steps}  {numbers}  {left} left")
 
-    def evaluation(self, step: int, values: dict[str, float], strips: Sequence[np.ndarray]) -> None:
-        """A row of scores, and images/<step>.png: one strip below the other."""
+    def evaluation(
+        self, step: int, values: dict[str, float], picture: np.ndarray | None = None
+    ) -> None:
+        """A row of scores, and the picture, uint8 [height, width, 3], as images/<step>.png."""
         self.write(step, values)
         overall = {k: v for k, v in values.items() if k.count("/") == 1}  # not class by class
         shown = "  ".join(f"{name} {value:.4f}" for name, value in overall.items())
         say(f"step {step}/{self._steps}  {shown}")
-        if self._writes and len(strips):
-            grid = picture_grid(strips)
-            picture = Summary.Image(
-                height=grid.shape[0], width=grid.shape[1], colorspace=3,
-                encoded_image_string=png(grid),
+        if self._writes and picture is not None:
+            image = Summary.Image(
+                height=picture.shape[0], width=picture.shape[1], colorspace=3,
+                encoded_image_string=png(picture),
             )  # fmt: skip
             path = self._workdir / "images" / f"{step}.png"
-            self._trying(path.write_bytes, picture.encoded_image_string)
-            value = Summary.Value(tag="pictures", image=picture)
+            self._trying(path.write_bytes, image.encoded_image_string)
+            value = Summary.Value(tag="pictures", image=image)
             self._trying(self._board.add, step, Summary(value=[value]))
 
 
@@ -197,24 +196,6 @@ def duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-def png(picture: np.ndarray) -> bytes:
-    """uint8 [height, width, 3] as a PNG file."""
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, format="png")
-    return file.getvalue()
-
-
-def picture_grid(strips: Sequence[np.ndarray], gap: int = 2) -> np.ndarray:
-    """uint8 strips [height, width, 3], one below the other with a white gap; the narrower ones are
-    filled up with white."""
-    width = max(strip.shape[1] for strip in strips)
-    framed = [
-        np.pad(strip, ((0, gap), (0, width - strip.shape[1]), (0, 0)), constant_values=255)
-        for strip in strips
-    ]
-    return np.concatenate(framed)[:-gap]
 
 
 def cut_rows(path: pathlib.Path, step: int, evaluated: int) -> None:
