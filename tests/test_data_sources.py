@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tiny
 
-from colorize_jax.data import builtin, decode, sources
+from colorize_jax.data import decode, sources
 from colorize_jax.errors import DataError
 
 
@@ -12,20 +12,27 @@ def _names(photos):
     return [photos.name(i) for i in range(len(photos))]
 
 
-def test_builtin_photos_hold_out_the_right_quarter_of_every_photo():
+def test_builtin_photos_hold_out_one_square_of_every_row():
     photos, held_out = sources.open_splits("builtin:photos", 0.1)
-    names, held_out_names = _names(photos), _names(held_out)
-    assert len(names) == 10
-    assert {name.split("#")[0] for name in held_out_names} == set(names)
-    assert len({name.split("#")[0] for name in held_out_names[:10]}) == 10  # one of each first
-    for index, name in enumerate(names):
-        whole = builtin._photos()[name]
-        start = whole.shape[1] * 3 // 4
-        np.testing.assert_array_equal(photos[index].image, whole[:, :start])
-        square = held_out[index].image
-        assert held_out.name(index) == f"{name}#0" and square.shape[0] == square.shape[1]
-        np.testing.assert_array_equal(square, whole[: len(square), start:])
-        assert photos[index].image.std((0, 1)).min() > 5
+    whole = sources.open_all("builtin:photos")
+    assert len(whole) == 10 and len(photos) == 3 * len(held_out)
+    # One of each photo first.
+    assert {name.split("#")[0] for name in _names(held_out)[:10]} == set(_names(whole))
+    images = {name: whole[i].image for i, name in enumerate(_names(whole))}
+    covered = {name: np.zeros(image.shape[:2], int) for name, image in images.items()}
+    for split in (photos, held_out):
+        for index, square in enumerate(_names(split)):
+            name, place = square.split("#")
+            row, column = map(int, place.split(","))
+            side = images[name].shape[1] // 4
+            at = slice(row * side, (row + 1) * side), slice(column * side, (column + 1) * side)
+            np.testing.assert_array_equal(split[index].image, images[name][at])
+            covered[name][at] += 1
+    for name, times in covered.items():  # no pixel in two squares, and only a border in none
+        assert times.max() == 1 and times.mean() > 0.7, name
+    rows = [name.split(",")[0] for name in _names(held_out)]
+    assert len(set(rows)) == len(rows)
+    assert len({name.split(",")[1] for name in _names(held_out)}) == 4
 
 
 def test_split_stays_when_photos_are_added(tmp_path, rng):
@@ -76,7 +83,8 @@ def test_sources_are_joined_and_every_epoch_reads_all_once(three):
     assert _names(photos) == [name for part, _ in apart for name in _names(part)]
     assert sorted(_names(held_out)) == sorted(name for _, part in apart for name in _names(part))
     with_builtin, _ = sources.open_splits(f"{three},builtin:photos", 0.2)
-    assert len(with_builtin) == n + 10
+    squares, _ = sources.open_splits("builtin:photos", 0.2)
+    assert len(with_builtin) == n + len(squares)
 
 
 def test_weighted_sources_come_in_their_proportions_and_each_reads_all_of_its_own(tmp_path, three):

@@ -13,7 +13,7 @@ from colorize_jax.data.record import Record
 from colorize_jax.errors import DataError
 
 # motorcycle_right.png is left out: it shows what motorcycle_left.png shows, so one would give away
-# the other's held-out part.
+# the other's held-out squares.
 _PHOTOS = {
     "skimage/data": (
         "astronaut.png",
@@ -27,29 +27,37 @@ _PHOTOS = {
     ),
     "sklearn/datasets/images": ("china.jpg", "flower.jpg"),
 }
+COLUMNS = 4  # squares in a row
 
 
 class BuiltinPhotos:
-    """The right quarter of every photo is held out, cut into squares; the rest is for training."""
+    """The photos, whole, or the squares that they are cut into: four in a row, as many rows as fit.
+
+    One square of every row is held out, another column from row to row and from photo to photo, so
+    that what is held out has neighbors to be learned from.
+
+    Args:
+        held_out: True: the squares that are held out; False: the others; None: whole photos.
+    """
 
     left_out: Mapping[str, int] = {}
 
-    def __init__(self, held_out: bool):
-        self._held_out = held_out
-        photos = _photos()
-        names = list(photos)
-        if held_out:
-            squares = [(i, n) for n, image in photos.items() for i in range(len(_squares(image)))]
-            names = [f"{n}#{i}" for i, n in sorted(squares, key=lambda square: square[0])]
+    def __init__(self, held_out: bool | None = None):
+        if held_out is None:
+            names = list(_photos())
+        else:
+            names = [name for name, out in _squares().items() if out == held_out]
         self.names = Names.of(name.encode() for name in names)
 
     def __getitem__(self, index: int) -> Record:
         name = self.names[index]
-        if self._held_out:
-            path, square = name.split("#")
-            return Record(name, _squares(_photos()[path])[int(square)])
-        image = _photos()[name]
-        return Record(name, image[:, : image.shape[1] * 3 // 4])
+        photo, _, place = name.partition("#")
+        image = _photos()[photo]
+        if not place:
+            return Record(name, image)
+        side = image.shape[1] // COLUMNS
+        y, x = (int(number) * side for number in place.split(","))
+        return Record(name, image[y : y + side, x : x + side])
 
 
 @functools.cache
@@ -69,8 +77,16 @@ def _photos() -> dict[str, np.ndarray]:
     return photos
 
 
-def _squares(image: np.ndarray) -> list[np.ndarray]:
-    """The right quarter of a photo, cut from top to bottom into squares."""
-    quarter = image[:, image.shape[1] * 3 // 4 :]
-    side = quarter.shape[1]
-    return [quarter[y : y + side] for y in range(0, len(quarter) - side + 1, side)]
+def _squares() -> dict[str, bool]:
+    """Whether each square is held out, by its name PHOTO#ROW,COLUMN; the upper rows of all photos
+    first, so that the first so many of them are of all photos."""
+    rows = [
+        (row, number, name)
+        for number, (name, image) in enumerate(_photos().items())
+        for row in range(image.shape[0] // (image.shape[1] // COLUMNS))
+    ]
+    return {
+        f"{name}#{row},{column}": (row + number) % COLUMNS == column
+        for row, number, name in sorted(rows)
+        for column in range(COLUMNS)
+    }

@@ -110,8 +110,8 @@ def open_splits(spec: str, holdout: float) -> tuple[Photos, Photos]:
         holdout: share of the photos to hold out, chosen by a hash of their names, so that the
             choice stays the same when photos are added. Of a single source at least one is held
             out, that of the smallest hash. They come in the order of their hash: a smaller number
-            of them is a part of a larger one. builtin:photos holds
-            out the right quarter of every photo instead.
+            of them is a part of a larger one. builtin:photos holds out a square of every row of
+            its photos instead.
 
     Raises:
         DataError: nothing there, or no photo in it, or only one.
@@ -255,7 +255,7 @@ def _open(path: str) -> Source:
             raise DataError(
                 f"config.data.source: {path!r}; the only one built in is builtin:photos"
             )
-        return BuiltinPhotos(held_out=False)
+        return BuiltinPhotos()
     if os.path.isdir(path):
         packed = _files(os.path.join(glob.escape(path), "*.array_record*"))
         if os.path.exists(os.path.join(path, "pack.json")):

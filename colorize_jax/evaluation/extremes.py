@@ -5,6 +5,7 @@ import pathlib
 import jax
 import numpy as np
 
+from colorize_jax.data.labelled import Labelled
 from colorize_jax.training.pictures import png
 
 COUNT = 3
@@ -28,6 +29,8 @@ def write(folder: pathlib.Path, runner, variables, photos, rows, open_batches, d
         open_batches: photos -> a context with their batches, as in the evaluation.
         draw: {index in rows: panels} -> the picture, uint8 [height, width, 3].
     """
+    if not isinstance(photos, Labelled):
+        photos = Labelled(photos, np.arange(len(photos)))  # of which any can be picked
     for name, chosen in extremes(rows["score"]).items():
         with open_batches(photos.part(rows["position"][chosen])) as batches:
             shown = dict(runner.pictures(variables, batches))

@@ -68,8 +68,8 @@ def left_gray(rgb: jax.Array) -> jax.Array:
 def caption(row: dict) -> Caption:
     """How close a photo's colors come, beside the same photo left gray."""
     return Caption(
-        f"PSNR {row['psnr']:.1f} dB (left gray {row['psnr_gray']:.1f}), "
-        f"AuC {row['auc']:.3f} (left gray {row['auc_gray']:.3f})"
+        f"PSNR {row['psnr']:.1f} dB (gray {row['psnr_gray']:.1f}), "
+        f"AuC {row['auc']:.3f} (gray {row['auc_gray']:.3f})"
     )
 
 

@@ -7,6 +7,8 @@ import io
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from colorize_jax.errors import shown
+
 SMALLEST = 128  # pixels of a panel's shorter side: smaller ones are enlarged
 _GAP = 6  # pixels around panels and text
 _TEXT = 13  # height of the letters
@@ -47,7 +49,10 @@ def page(rows: Sequence[Row], headings: Sequence[str] = ()) -> np.ndarray:
     scaled = [[_enlarged(panel) for panel in row.panels] for row in rows]
     inner = max(sum(p.width for p in panels) + _GAP * (len(panels) - 1) for panels in scaled)
     # Lines first, since they decide about the height.
-    lines = [_wrapped(" ".join((_shown(row.name), row.text)).split(), font, inner) for row in rows]
+    lines = [
+        _wrapped([shown(row.name)], font, inner) + _wrapped(row.text.split(), font, inner)
+        for row in rows
+    ]
     places, above = [], None
     for panels in scaled:
         left = [_GAP]
@@ -96,11 +101,6 @@ def _enlarged(panel: np.ndarray) -> Image.Image:
     if factor == 1:
         return image
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
-
-
-def _shown(name: str) -> str:
-    """A file's name without what no font shows: bytes of no encoding, control characters."""
-    return "".join(c if c.isprintable() else "?" for c in name)
 
 
 def _wrapped(words: Sequence[str], font, width: int) -> list[str]:
