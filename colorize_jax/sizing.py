@@ -21,10 +21,11 @@ def size_to_machine(config: ConfigDict, devices: list[jax.Device] | None = None)
         if config.model.name != "resnet152":  # the only one without fc6
             config.model.fc6_kernel = 3
         config.model.hidden = 256
-        config.data.crop, config.data.scale = 64, (128, 257)
+        # Scales from that of an evaluation on, which shows the whole shortest side.
+        config.data.crop, config.data.scale = 64, (64, 129)
         config.data.batch_size = 16 * count
         config.data.holdout = 0.05
-        config.optimizer.rate = 0.01
+        config.optimizer.rate = 0.002
         return f"{count} x {kind}: a quarter of the width, crops of 64 pixels"
     config.data.batch_size = 8 * count
     config.optimizer.rate_batch_size = 8

@@ -43,9 +43,17 @@ def test_mistakes_become_sentences(tmp_path, flags, message):
 
 
 @pytest.mark.slow
-def test_quickstart_learns(tmp_path):
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--config=configs/quickstart.py",),
+        ("--config=configs/quickstart.py", "--config.seed=1", "--config.model.dtype=bfloat16"),
+        ("--config=configs/quickstart.py:regression", "--config.seed=2"),
+    ],
+)
+def test_quickstart_learns_whatever_the_seed_and_the_rounding(flags, tmp_path):
     process = subprocess.Popen(
-        _command("--config=configs/quickstart.py", f"--workdir={tmp_path}"),
+        _command(*flags, f"--workdir={tmp_path}"),
         cwd=ROOT,
         env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},  # as a user runs it
     )
@@ -60,8 +68,11 @@ def test_quickstart_learns(tmp_path):
     assert max(b - a for a, b in zip(times, times[1:], strict=False)) < 15
     rows = [json.loads(row) for row in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     scores = [row for row in rows if "eval/loss" in row]
-    assert scores[-1]["eval/loss"] < scores[-1]["eval/loss_constant"]
-    assert scores[-1]["eval/loss"] <= 0.9 * scores[0]["eval/loss"]
+    constant = scores[-1]["eval/loss_constant"]
+    assert scores[-1]["eval/loss"] <= 0.9 * constant
+    assert all(row["eval/loss"] <= constant for row in scores[1:])
+    for name in ("psnr", "auc"):
+        assert scores[-1][f"eval/{name}"] > scores[-1][f"eval/{name}_gray"]
 
 
 def test_ctrl_c_reaches_the_workers_too_and_the_run_still_ends_in_order(tmp_path):

@@ -52,7 +52,7 @@ def _digest(photos: Photos | Labelled, index: int) -> str:
 def _digest_of(record: Record) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for part in (record.image, record.mask, record.labels):
-        if isinstance(part, np.ndarray):
+        if isinstance(part, np.ndarray | np.generic):  # the label of one class is a scalar
             digest.update(f"{part.dtype} {part.shape}".encode())
             part = np.ascontiguousarray(part).tobytes()
         part = part or b""

@@ -14,6 +14,7 @@ _GAP = 6  # pixels around panels and text
 _TEXT = 13  # height of the letters
 _LINE = 18  # pixels from one line to the next
 _SQUARE = 12  # side of the colored square before a class's name
+_WIDEST = 1280  # pixels of a page, unless a single photo is wider
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,57 +35,30 @@ class Row:
 
 
 def page(rows: Sequence[Row], headings: Sequence[str] = ()) -> np.ndarray:
-    """Photos one below the other, each under its name, on white; the legend of all at the end.
+    """Photos on white, each under its name, as many side by side as a screen is wide; the legend of
+    all at the end.
 
     Args:
         rows: the photos, at least one.
-        headings: of the panels, from left to right; written once for every photo whose panels lie
-            elsewhere than those of the photo above.
+        headings: of the panels, from left to right.
 
     Returns:
         uint8 [height, width, 3].
     """
-    font = ImageFont.load_default(_TEXT)
-    legend = {name: color for row in rows for name, color in row.legend.items()}
-    scaled = [[_enlarged(panel) for panel in row.panels] for row in rows]
-    inner = max(sum(p.width for p in panels) + _GAP * (len(panels) - 1) for panels in scaled)
-    # Lines first, since they decide about the height.
-    lines = [
-        _wrapped([shown(row.name)], font, inner) + _wrapped(row.text.split(), font, inner)
-        for row in rows
-    ]
-    places, above = [], None
-    for panels in scaled:
-        left = [_GAP]
-        for panel in panels[:-1]:
-            left.append(left[-1] + panel.width + _GAP)
-        places.append((left, bool(headings) and left != above))
-        above = left
-    entries = _legend_places(legend, font, inner)
-    height = _GAP + sum(
-        _LINE * (len(text) + headed) + max(panel.height for panel in panels) + 2 * _GAP
-        for panels, text, (_, headed) in zip(scaled, lines, places, strict=True)
-    )
-    if entries:
-        height += entries[-1][1] + _LINE + _GAP
-    canvas = Image.new("RGB", (inner + 2 * _GAP, height), "white")
-    draw, y = ImageDraw.Draw(canvas), _GAP
-    for panels, text, (left, headed) in zip(scaled, lines, places, strict=True):
-        if headed:
-            for x, heading in zip(left, headings, strict=False):
-                draw.text((x, y), heading, "gray", font)
-            y += _LINE
-        for line in text:
-            draw.text((_GAP, y), line, "black", font)
-            y += _LINE
-        for x, panel in zip(left, panels, strict=True):
-            canvas.paste(panel, (x, y))
-        y += max(panel.height for panel in panels) + 2 * _GAP
-    for name, x, down in [(name, x, down) for (x, down), name in zip(entries, legend, strict=True)]:
-        at = (x + _GAP, y + down)
-        draw.rectangle((*at, at[0] + _SQUARE, at[1] + _SQUARE), legend[name], "gray")
-        draw.text((at[0] + _SQUARE + _GAP, at[1] - 1), name, "black", font)
-    return np.asarray(canvas)
+    blocks = [_block(row, headings) for row in rows]
+    width = max(block.width for block in blocks)
+    columns = max(min(_WIDEST // width, len(blocks)), 1)
+    lines = [blocks[i : i + columns] for i in range(0, len(blocks), columns)]
+    legend = _legend({k: v for row in rows for k, v in row.legend.items()}, columns * width)
+    heights = [max(block.height for block in line) for line in lines]
+    page = Image.new("RGB", (columns * width, sum(heights) + legend.height), "white")
+    y = 0
+    for line, height in zip(lines, heights, strict=True):
+        for column, block in enumerate(line):
+            page.paste(block, (column * width, y))
+        y += height
+    page.paste(legend, (0, y))
+    return np.asarray(page)
 
 
 def png(picture: np.ndarray) -> bytes:
@@ -117,13 +91,39 @@ def _wrapped(words: Sequence[str], font, width: int) -> list[str]:
     return lines
 
 
-def _legend_places(names: Sequence[str], font, width: int) -> list[tuple[int, int]]:
-    """(x, y) of every class of the legend, in lines of at most `width` pixels."""
-    places, x, y = [], 0, 0
-    for name in names:
+def _block(row: Row, headings: Sequence[str]) -> Image.Image:
+    """One photo: name, text, headings, and the panels side by side."""
+    font, panels = ImageFont.load_default(_TEXT), [_enlarged(panel) for panel in row.panels]
+    left = [_GAP]
+    for panel in panels:
+        left.append(left[-1] + panel.width + _GAP)
+    inner = left[-1] - 2 * _GAP
+    text = _wrapped([shown(row.name)], font, inner) + _wrapped(row.text.split(), font, inner)
+    above = _GAP + _LINE * (len(text) + bool(headings))
+    height = above + max(panel.height for panel in panels) + _GAP
+    block = Image.new("RGB", (left[-1], height), "white")
+    draw = ImageDraw.Draw(block)
+    for number, line in enumerate(text):
+        draw.text((_GAP, _GAP + number * _LINE), line, "black", font)
+    for x, heading in zip(left, headings, strict=False):
+        draw.text((x, above - _LINE), heading, "gray", font)
+    for x, panel in zip(left, panels, strict=False):
+        block.paste(panel, (x, above))
+    return block
+
+
+def _legend(colors: Mapping[str, tuple[int, int, int]], width: int) -> Image.Image:
+    """A colored square before the name of every class, in as many lines as it takes."""
+    font, places, x, y = ImageFont.load_default(_TEXT), [], _GAP, 0
+    for name in map(shown, colors):
         wide = _SQUARE + 3 * _GAP + int(font.getlength(name))
-        if x and x + wide > width:
-            x, y = 0, y + _LINE
-        places.append((x, y))
+        if x > _GAP and x + wide > width:
+            x, y = _GAP, y + _LINE
+        places.append((x, y, name))
         x += wide
-    return places
+    legend = Image.new("RGB", (width, y + _LINE + _GAP if places else 0), "white")
+    draw = ImageDraw.Draw(legend)
+    for (x, y, name), color in zip(places, colors.values(), strict=True):
+        draw.rectangle((x, y, x + _SQUARE, y + _SQUARE), color, "gray")
+        draw.text((x + _SQUARE + _GAP, y - 1), name, "black", font)
+    return legend
