@@ -100,3 +100,20 @@ def test_a_run_whose_photos_were_replaced_is_refused(tmp_path):
     check({"contents": ["1", "9", "3"]}, checkpoint__accept_changes=True)
     with pytest.raises(CheckpointError, match=r"1 of 3 photos of /photos.* 'b\.jpg' among them"):
         check({"contents": ["1", "9", "3"]})
+
+
+def test_the_class_of_a_photo_counts(tmp_path, rng):
+    labelled.write_class_folders(tmp_path, rng)
+    config = tiny.classification("softmax", data__source=str(tmp_path))
+
+    def digests():
+        opened = splits.open_splits(config)
+        return dict(fingerprint.contents((opened.training, opened.evaluation), threads=1))
+
+    before = digests()
+    for split in ("train", "val"):  # a class before all others: every label is another one
+        shutil.copytree(tmp_path / split / "n00", tmp_path / split / "a")
+    config.task.classes = 4
+    after = digests()
+    kept = before.keys() & after.keys()
+    assert kept and all(after[name] != before[name] for name in kept)
