@@ -1,6 +1,8 @@
 """Devkits of VOC 2012 and 2007, with SBD's masks: what is read from them and what is refused."""
 
+import os
 import pickle
+import unicodedata
 
 import labelled
 import numpy as np
@@ -257,3 +259,84 @@ def test_mistakes_in_lists_of_objects(kit):
         _main(kit, f"{name}_train", [])
     with pytest.raises(DataError, match="they list no photo"):
         opened()
+
+
+def _move(kit, number, ending, folder="JPEGImages", name=""):
+    """Gives a photo of train, or its mask, another ending or name."""
+    path = next((kit / folder).glob(f"2007_{number:06}.*"))
+    return path.rename(path.with_name(f"{name or path.stem}{ending}"))
+
+
+def test_photos_and_masks_with_other_endings(kit, tmp_path):
+    for number, ending in enumerate((".png", ".jpeg", ".JPG", ".JPEG", ".PNG")):
+        _move(kit, number, ending)
+    _move(kit, 5, ".PNG", "SegmentationClass")
+    (kit / "JPEGImages/2007_000006.png").write_bytes(b"another one")  # beside the .jpg
+    endings = [".png", ".jpeg", ".JPG", ".JPEG", ".PNG", ".jpg", ".jpg", ".jpg"]
+    expected = [f"JPEGImages/2007_{i:06}{ending}" for i, ending in enumerate(endings)]
+    for path in (kit, labelled.zipped(kit, tmp_path / "a.zip")):
+        assert _names(_open(path)) == expected
+        photos, _ = voc.open_listed(voc.open_devkit(str(path)), "train")
+        assert _names(photos) == expected
+        assert photos[0].image == (kit / "JPEGImages/2007_000000.png").read_bytes()
+
+
+def test_ids_with_endings_spaces_dots_and_accents(kit):
+    decomposed = unicodedata.normalize("NFD", "Caf\u00e9")
+    names = ["my photo 1", "shot.v2", decomposed, "a b"]
+    for number, name in enumerate(names):
+        _move(kit, number, ".jpg", name=name)
+        _move(kit, number, ".png", "SegmentationClass", name=name)
+    lines = [
+        "my photo 1", "shot.v2.jpg", "Caf\u00e9", "/JPEGImages/a b.jpg /SegmentationClass/a b.png",
+        "2007_000004.png", "JPEGImages/2007_000005.jpg",
+    ]  # fmt: skip
+    _split_of(kit, "odd", lines)
+    photos = _open(kit, "odd")
+    assert _ids(photos) == [*names, "2007_000004", "2007_000005"]
+    for i in range(len(photos)):
+        assert photos[i].image and masks.decode_mask(photos[i].mask, 21).shape == (48, 64)
+    _main(kit, "aeroplane_odd", [f"{name}  1" for name in lines[:3]])
+    assert _ids(voc.open_listed(voc.open_devkit(str(kit)), "odd")[0]) == [
+        decomposed, "my photo 1", "shot.v2",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_byte_order_marks_are_no_part_of_a_list(kit, encoding):
+    for path in (kit / "ImageSets").glob("*/*train.txt"):
+        path.write_bytes(path.read_text().replace("\n", "\r\n").encode(encoding))
+    (kit / "classes.txt").write_bytes("floor\nwall\n".encode(encoding))
+    devkit = voc.open_devkit(str(kit))
+    assert len(_open(kit)) == len(voc.open_listed(devkit, "train")[0]) == 8
+    assert voc.class_names(devkit, 2) == ("floor", "wall")
+
+
+def test_what_other_systems_leave_in_a_devkit(kit, tmp_path):
+    (kit / "ImageSets/Main/._aeroplane_train.txt").write_bytes(b"\0\5\x16\7")
+    for name in ("__MACOSX/VOC2012/ImageSets/Main/._x.txt", "@eaDir/VOC2012/ImageSets/x"):
+        (kit.parent / name).parent.mkdir(parents=True)
+        (kit.parent / name).write_text("")
+    for path in (kit.parent, labelled.zipped(kit.parent, tmp_path / "a.zip")):
+        _, classes = voc.open_listed(voc.open_devkit(str(path)), "train")
+        assert classes == ("aeroplane", "bicycle")
+
+
+def test_pipes_in_the_place_of_lists(kit, tmp_path):
+    os.mkfifo(tmp_path / "list.txt")
+    os.mkfifo(kit / "classes.txt")
+    with pytest.raises(DataError, match=r"list\.txt cannot be read: not a file"):
+        _open(kit, str(tmp_path / "list.txt"))
+    with pytest.raises(DataError, match=r"classes\.txt cannot be read: not a file"):
+        voc.class_names(voc.open_devkit(str(kit)), 3)
+    for path in (tmp_path / "list.txt", kit / "classes.txt"):
+        with pytest.raises(DataError, match="is no file"):
+            voc.open_devkit(str(path))
+
+
+def test_names_of_bytes_that_are_no_text(kit):
+    name = os.fsdecode(b"fl\xfcgel")
+    _move(kit, 0, ".jpg", name=name)
+    _move(kit, 0, ".png", "SegmentationClass", name=name)
+    (kit / "ImageSets/Segmentation/latin.txt").write_bytes(b"fl\xfcgel\n")
+    assert _ids(_open(kit, "latin")) == [name]

@@ -78,7 +78,7 @@ def open_reader(path: str):
 
 
 def _names(path: str, count: int) -> Names:
-    if os.path.exists(names_file(path)):
+    if os.path.isfile(names_file(path)):
         with np.load(names_file(path)) as arrays:
             names = Names(arrays["blob"], arrays["ends"])
         if len(names) != count:

@@ -14,7 +14,16 @@ from colorize_jax.data.archives import Tar, Zip
 from colorize_jax.data.builtin import BuiltinPhotos
 from colorize_jax.data.folder import Files, Folder
 from colorize_jax.data.order import Mixture, Shuffled
-from colorize_jax.data.record import EXTENSIONS, HEAD, Record, Source, describe, is_picture
+from colorize_jax.data.record import (
+    EXTENSIONS,
+    HEAD,
+    HEIC,
+    Record,
+    Source,
+    describe,
+    ending,
+    is_picture,
+)
 from colorize_jax.data.records import ArrayRecords, Tfds, names_file
 from colorize_jax.data.tree import into_zip, read_file
 from colorize_jax.errors import DataError, why
@@ -26,6 +35,7 @@ KINDS = (
     "tfds:NAME[/CONFIG][:SPLIT], a PASCAL VOC devkit, one photo, a text file that lists photos, or "
     "builtin:photos"
 )
+_TRIES = 20  # photos or lines that are looked at, of which one must be good
 _GRAY = 3.0  # mean difference of the channels, of 255, below which a photo counts as gray
 
 
@@ -258,6 +268,7 @@ def _open(path: str) -> Source:
         return BuiltinPhotos()
     if os.path.isdir(path):
         packed = _files(os.path.join(glob.escape(path), "*.array_record*"))
+        _check_files(packed)
         if os.path.exists(os.path.join(path, "pack.json")):
             _check_packed(path, packed)
         return ArrayRecords(packed) if packed else Folder(path)
@@ -266,21 +277,29 @@ def _open(path: str) -> Source:
     files = [path] if os.path.lexists(path) else _files(path)
     if not files:
         raise DataError(f"config.data.source: there is no {path}. It can be {KINDS}")
-    for file in files:
-        if os.path.isdir(file):
-            raise DataError(
-                f"config.data.source: {path} matches the folder {file}: name the folder above, or "
-                "several folders as A,B"
-            )
-        if not os.path.isfile(file):  # reading from a pipe would wait for someone to write
-            raise DataError(f"config.data.source: {file} is no file. It can be {KINDS}")
+    if os.path.isdir(files[0]):
+        raise DataError(
+            f"config.data.source: {path} matches the folder {files[0]}: name the folder above, or "
+            "several folders as A,B"
+        )
+    _check_files(files)
     if all(file.endswith(".tar") for file in files):
         return Tar(files)
     if all(".array_record" in os.path.basename(file) for file in files):
         return ArrayRecords(files)
     if len(files) == 1:
         return _one_file(path, files[0])
-    raise DataError(f"config.data.source: {path} matches files of several kinds. It can be {KINDS}")
+    raise DataError(
+        f"config.data.source: {path} matches several files that are no shards: of photos name the "
+        f"folder. It can be {KINDS}"
+    )
+
+
+def _check_files(paths: Sequence[str]) -> None:
+    """DataError for a pipe, a socket or a device: reading would wait for someone to write."""
+    for path in paths:
+        if not os.path.isfile(path):
+            raise DataError(f"config.data.source: {path} is no file. It can be {KINDS}")
 
 
 def _one_file(path: str, file: str) -> Source:
@@ -294,10 +313,21 @@ def _one_file(path: str, file: str) -> Source:
     except OSError as error:
         raise DataError(f"{file} cannot be read: {why(error)}") from error
     except DataError as error:
+        hint = describe({ending(file): 1}) if ending(file) in HEIC else "no picture and no list"
+        if re.search(r"\.(tar\.\w+|tgz|tbz2?|txz)$", file, re.IGNORECASE):
+            hint = "compressed shards cannot be read at random: unpack them first"
         raise DataError(
-            f"config.data.source: {path} cannot be used: {error}. It can be {KINDS}"
+            f"config.data.source: {path} cannot be read: {hint}. It can be {KINDS}"
         ) from error
-    return Files(os.path.dirname(file), dict.fromkeys(lines))
+    if not lines:
+        raise DataError(f"{file} is empty: it lists no photo")
+    folder = os.path.dirname(file)
+    if not any(os.path.lexists(os.path.join(folder, line)) for line in lines[:_TRIES]):
+        raise DataError(
+            f"{file} is a text, and its first lines are no paths of photos, as in {lines[0]!r}: a "
+            "list of photos has one path in a line, absolute or from the folder of the list"
+        )
+    return Files(folder, dict.fromkeys(lines))
 
 
 def _check_packed(path: str, shards: list[str]) -> None:
@@ -315,7 +345,7 @@ def _files(pattern: str) -> list[str]:
     return [p for p in sorted(glob.glob(pattern)) if not p.endswith((".names", ".bad", ".tmp"))]
 
 
-def _check_readable(source: Source, path: str, tries: int = 20) -> None:
+def _check_readable(source: Source, path: str, tries: int = _TRIES) -> None:
     """DataError if none of some photos, spread over the source, can be read."""
     reasons = []
     for index in np.linspace(0, len(source.names) - 1, min(tries, len(source.names))).astype(int):
@@ -323,7 +353,7 @@ def _check_readable(source: Source, path: str, tries: int = 20) -> None:
             decode.decode(source[index].image)
             return
         except (DataError, OSError) as error:
-            reasons.append(f"{source.names[index]}: {error}")
+            reasons.append(f"{source.names[index]}: {why(error)}")
     raise DataError(
         f"no readable image in {path}: tried {len(reasons)} of {len(source.names)} photos. "
         + "; ".join(reasons[:3])

@@ -14,6 +14,9 @@ from colorize_jax.errors import DataError
 # No photo is larger: 179 million pixels of 3 x 16 bits, as they are, are 1.0 GiB. A sparse file, or
 # one in an archive, may claim any size.
 LARGEST = 2**30
+# A file in an archive may be so large, or so many times as large as it is stored. (Blank pixels,
+# uncompressed in their own format, would be a thousand times as large.)
+_FREELY, _MOST_INFLATED = 2**26, 100
 
 
 def read_file(path: str | bytes, most: int | None = None) -> bytes:
@@ -152,6 +155,11 @@ class ZipTree(_Named):
                 raise DataError("it ends behind the end of the archive")
             if most is None:
                 check_size(member.file_size)
+                if member.file_size > max(_FREELY, _MOST_INFLATED * member.compress_size):
+                    raise DataError(
+                        f"{member.compress_size:,} bytes that inflate to {member.file_size:,}: no "
+                        "photo does"
+                    )
                 most = member.file_size
             with archive.open(member) as file:
                 return _inflated(file, most, member.compress_type)
