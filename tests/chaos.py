@@ -1,8 +1,10 @@
 """Kills a run of the command at random moments, and starts it again, until it is through."""
 
+import contextlib
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -72,4 +74,83 @@ def torment(workdir, cache, kills, seed, *flags):
         log.append((number.name, round(seconds, 1), code, max(steps, default=0)))
         if code == 0:
             break
+    return log
+
+
+# What the first of two hosts has last said when a phase begins.
+PHASES = {
+    "setting up": "host 0 of 2",
+    "compiling": "compiling the step",
+    "starting": "it needs",  # or restoring, where there is a checkpoint
+    "evaluating": " steps of ",
+    "training": "images/s",
+}
+
+
+@contextlib.contextmanager
+def hosts(workdir, cache, *flags):
+    """Two hosts of one run, [process, process]; each says what it has to say to `host<id>.txt`
+    beside the workdir."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = (
+        *flags, "--config.data.threads=0", "--config.distributed.mode=explicit",
+        "--config.distributed.count=2", f"--config.distributed.coordinator=127.0.0.1:{port}",
+    )  # fmt: skip
+    processes = []
+    for host in range(2):
+        with said(workdir, host).open("w") as errors:
+            processes.append(
+                subprocess.Popen(
+                    command(workdir, *flags, f"--config.distributed.id={host}"), cwd=saved.ROOT,
+                    env=environment(cache), stdout=subprocess.DEVNULL, stderr=errors,
+                )
+            )  # fmt: skip
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def said(workdir, host):
+    """The file with all that a host has said."""
+    return workdir.with_name(f"{workdir.name}_host{host}.txt")
+
+
+def finish_hosts(workdir, cache, *flags):
+    """A run of two hosts, or the rest of one, undisturbed."""
+    with hosts(workdir, cache, *flags) as processes:
+        codes = [process.wait(timeout=900) for process in processes]
+    assert codes == [0, 0], said(workdir, codes.index(max(codes))).read_text()
+
+
+def torment_hosts(workdir, cache, kills, seed, *flags):
+    """Kills one of the two hosts of a run, `kills` times, each in one of the `PHASES` or shortly
+    after it; the other one must end by itself, with a code that launchers restart.
+
+    Returns:
+        [(phase, host that was killed, seconds until the other one ended, exit code of that)].
+    """
+    rng, log = random.Random(seed), []
+    for kill in range(kills):
+        phase = list(PHASES)[kill % len(PHASES)]
+        victim = rng.randrange(2)
+        with hosts(workdir, cache, *flags) as processes:
+            while PHASES[phase] not in said(workdir, 0).read_text():
+                assert processes[0].poll() is None, said(workdir, 0).read_text()
+                time.sleep(0.02)
+            time.sleep(rng.uniform(0, 3))
+            began = time.monotonic()
+            processes[victim].kill()
+            code = processes[1 - victim].wait(timeout=150)
+            log.append((phase, victim, round(time.monotonic() - began, 1), code))
+        text = said(workdir, 1 - victim).read_text()
+        if code == 0:
+            break
+        # SIGABRT is JAX's own way, and says what it knows.
+        assert code in (75, -signal.SIGABRT), f"{log[-1]}: {text}"
+        assert code != 75 or "Traceback" not in text, f"{log[-1]}: {text}"
     return log

@@ -2,8 +2,8 @@
 
 import json
 import pathlib
-import warnings
 
+import jax
 from orbax.checkpoint import v1 as ocp
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -21,7 +21,14 @@ def rows(workdir, times=True):
 
 
 def state(workdir, step, folder=None):
-    """The training state of a checkpoint, as plain dicts; or of another folder of the workdir."""
-    with warnings.catch_warnings(action="ignore"):  # that no sharding is asked for
-        folder = workdir / (folder or f"checkpoints/{step}")
-        return ocp.load_checkpointables(folder, {"state": None})["state"]
+    """The training state of a checkpoint, as plain dicts; or of another folder of the workdir.
+
+    All of it on one device of this process, whatever devices it was saved from.
+    """
+    folder = workdir / (folder or f"checkpoints/{step}")
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    wanted = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+        ocp.checkpointables_metadata(folder).metadata["state"],
+    )
+    return ocp.load_checkpointables(folder, {"state": wanted})["state"]

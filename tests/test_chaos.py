@@ -6,13 +6,12 @@ import pytest
 import saved
 
 
-def _compare(tmp_path, steps, kills, seed):
-    flags = (f"--config.steps={steps}",)
-    chaos.finish(tmp_path / "undisturbed", tmp_path / "cache", *flags)
-    log = chaos.torment(tmp_path / "killed", tmp_path / "cache", kills, seed, *flags)
-    said = chaos.finish(tmp_path / "killed", tmp_path / "cache", *flags)
+def _compare(tmp_path, steps, kills, seed, torment=chaos.torment, finish=chaos.finish, more=()):
+    flags = (f"--config.steps={steps}", *more)
+    finish(tmp_path / "undisturbed", tmp_path / "cache", *flags)
+    log = torment(tmp_path / "killed", tmp_path / "cache", kills, seed, *flags)
     print(*log, sep="\n")
-    assert f"done: {steps} steps" in said
+    finish(tmp_path / "killed", tmp_path / "cache", *flags)
     states = [saved.state(tmp_path / run, steps) for run in ("killed", "undisturbed")]
     chex.assert_trees_all_equal(*states)
     rows = [
@@ -23,11 +22,30 @@ def _compare(tmp_path, steps, kills, seed):
     return log
 
 
+def _compare_hosts(tmp_path, steps, kills, seed):
+    # Saves follow one another, so that many kills fall into one.
+    return _compare(
+        tmp_path, steps, kills, seed, chaos.torment_hosts, chaos.finish_hosts,
+        ["--config.checkpoint.every=5", "--config.eval.every=50"],
+    )  # fmt: skip
+
+
 def test_two_kills(tmp_path):
     _compare(tmp_path, steps=300, kills=2, seed=0)
+
+
+@pytest.mark.slow
+def test_two_kills_of_one_of_two_hosts(tmp_path):
+    _compare_hosts(tmp_path, steps=100, kills=2, seed=3)
 
 
 @pytest.mark.chaos
 def test_twenty_kills(tmp_path):
     log = _compare(tmp_path, steps=6000, kills=20, seed=1)
     assert len(log) == 20, "it was through before it was killed so often: give it more steps"
+
+
+@pytest.mark.chaos
+def test_thirty_kills_of_one_of_two_hosts(tmp_path):
+    log = _compare_hosts(tmp_path, steps=1500, kills=30, seed=2)
+    assert len(log) == 30, "it was through before it was killed so often: give it more steps"
