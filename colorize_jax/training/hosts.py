@@ -17,10 +17,12 @@ import numpy as np
 
 from colorize_jax.errors import ColorizeError, ConfigError, HostLostError, exit_code
 from colorize_jax.training import memory, sharding
+from colorize_jax.whole_file import write_text
 
 Result = TypeVar("Result")
 MODES = ("auto", "off", "explicit")
 JOINING_SECONDS = 600  # some may still wait for their machine
+WORD_SECONDS = 3.0  # in which a host that fails tells the others
 SEEING_SECONDS = 15.0  # in which a shared folder shows on one host what another one wrote
 _SHOWN = 12  # differences between hosts that are spelled out
 _LAG = 2  # calls that an answer comes later, so that nobody waits for it
@@ -143,11 +145,54 @@ def together(function: Callable[[], Result]) -> Result:
         raise error
     for host, answer in enumerate(said):
         if answer:
-            code, sentence = json.loads(answer)
-            failure = ColorizeError(f"host {host} cannot go on: {sentence}")
-            failure.exit_code = code
-            raise failure
+            raise _failure(host, *json.loads(answer))
     return result
+
+
+def _failure(host: int, code: int, sentence: str) -> ColorizeError:
+    failure = ColorizeError(f"host {host} cannot go on: {sentence}")
+    failure.exit_code = code
+    return failure
+
+
+@contextlib.contextmanager
+def failing_together(workdir: pathlib.Path):
+    """Where one host fails, those that miss it then end with its sentence and its exit code.
+
+    They would take it for a lost one, and launchers would start all of them again, and again. A
+    host that fails leaves word in the workdir, whose last word `check_shared` has cleared away.
+
+    Args:
+        workdir: shared by all hosts.
+    """
+    try:
+        yield
+    except HostLostError:
+        if word := _last_word(workdir):
+            raise _failure(*word) from None
+        raise
+    except Exception as error:
+        if jax.process_count() > 1 and exit_code(error) != HostLostError.exit_code:
+            with contextlib.suppress(OSError):
+                text = json.dumps([exit_code(error), _sentence(error)])
+                write_text(_word(workdir, jax.process_index()), text)
+        raise
+
+
+def _word(workdir: pathlib.Path, host: int) -> pathlib.Path:
+    return workdir / f".host_{host}_failed"
+
+
+def _last_word(workdir: pathlib.Path) -> tuple[int, int, str] | None:
+    """Of a host that has failed: its number, exit code and sentence; None if all are silent."""
+    last = time.monotonic() + WORD_SECONDS
+    while time.monotonic() < last:
+        for host in range(jax.process_count()):
+            with contextlib.suppress(OSError, ValueError):
+                code, sentence = json.loads(_word(workdir, host).read_text())
+                return host, code, sentence
+        time.sleep(0.1)
+    return None
 
 
 def _sentence(error: Exception) -> str:
@@ -218,6 +263,7 @@ def check_shared(folder: pathlib.Path) -> None:
     def write():
         folder.mkdir(parents=True, exist_ok=True)
         own.touch()
+        _word(folder, jax.process_index()).unlink(missing_ok=True)  # of an earlier start
 
     missing = None
     try:

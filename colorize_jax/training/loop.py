@@ -73,7 +73,11 @@ def train(config: ConfigDict, workdir: str, signals: Signals | None = None) -> d
         if config.early_stopping.mode == "crossval":
             return _train_twice(config, workdir, signals)
         run = _Run(config, workdir, signals)
-        with memory.explained(config, run.mesh, run.needs), hosts.loss_explained():
+        with (
+            hosts.failing_together(workdir),
+            memory.explained(config, run.mesh, run.needs),
+            hosts.loss_explained(),
+        ):
             run.wait_for(run.check)
             stack.enter_context(run.saved)
             run.prepare()
