@@ -26,7 +26,7 @@ def _compare_hosts(tmp_path, steps, kills, seed):
     # Saves follow one another, so that many kills fall into one.
     return _compare(
         tmp_path, steps, kills, seed, chaos.torment_hosts, chaos.finish_hosts,
-        ["--config.checkpoint.every=5", "--config.eval.every=50"],
+        ["--config.checkpoint.every=10", "--config.eval.every=50"],
     )  # fmt: skip
 
 
@@ -47,5 +47,5 @@ def test_twenty_kills(tmp_path):
 
 @pytest.mark.chaos
 def test_thirty_kills_of_one_of_two_hosts(tmp_path):
-    log = _compare_hosts(tmp_path, steps=1500, kills=30, seed=2)
+    log = _compare_hosts(tmp_path, steps=1000, kills=30, seed=2)
     assert len(log) == 30, "it was through before it was killed so often: give it more steps"

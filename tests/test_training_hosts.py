@@ -236,7 +236,9 @@ def test_what_jax_says_of_a_cluster_becomes_a_sentence(monkeypatch):
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     settings = _settings(mode="explicit", coordinator="127.0.0.1:1", count=2, id=0)
-    with pytest.raises(HostLostError, match="were not found in 600 seconds: DEADLINE") as caught:
+    with pytest.raises(
+        HostLostError, match="not found in 600 seconds: .* an id of its own.* DEADLINE"
+    ) as caught:
         hosts.start(settings)
     assert caught.value.exit_code == 75
 

@@ -74,7 +74,9 @@ def start(settings) -> None:
         raise ConfigError(f"jax.distributed could not be started: {error}") from error
     except jax.errors.JaxRuntimeError as error:
         raise HostLostError(
-            f"the other processes of the run were not found in {JOINING_SECONDS} seconds: {error}"
+            f"the other processes of the run were not found in {JOINING_SECONDS} seconds: are all "
+            "started, with the same coordinator and count, and each with an id of its own? JAX "
+            f"said: {error}"
         ) from error
     with loss_explained(joining=True):  # each of them tells its devices to all
         print(describe(), file=sys.stderr, flush=True)
