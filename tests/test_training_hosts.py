@@ -277,6 +277,7 @@ GLOO = "UNKNOWN: Gloo all-reduce failed: Connection closed by peer [127.0.0.1]:4
         jax.errors.JaxRuntimeError(GLOO),
         ValueError(GLOO),  # as reading an array raises it whose computation has failed
         RuntimeError("Unable to initialize backend 'cpu': DEADLINE_EXCEEDED: timed out"),
+        TimeoutError("Timeout waiting at barrier: Task 1 heartbeat timeout"),  # of Orbax
         ExceptionGroup("saving", [ValueError("no"), jax.errors.JaxRuntimeError(GLOO)]),
     ],
 )  # fmt: skip

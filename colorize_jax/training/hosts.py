@@ -332,8 +332,9 @@ def _loss(error: BaseException) -> str | None:
     if any(map(memory.exhausted, chain)):
         return None
     for error in chain:
-        # Storage has its connections too, and our own sentences tell of much.
-        if not isinstance(error, (OSError, ColorizeError)) and _LOST.search(str(error)):
+        # Storage has its connections too, and then a number; our own sentences tell of much.
+        other = isinstance(error, ColorizeError) or getattr(error, "errno", None) is not None
+        if not other and _LOST.search(str(error)):
             return str(error)
     return None
 
