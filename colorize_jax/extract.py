@@ -218,6 +218,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = parser.parse_args(arguments)
     try:
         photos = sources.open_all(settings.source)
+        for line in photos.left_out():
+            _say(line)
         extraction = Extraction(
             layers=tuple(name.strip() for name in settings.layers.split(",") if name.strip()),
             pool=settings.pool,

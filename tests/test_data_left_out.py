@@ -95,6 +95,7 @@ def test_folders_and_archives_leave_out_the_same(tmp_path, kind):
     assert again.left_out == source.left_out and list(again.names) == list(source.names)
 
 
+@needs_no_heic
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
 def test_folders_of_the_system_are_no_classes(tmp_path, kind):
     path = {"folder": "all", "zip": "all.zip", "tar": "all.tar"}[kind]

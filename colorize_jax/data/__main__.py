@@ -60,9 +60,10 @@ def main(arguments: list[str] | None = None) -> None:
             say(check.report(found, photos.left_out(), scale=scale, crop=crop))
             return
         options = pack.Packing(settings.shortest, settings.quality, settings.shard_photos)
-        packed, left_out = pack.pack(
-            sources.open_all(settings.source), settings.out, options, settings.threads
-        )
+        photos = sources.open_all(settings.source)
+        packed, left_out = pack.pack(photos, settings.out, options, settings.threads)
+        for line in photos.left_out():
+            say(line)
         say(f"{packed:,} photos packed and verified in {settings.out}, {left_out:,} left out")
         if left_out:
             say(f"{settings.out}/bad_records.jsonl names them with the reasons")
