@@ -90,7 +90,7 @@ class Photos:
     def left_out(self) -> list[str]:
         """What the sources hold besides photos, a line for each that holds any."""
         found = dict(zip(self._paths, self._sources, strict=True))
-        said = {path: describe(source.left_out) for path, source in found.items()}
+        said = {p: describe(getattr(s, "left_out", {})) for p, s in found.items()}
         return [f"left out of {path}: {text}" for path, text in said.items() if text]
 
     def digest(self) -> str:
@@ -250,7 +250,7 @@ def open_source(path: str) -> Source:
     source = _open(path)
     if len(source.names) == 0:
         known = " ".join(sorted(EXTENSIONS))
-        there = describe(source.left_out)
+        there = describe(getattr(source, "left_out", {}))
         there = f". Left out: {there}" if there else ""
         raise DataError(f"no photo in {path}: no name in it ends in one of {known}{there}")
     _check_readable(source, path)
