@@ -103,6 +103,11 @@ def default_config() -> ConfigDict:
     config.data.holdout = 0.001  # share of the photos kept for evaluation, by a hash of the name
     config.data.threads = 16  # reading and decoding, in each process
     config.data.workers = 0  # processes; 0: threads of the main process alone
+    # A worker that dies, as where memory is short, is started again; so often in a process.
+    config.data.worker_restarts = 10
+    # Storage that does not answer is asked again, after growing waits, for so long; then the run
+    # saves and ends with 75.
+    config.data.retry_seconds = 120.0
 
     config.task = ConfigDict()
     config.task.name = "colorization"  # or "segmentation", "classification"
@@ -231,9 +236,9 @@ _POSITIVE = (
 _NOT_NEGATIVE = (
     "seed", "steps", "rebalance_photos", "microbatches", "data.per_class", "data.longest_side",
     "task.classes", "optimizer.clip", "optimizer.bias_rate", "early_stopping.minimum",
-    "nonfinite_skips", "data.threads", "data.workers",
-    "data.max_bad_fraction", "optimizer.rate", "optimizer.rate_batch_size", "optimizer.momentum",
-    "optimizer.weight_decay", "schedule.epochs",
+    "nonfinite_skips", "data.threads", "data.workers", "data.worker_restarts",
+    "data.retry_seconds", "data.max_bad_fraction", "optimizer.rate",
+    "optimizer.rate_batch_size", "optimizer.momentum", "optimizer.weight_decay", "schedule.epochs",
     "checkpoint.seconds", "eval.norm_batches", "eval.photos", "eval.shortest", "eval.pictures",
 )  # fmt: skip
 

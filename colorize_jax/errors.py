@@ -24,6 +24,18 @@ class DataError(ColorizeError):
     """The photos are missing or cannot be read."""
 
 
+class StorageError(DataError):
+    """Photos that were there cannot be read for the time being."""
+
+    exit_code = 75
+
+
+class WorkerError(DataError):
+    """Processes that read photos are killed again and again."""
+
+    exit_code = 75
+
+
 class CheckpointError(ColorizeError):
     """A checkpoint or a workdir is not what the run needs."""
 

@@ -9,6 +9,8 @@ import select
 import sys
 import threading
 
+from tqdm import tqdm
+
 from colorize_jax.errors import why
 
 PATIENCE_SECONDS = 5.0  # for a reader that does not read, as a stopped pager
@@ -96,6 +98,16 @@ def outlived() -> Iterator[None]:
         yield
     finally:
         sys.stderr = before
+
+
+def say(text: str) -> None:
+    """A line that does not tear a progress bar; one that cannot be written is nothing to end for.
+
+    (Of a process that reads photos `sys.stderr` is no `Log`.)
+    """
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        tqdm.write(text, file=sys.stderr)
+        sys.stderr.flush()
 
 
 def newly_lost() -> int:

@@ -1,10 +1,16 @@
 """Text files that are there whole or not at all."""
 
+import contextlib
 import pathlib
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
     """Replaces a file in one go, whatever happens in between; OSError if it cannot be written."""
     draft = path.with_name(f"{path.name}.tmp")
-    draft.write_text(text)
-    draft.replace(path)
+    try:
+        draft.write_text(text)
+        draft.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise

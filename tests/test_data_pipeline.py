@@ -1,6 +1,7 @@
 """Batches are a pure function of (seed, position), however they are read."""
 
 import contextlib
+import multiprocessing
 import threading
 import time
 
@@ -11,7 +12,7 @@ import tiny
 from colorize_jax.data import pipeline, sources
 from colorize_jax.data.folder import Folder
 from colorize_jax.data.views import RandomWindow
-from colorize_jax.errors import ConfigError, DataError
+from colorize_jax.errors import ConfigError, DataError, WorkerError
 
 
 def _batches(config, source, start, stop):
@@ -101,7 +102,7 @@ def test_a_source_that_is_gone_stops_the_run(tmp_path, rng):
     for name in names:
         (tmp_path / name).unlink()
     with pytest.raises(DataError, match="could not be read"):
-        _batches(tiny.config(data__threads=0), folder, 0, 1)
+        _batches(tiny.config(data__threads=0, data__retry_seconds=0.1), folder, 0, 1)
 
 
 def test_evaluation_reads_everything_once_and_fills_up_the_last_batch(folder):
@@ -169,3 +170,51 @@ def test_closing_does_not_wait_for_a_reader_that_hangs(monkeypatch):
     pipeline.Batches(Hanging()).close()
     assert time.monotonic() - began < 5
     released.set()
+
+
+class _Dying:
+    """Gives batches up to a number, then its worker dies."""
+
+    def __init__(self, start, stop):
+        self._numbers, self.close = iter(range(start, stop)), lambda: None
+
+    def __next__(self):
+        try:
+            return next(self._numbers)
+        except StopIteration:
+            raise RuntimeError(
+                "Worker process was terminated unexpectedly with exit code -9. Search the logs"
+            ) from None
+
+
+def test_workers_that_die_are_started_again_behind_the_last_batch_so_often(capfd):
+    batches = pipeline.Batches(_Dying(0, 3), lambda given: _Dying(given, given + 2), restarts=2)
+    assert [next(batches) for _ in range(7)] == list(range(7))
+    with pytest.raises(WorkerError, match="exit code -9, after .*2 times .*memory") as caught:
+        next(batches)
+    assert caught.value.exit_code == 75
+    assert capfd.readouterr().err.count("started again, time") == 2
+
+
+def test_workers_that_die_before_the_first_batch_would_do_so_for_ever():
+    batches = pipeline.Batches(_Dying(0, 0), lambda given: _Dying(given, given), restarts=2)
+    with pytest.raises(DataError, match="again 2 times") as caught:
+        next(batches)
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_workers_change_no_pixel(folder, workers):
+    settings = {"data__batch_size": 4, "data__threads": 1}
+    expected = _batches(tiny.config(**settings), folder, 0, 12)
+    config = tiny.config(**settings, data__workers=workers)
+    found = []
+    with contextlib.closing(pipeline.training_batches(folder, config, start=0, stop=12)) as batches:
+        for number, batch in enumerate(batches):
+            found.append(batch)
+            if number in (0, 5):
+                for worker in multiprocessing.active_children()[:1]:
+                    worker.kill()
+                    worker.join()
+    _assert_equal(found, expected)

@@ -5,6 +5,8 @@ import json
 import os
 import re
 import resource
+import shutil
+import types
 
 import chex
 import jax
@@ -14,6 +16,7 @@ import pytest
 import tiny
 
 import colorize_jax
+from colorize_jax import whole_file
 from colorize_jax.errors import CheckpointError, SaveError
 from colorize_jax.models import registry
 from colorize_jax.training import checkpoint, loop, manifest
@@ -376,3 +379,89 @@ def test_a_checkpoint_of_another_network_is_a_sentence(opened):
     shapes = shapes.replace(params={"encoder": {"other": shapes.step}})
     with opened() as checkpoints, pytest.raises(CheckpointError, match="does not fit this config"):
         checkpoints.restore(1, shapes, HERE)
+
+
+def test_a_disk_without_room_is_one_sentence_and_nothing_is_begun(
+    tmp_path, opened, said, monkeypatch
+):
+    with opened() as checkpoints:
+        for step, free in ((1, 1 << 30), (2, 1000), (2, 1 << 30)):
+            usage = types.SimpleNamespace(free=free)
+            monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path, u=usage: u)
+            checkpoints.save(step, _state(step), {"step": step})
+            checkpoints.wait()
+    assert len(said) == 1 and "no space left on device: it takes about" in said[0].lower()
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"1", "2"}
+
+
+def test_a_save_clears_its_own_leftovers_and_no_others(tmp_path, opened, said):
+    folder = tmp_path / "checkpoints"
+    with opened() as checkpoints:
+        for name in ("1", "1.orbax-checkpoint-tmp", "10.orbax-checkpoint-tmp"):
+            (folder / name).mkdir()
+            (folder / name / "part").write_text("of a save that failed")
+        checkpoints.save(1, _state(1), {"step": 1})
+        checkpoints.wait()
+        assert {p.name for p in folder.iterdir()} == {"1", "10.orbax-checkpoint-tmp"}
+    assert manifest.problem(folder / "1") is None and not said
+
+
+def test_unfinished_saves_are_cleared_and_do_not_count(tmp_path, opened):
+    _save(opened, 1, 2, 3)
+    (tmp_path / "checkpoints" / "2" / "manifest.json").unlink()
+    (tmp_path / "config.json.tmp").write_text("{")
+    with opened(keep=2) as checkpoints:
+        assert checkpoints.usable(checkpoints.verify()) == 3
+        assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"1", "3"}
+        assert not (tmp_path / "config.json.tmp").exists()
+        (tmp_path / "checkpoints" / "2").mkdir()
+        checkpoints.save(4, _state(4), {"step": 4})
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"3", "4"}
+
+
+@pytest.mark.parametrize("how", ["moved", "deleted", "replaced"])
+def test_a_workdir_that_is_gone_is_said_and_made_anew(tmp_path, said, how):
+    workdir = tmp_path / "run"
+    with checkpoint.Checkpoints(workdir, keep=3, say=said.append) as checkpoints:
+        checkpoints.save(1, _state(1), {"step": 1})
+        checkpoints.wait()
+        workdir.rename(tmp_path / "elsewhere")
+        if how == "deleted":
+            shutil.rmtree(tmp_path / "elsewhere")
+        if how == "replaced":
+            workdir.mkdir()
+        for step in (2, 3):
+            checkpoints.save(step, _state(step), {"step": step})
+            checkpoints.wait()
+        assert checkpoints.failure is None
+        with pytest.raises(CheckpointError, match="another process is training in"):
+            checkpoint.Checkpoints(workdir, keep=3).__enter__()
+    assert len(said) == 1 and "was moved, deleted or replaced" in said[0]
+    assert {p.name for p in (workdir / "checkpoints").iterdir()} == {"2", "3"}
+
+
+def test_a_disk_that_is_gone_under_the_workdir_is_not_written_to_in_its_place(
+    tmp_path, said, monkeypatch
+):
+    workdir = tmp_path / "mounted" / "run"
+    with checkpoint.Checkpoints(workdir, keep=3, say=said.append) as checkpoints:
+        home = os.stat(workdir)
+        (tmp_path / "mounted").rename(tmp_path / "away")
+        (tmp_path / "mounted").mkdir()  # the mount point, on another device
+        device = os.stat_result((*home[:2], home.st_dev + 1, *home[3:]))
+        monkeypatch.setattr(checkpoints, "_home", device)
+        checkpoints.save(1, _state(1), {"step": 1})
+        checkpoints.wait()
+        assert "is gone, and its disk with it" in checkpoints.failure
+        assert not workdir.exists()
+        (tmp_path / "mounted").rmdir()
+        (tmp_path / "away").rename(tmp_path / "mounted")
+        monkeypatch.setattr(checkpoints, "_home", home)
+        checkpoints.save(1, _state(1), {"step": 1})
+    assert checkpoints.failure is None and checkpoints.latest == 1
+
+
+def test_a_text_that_cannot_be_written_leaves_no_draft(tmp_path):
+    with _no_file_longer_than(10), pytest.raises(OSError, match="large"):
+        whole_file.write_text(tmp_path / "config.json", "x" * 100)
+    assert not list(tmp_path.iterdir())

@@ -242,17 +242,23 @@ def test_changes_are_accepted_where_somebody_says_so(tmp_path, rng, capfd):
         )
 
 
+def _complete_checkpoint(workdir):
+    folder = workdir / "checkpoints" / "3"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}")
+
+
 def test_a_run_without_a_checkpoint_may_change_its_config(tmp_path):
     same_run.write_config(tmp_path, tiny.config(optimizer__rate=0.5))
     same_run.check_config(tmp_path, tiny.config())
-    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    _complete_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match="another config"):
         same_run.check_config(tmp_path, tiny.config())
 
 
 def test_a_field_that_is_newer_than_the_run_had_its_default(tmp_path):
     same_run.write_config(tmp_path, tiny.config())
-    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    _complete_checkpoint(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     del config["model"]["alignment"]
     (tmp_path / "config.json").write_text(json.dumps(config))

@@ -24,14 +24,21 @@ class Plan:
 
 
 def plan(
-    photos: Labelled, count: int, *, batch_size: int, crop: int, reading: Reading, threads: int
+    photos: Labelled,
+    count: int,
+    *,
+    batch_size: int,
+    crop: int,
+    reading: Reading,
+    threads: int,
+    retry_seconds: float = 0.0,
 ) -> Plan:
     """Batches of the first `count` photos: by canvas from small to large, then in their order.
 
     Reads the headers of the photos, once. One that has none is put on the smallest canvas, where it
     will be found unreadable.
     """
-    sizes = photos.sizes(count, threads, reading.max_pixels)
+    sizes = photos.sizes(count, threads, reading.max_pixels, retry_seconds)
     canvases = [None if size is None else canvas_of(*reading.size(*size), crop) for size in sizes]
     smallest = min(filter(None, canvases), default=canvas_of(1, 1, crop))
     groups: dict[tuple[int, int], list[int]] = {}

@@ -9,14 +9,14 @@ import os
 import numpy as np
 from tqdm import tqdm
 
-from colorize_jax.data import decode
+from colorize_jax.data import decode, storage
 from colorize_jax.data.masks import VOID, encode_mask
 from colorize_jax.data.names import Names
 from colorize_jax.data.order import Shuffled
 from colorize_jax.data.record import Record
 from colorize_jax.data.sources import Photos
 from colorize_jax.data.tree import Tree
-from colorize_jax.errors import DataError
+from colorize_jax.errors import DataError, StorageError
 
 _SHOW_PROGRESS_FROM = 2000  # photos
 
@@ -160,16 +160,21 @@ class Labelled:
         )  # fmt: skip
 
     def sizes(
-        self, count: int, threads: int, max_pixels: int = decode.MAX_PIXELS
+        self,
+        count: int,
+        threads: int,
+        max_pixels: int = decode.MAX_PIXELS,
+        retry_seconds: float = 0.0,
     ) -> list[tuple[int, int] | None]:
         """(height, width) of the first photos, from their headers; None where it cannot be read
         or is too large for `decode.open_photo`.
 
-        What was found once is not read again.
+        What was found once is not read again. Storage that is away is waited for so many seconds,
+        then it is a StorageError.
         """
         wanted = [index for index in range(count) if index not in self._sizes]
         with ThreadPoolExecutor(max(threads, 1)) as pool:
-            found = pool.map(lambda index: self._size(index, max_pixels), wanted)
+            found = pool.map(lambda i: self._size(i, max_pixels, retry_seconds), wanted)
             quiet = len(wanted) <= _SHOW_PROGRESS_FROM
             bar = tqdm(found, "sizes", len(wanted), unit="photo", dynamic_ncols=True, disable=quiet)
             sizes = dict(zip(wanted, bar, strict=True))
@@ -177,10 +182,13 @@ class Labelled:
         self._sizes |= {index: size for index, size in sizes.items() if size is not None}
         return [self._sizes.get(index) for index in range(count)]
 
-    def _size(self, index: int, max_pixels: int) -> tuple[int, int] | None:
+    def _size(self, index: int, max_pixels: int, retry_seconds: float) -> tuple[int, int] | None:
+        number = int(self._numbers[index])
         try:
-            image = self._photos[int(self._numbers[index])].image
-            photo = decode.open_photo(image, max_pixels)
+            record = storage.patiently(lambda: storage.read(self._photos, number), retry_seconds)
+            photo = decode.open_photo(record.image, max_pixels)
+        except StorageError:
+            raise
         except (DataError, OSError):
             return None
         return photo.height, photo.width

@@ -1,23 +1,26 @@
 """Batches of crops through grain; batch k is a pure function of (seed, k), whoever computes it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import dataclasses
+import re
 import threading
 
 from absl import flags
 import grain
 import numpy as np
 
-from colorize_jax.data import canvases, views
+from colorize_jax import log
+from colorize_jax.data import canvases, storage, views
 from colorize_jax.data import workers as processes
 from colorize_jax.data.labelled import Labelled
 from colorize_jax.data.sources import Photos
 from colorize_jax.data.views import EvaluationView, Reading, View, Whole
-from colorize_jax.errors import ConfigError, DataError, why
+from colorize_jax.errors import ConfigError, DataError, StorageError, WorkerError, why
 
 GOOD = -1  # in a batch's "bad": this row is the photo it should be
 CLOSING_SECONDS = 5.0
 _REPLACEMENTS = 20
+_WORKER_DIED = "Worker process was terminated unexpectedly"  # grain's words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,23 +29,29 @@ class TrainingExamples:
 
     Position p of the run always gives the same pixels. A photo that cannot be read, or whose mask
     cannot be, is replaced by another one, drawn by (seed, position), so that all other positions
-    stay as they are.
+    stay as they are. None is replaced because its storage is away: that is waited for, so many
+    seconds.
     """
 
     photos: Photos | Labelled
     seed: int
     view: View
+    retry_seconds: float = 0.0
 
     def __post_init__(self):
         object.__setattr__(self, "order", self.photos.order(self.seed))
 
     def __getitem__(self, position: int) -> dict[str, np.ndarray]:
+        return storage.patiently(lambda: self._at(position), self.retry_seconds)
+
+    def _at(self, position: int) -> dict[str, np.ndarray]:
         index, bad = self.order[position], GOOD
         # Its own stream: a replaced photo must not shift the draws of anything else.
         others = _rng(self.seed, position, stream=1)
         for _ in range(_REPLACEMENTS):
             try:
-                seen = self.view(self.photos[index], _rng(self.seed, position, stream=0))
+                photo = storage.read(self.photos, index)
+                seen = self.view(photo, _rng(self.seed, position, stream=0))
                 return seen | _row(position, bad=bad)
             except (DataError, OSError) as error:
                 last = f"{self.photos.name(index)} ({why(error)})"
@@ -65,10 +74,12 @@ class EvaluationExamples:
     count: int
     seed: int
     view: EvaluationView
+    retry_seconds: float = 0.0
 
     def __getitem__(self, position: int) -> dict[str, np.ndarray]:
         index = position if position < self.count else canvases.NONE
-        return _seen(self.photos, index, self.seed, self.view) | {"position": np.int64(position)}
+        seen = _seen(self.photos, index, self.seed, self.view, self.retry_seconds)
+        return seen | {"position": np.int64(position)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,20 +90,25 @@ class WholeExamples:
     plan: canvases.Plan
     seed: int
     reading: Reading
+    retry_seconds: float = 0.0
 
     def __getitem__(self, row: int) -> dict[str, np.ndarray]:
         batch, column = divmod(row, self.plan.rows.shape[1])
         view = Whole(self.plan.canvases[batch], self.reading)
-        return _seen(self.photos, int(self.plan.rows[batch, column]), self.seed, view)
+        index = int(self.plan.rows[batch, column])
+        return _seen(self.photos, index, self.seed, view, self.retry_seconds)
 
 
 def _seen(
-    photos: Photos | Labelled, index: int, seed: int, view: EvaluationView
+    photos: Photos | Labelled, index: int, seed: int, view: EvaluationView, retry_seconds: float
 ) -> dict[str, np.ndarray]:
     bad = GOOD
     if index != canvases.NONE:
         try:
-            return view(photos[index], _rng(seed, index, stream=2)) | _row(index, bad=GOOD)
+            photo = storage.patiently(lambda: storage.read(photos, index), retry_seconds)
+            return view(photo, _rng(seed, index, stream=2)) | _row(index, bad=GOOD)
+        except StorageError:
+            raise
         except (DataError, OSError):
             bad = index
     blank = view.blank(photos.unreadable())
@@ -109,13 +125,52 @@ def _row(position: int, *, bad: int) -> dict[str, np.ndarray]:
 
 
 class Batches(Iterator[dict]):
-    """A grain iterator whose closing does not wait for a reader that hangs on a dead disk."""
+    """A grain iterator whose closing does not wait for a reader that hangs on a dead disk.
 
-    def __init__(self, batches: grain.DatasetIterator):
-        self._batches = batches
+    Args:
+        batches: the iterator.
+        again: makes another one that goes on behind so many batches, for when a worker of this one
+            has died.
+        restarts: how often, at most.
+    """
+
+    def __init__(
+        self,
+        batches: grain.DatasetIterator,
+        again: Callable[[int], grain.DatasetIterator] | None = None,
+        restarts: int = 0,
+    ):
+        self._batches, self._again, self._restarts = batches, again, restarts
+        self._given = self._died = 0
 
     def __next__(self) -> dict[str, np.ndarray]:
-        return next(self._batches)
+        while True:
+            try:
+                batch = next(self._batches)
+            except RuntimeError as error:
+                if self._again is None or _WORKER_DIED not in str(error):
+                    raise
+                self._start_again(str(error))
+                continue
+            self._given += 1
+            return batch
+
+    def _start_again(self, reason: str) -> None:
+        """Any batch is a function of its number alone, so the new workers give the same ones."""
+        self.close()
+        self._died += 1
+        found = re.search(r"exit code (-?\d+)", reason)
+        what = f"a data worker died with exit code {found[1] if found else 'unknown'}"
+        if self._died > self._restarts:
+            # Who has read nothing before would read nothing after a restart of the run either.
+            kind = WorkerError if self._given else DataError
+            raise kind(
+                f"{what}, after workers were started again {self._restarts} times "
+                "(config.data.worker_restarts): -9 is often a lack of memory, of which fewer "
+                "config.data.workers or config.data.threads need less"
+            )
+        log.say(f"{what}; workers are started again, time {self._died} of {self._restarts}")
+        self._batches = self._again(self._given)
 
     def close(self) -> None:
         """Ends threads and processes; those that do not end within seconds are left behind."""
@@ -170,10 +225,15 @@ def training_batches(
         could not be read and was replaced, or `GOOD`.
     """
     data = config.data
-    examples = TrainingExamples(photos, config.seed, views.training_view(config))
+    view = views.training_view(config)
+    examples = TrainingExamples(photos, config.seed, view, data.retry_seconds)
     rows = HostRows(examples, stop, data.batch_size, host, hosts)
     workers = data.workers if workers is None else workers
-    return Batches(iter(in_workers(rows, start, _options(data), workers)))
+
+    def behind(given: int) -> grain.DatasetIterator:
+        return iter(in_workers(rows, start + given, _options(data), workers))
+
+    return Batches(behind(0), behind, data.worker_restarts)
 
 
 def evaluation_batches(
@@ -192,12 +252,13 @@ def evaluation_batches(
         reading = views.reading(config)
         plan = canvases.plan(
             photos, count, batch_size=data.batch_size, crop=data.crop, reading=reading,
-            threads=data.threads,
+            threads=data.threads, retry_seconds=data.retry_seconds,
         )  # fmt: skip
-        examples, batches = WholeExamples(photos, plan, config.seed, reading), len(plan.rows)
+        examples = WholeExamples(photos, plan, config.seed, reading, data.retry_seconds)
+        batches = len(plan.rows)
     else:
         view = views.evaluation_view(config)
-        examples = EvaluationExamples(photos, count, config.seed, view)
+        examples = EvaluationExamples(photos, count, config.seed, view, data.retry_seconds)
         batches = -(-count // data.batch_size)
     rows = HostRows(examples, batches, data.batch_size, host, hosts)
     return Batches(iter(in_workers(rows, 0, _options(data), 0)))  # too few to start processes for

@@ -66,6 +66,8 @@ class ArrayRecords:
         try:
             data = self._records[index]
         except Exception as error:
+            for path in self._paths:
+                os.stat(path)  # the library tells no missing shard from a damaged one
             raise DataError(f"damaged in the shard: {error}") from error
         return Record(self.names[index], decode_record(data)[1])
 

@@ -165,6 +165,8 @@ class ZipTree(_Named):
                 return _inflated(file, most, member.compress_type)
         # zipfile's list of what a damaged or encrypted member can raise is long.
         except Exception as error:
+            if isinstance(error, OSError):  # a handle may stay stale when the storage is back
+                self._open()
             raise DataError(f"damaged in the archive: {error}") from error
 
     def entries(self, folder: str) -> set[str]:

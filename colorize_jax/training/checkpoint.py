@@ -3,11 +3,16 @@
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 import contextlib
+import errno
 import fcntl
 import json
+import os
 import pathlib
+import re
 import shutil
+import sys
 import tempfile
+import time
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -30,6 +35,7 @@ FOLDER = "checkpoints"
 DAMAGED = "damaged"  # beside it: what could not be used, for whoever wants to look at it
 _ENDING_SECONDS = 20.0  # what a save gets that was under way when the hosts of a run failed
 _NONE, _ALL_DAMAGED = -1, -2
+_CLEARING_SECONDS = 5.0
 
 # Orbax logs a failed save with several stack traces; `Checkpoints` says it in a sentence.
 logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
@@ -79,14 +85,24 @@ class Checkpoints:
 
     def __enter__(self):
         hosts.first_does(self._open)
+        self._unraisable = sys.unraisablehook
+        sys.unraisablehook = self._tell_unraisable
         return self
 
     def _open(self):
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.directory.parent)
-        for folder in (self.directory, self.directory.parent):
+        workdir = self.directory.parent
+        self._lock, self._home = _lock(workdir), os.stat(workdir)
+        for folder in (self.directory, workdir):
             for leftover in folder.glob("*.orbax-checkpoint-tmp*"):  # of a killed save
                 shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in workdir.glob("*.json*.tmp"):  # of `whole_file`
+            leftover.unlink(missing_ok=True)
+
+    def _tell_unraisable(self, found):
+        # Orbax closes its event loop when the first write fails, and the others complain of it.
+        if str(found.exc_value) != "Event loop is closed":
+            self._unraisable(found)
 
     def __exit__(self, kind, error, trace):
         if kind is not None and jax.process_count() > 1:
@@ -96,14 +112,17 @@ class Checkpoints:
         else:
             self.wait()
             self._thread.shutdown()
+        sys.unraisablehook = self._unraisable
         if self._first:
             self._lock.close()
 
     @property
     def latest(self) -> int | None:
         """Step of the newest complete checkpoint."""
-        complete = [s for s in self._steps() if manifest.exists(self.directory / str(s))]
-        return max(complete, default=None)
+        return max(self._complete(), default=None)
+
+    def _complete(self) -> set[int]:
+        return {s for s in self._steps() if manifest.exists(self.directory / str(s))}
 
     def verify(self) -> Verified:
         """Reads checkpoints, from the newest one on, until one is complete and undamaged.
@@ -151,14 +170,22 @@ class Checkpoints:
                 f"the checkpoint of step {folder.name} is not used: {problem}; moved to "
                 f"{_aside(folder)}"
             )
+        self._forget_unfinished()
         return verified.newest
 
     def save(self, step: int, state: TrainState, note: dict) -> None:
         """Starts to write a checkpoint and returns; a step that exists already is left alone."""
         self.wait()
-        if step in self._steps():
+        alone = jax.process_count() == 1
+        if step in (self._complete() if alone else self._steps()):
+            self.failure = None if alone else self.failure
             return
         try:
+            if self._first:
+                self._check_home()
+                self._clear(step)
+            if alone:
+                self._check_room(state)
             writing = ocp.save_checkpointables_async(
                 self.directory / str(step), {"state": _tree(state), "note": note}
             )
@@ -166,6 +193,45 @@ class Checkpoints:
             self._failed(step, error)
             return
         self._pending = self._thread.submit(self._finish, step, writing)
+
+    def _check_home(self) -> None:
+        """Notices that the workdir was moved, deleted or replaced under the run, and says so.
+
+        A save then makes it anew rather than to lose what was trained; not where its disk is gone,
+        since what is written to the empty mount point would be hidden once the disk is back.
+        """
+        workdir = self.directory.parent
+        try:
+            now = os.stat(workdir)
+            if os.path.samestat(now, self._home):
+                self.directory.mkdir(exist_ok=True)
+                return
+        except FileNotFoundError:
+            above = next(folder for folder in workdir.parents if folder.exists())
+            if os.stat(above).st_dev != self._home.st_dev:
+                raise OSError(f"{workdir} is gone, and its disk with it") from None
+        self._lock.close()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._lock, self._home = _lock(workdir), os.stat(workdir)
+        self._say(
+            f"{workdir} was moved, deleted or replaced while the run wrote to it: what it writes "
+            "from now on is in a folder of that name, and lacks what was written before"
+        )
+
+    def _check_room(self, state: TrainState) -> None:
+        """OSError if a checkpoint cannot fit: Orbax would fill the disk to the last byte first."""
+        newest = self.latest
+        if newest is None:  # of the first one only the parameters are sure not to be compressed
+            needed = sum(x.nbytes for x in jax.tree.leaves(state.params)) // 2
+        else:
+            files = (self.directory / str(newest)).rglob("*")
+            needed = sum(file.stat().st_size for file in files if file.is_file()) * 9 // 10
+        free = shutil.disk_usage(self.directory).free
+        if free < needed:
+            raise OSError(
+                errno.ENOSPC,
+                f"no space left on device: it takes about {_size(needed)}, {_size(free)} are free",
+            )
 
     def _finish(self, step: int, writing) -> None:
         try:
@@ -180,23 +246,47 @@ class Checkpoints:
             self._forget_old()
 
     def _failed(self, step: int, error: Exception) -> None:
-        self.failure = why(error)
+        self.failure = _reason(error)
         if self._first:
-            for leftover in self.directory.glob(f"{step}*"):
-                if not manifest.exists(leftover):
-                    shutil.rmtree(leftover, ignore_errors=True)
+            self._clear(step)
         newest = self.latest
         kept = "there is no checkpoint yet" if newest is None else f"the newest is of step {newest}"
         self._say(f"step {step} could not be saved: {self.failure}; {kept}; the run goes on")
 
+    def _clear(self, step: int) -> None:
+        """Removes what an unfinished save of a step has left. Orbax's threads may still be adding
+        to it: they get some seconds."""
+        deadline = time.monotonic() + _CLEARING_SECONDS
+        while True:
+            folder = self.directory / str(step)
+            left = [*self.directory.glob(f"{step}.orbax-checkpoint-tmp*")]
+            if folder.exists() and not manifest.exists(folder):
+                left.append(folder)
+            for leftover in left:
+                shutil.rmtree(leftover, ignore_errors=True)
+            if not left or time.monotonic() > deadline:
+                return
+            time.sleep(0.05)
+
     def _forget_old(self) -> None:
         """Only once a newer one is complete."""
-        steps = sorted(self._steps() - self._snapshots)
+        steps = sorted(self._complete() - self._snapshots)
         for step in steps[: -self._keep]:
-            try:
-                shutil.rmtree(self.directory / str(step))
-            except OSError as error:
-                self._say(f"the old checkpoint of step {step} could not be removed: {why(error)}")
+            self._remove(step, "old")
+        self._forget_unfinished()
+
+    def _forget_unfinished(self) -> None:
+        """What a killed or failed save has left before the newest complete one."""
+        complete = self._complete()
+        for step in sorted(self._steps() - complete):
+            if step < max(complete, default=0):
+                self._remove(step, "unfinished")
+
+    def _remove(self, step: int, what: str) -> None:
+        try:
+            shutil.rmtree(self.directory / str(step))
+        except OSError as error:
+            self._say(f"the {what} checkpoint of step {step} could not be removed: {why(error)}")
 
     def _steps(self) -> set[int]:
         return {int(folder.name) for folder in step_folders(self.directory)}
@@ -223,6 +313,16 @@ class Checkpoints:
         if self._pending is not None:
             self._pending.result()
             self._pending = None
+
+
+def _reason(error: Exception) -> str:
+    """Of Orbax's long sentence the part that the operating system has said."""
+    found = re.search(r"os_error_code='(\d+)'", str(error))
+    return os.strerror(int(found[1])) if found else why(error)
+
+
+def _size(count: int) -> str:
+    return f"{count >> 20} MiB" if count >= 10 << 20 else f"{count >> 10} KiB"
 
 
 def write(folder: pathlib.Path, state: TrainState, note: dict) -> None:

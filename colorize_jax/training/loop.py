@@ -15,9 +15,9 @@ import numpy as np
 
 from colorize_jax import log, paths
 from colorize_jax.config import check_numbers
-from colorize_jax.data import fingerprint, pipeline, splits
+from colorize_jax.data import fingerprint, pipeline, sources, splits, storage
 from colorize_jax.data.bad_records import BadRecords
-from colorize_jax.errors import ConfigError, Interrupted, NonFiniteError, SaveError, why
+from colorize_jax.errors import ConfigError, DataError, Interrupted, NonFiniteError, SaveError, why
 from colorize_jax.evaluation.runner import Runner
 from colorize_jax.models import norm
 from colorize_jax.tasks.task import make_task
@@ -147,7 +147,7 @@ class _Run:
         sharding.check_batch(config.data.batch_size, config.microbatches or 1, self.mesh)
         pipeline.check(config)
         same_run.check_config(self.workdir, config)
-        opened = splits.open_splits(config)
+        opened = self._open_photos()
         for warning in (*opened.warnings, *splits.look_at_masks(opened, config)):
             say(warning)
         self.photos, self.held_out = opened.training, opened.evaluation
@@ -182,6 +182,22 @@ class _Run:
             "steps and drops of the rate": [self.schedule.steps, *self.schedule.drops],
             "checkpoint of config.init_from": start.identity(config, self.origin),
         }
+
+    def _open_photos(self):
+        """The splits. Where a run has begun the photos were there once: they are waited for."""
+        if not same_run.begun(self.workdir):
+            return splits.open_splits(self.config)
+        data = self.config.data
+
+        def opened():
+            try:
+                return splits.open_splits(self.config)
+            except (DataError, OSError) as error:
+                if gone := storage.missing((*sources.parse(data.source)[0], data.sbd)):
+                    raise storage.Away(gone) from error
+                raise
+
+        return storage.patiently(opened, data.retry_seconds)
 
     def prepare(self) -> None:
         """Compiles the step and finds the parameters."""

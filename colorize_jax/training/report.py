@@ -25,8 +25,7 @@ FLUSH_SECONDS = 10.0  # between two writes of TensorBoard's file, each of which 
 def say(text: str) -> None:
     """A line on the first host's terminal, one that does not tear a progress bar."""
     if jax.process_index() == 0:
-        tqdm.write(printable(text), file=sys.stderr)
-        sys.stderr.flush()
+        log.say(printable(text))
 
 
 class Report:
@@ -121,9 +120,14 @@ class Report:
                 encoded_image_string=png(picture),
             )  # fmt: skip
             path = self._workdir / "images" / f"{step}.png"
-            self._trying(path.write_bytes, image.encoded_image_string)
+            self._trying(_write_picture, path, image.encoded_image_string)
             value = Summary.Value(tag="pictures", image=image)
             self._trying(self._board.add, step, Summary(value=[value]))
+
+
+def _write_picture(path: pathlib.Path, content: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)  # of a workdir that was made anew
+    path.write_bytes(content)
 
 
 class Rows:

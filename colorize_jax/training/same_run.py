@@ -35,6 +35,7 @@ def plain(config: ConfigDict) -> dict:
 # Settings that change neither the parameters nor what is measured: free to differ on resume.
 FREE = (
     "checkpoint.", "log.", "eval.every", "eval.pictures", "data.threads", "data.workers",
+    "data.worker_restarts", "data.retry_seconds",
     "data.max_bad_fraction", "distributed.", "nonfinite_skips", "replay", "eval.export",
     "schedule_from",  # where it lies; what it says is compared
 )  # fmt: skip
