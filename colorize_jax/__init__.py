@@ -1,6 +1,17 @@
 """Self-supervised learning by colorization: pretrain on photos without labels, then transfer."""
 
+import sys
+
 __version__ = "0.1.0"
+
+
+def _end_without_a_trace(kind, error, trace):
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+
+
+if sys.argv[:1] == ["-m"]:  # a command is being imported, for seconds: Ctrl-C may come by then
+    sys.excepthook = _end_without_a_trace
 
 
 def __getattr__(name):

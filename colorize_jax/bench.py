@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 
-from colorize_jax import help
+from colorize_jax import command_line, help
 from colorize_jax.config import default_config
 from colorize_jax.data import benchmark, pack, sources, splits
 from colorize_jax.errors import ColorizeError, ConfigError
@@ -179,4 +179,4 @@ def _cost(settings) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.interruptible(main)

@@ -25,7 +25,7 @@ def execute(words: Sequence[str]) -> int:
         os.killpg(process.pid, signal.SIGTERM)
 
     numbers = [signal.SIGTERM, signal.SIGINT]
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
         numbers.append(signal.SIGHUP)
     handlers = {number: signal.signal(number, tell) for number in numbers}
     try:

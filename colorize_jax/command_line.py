@@ -1,9 +1,11 @@
 """Runs a command's main function so that a mistake of the user's becomes a sentence."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import contextlib
 import os
+import signal
 import sys
+import threading
 import traceback
 
 from absl import app, flags, logging
@@ -40,8 +42,49 @@ def run(main: Callable, required: tuple[str, ...] = ("config",)) -> None:
             traceback.print_exc()
             _leave(1)
 
-    with log.outlived():
+    with log.outlived(), _told_to_end():
         app.run(guarded, flags_parser=_parse)
+
+
+def interruptible(main: Callable[[], None]) -> None:
+    """Calls the main function of a command that has nothing to go on with when it is interrupted.
+
+    Ctrl-C, SIGTERM and a terminal that goes away end it as soon as it has removed its drafts, with
+    a sentence and 128 + the signal's number; a second one ends it at once.
+    """
+    with _told_to_end():
+        main()
+
+
+class _Told(KeyboardInterrupt):
+    """Raised in the main thread; what it was doing tidies up."""
+
+
+@contextlib.contextmanager
+def _told_to_end() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    told: list[int] = []
+
+    def tell(number, frame):
+        if told:
+            os._exit(128 + number)
+        told.append(number)
+        raise _Told
+
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = [number for number in wanted if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, tell) for number in numbers}
+    try:
+        yield
+    except _Told:
+        name = signal.Signals(told[0]).name
+        log.say(f"\n{name}: stopped before the end; what was not finished is not there")
+        _leave(128 + told[0])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _leave(code: int) -> None:

@@ -9,7 +9,6 @@ than fits into memory. Both are what `python -m colorize_jax.probe` reads.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 import dataclasses
 import functools
 import itertools
@@ -93,7 +92,7 @@ def extract(
     def readable(bar) -> Iterator[tuple[int, np.ndarray]]:
         """(position in the split, pixels) of every photo that can be read."""
         nonlocal left_out
-        with ThreadPoolExecutor(threads) as pool:
+        with ahead.threads(threads) as pool:
             read = functools.partial(_read, photos, extraction)
             found = ahead.in_order(pool, read, numbers.tolist(), 2 * rows + threads)
             for position, (pixels, reason) in enumerate(found):
@@ -237,4 +236,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.interruptible(main)

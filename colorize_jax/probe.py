@@ -217,4 +217,4 @@ def _words(text: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.interruptible(main)

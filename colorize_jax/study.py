@@ -14,7 +14,7 @@ import argparse
 import pathlib
 import sys
 
-from colorize_jax import help
+from colorize_jax import command_line, help
 from colorize_jax.errors import ColorizeError, ConfigError, Interrupted, printable
 from colorize_jax.paths import argument
 from colorize_jax.recipe import load_file
@@ -76,4 +76,4 @@ def _write(place: Workplace, path: pathlib.Path, asked: argparse.Namespace) -> N
 
 
 if __name__ == "__main__":
-    main()
+    command_line.interruptible(main)

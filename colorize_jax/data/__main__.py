@@ -7,7 +7,7 @@ python -m colorize_jax.data pack /data/photos /data/packed --shortest=600
 import os
 import sys
 
-from colorize_jax import help
+from colorize_jax import command_line, help
 from colorize_jax.command_line import say
 from colorize_jax.data import check, pack, sources
 from colorize_jax.errors import ColorizeError, ConfigError
@@ -84,4 +84,4 @@ def _number(smallest: int, largest: int | None = None):
 
 
 if __name__ == "__main__":
-    main()
+    command_line.interruptible(main)

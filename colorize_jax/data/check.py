@@ -2,13 +2,12 @@
 
 import collections
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 import dataclasses
 
 import numpy as np
 from tqdm import tqdm
 
-from colorize_jax.data import decode, record
+from colorize_jax.data import ahead, decode, record
 from colorize_jax.data.sources import Photos, is_gray
 from colorize_jax.errors import DataError, shown, why
 
@@ -33,7 +32,7 @@ def check(photos: Photos, threads: int) -> list[Finding]:
     count = len(photos)
     found: list[Finding] = []
     with (
-        ThreadPoolExecutor(threads) as pool,
+        ahead.threads(threads) as pool,
         tqdm(total=count, unit="photo", dynamic_ncols=True) as bar,
     ):
         for start in range(0, count, _BLOCK):  # a task for every photo at once would fill memory

@@ -1,7 +1,6 @@
 """Writes the photos of any source into ArrayRecord shards: few large files that read fast."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 import contextlib
 import dataclasses
 import functools
@@ -21,6 +20,7 @@ from colorize_jax.data import ahead, decode, records, transforms
 from colorize_jax.data.names import Names
 from colorize_jax.data.sources import Photos
 from colorize_jax.errors import DataError
+from colorize_jax.whole_file import write_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ def pack(photos: Photos, out: str, packing: Packing, threads: int) -> tuple[int,
     count = len(photos)
     shards = -(-count // packing.shard_photos)
     bar = tqdm(total=count, unit="photo", dynamic_ncols=True)
-    with ThreadPoolExecutor(threads) as pool, bar:
+    with ahead.threads(threads) as pool, bar:
         for number in range(shards):
             first = number * packing.shard_photos
             last = min(first + packing.shard_photos, count)
@@ -71,7 +71,7 @@ def pack(photos: Photos, out: str, packing: Packing, threads: int) -> tuple[int,
     lines = "".join(path.read_text() for path in folder.glob("*.bad")).splitlines()
     bad = [json.loads(line) for line in lines]
     rows = "".join(json.dumps(row) + "\n" for row in sorted(bad, key=lambda row: row["name"]))
-    (folder / "bad_records.jsonl").write_text(rows)
+    write_text(folder / "bad_records.jsonl", rows)
     return count - len(bad), len(bad)
 
 
@@ -84,7 +84,7 @@ def _progress(encoded, bar):
 def _check_same(path: pathlib.Path, photos: Photos, packing: Packing) -> None:
     described = {"photos": len(photos), "names": photos.digest()} | dataclasses.asdict(packing)
     if not path.exists():
-        path.write_text(json.dumps(described, indent=2) + "\n")
+        write_text(path, json.dumps(described, indent=2) + "\n")
         return
     try:
         before = json.loads(path.read_text())
@@ -128,20 +128,26 @@ def _write(shard: str, encoded: Iterator[tuple[bytes, bytes, str]]) -> None:
     # One record a group: every photo is read alone. JPEGs do not compress any further.
     writer = ArrayRecordWriter(draft, "group_size:1,uncompressed")
     names, sums, bad = [], [], []
-    for name, photo, reason in encoded:
-        if reason:
-            bad.append({"name": os.fsdecode(name), "reason": reason})
-            continue
-        record = records.encode_record(name, photo)
-        writer.write(record)
-        names.append(name)
-        sums.append(zlib.crc32(record))
-    writer.close()
-    _verify(draft, sums)
+    try:
+        for name, photo, reason in encoded:
+            if reason:
+                bad.append({"name": os.fsdecode(name), "reason": reason})
+                continue
+            record = records.encode_record(name, photo)
+            writer.write(record)
+            names.append(name)
+            sums.append(zlib.crc32(record))
+        writer.close()
+        _verify(draft, sums)
+    except BaseException:
+        with contextlib.suppress(Exception):  # of a full disk, for one
+            writer.close()
+        pathlib.Path(draft).unlink(missing_ok=True)
+        raise
     records.save_names(shard, Names.of(names))
     pathlib.Path(f"{shard}.bad").unlink(missing_ok=True)  # of a call that was stopped
     if bad:
-        pathlib.Path(f"{shard}.bad").write_text("".join(json.dumps(row) + "\n" for row in bad))
+        write_text(pathlib.Path(f"{shard}.bad"), "".join(json.dumps(row) + "\n" for row in bad))
     os.replace(draft, shard)
 
 

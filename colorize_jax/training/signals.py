@@ -58,7 +58,7 @@ class Signals:
             self._read, self._write = os.pipe()
             os.set_blocking(self._write, False)
             self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-            asking = [number for number in ASKING if signal.getsignal(number) == signal.SIG_DFL]
+            asking = [number for number in ASKING if signal.getsignal(number) != signal.SIG_IGN]
             self._handlers = {
                 number: signal.signal(number, self._handle) for number in (*INSISTING, *asking)
             }
