@@ -1,7 +1,9 @@
-"""Kills a run of the command at random moments, and starts it again, until it is through."""
+"""Disturbs and ends a run of the command at random moments, and starts it again, until it is
+through."""
 
 import contextlib
 import os
+import pathlib
 import random
 import signal
 import socket
@@ -41,40 +43,114 @@ def finish(workdir, cache, *flags):
     return result.stderr
 
 
-def torment(workdir, cache, kills, seed, *flags):
-    """Ends the run `kills` times, in turn by SIGTERM and SIGKILL.
+# What a run must outlive: each takes the process, the folder of its photos and random numbers.
 
-    A third of the kills fall anywhere from the start of the process on, the others once it trains.
+
+def photos_go_away(process, photos, rng):
+    """As storage over a network does."""
+    away = photos.with_name("away")
+    photos.rename(away)
+    time.sleep(rng.uniform(0.1, 2))
+    away.rename(photos)
+
+
+def worker_dies(process, photos, rng):
+    """As where memory is short."""
+    if workers := data_workers(process.pid):
+        os.kill(rng.choice(workers), signal.SIGKILL)
+
+
+def worker_stands_still(process, photos, rng):
+    """And goes on."""
+    if workers := data_workers(process.pid):
+        worker = rng.choice(workers)
+        os.kill(worker, signal.SIGSTOP)
+        time.sleep(rng.uniform(0.1, 2))
+        os.kill(worker, signal.SIGCONT)
+
+
+def run_stands_still(process, photos, rng):
+    """And goes on."""
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(rng.uniform(0.1, 2))
+    process.send_signal(signal.SIGCONT)
+
+
+DISTURBANCES = (photos_go_away, worker_dies, worker_stands_still, run_stands_still)
+
+
+def data_workers(pid):
+    """Process ids of those that read photos for a run."""
+    found = []
+    for task in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in task.read_text().split():
+            words = pathlib.Path(f"/proc/{child}/cmdline").read_bytes()
+            if b"spawn_main" in words:
+                found.append(int(child))
+    return found
+
+
+def _codes(number):
+    # Before Python has come to our handlers, a signal kills as it always does.
+    return 75, -number, 128 + number
+
+
+ENDS = {  # what ends it: the signals, and the exit codes that are right
+    "SIGTERM": ((signal.SIGTERM,), _codes(signal.SIGTERM)),
+    "SIGKILL": ((signal.SIGKILL,), (-signal.SIGKILL,)),
+    "SIGHUP": ((signal.SIGHUP,), _codes(signal.SIGHUP)),
+    "SIGTERM twice": ((signal.SIGTERM, signal.SIGTERM), _codes(signal.SIGTERM)),
+}
+
+
+def torment(workdir, cache, ends, seed, *flags, photos=None):
+    """Ends the run `ends` times, by each of `ENDS` in turn.
+
+    A third of the ends fall anywhere from the start of the process on, the others once it trains.
+    With a folder of photos up to five `DISTURBANCES` come before each of the others.
 
     Returns:
-        [(signal, seconds from signal to end, exit code, step of the newest checkpoint)].
+        [(what, seconds from signal to end, exit code, step of the newest checkpoint)], and as many
+        fields of a disturbance, which ends nothing.
     """
     rng, log = random.Random(seed), []
-    for kill in range(kills):
-        process = subprocess.Popen(
-            command(workdir, *flags), cwd=saved.ROOT, env=environment(cache),
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        number = signal.SIGTERM if kill % 2 == 0 else signal.SIGKILL
-        if kill % 3:
-            for line in process.stderr:
-                if " steps of " in line:  # the last line before the first step
-                    break
+    said = workdir.with_name(f"{workdir.name}.log")
+    for number in range(ends):
+        name = list(ENDS)[number % len(ENDS)]
+        with said.open("w") as file:
+            process = subprocess.Popen(
+                command(workdir, *flags), cwd=saved.ROOT, env=environment(cache),
+                stdout=subprocess.DEVNULL, stderr=file,
+            )  # fmt: skip
+        if number % 3:
+            while " steps of " not in said.read_text() and process.poll() is None:
+                time.sleep(0.05)  # the last line before the first step
+            for _ in range(rng.randint(3, 5) if photos else 0):
+                time.sleep(rng.uniform(0, 2))
+                if process.poll() is None:
+                    disturbance = rng.choice(DISTURBANCES)
+                    disturbance(process, photos, rng)
+                    log.append((disturbance.__name__, 0, None, newest(workdir)))
             time.sleep(rng.uniform(0, 3))
         else:
             time.sleep(rng.uniform(0, 10))
         began = time.monotonic()
-        process.send_signal(number)
-        errors = process.communicate(timeout=120)[1]
-        seconds, code = time.monotonic() - began, process.returncode
-        # Before Python has come to our handlers, SIGTERM kills as it always does.
-        expected = (75, -signal.SIGTERM) if number == signal.SIGTERM else (-signal.SIGKILL,)
-        assert code in (*expected, 0), errors
-        steps = [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
-        log.append((number.name, round(seconds, 1), code, max(steps, default=0)))
+        signals, codes = ENDS[name]
+        for one in signals:
+            process.send_signal(one)
+        code = process.wait(timeout=120)
+        seconds = time.monotonic() - began
+        assert code in (*codes, 0), said.read_text()
+        log.append((name, round(seconds, 1), code, newest(workdir)))
         if code == 0:
             break
     return log
+
+
+def newest(workdir):
+    """Step of the newest checkpoint."""
+    steps = [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
+    return max(steps, default=0)
 
 
 # What the first of two hosts has last said when a phase begins.

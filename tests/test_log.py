@@ -31,6 +31,16 @@ def test_lines_without_a_reader_are_lost_and_counted(pipe):
     assert written.newly_lost() == 3 and written.newly_lost() == 0
 
 
+def test_a_terminal_that_is_gone_takes_nothing_and_ends_nothing():
+    terminal, program = os.openpty()
+    with open(program, "w") as stream:
+        written = log.Log(stream)
+        print("before", file=written)
+        os.close(terminal)
+        print("lost", file=written)
+        assert written.newly_lost() == 1 and not written.isatty()
+
+
 def test_a_reader_that_does_not_read_holds_nobody_up(pipe, monkeypatch):
     monkeypatch.setattr(log, "PATIENCE_SECONDS", 0.05)
     stream, read = pipe

@@ -16,7 +16,13 @@ import tiny
 
 import colorize_jax
 from colorize_jax.data import bad_records
-from colorize_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError
+from colorize_jax.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    NonFiniteError,
+    StorageError,
+)
 from colorize_jax.training import loop, same_run, sharding
 from colorize_jax.training.report import Report
 
@@ -204,8 +210,15 @@ def test_another_config_in_the_same_workdir_is_refused_by_field(finished):
 
 def test_a_source_that_grew_or_was_replaced_is_refused(tmp_path, rng):
     tiny.write_photos(tmp_path / "photos", 12, rng)
-    config = tiny.config(data__source=str(tmp_path / "photos"), data__holdout=0.2)
+    settings = {"data__source": str(tmp_path / "photos"), "data__holdout": 0.2}
+    config = tiny.config(**settings)
     loop.train(config, tmp_path / "run")
+    (tmp_path / "photos").rename(tmp_path / "away")
+    with pytest.raises(StorageError, match="retry_seconds"):  # and no mistake in the config
+        loop.train(tiny.config(**settings, data__retry_seconds=0.2), tmp_path / "run")
+    with pytest.raises(DataError, match="there is no"):
+        loop.train(config, tmp_path / "another run")
+    (tmp_path / "away").rename(tmp_path / "photos")
     photo = next((tmp_path / "photos" / "sub0").iterdir())
     content = photo.read_bytes()
     tiny.write_photos(tmp_path / "others", 1, rng)

@@ -1,13 +1,16 @@
 """Rows, pictures, time left."""
 
 import json
+import re
 import resource
 import struct
 
 import numpy as np
 import pytest
+import saved
 from tensorboardX.proto.event_pb2 import Event
 
+from colorize_jax import log
 from colorize_jax.training import report
 from colorize_jax.training.meter import Meter, NonFiniteStep
 
@@ -62,6 +65,33 @@ def test_meter_means_and_speed(monkeypatch):
         "train/images_per_second": 2.0,
         "train/data_wait": 0.5,
     }
+
+
+def test_a_mean_that_is_taken_up_comes_out_the_same():
+    values = np.random.default_rng(0).random(20)
+    results = []
+    for stop in (None, 7, 13):
+        meter = Meter(batch_size=4)
+        for step, value in enumerate(values):
+            if step == stop:
+                meter.check()
+                note = json.loads(json.dumps(meter.window()))
+                meter = Meter(batch_size=4)
+                meter.take_up(note)
+            meter.add(step, {"loss": value, "nonfinite": 0}, waited=0.0)
+        results.append(meter.finish()["train/loss"])
+        assert meter.window() == {"steps": 0, "sums": {}}
+    assert results == [results[0]] * 3
+
+
+def test_lines_that_the_log_has_lost_are_told_in_the_metrics(tmp_path, monkeypatch):
+    with open("/dev/full", "w") as full, monkeypatch.context() as patch:
+        patch.setattr("sys.stderr", full)
+        with log.outlived(), report.Report(tmp_path, step=0, steps=9) as written:
+            for step in (1, 2):
+                written.progress(step, {"train/loss": 0.5})
+            written.write(3, {"train/loss": 0.5})
+    assert [row.get("log/lines_lost") for row in saved.rows(tmp_path)] == [None, 1, 1]
 
 
 def test_meter_names_the_step_that_was_not_finite_two_steps_later_at_most():
@@ -141,3 +171,15 @@ def _events(path):
         (length,) = struct.unpack("<Q", content[:8])
         yield Event.FromString(content[12 : 12 + length])
         content = content[16 + length :]
+
+
+def test_no_duration_is_measured_by_a_clock_that_can_be_set():
+    # TensorBoard's events bear the time of day, and an index of photos is compared with files'.
+    allowed = {"training/report.py", "data/folder.py"}
+    package = saved.ROOT / "colorize_jax"
+    found = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if re.search(r"\btime\.time(_ns)?\(|datetime\.now", path.read_text())
+    }
+    assert found == allowed

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 
+import chaos
 import chex
 import pytest
 import saved
@@ -365,3 +366,24 @@ def test_a_second_signal_ends_at_once_also_where_no_python_runs(tmp_path, number
     assert time.monotonic() - began < 5
     process.stdout.close()
     process.stderr.close()
+
+
+@pytest.mark.slow
+def test_a_run_outlives_its_parent_and_its_reader(tmp_path):
+    words = chaos.command(tmp_path / "run", "--config.steps=300")
+    parent = subprocess.Popen(
+        ["sh", "-c", '"$@" 2>&1 & wait', "sh", *words], cwd=saved.ROOT, stdout=subprocess.PIPE,
+        env=chaos.environment(tmp_path / "cache"), text=True,
+    )  # fmt: skip
+    for line in parent.stdout:
+        if line.startswith("step 10/"):
+            break
+    parent.kill()
+    parent.stdout.close()  # nobody reads any more
+    parent.wait()
+    deadline = time.monotonic() + 200
+    while not (tmp_path / "run" / "results.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    rows = saved.rows(tmp_path / "run")
+    assert rows[-1]["step"] == 300 and sum(r.get("log/lines_lost", 0) for r in rows) > 20
