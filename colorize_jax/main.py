@@ -2,9 +2,9 @@ r"""Trains what a config file describes, or goes on where it was stopped.
 
 python -m colorize_jax.main --config=configs/quickstart.py --workdir=quickstart
 
-Ends with 0 once all steps are done; 75 after SIGTERM or SIGINT, with everything saved: the same
-command goes on; 74 if the last state could not be saved; 1 if something is wrong that a person must
-see to, and the last line says what.
+Ends with 0 once all steps are done; 75 after a signal, or if storage or data workers fail for good,
+with everything saved: the same command goes on; 74 if the last state could not be saved; 1 if
+something is wrong that a person must see to, and the last line says what.
 """
 
 import pathlib
