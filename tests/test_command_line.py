@@ -1,10 +1,10 @@
 """Commands that are interrupted end with a sentence and leave nothing half-written."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 from PIL import Image
@@ -72,12 +72,12 @@ def test_ctrl_c_while_photos_are_looked_at_or_packed(photos, tmp_path, command):
     out = [str(tmp_path / "packed"), "--shortest=300"] if command == "pack" else []
     process = _start(("-m", "colorize_jax.data"), "--threads=1", command, str(photos), *out)
     shown = ""
-    while "/3000 [00:0" not in shown or "| 0/3000" in shown[-60:]:  # the bar moves
-        shown += process.stderr.read(1)
+    while not re.search(r"\| [1-9]\d*/3000", shown):  # until the bar moves
+        character = process.stderr.read(1)
+        assert character, shown
+        shown += character
     process.send_signal(signal.SIGINT)
-    began = time.monotonic()
-    error = process.communicate(timeout=30)[1]
-    assert time.monotonic() - began < 10
+    error = process.communicate(timeout=60)[1]
     assert process.returncode == 130
     assert "SIGINT: stopped before the end" in error and "Traceback" not in error
     if out:
