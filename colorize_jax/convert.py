@@ -21,7 +21,7 @@ import sys
 from typing import Any
 
 from colorize_jax import command_line, help, paths
-from colorize_jax.errors import ColorizeError, WeightsError
+from colorize_jax.errors import ColorizeError
 
 
 def from_caffe(
@@ -54,9 +54,7 @@ def from_caffe(
     from colorize_jax.training import checkpoint
 
     checkpoint.check_output(pathlib.Path(output))
-    file = foreign.read(path)
-    if file.format != "HDF5":
-        raise WeightsError(f"{path} is a {file.format} file, not Caffe's HDF5")
+    file = foreign.read(path, ["HDF5"])
     found = caffe.import_file(file, pixels=pixels, mean=mean, model=dict(model))
     return _save(file, found, output, say)
 
@@ -64,7 +62,8 @@ def from_caffe(
 def _save(file, found, output, say) -> pathlib.Path:
     from colorize_jax.training import checkpoint
 
-    folder = checkpoint.save_encoder(output, found.variables, found.settings, file.origin())
+    origin = file.origin() | ({"random start": ", ".join(found.new)} if found.new else {})
+    folder = checkpoint.save_encoder(output, found.variables, found.settings, origin)
     say(f"{file.path}: {found.network}")
     for line in found.done:
         say(line)
@@ -115,7 +114,12 @@ def to_caffe(
 
 
 def from_torch(
-    path: str, output: str, *, color: bool = False, say: Callable[[str], None] = print
+    path: str,
+    output: str,
+    *,
+    color: bool = False,
+    prefix: str | None = None,
+    say: Callable[[str], None] = print,
 ) -> pathlib.Path:
     """Writes a state dict of torchvision's VGG-16 or ResNets as a checkpoint.
 
@@ -123,6 +127,7 @@ def from_torch(
         path: of the file, .safetensors or what `torch.save` wrote.
         output: the new workdir, absent or empty.
         color: the encoder reads RGB; otherwise gray.
+        prefix: what the names of the network begin with, where the file holds several.
         say: is told what was found and done.
 
     Returns:
@@ -137,10 +142,8 @@ def from_torch(
     from colorize_jax.training import checkpoint
 
     checkpoint.check_output(pathlib.Path(output))
-    file = foreign.read(path)
-    if file.format not in ("safetensors", "PyTorch"):
-        raise WeightsError(f"{path} is a {file.format} file, not one of PyTorch's")
-    return _save(file, torch.import_file(file, color=color), output, say)
+    file = foreign.read(path, ["safetensors", "PyTorch"])
+    return _save(file, torch.import_file(file, color=color, prefix=prefix), output, say)
 
 
 def to_torch(
@@ -259,6 +262,9 @@ def _torch(add) -> None:
     parser.add_argument("path", metavar="FILE", help="NAME.safetensors or NAME.pth")
     parser.add_argument("output", metavar="OUT", help="new folder for the checkpoint")
     parser.add_argument("--color", action="store_true", help="the encoder reads color, not gray")
+    parser.add_argument(
+        "--prefix", help="of the names in the file, where several networks are in it: encoder_q"
+    )
 
 
 def _to_torch(add) -> None:

@@ -1,13 +1,16 @@
 """torchvision's state dicts: there and back, and what is refused."""
 
+import argparse
 import os
 import pickle
+import re
 import sys
 
 import jax
 import numpy as np
 import pytest
 from safetensors import numpy as safetensors
+import saved as saved_files
 
 import colorize_jax
 from colorize_jax import convert, inspection
@@ -118,12 +121,176 @@ def test_dense_fc6_becomes_a_convolution_over_channels_rows_and_columns(rng):
     )
 
 
-def test_prefix_of_data_parallel_and_short_floats_are_read(rng):
-    state = {f"module.{k}": v for k, v in state_of("vgg16", rng).items()}
-    state["module.features.0.bias"] = state["module.features.0.bias"].astype(np.float16)
+def under(prefix, state):
+    return {prefix + name: array for name, array in state.items()}
+
+
+def replaced(before, after, state):
+    return {name.replace(before, after): array for name, array in state.items()}
+
+
+def test_short_floats_are_read(rng):
+    state = state_of("vgg16", rng)
+    state["features.0.bias"] = state["features.0.bias"].astype(np.float16)
     found = imported(state)
     assert found.variables["params"]["encoder"]["conv1_1"]["bias"].dtype == np.float32
     assert found.left_over == ["classifier.6.weight"]
+
+
+WRAPPED = {
+    "of DataParallel": lambda state: under("module.", state),
+    "compiled in parallel": lambda state: under("module._orig_mod.", state),
+    "of a training with more": lambda state: (
+        under("state_dict.model.backbone.", state)
+        | under("state_dict.model.projector.", {"0.weight": np.ones((2, 2))})
+        | under("optimizer.state.0.", {"momentum_buffer": np.ones(3)})
+    ),
+    "parts in parallel": lambda state: replaced("0.", "0.module.", replaced("s.", "s.m.", state)),
+    "beside a queue": lambda state: state | {"queue": np.ones((2, 3)), "queue_ptr": np.ones(1)},
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPED)
+@pytest.mark.parametrize("network", SMALL)
+def test_network_is_found_whatever_stands_before_and_between_its_names(network, wrap, rng):
+    state = state_of(network, rng)
+    found = imported(WRAPPED[wrap](state))
+    assert_equal(found.variables, imported(state).variables)
+
+
+def test_what_was_chosen_and_what_was_left_is_said(tmp_path, rng, capsys):
+    path = tmp_path / "training.safetensors"
+    state = under(
+        "model.encoder.", replaced("layer1.", "layer1.module.", state_of("resnet152", rng))
+    )
+    ema = {f"ema.{i}.weight": np.ones(1, np.float32) for i in range(3)}
+    safetensors.save_file(state | ema | {"model.queue": np.ones(2, np.float32)}, path)
+    convert.main(["torch", str(path), str(tmp_path / "out")])
+    said = capsys.readouterr().out
+    assert "ResNet-14, 3 channels, width 0.03125, under 'model.encoder.' without module" in said
+    assert "left over in the file: model.encoder.fc.weight, ema. (3 arrays), model." in said
+
+
+def test_of_two_networks_one_is_chosen_by_its_prefix(tmp_path, rng, capsys):
+    path = tmp_path / "moco.safetensors"
+    states = {f"module.encoder_{k}": state_of("resnet152", rng) for k in "qk"}
+    both = [under(f"{prefix}.", state) for prefix, state in states.items()]
+    safetensors.save_file(both[0] | both[1], path)
+    with pytest.raises(SystemExit):
+        convert.main(["torch", str(path), str(tmp_path / "out")])
+    said = capsys.readouterr().err
+    assert "2 networks fit; choose one" in said and path.name in said
+    assert all(f"--prefix={prefix} for ResNet-14, 3 channels" in said for prefix in states)
+    with pytest.raises(WeightsError, match="no network is under 'encoder_q'.*module.encoder_k"):
+        convert.from_torch(str(path), str(tmp_path / "out"), prefix="encoder_q")
+    prefix = "module.encoder_q"
+    convert.main(["torch", str(path), str(tmp_path / "out"), f"--prefix={prefix}"])
+    _, variables = colorize_jax.load_encoder(tmp_path / "out")
+    wanted = imported(states[prefix]).variables
+    assert_equal(variables, {kind: tree["encoder"] for kind, tree in wanted.items()})
+
+
+def test_root_is_chosen_by_an_empty_prefix(rng):
+    state = state_of("resnet152", rng)
+    both = under("ema.", state_of("resnet152", rng)) | state
+    with pytest.raises(WeightsError, match="--prefix='' for"):
+        imported(both)
+    assert_equal(imported(both, prefix="").variables, imported(state).variables)
+
+
+def _timm(state):
+    """fc6 and fc7 as convolutions, with names of their own."""
+    for ours, theirs in (("classifier.0", "pre_logits.fc1"), ("classifier.3", "pre_logits.fc2")):
+        weight = state[f"{ours}.weight"]
+        side = {"classifier.0": 3, "classifier.3": 1}[ours]
+        state[f"{ours}.weight"] = weight.reshape(len(weight), -1, side, side)
+        state = replaced(ours, theirs, state)
+    return replaced("classifier.6", "head.fc", state)
+
+
+def _old_torchvision(state):
+    return replaced("classifier.3", "classifier.4", replaced("classifier.0", "classifier.1", state))
+
+
+@pytest.mark.parametrize("rename", [_timm, _old_torchvision])
+def test_vgg16_is_read_by_other_names(rename, rng):
+    state = state_of("vgg16", rng, fc6_kernel=3)
+    found = imported(under("model.", rename(dict(state))))
+    assert_equal(found.variables, imported(state).variables)
+    assert len(found.left_over) == 1
+    renamed = {k: v for k, v in rename(dict(state)).items() if k != "features.2.bias"}
+    with pytest.raises(WeightsError, match=r"missing: model.features.2.bias \(for "):
+        imported(under("model.", renamed))
+
+
+def test_resnet_without_names_is_read_by_the_order_of_its_parts(rng):
+    state = state_of("resnet152", rng)
+    parts = {"conv1.": "0.", "bn1.": "1."} | {f"layer{i}.": f"{i + 3}." for i in (1, 2, 3, 4)}
+    numbered = {
+        parts[begin] + name.removeprefix(begin): array
+        for name, array in state.items()
+        for begin in parts
+        if name.startswith(begin)
+    }
+    assert_equal(imported(under("backbone.", numbered)).variables, imported(state).variables)
+
+
+FEATURES = {
+    "alone": lambda state: {k: v for k, v in state.items() if k.startswith("features.")},
+    "by numbers": lambda state: replaced("features.", "", FEATURES["alone"](state)),
+    "another classifier": lambda state: (
+        FEATURES["alone"](state) | {"classifier.weight": np.ones((10, 16), np.float32)}
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FEATURES)
+def test_features_of_vgg16_are_taken_and_the_rest_is_said_to_be_new(kind, tmp_path, rng, capsys):
+    state, path = state_of("vgg16", rng), tmp_path / "features.safetensors"
+    safetensors.save_file(FEATURES[kind](state), path)
+    convert.main(["torch", str(path), str(tmp_path / "out")])
+    said = capsys.readouterr().out
+    assert "features alone" in said
+    assert (
+        "conv1_1 to conv5_3 are those of the file" in said and "fc6 and fc7 begin at random" in said
+    )
+    _, variables = colorize_jax.load_encoder(tmp_path / "out")
+    wanted = imported(state).variables["params"]["encoder"]
+    for layer, tree in variables["params"].items():
+        if layer.startswith("conv"):
+            assert_equal(tree, wanted[layer])
+        else:
+            assert tree["kernel"].std() > 0 and not tree["bias"].any()
+    assert "from random start: fc6, fc7" in list(inspection.describe(tmp_path / "out"))
+
+
+def test_half_a_classifier_is_an_error_that_says_how_to_go_on(rng):
+    state = {k: v for k, v in state_of("vgg16", rng).items() if not k.startswith("classifier.3")}
+    with pytest.raises(WeightsError, match=r"classifier\.3\.weight; --prefix=features takes"):
+        imported(state)
+    assert imported(state, prefix="features").new == ["fc6", "fc7"]
+    with pytest.raises(WeightsError, match="pre_logits.fc2.weight; --prefix=features takes"):
+        imported(replaced("classifier.0", "pre_logits.fc1", state))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda s: {k: v for k, v in s.items() if k != "layer3.0.conv2.weight"},
+         r"found model\.conv1\., model\.bn1\. \(5 arrays\), .*nearest: a ResNet under 'model.', "
+         r"of which is missing model.layer3.0.conv2.weight"),
+        (lambda s: s | {"layer1.0.se.fc1.weight": np.ones(3, np.float32)},
+         "1 not known: model.layer1.0.se.fc1.weight"),
+        (lambda s: s | {"layer1.0.se.conv1.weight": np.ones(3, np.float32)},
+         "1 not known: model.layer1.0.se.conv1.weight"),
+        (lambda s: s | {"conv2.weight": np.ones(3, np.float32)}, "1 not known: model.conv2.weight"),
+        (lambda s: {f"blocks.{i}.qkv": np.ones(3, np.float32) for i in range(20)},
+         r"no network known here: found model\.blocks\.0\., .* and 12 more\. Known are"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_and_what_there_is_instead_is_named(spoil, words, rng):
+    with pytest.raises(WeightsError, match=words):
+        imported(under("model.", spoil(state_of("resnet152", rng))))
 
 
 def test_files_without_counters_count_as_trained(rng):
@@ -145,7 +312,7 @@ def _torchvision_alexnet(state):
 
 
 def _renamed(state):
-    return {f"blocks.{name}": array for name, array in state.items()}
+    return under("blocks.", replaced("features.", "layers.c", state))
 
 
 def _four_channels(state):
@@ -172,7 +339,7 @@ def _nan(state):
     ("spoil", "words"),
     [
         (_torchvision_alexnet, "torchvision's alexnet, which is another network"),
-        (_renamed, "no network known here: found blocks.classifier.0.bias"),
+        (_renamed, r"no network known here: found blocks\.classifier\. \(5 arrays\)"),
         (lambda state: {}, "found nothing"),
         (_four_channels, "features.0.weight reads 4 channels"),
         (_no_fc7_bias, r"missing: classifier.3.bias \(for params/encoder/fc7/bias\)"),
@@ -283,17 +450,48 @@ def test_brain_floats_are_read_without_torch(tmp_path, torch, monkeypatch):
     np.testing.assert_array_equal(array, [1.5, -2])
 
 
-@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: {"state_dict": x, "epoch": 3}])
 @pytest.mark.parametrize("zipped", [True, False])
-def test_state_dicts_of_torch_are_read(tmp_path, torch, wrap, zipped):
+def test_state_dicts_of_torch_are_read(tmp_path, torch, zipped):
     path = tmp_path / "state.pth"
     state = {"a": torch.ones(2, 3), "b": torch.ones(2, dtype=torch.bfloat16), "n": torch.tensor(7)}
-    torch.save(wrap(state), path, _use_new_zipfile_serialization=zipped)
+    optimizer = {"state": {0: {"momentum": torch.zeros(2)}}, "groups": [{"lr": 0.1, "params": [0]}]}
+    training = {"model": state, "optimizer": optimizer, "steps": [torch.ones(1)], "epoch": 3}
+    torch.save(training, path, _use_new_zipfile_serialization=zipped)
     file = foreign.read(path)
     assert file.format == "PyTorch"
     assert {k: v.dtype.name for k, v in file.arrays.items()} == {
-        "a": "float32", "b": "float32", "n": "int64",
+        "model.a": "float32", "model.b": "float32", "model.n": "int64",
+        "optimizer.state.0.momentum": "float32", "steps.0": "float32",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "key", ["state_dict", "model", "model_state_dict", "net", "network", "model_ema", "teacher"]
+)
+def test_network_is_found_in_the_file_of_a_whole_training(key, tmp_path, torch, rng):
+    path, state = tmp_path / "training.pth", state_of("resnet152", rng)
+    tensors = {name: torch.tensor(array) for name, array in state.items()}
+    torch.save({"epoch": 3, "args": {"lr": 0.1}, key: tensors}, path)
+    file = foreign.read(path)
+    assert_equal(tables.import_file(file).variables, imported(state).variables)
+    torch.save({key: tensors, "student": {"module": tensors}}, path)
+    with pytest.raises(WeightsError, match=f"--prefix={key} for .*--prefix=student.module for"):
+        tables.import_file(foreign.read(path))
+
+
+def test_names_can_be_given_to_a_class_that_does_nothing(tmp_path, torch, rng):
+    """As docs/weights.md shows it."""
+    path, state = tmp_path / "training.pth", {"conv1.weight": torch.ones(2, 3, 7, 7)}
+    torch.save({"model": state, "args": argparse.Namespace(lr=0.1), "best": np.float64(3)}, path)
+    with pytest.raises(WeightsError, match="it asks for argparse.Namespace, numpy"):
+        foreign.read(path)
+    page = (saved_files.ROOT / "docs/weights.md").read_text().split("## Whom to trust")[1]
+    code = re.search(r"(?ms)^```python\n(.*?)\n```", page)[1]
+    assert "training.pth" in code and "arrays.pth" in code
+    for name in ("training.pth", "arrays.pth"):
+        code = code.replace(name, str(tmp_path / name))
+    exec(code, {})
+    assert list(foreign.read(tmp_path / "arrays.pth").arrays) == ["conv1.weight"]
 
 
 class _Touches:
@@ -338,11 +536,3 @@ def test_truncated_pickles_are_refused(tmp_path, torch, zipped):
         path.write_bytes(whole[:size])
         with pytest.raises(WeightsError, match="damaged PyTorch file|is refused"):
             foreign.read(path)
-
-
-def test_pickles_need_torch(tmp_path, monkeypatch):
-    path = tmp_path / "state.pth"
-    path.write_bytes(pickle.dumps({}))
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(WeightsError, match=r"pip install 'colorize_jax\[torch\]'"):
-        foreign.read(path)

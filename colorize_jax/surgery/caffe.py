@@ -228,9 +228,15 @@ def import_file(
         WeightsError: names what is unknown, missing, of a wrong shape or not finite.
         ConfigError: `model` or `mean` does not suit the file.
     """
-    network = recognize(file.arrays, file.metadata)
+    try:
+        network = recognize(file.arrays, file.metadata)
+    except WeightsError as error:
+        raise WeightsError(f"{file.path}: {error}") from None
     network = dataclasses.replace(network, model=network.model | checked(model or {}))
-    encoder = registry.make_encoder(network.model)
+    try:
+        encoder = registry.make_encoder(network.model)
+    except ConfigError as error:
+        raise WeightsError(f"{file.path} has sizes of no {network}: {error}") from error
     shapes = tables.shapes_of(
         {kind: {"encoder": tree} for kind, tree in registry.variable_shapes(encoder).items()}
     )

@@ -1,6 +1,6 @@
 """Files of weights from elsewhere as {name: array}, told apart by their first bytes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 import dataclasses
 import hashlib
 import os
@@ -14,6 +14,7 @@ from colorize_jax.surgery import hdf5, torch_files
 
 _HEAD = 16  # bytes that a format is known by
 _PROTOBUF = ".caffemodel"
+_LONGEST = 200  # characters of what a library says about a damaged file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Imported:
         settings: of the config, {"model": ..., "task"?: ...}.
         left_over: names in the file that are of no use here.
         done: what was done besides, in words.
+        new: layers that the file does not have, at a random start.
     """
 
     network: Any
@@ -56,13 +58,14 @@ class Imported:
     settings: dict[str, dict[str, Any]]
     left_over: list[str]
     done: list[str]
+    new: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
 class Format:
     """A format of files: `begins` knows it by the first bytes, `read` gives arrays and metadata.
 
-    `read` may raise OSError, ValueError, KeyError, RuntimeError or WeightsError.
+    `read` may raise WeightsError, whose text says all, or anything else of a damaged file.
     """
 
     begins: Callable[[bytes], bool]
@@ -76,14 +79,18 @@ FORMATS = {
 }
 
 
-def read(path: str | pathlib.Path) -> File:
-    """Reads a file of any known format.
+def read(path: str | pathlib.Path, formats: Collection[str] = tuple(FORMATS)) -> File:
+    """Reads a file of a known format.
+
+    Args:
+        path: of the file.
+        formats: of `FORMATS`, those that are wanted: a file of another one is not opened.
 
     Raises:
-        WeightsError: it is not there, of no known format, or damaged.
+        WeightsError: it is not there, of no such format, or damaged.
     """
     path = pathlib.Path(path)
-    if not path.is_file():
+    if not path.is_file():  # a pipe, for example, on which a read would wait
         raise WeightsError(f"{path} is no file")
     try:
         with path.open("rb") as file:
@@ -92,18 +99,28 @@ def read(path: str | pathlib.Path) -> File:
         raise WeightsError(f"{path} cannot be read: {why(error)}") from error
     for name, known in FORMATS.items():
         if known.begins(head):
+            if name not in formats:
+                raise WeightsError(f"{path} is a {name} file, not {' or '.join(formats)}")
             try:
                 return File(path, name, *known.read(path))
+            except WeightsError:
+                raise
             except MemoryError as error:
                 raise WeightsError(f"{path} holds more than fits into memory") from error
-            except (OSError, ValueError, KeyError, RuntimeError) as error:
-                raise WeightsError(f"{path} is a damaged {name} file: {error}") from error
+            except Exception as error:  # three libraries of others, each with kinds of its own
+                raise WeightsError(f"{path} is a damaged {name} file: {_brief(error)}") from error
     hint = (
         "; a binary .caffemodel must be saved again with Caffe's snapshot_format: HDF5"
         if path.suffix == _PROTOBUF
         else ""
     )
     raise WeightsError(f"{path} is no file of weights; known are {', '.join(FORMATS)}{hint}")
+
+
+def _brief(error: Exception) -> str:
+    """The first line of what a library says; its kind if that is nothing."""
+    first = (why(error).strip() or type(error).__name__).partition("\n")[0]
+    return first if len(first) <= _LONGEST else f"{first[:_LONGEST]} ..."
 
 
 def check_output(path: str | pathlib.Path) -> None:

@@ -1,16 +1,26 @@
-"""Caffe's HDF5 files: /data/<layer>/<blob> and nothing else that matters."""
+"""Caffe's HDF5 files: /data/<layer>/<blob> and nothing else that matters.
 
-from collections.abc import Mapping
+A file is not trusted: what it declares is checked against what it holds before memory is asked for,
+no other file is opened for it, and every group and array is read once.
+"""
+
+from collections.abc import Iterator, Mapping
 import io
+import math
 import pathlib
+import zlib
 
 import h5py
 import numpy as np
 
 from colorize_jax.errors import WeightsError
+from colorize_jax.surgery import claims
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 _DATA, _OURS = "data", "colorize_jax"  # groups of the root; the second is read by nobody else
+_DEPTH = 16  # groups within groups
+# What h5py and deepdish compress with. Shuffling and checksums keep the size.
+_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 
 
 def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -21,18 +31,19 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
     Raises:
         OSError, ValueError, KeyError, RuntimeError: it is damaged.
-        WeightsError: it has links to other files.
+        WeightsError: it has links to other files, or claims more than it can hold.
     """
-    arrays: dict[str, np.ndarray] = {}
+    found = _Reader(path)
     with h5py.File(path, "r") as file:
-        if _DATA in file and isinstance(file[_DATA], h5py.Group):
-            _collect(file[_DATA], "", arrays, path)
-            if _OURS in file:
-                _collect(file[_OURS], f"{_OURS}/", arrays, path)
+        if isinstance(data := found.item(file, _DATA), h5py.Group):
+            ours = found.item(file, _OURS)
+            found.collect(data, "")
+            if isinstance(ours, h5py.Group):
+                found.collect(ours, f"{_OURS}/")
+                return found.arrays, {name: str(value) for name, value in ours.attrs.items()}
         else:
-            _collect(file, "", arrays, path)
-        ours = file[_OURS].attrs if _OURS in file else {}
-        return arrays, {name: str(value) for name, value in ours.items()}
+            found.collect(file, "")
+        return found.arrays, {}
 
 
 def write(
@@ -52,14 +63,85 @@ def write(
     path.write_bytes(whole.getbuffer())
 
 
-def _collect(group: h5py.Group, prefix: str, arrays: dict, path: pathlib.Path) -> None:
-    for name in group:
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise WeightsError(f"{path} has a link at {prefix}{name}, which is not followed")
-        item = group[name]
-        if isinstance(item, h5py.Group):
-            _collect(item, f"{prefix}{name}/", arrays, path)
-        elif item.external or item.is_virtual:
-            raise WeightsError(f"{path} keeps {prefix}{name} in another file")
+class _Reader:
+    """Collects the arrays of one file into `arrays`, and refuses what it should not hold."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path, self.size = path, path.stat().st_size
+        self.arrays: dict[str, np.ndarray] = {}
+        self._claims = claims.Claims(path)
+        self._seen: set[int] = set()
+
+    def item(self, group: h5py.Group, name: str, shown: str = ""):
+        """What is under a name: a group, an array, or None; a link is never followed."""
+        link = group.get(name, getlink=True)
+        if link is None:
+            return None
+        if not isinstance(link, h5py.HardLink):
+            raise WeightsError(f"{self.path} has a link at {shown or name}, which is not followed")
+        return group[name]
+
+    def collect(self, group: h5py.Group, prefix: str) -> None:
+        """All arrays of a group and of those in it."""
+        self._once(group, prefix)
+        if prefix.count("/") > _DEPTH:
+            raise WeightsError(f"{self.path} has more than {_DEPTH} groups within each other")
+        for name in group:
+            item = self.item(group, name, f"{prefix}{name}")
+            if isinstance(item, h5py.Group):
+                self.collect(item, f"{prefix}{name}/")
+            elif isinstance(item, h5py.Dataset):
+                self._once(item, f"{prefix}{name}")
+                self._check(item, f"{prefix}{name}")
+                self.arrays[f"{prefix}{name}"] = np.asarray(item[()])
+            else:
+                raise WeightsError(f"{self.path} holds no array at {prefix}{name}, but a type")
+
+    def _once(self, item: h5py.Group | h5py.Dataset, name: str) -> None:
+        # A group that holds itself, or two that hold one twice each, could be read without end.
+        address = h5py.h5o.get_info(item.id).addr
+        if address in self._seen:
+            raise WeightsError(f"{self.path} has under {name or '/'} what it has elsewhere too")
+        self._seen.add(address)
+
+    def _check(self, item: h5py.Dataset, name: str) -> None:
+        """WeightsError unless an array lies in this file, with all the numbers that it declares."""
+        # Before its shape is asked for, since then HDF5 may open what it points to.
+        if item.external or item.is_virtual:
+            raise WeightsError(f"{self.path} keeps {name} in another file")
+        if item.dtype.kind not in "fiub" or item.shape is None:
+            raise WeightsError(f"{self.path}: {name} holds no numbers but {item.dtype}")
+        self._claims.add(name, item.shape, item.dtype.itemsize)
+        if item.chunks is None:
+            whole = item.id.get_storage_size() == item.nbytes
         else:
-            arrays[f"{prefix}{name}"] = np.asarray(item)
+            chunk = math.prod(item.chunks) * item.dtype.itemsize
+            self._claims.check(f"a chunk of {name}", chunk)
+            wanted = math.prod(-(-n // m) for n, m in zip(item.shape, item.chunks, strict=True))
+            whole = sum(1 for _ in self._chunks(item, name, chunk)) == wanted
+        if not whole:
+            raise WeightsError(
+                f"{self.path} does not hold all of {name} {item.shape}: it is damaged"
+            )
+
+    def _chunks(self, item: h5py.Dataset, name: str, size: int) -> Iterator[None]:
+        """Once for every chunk, after a look at whether it unpacks to more than its size."""
+        plist = item.id.get_create_plist()
+        filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
+        if set(filters) - _FILTERS or len(set(filters)) < len(filters):
+            raise WeightsError(
+                f"{self.path}: {name} is not compressed with gzip but otherwise: save it again so, "
+                "or without compression"
+            )
+        found: list = []
+        item.id.chunk_iter(found.append)
+        for chunk in found:
+            if chunk.size > self.size:
+                raise WeightsError(f"{self.path} ends before {name} does: it is damaged")
+            if h5py.h5z.FILTER_DEFLATE in filters:
+                skipped, packed = item.id.read_direct_chunk(chunk.chunk_offset)
+                is_packed = not skipped >> filters.index(h5py.h5z.FILTER_DEFLATE) & 1
+                # HDF5 itself unpacks whatever there is.
+                if is_packed and len(zlib.decompressobj().decompress(packed, size + 1)) > size:
+                    raise WeightsError(f"{self.path}: a chunk of {name} unpacks to too much")
+            yield

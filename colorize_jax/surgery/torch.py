@@ -8,19 +8,21 @@ into the first kernel: what a network answers here is exactly what it answers th
 exactly, since zeros around the input stand for the mean too, and a ResNet has no bias.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import functools
 import math
 from typing import Any
 
+import jax
 import numpy as np
 
 from colorize_jax.color.spaces import GRAY_MEAN
-from colorize_jax.errors import WeightsError
-from colorize_jax.models import registry, resnet
+from colorize_jax.errors import ConfigError, WeightsError
+from colorize_jax.models import layers, registry, resnet
 from colorize_jax.models.norm import EPSILON, RAMP
 from colorize_jax.models.vgg16 import BLOCKS, Vgg16
+from colorize_jax.surgery import torch_names
 from colorize_jax.surgery.absorb import absorb_batch_norm
 from colorize_jax.surgery.foreign import File, Imported
 from colorize_jax.surgery.tables import (
@@ -33,19 +35,21 @@ from colorize_jax.surgery.tables import (
     to_ours,
     to_theirs,
 )
+from colorize_jax.surgery.torch_names import Tree as Names
 
 # Of ImageNet, as torchvision's pretrained weights expect them: RGB.
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
 TINT = tuple(mean - GRAY_MEAN for mean in MEAN)
 
-_PREFIX = "module."  # of torch.nn.DataParallel
 _COUNTER = "num_batches_tracked"
 _CLASSIFIERS = ("classifier.6.", "fc.")
+_NEAR = 0.25  # of what a network needs: from there on names are said to be those of a part of it
 # torchvision's alexnet, without its classifier's last layer.
 _ALEXNET = {f"features.{i}.weight" for i in (0, 3, 6, 8, 10)} | {
     "classifier.1.weight", "classifier.4.weight",
 }  # fmt: skip
+_FIRST = {"vgg16": "features.0.weight", "resnet152": "conv1.weight"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,21 +60,27 @@ class Network:
         title: in words.
         model: settings of `config.model`, with the channels that the file's first layer reads.
         batch_norm: VGG-16: whether batch norm stands between its layers, to be absorbed.
+        whole: VGG-16: fc6 and fc7 are there too.
+        place: where in the file its names are, in words.
     """
 
     title: str
     model: Mapping[str, Any]
     batch_norm: bool = False
+    whole: bool = True
+    place: str = ""
 
     def __str__(self):
         channels = self.model["in_channels"]
         parts = [self.title, f"{channels} channel{'s' if channels > 1 else ''}"]
         if self.model["width"] != 1:
             parts.append(f"width {self.model['width']:.4g}")
-        if "fc6_kernel" in self.model:
+        if not self.whole:
+            parts.append("features alone")
+        elif "fc6_kernel" in self.model:
             size = self.model["fc6_kernel"]
             parts.append(f"classifier.0 on {size}x{size}")
-        return ", ".join(parts)
+        return ", ".join([*parts, self.place] if self.place else parts)
 
 
 def recognize(
@@ -79,53 +89,68 @@ def recognize(
     """The network that a state dict is of, by its names, and its size, by the shapes.
 
     Args:
-        arrays: "features.0.weight" and so on.
+        arrays: "features.0.weight" and so on, with anything before and between.
         metadata: of the file; says nothing about the network.
 
     Raises:
-        WeightsError: it is none of those known here; says what was found.
+        WeightsError: it is none of those known here, or of several; says what was found.
     """
     del metadata
-    shapes = {name: array.shape for name, array in _without_prefix(arrays).items()}
-    for first, read in (("features.0.weight", _vgg16), ("conv1.weight", _resnet)):
-        if len(shapes.get(first, ())) == 4 and (found := read(shapes)):
-            if found.model["in_channels"] not in registry.IN_CHANNELS:
-                raise WeightsError(
-                    f"{first} reads {found.model['in_channels']} channels; gray has 1, color 3"
-                )
-            return found
-    raise WeightsError(
-        f"the names are of no network known here: found {listed(shapes) or 'nothing'}. Known are "
-        "torchvision's vgg16 and vgg16_bn (features.0, ..., classifier.0, classifier.3) and "
-        "ResNets with bottlenecks (conv1, layer1.0.conv1, ..., layer4.2.conv3)"
-    )
+    return _find(arrays, None)[0]
 
 
-def import_file(file: File, *, color: bool = False) -> Imported:
+def import_file(file: File, *, color: bool = False, prefix: str | None = None) -> Imported:
     """The weights of a state dict, made for our input.
+
+    It may be a part of the file, and its names may be wrapped: see `torch_names`. fc6 and fc7 of a
+    VGG-16 that comes without its classifier are a random start, and that is said.
 
     Args:
         file: as `foreign.read` gives it. A first layer of three channels is taken for one that
             reads what torchvision's weights of ImageNet do, one of a single channel for one that
             reads our gray.
         color: the encoder reads RGB; otherwise gray.
+        prefix: what the names of the wanted network begin with, where several are in the file.
 
     Raises:
-        WeightsError: names what is unknown, missing, of a wrong shape or not finite.
+        WeightsError: names what is unknown, missing, of a wrong shape or not finite, or the
+            prefixes of which several fit.
     """
-    network = recognize(file.arrays)
+    try:
+        network, tree = _find(file.arrays, prefix)
+    except WeightsError as error:
+        raise WeightsError(f"{file.path}: {error}") from None
     channels = network.model["in_channels"]
     if color and channels == 1:
         raise WeightsError(f"{file.path} reads a single channel: it is not imported for color")
     model = {**network.model, "in_channels": 3 if color else 1}
-    encoder = registry.make_encoder(model)
-    variables, left_over = to_ours(
-        table(encoder, channels=channels, batch_norm=network.batch_norm),
-        _without_prefix(file.arrays),
-        shapes_of({k: {"encoder": tree} for k, tree in registry.variable_shapes(encoder).items()}),
-        left_over=lambda name: name.startswith(_CLASSIFIERS),
-        source=f"{file.path}, taken for {network},",
+    source = f"{file.path}, taken for {network},"
+    try:
+        encoder = registry.make_encoder(model)
+    except ConfigError as error:
+        raise WeightsError(f"{source} has sizes of no such network: {error}") from error
+    shapes = shapes_of(
+        {k: {"encoder": part} for k, part in registry.variable_shapes(encoder).items()}
     )
+    new = [] if network.whole else ["fc6", "fc7"]
+    rows = [
+        dataclasses.replace(
+            row,
+            theirs={tree.name(name): allowed for name, allowed in row.theirs.items()},
+            optional=[tree.name(name) for name in row.optional],
+        )
+        for row in table(encoder, channels=channels, batch_norm=network.batch_norm)
+        if not any(path.split("/")[2] in new for path in row.ours)
+    ]
+    inside = {*tree.names.values(), *tree.unknown}
+    variables, left_over = to_ours(
+        rows,
+        {name: array for name, array in file.arrays.items() if name in inside},
+        {path: shape for path, shape in shapes.items() if path.split("/")[2] not in new},
+        left_over=_left_over(tree, network.whole),
+        source=source,
+    )
+    left_over += torch_names.beginnings([name for name in file.arrays if name not in inside])
     done = []
     if network.batch_norm:
         done.append("batch norm absorbed, with its scale and bias")
@@ -134,7 +159,18 @@ def import_file(file: File, *, color: bool = False) -> Imported:
             f"{'' if color else 'the sum over the channels and '}the deviations {DEVIATION} went "
             f"into {encoder.layers[0]}; the mean {GRAY_MEAN:.4f} takes the place of {MEAN}"
         )
-    return Imported(network, variables, {"model": model}, left_over, done)
+    for i, layer in enumerate(new):
+        kernel, bias = (shapes[f"params/encoder/{layer}/{leaf}"] for leaf in ("kernel", "bias"))
+        variables["params"]["encoder"][layer] = {
+            "kernel": np.asarray(layers.caffe_xavier(jax.random.key(i), kernel)),
+            "bias": np.zeros(bias, np.float32),
+        }
+    if new:
+        done.append(
+            f"{encoder.layers[0]} to {encoder.layers[-3]} are those of the file; it has no "
+            f"classifier, so that {' and '.join(new)} begin at random, as in a new network"
+        )
+    return Imported(network, variables, {"model": model}, left_over, done, new)
 
 
 def export(
@@ -180,14 +216,95 @@ def input_of(channels: int) -> str:
     )
 
 
-def _without_prefix(arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    """The same arrays without what DataParallel puts before all names."""
-    if arrays and all(name.startswith(_PREFIX) for name in arrays):
-        return {name.removeprefix(_PREFIX): array for name, array in arrays.items()}
-    return arrays
+def _find(arrays: Mapping[str, np.ndarray], prefix: str | None) -> tuple[Network, Names]:
+    """The one network in a file, or the one whose names begin with a prefix, and its names."""
+    shapes = {name: array.shape for name, array in arrays.items()}
+    fits: list[tuple[Network, Names]] = []
+    halves: set[str] = set()  # prefixes of VGG-16s of which fc6 or fc7 alone is there
+    obstacles: list[tuple[float, str]] = []  # how near a network is, and what is in the way
+    for title, spellings, read in (
+        ("VGG-16", torch_names.VGG, _vgg16),
+        ("a ResNet", torch_names.RESNET, _resnet),
+    ):
+        for tree in torch_names.trees(shapes, spellings):
+            place = f" {tree}" if str(tree) else ""
+            try:
+                found = read({ours: shapes[theirs] for ours, theirs in tree.names.items()})
+            except WeightsError as error:
+                obstacles.append((1, f"{error}{place}"))
+                continue
+            if isinstance(found, Network):
+                fits.append((dataclasses.replace(found, place=str(tree)), tree))
+            else:
+                absent = [name for name in found if name not in tree.names]
+                if all(name.startswith("classifier.") for name in absent):
+                    halves.add(tree.prefix)
+                what = f"{title}{place}, of which is missing {_missing(absent, tree)}"
+                obstacles.append((1 - len(absent) / len(found), what))
+    fits = [fit for fit in fits if fit[0].whole or fit[1].prefix not in halves]
+    best: dict[str, tuple[Network, Names]] = {}
+    for network, tree in fits:
+        if tree.prefix == _dotted(prefix) if prefix is not None else not tree.is_part:
+            first = tree.name(_FIRST[network.model["name"]])
+            # Names of a whole VGG-16 are also those of its features: the most of it counts.
+            if first not in best or network.whole > best[first][0].whole:
+                best[first] = network, tree
+    if len(best) > 1:
+        raise WeightsError(f"{len(best)} networks fit; choose one by {_choices(best.values())}")
+    if best:
+        return next(iter(best.values()))
+    if prefix is not None and fits:
+        raise WeightsError(f"no network is under {prefix!r}; there are {_choices(fits)}")
+    nearest, what = max(obstacles, default=(0, ""), key=lambda each: each[0])
+    if nearest == 1:
+        raise WeightsError(what)
+    raise WeightsError(
+        "the names are of no network known here: found "
+        f"{listed(torch_names.beginnings(shapes)) or 'nothing'}. "
+        + (f"The nearest: {what}. " if nearest >= _NEAR else "")
+        + "Known are torchvision's vgg16 and vgg16_bn (features.0, ..., classifier.0, "
+        "classifier.3), also by timm's names, and ResNets with bottlenecks (conv1, layer1.0.conv1, "
+        "..., layer4.2.conv3), with anything before and between these words"
+    )
 
 
-def _vgg16(shapes) -> Network | None:
+def _dotted(prefix: str) -> str:
+    return f"{prefix.rstrip('.')}." if prefix else ""
+
+
+def _missing(absent: Sequence[str], tree: Names) -> str:
+    """Names of torchvision that are not there, as the file would have them, and what is instead."""
+    said = listed([tree.name(name) for name in absent])
+    if tree.unknown:
+        said += f", while there is {listed(tree.unknown)}"
+    if all(name.startswith("classifier.") for name in absent):
+        said += f"; --prefix={tree.prefix}features takes the features alone"
+    return said
+
+
+def _choices(fits: Iterable[tuple[Network, Names]]) -> str:
+    return "; ".join(
+        f"--prefix={tree.prefix.rstrip('.') or repr('')} for "
+        f"{dataclasses.replace(network, place=tree.spelling.title)}"
+        for network, tree in fits
+    )
+
+
+def _left_over(tree: Names, whole: bool) -> Callable[[str], bool]:
+    """Tells the classifier, and of a VGG-16 without fc6 and fc7 all but its features."""
+    known = {theirs: ours for ours, theirs in tree.names.items()}
+
+    def is_left_over(name):
+        # A classifier of another form is not known, but begins so.
+        plain = tree.spelling.plain(name.removeprefix(tree.prefix).split("."))
+        ours = known.get(name, plain)
+        return ours.startswith(_CLASSIFIERS) or not (whole or ours.startswith("features."))
+
+    return is_left_over
+
+
+def _vgg16(shapes: Mapping[str, Shape]) -> Network | list[str]:
+    """What the names are of; or those that are needed, if one is not there."""
     if shapes.keys() >= _ALEXNET and "features.2.weight" not in shapes:
         raise WeightsError(
             "these are the names of torchvision's alexnet, which is another network than AlexNet "
@@ -195,31 +312,49 @@ def _vgg16(shapes) -> Network | None:
             "no groups. Its weights fit no network of this library"
         )
     batch_norm = "features.1.running_mean" in shapes
-    names = _vgg16_names(batch_norm)
-    if any(f"{theirs}.weight" not in shapes for theirs, _ in names.values()):
-        return None
-    top, below = (shapes[f"{names[layer][0]}.weight"] for layer in ("fc6", "conv5_3"))
-    outputs, inputs, *_ = shapes["features.0.weight"]
-    return Network(
-        "VGG-16 with batch norm" if batch_norm else "VGG-16",
-        {
-            "name": "vgg16",
-            "width": outputs / BLOCKS[0][0],
-            "in_channels": inputs,
-            "fc6_kernel": math.isqrt(top[-1] // max(below[0], 1)),
-            "norm": "none",
-        },
-        batch_norm,
-    )
+    needed = {layer: f"{name}.weight" for layer, (name, _) in _vgg16_names(batch_norm).items()}
+    whole = needed["fc6"] in shapes or needed["fc7"] in shapes
+    if not whole:
+        needed = {layer: name for layer, name in needed.items() if layer.startswith("conv")}
+    if not shapes.keys() >= set(needed.values()):
+        return list(needed.values())
+    outputs, inputs = _first_layer("features.0.weight", shapes)
+    model = {
+        "name": "vgg16",
+        "width": outputs / BLOCKS[0][0],
+        "in_channels": inputs,
+        "norm": "none",
+    }
+    if whole:
+        top, below = (shapes[needed[layer]] for layer in ("fc6", "conv5_3"))
+        if len(top) == 4:  # a convolution
+            model["fc6_kernel"] = top[2]
+        elif len(top) == 2 and len(below) == 4:
+            model["fc6_kernel"] = math.isqrt(top[1] // max(below[0], 1))
+        else:
+            raise WeightsError(f"{needed['fc6']} is {top}, which is no layer above {below}")
+    return Network("VGG-16 with batch norm" if batch_norm else "VGG-16", model, batch_norm, whole)
 
 
-def _resnet(shapes) -> Network | None:
+def _first_layer(name: str, shapes: Mapping[str, Shape]) -> tuple[int, int]:
+    """Outputs and inputs; WeightsError if they are none of a network here."""
+    shape = shapes[name]
+    if len(shape) != 4 or 0 in shape:
+        raise WeightsError(f"{name} is {shape}, which is no convolution")
+    if shape[1] not in registry.IN_CHANNELS:
+        raise WeightsError(f"{name} reads {shape[1]} channels; gray has 1, color 3")
+    return shape[0], shape[1]
+
+
+def _resnet(shapes: Mapping[str, Shape]) -> Network | list[str]:
+    """What the names are of; or those that are needed, if one is not there."""
+    needed = ["conv1.weight", *(f"layer{i}.0.conv{k}.weight" for i in (1, 2, 3, 4) for k in (1, 2))]
+    if not shapes.keys() >= set(needed):
+        return needed
     found = {
         name.rpartition(".conv1.weight")[0] for name in shapes if name.endswith("conv1.weight")
     }
     blocks = tuple(sum(name.startswith(f"layer{i}.") for name in found) for i in (1, 2, 3, 4))
-    if not all(blocks):
-        return None
     depths = {counts: depth for depth, counts in resnet.DEPTHS.items()}
     if "layer1.0.conv3.weight" not in shapes or blocks not in depths:
         kind = "bottlenecks" if "layer1.0.conv3.weight" in shapes else "blocks of two convolutions"
@@ -228,7 +363,7 @@ def _resnet(shapes) -> Network | None:
             f"this is a ResNet whose stages have {blocks} {kind}; known here are those of "
             f"bottlenecks with {known}"
         )
-    outputs, inputs, *_ = shapes["conv1.weight"]
+    outputs, inputs = _first_layer("conv1.weight", shapes)
     return Network(
         f"ResNet-{depths[blocks]}",
         {
@@ -389,7 +524,7 @@ def _spread(kernel: np.ndarray) -> np.ndarray:
 
 
 def _dense(name: str, path: str, shape: Shape) -> Row:
-    """fc6 and fc7: dense over [channels, height, width] there, convolutions here."""
+    """fc6 and fc7: dense over [channels, height, width] there (of timm convolutions too)."""
     height, width, inputs, outputs = shape
 
     def kernel(weight):
@@ -398,7 +533,8 @@ def _dense(name: str, path: str, shape: Shape) -> Row:
     def weight(kernel):
         return [kernel.transpose(3, 2, 0, 1).reshape(outputs, -1)]
 
-    return Row({name: [(outputs, inputs * height * width)]}, [path], kernel, weight)
+    forms = [(outputs, inputs * height * width), (outputs, inputs, height, width)]
+    return Row({name: forms}, [path], kernel, weight)
 
 
 def _absorbed(weight: Row, bias_name: str, norm: str, bias_path: str, shape: Shape) -> Row:
