@@ -4,6 +4,17 @@ import sys
 
 __version__ = "0.1.0"
 
+# Imported when asked for: data workers import this package, and need neither JAX nor Flax.
+_MODULES = {
+    "color_input": "color.spaces",
+    "default_config": "config",
+    "load_config": "recipe",
+    "load_encoder": "training.checkpoint",
+    "network_input": "color.spaces",
+    "train": "training.loop",
+}
+__all__ = sorted(_MODULES)
+
 
 def _end_without_a_trace(kind, error, trace):
     if not issubclass(kind, KeyboardInterrupt):
@@ -15,13 +26,12 @@ if sys.argv[:1] == ["-m"]:  # a command is being imported, for seconds: Ctrl-C m
 
 
 def __getattr__(name):
-    # Imported when asked for: data workers import this package, and need neither JAX nor Flax.
-    if name == "load_encoder":
-        from colorize_jax.training.checkpoint import load_encoder
+    if name in _MODULES:
+        import importlib
 
-        return load_encoder
-    if name == "network_input":
-        from colorize_jax.color.spaces import network_input
-
-        return network_input
+        return getattr(importlib.import_module(f"colorize_jax.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -1,6 +1,7 @@
 """Every setting with its default, which is the paper's recipe for VGG-16; recipes change some."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -43,14 +44,15 @@ def default_config() -> ConfigDict:
     config.distributed.id = -1  # of this one
 
     config.model = ConfigDict()
-    config.model.name = "vgg16"  # or "alexnet", "resnet152"
+    config.model.name = "vgg16"  # or "alexnet", "resnet152", "resnet101", "resnet50", ...
     config.model.width = 1.0  # multiplies the channels of the trunk
     config.model.fc6_kernel = 0  # 0: that of the network, 7 in VGG-16 and 6 in AlexNet
     # Or "VALID": one answer for a crop of 224 (AlexNet, conv1 and pools without padding too: 227),
     # as a classifier.
     config.model.fc6_padding = "SAME"
     config.model.lrn = True  # AlexNet: local response norm after conv1 and conv2
-    config.model.depth = 152  # ResNet: layers; or 101, 50, and of small ones 26, 14
+    # ResNet: layers, if its name does not say them; or 101, 50, and of small ones 26, 14.
+    config.model.depth = 152
     # ResNet: "caffe" halves maps in the 1x1 convolutions, as the paper's; "torch" in the 3x3 ones,
     # as torchvision's.
     config.model.variant = "caffe"
@@ -193,7 +195,7 @@ def variants(variant: str, known: tuple[str, ...]) -> set[str]:
 
 
 # The variants of transfer recipes that name a network; without one it is VGG-16.
-NETWORKS = ("alexnet", "resnet152")
+NETWORKS = ("alexnet", "resnet152", "resnet101", "resnet50")
 
 
 def transfer(config: ConfigDict, asked: set[str], classifier: bool = False) -> None:
@@ -210,20 +212,34 @@ def transfer(config: ConfigDict, asked: set[str], classifier: bool = False) -> N
     named = asked.intersection(NETWORKS)
     if len(named) > 1:
         raise ConfigError(f"the config's variants name two networks: {' and '.join(sorted(named))}")
-    name = config.model.name = named.pop() if named else "vgg16"
     config.init_from = "random" if "random" in asked else ""
     # A random start has batch norm, a pretrained one has it absorbed; a ResNet keeps its own.
-    config.model.norm = "batch" if "random" in asked or name == "resnet152" else "none"
+    config.model.norm = "batch" if "random" in asked else "none"
+    for setting, value in suited(named.pop() if named else "vgg16", classifier).items():
+        config.update_from_flattened_dict({setting: value})
+
+
+def suited(name: str, classifier: bool = False) -> dict[str, Any]:
+    """What a transfer sets for a network of that name, {"model.name": ..., ...}.
+
+    Args:
+        name: of the network.
+        classifier: the network answers once for a crop, which has the size that it is made for.
+    """
+    resnet = name.startswith("resnet")
+    settings = {"model.name": name} | ({"model.norm": "batch"} if resnet else {})
     if classifier:
-        config.data.crop = 227 if name == "alexnet" else 224
-        config.model.fc6_padding = "SAME" if name == "resnet152" else "VALID"  # it has no fc6
+        settings["data.crop"] = 227 if name == "alexnet" else 224
+        settings["model.fc6_padding"] = "SAME" if resnet else "VALID"  # it has no fc6
+    return settings
 
 
 def transfer_rates(variant: str, rates: Sequence[float]) -> Iterator[dict]:
     """The settings that a transfer recipe's `sweep` compares: rates; of a random start with and
     without batch norm, if the network can do without, and the better one counts."""
     asked = variant.split(",")
-    norms = ("batch", "none") if "random" in asked and "resnet152" not in asked else ("",)
+    resnet = any(part.startswith("resnet") for part in asked)
+    norms = ("batch", "none") if "random" in asked and not resnet else ("",)
     for norm in norms:
         for rate in rates:
             yield ({"model.norm": norm} if norm else {}) | {"optimizer.rate": rate}

@@ -36,6 +36,10 @@ class WorkerError(DataError):
     exit_code = 75
 
 
+class PhotoError(DataError, ValueError):
+    """An array is not the photo that it is taken for."""
+
+
 class CheckpointError(ColorizeError):
     """A checkpoint or a workdir is not what the run needs."""
 

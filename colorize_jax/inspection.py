@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 from colorize_jax.errors import WeightsError
+from colorize_jax.models import registry
 from colorize_jax.surgery import caffe, foreign, torch
 from colorize_jax.training import checkpoint
 
@@ -38,7 +39,7 @@ def describe(path: str | pathlib.Path) -> Iterator[str]:
 
 
 def _settings(model: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in model.items())
+    return ", ".join(f"{name}={value}" for name, value in registry.by_depth(model).items())
 
 
 def _taken_for(file: foreign.File) -> str:

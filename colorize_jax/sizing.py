@@ -18,7 +18,7 @@ def size_to_machine(config: ConfigDict, devices: list[jax.Device] | None = None)
     count, kind = len(devices), devices[0].device_kind
     if devices[0].platform == "cpu":
         config.model.width = 0.25
-        if config.model.name != "resnet152":  # the only one without fc6
+        if not config.model.name.startswith("resnet"):  # the only ones without fc6
             config.model.fc6_kernel = 3
         config.model.hidden = 256
         # Scales from that of an evaluation on, which shows the whole shortest side.

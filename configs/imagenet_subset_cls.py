@@ -17,7 +17,7 @@ with drops after 20 and 30.
 
 Variants, as in --config=configs/imagenet_subset_cls.py:alexnet,random,crossval
     alexnet    another network than VGG-16
-    resnet152  another one, whose batch norm stays
+    resnet152  another one, whose batch norm stays; or resnet101, resnet50
     random     a random start, with batch norm (--config.model.norm=none: without), at 0.01
     crossval   finds the schedule on 90 % of the training photos, then trains on all of them
 """

@@ -12,7 +12,7 @@ memory by the compiler's count. XLA compiles the step in a minute, in 3.3 GiB (b
 checkpoint takes 0.4 GiB.
 
 --config.model.variant=torch is the network of torchvision, which halves its maps in other
-convolutions; --config.model.depth=50 a smaller one. A transfer names the same.
+convolutions; --config.model.name=resnet50 a smaller one.
 
 Variants, as in --config=configs/resnet152_col.py:short
     short  3 epochs, drops at the same fractions (Table 3)

@@ -19,7 +19,7 @@ start let early stopping find it, with :crossval.
 
 Variants, as in --config=configs/voc2012_seg.py:alexnet,random,crossval
     alexnet    another network than VGG-16
-    resnet152  another one
+    resnet152  another one; or resnet101, resnet50
     random     a random start, with batch norm; --config.model.norm=none: without
     crossval   finds the schedule on 90 % of the training split, then trains on all of it
     no_fov     without the two blocks for a larger field of view

@@ -271,6 +271,18 @@ def test_save_encoder_refuses_what_is_there_and_says_when_it_fails(tmp_path):
         checkpoint.save_encoder(tmp_path / "file/out", variables, {}, {})
 
 
+def test_what_is_written_has_the_permissions_that_the_umask_gives(vgg, tmp_path):
+    before = os.umask(0o027)
+    try:
+        _run("caffe", vgg, tmp_path / "out")
+        _run("to-torch", tmp_path / "out", tmp_path / "vgg16.safetensors")
+        _run("to-caffe", tmp_path / "out", tmp_path / "vgg16.h5")
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "out", *tmp_path.glob("out/**/*"), *tmp_path.glob("vgg16.[sh]*")):
+        assert path.stat().st_mode & 0o777 == (0o750 if path.is_dir() else 0o640), path
+
+
 def test_a_checkpoint_that_is_none_is_named(tmp_path, capsys):
     assert "no checkpoint in" in _refused(capsys, "to-caffe", tmp_path, tmp_path / "x.h5")
     assert "no checkpoint in" in _refused(capsys, "inspect", tmp_path)

@@ -49,7 +49,10 @@ def test_every_network_reads_all_of_its_settings():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "resnet50"}, "'vgg16', 'alexnet', 'resnet152'"),
+        ({"name": "resnet"}, "'vgg16', 'alexnet', 'resnet152', 'resnet101', 'resnet50'"),
+        ({"name": "resnet50", "depth": 101}, "name='resnet50' and config.model.depth=101"),
+        ({"name": "resnet50", "norm": "none"}, "resnet50 keeps its batch norm"),
+        ({"name": "resnet152", "depth": 50, "lrn": False}, "lrn=False: resnet50 has no such"),
         ({"name": "resnet152", "norm": "none"}, "resnet152 keeps its batch norm"),
         ({"name": "resnet152", "norm": "layer"}, "norm is 'layer'; known: 'batch', 'none'"),
         ({"name": "resnet152", "depth": 34}, "depth is 34; known: 152, 101, 50, 26, 14"),
@@ -99,7 +102,7 @@ def test_a_run_of_before_goes_on_although_fc6_had_its_size_written_out():
         (AlexNet(fc6_kernel=3), {"name": "alexnet"}, "fc6_kernel is 6 here and 3 there"),
         (ResNet(depth=50), {"name": "resnet152"}, "depth is 152 here and 50 there"),
         (ResNet(variant="torch"), {"name": "resnet152"}, "variant is 'caffe' here and 'torch'"),
-        (ResNet(depth=14), {"name": "vgg16"}, "a ResNet, not a Vgg16"),
+        (ResNet(depth=14), {"name": "vgg16"}, "name is 'vgg16' here and 'resnet14' there"),
     ],
 )
 def test_a_start_from_another_network_is_refused(monkeypatch, found, ours, message):

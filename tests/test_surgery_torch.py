@@ -390,6 +390,26 @@ def test_what_torchvision_does_not_have_is_not_written(settings, gray, words, rn
         tables.export(encoder, variables, gray=gray)
 
 
+@pytest.mark.parametrize(
+    ("settings", "channels", "called"),
+    [
+        ({"name": "vgg16"}, 3, "torchvision's vgg16"),
+        ({"name": "vgg16"}, 1, "torchvision's vgg16 with a first layer of one channel"),
+        ({"name": "vgg16", "width": 0.25, "fc6_kernel": 3}, 3, "VGG-16, width 0.25, classifier.0"),
+        ({"name": "vgg16", "fc6_kernel": 3}, 3, "VGG-16, classifier.0 on 3x3 (layers called as in"),
+        ({"name": "resnet50"}, 3, "torchvision's resnet50"),
+        ({"name": "resnet26"}, 3, "ResNet-26 (layers called as in torchvision, which has no such"),
+        ({"name": "resnet50", "width": 0.5}, 3, "ResNet-50, width 0.5 (layers"),
+    ],
+)
+def test_a_network_is_called_torchvisions_only_in_sizes_that_torchvision_has(
+    settings, channels, called
+):
+    encoder = registry.make_encoder(settings)
+    assert tables.called(encoder, channels).startswith(called)
+    assert tables.called(encoder, channels).endswith(called) == called.startswith("torchvision")
+
+
 def test_command_makes_a_checkpoint_that_says_where_it_is_from(tmp_path, rng, capsys):
     path, output = tmp_path / "state.safetensors", tmp_path / "out"
     safetensors.save_file(state_of("resnet152", rng), path)
@@ -411,7 +431,7 @@ def test_command_absorbs_batch_norm_and_says_what_the_file_reads(tmp_path, rng, 
     path = tmp_path / "vgg16.safetensors"
     convert.main(["to-torch", str(folder), str(path)])
     said = capsys.readouterr().out
-    assert "torchvision's vgg16 without classifier.6" in said and "mean=[0.448827, " in said
+    assert "has no such size) without classifier.6" in said and "mean=[0.448827, " in said
     file = foreign.read(path)
     assert file.metadata["input"] in said
     factor = 1 / np.sqrt(variables["batch_stats"]["batch_conv2_1"]["var"] + 1e-5)

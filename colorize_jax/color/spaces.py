@@ -2,6 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from colorize_jax.color.photos import check_photo, check_values
 
 # What the released evaluation scripts subtract; the training file rounds it to 0.4488.
 GRAY_MEAN = 114.451 / 255
@@ -20,20 +23,56 @@ def from_uint8(image: jax.Array) -> jax.Array:
     return jnp.asarray(image, jnp.float32) / 255
 
 
+def rgb_batch(image) -> jax.Array:
+    """A photo, or a batch of photos, as a batch of float32 RGB in [0, 1].
+
+    Args:
+        image: [height, width, 3] or [batch, height, width, 3], RGB, uint8 or float in [0, 1];
+            an array of NumPy or JAX, or what becomes one.
+
+    Returns:
+        [batch, height, width, 3]; a photo is a batch of one.
+
+    Raises:
+        PhotoError: it has another shape (channels first, RGBA, gray) or type, or floats beyond
+            [0, 1]. Inside of `jax.jit`, where values are not known yet, shape and type alone are
+            looked at; of floats outside of it, all values are, which waits for them.
+    """
+    if not isinstance(image, jax.Array):
+        image = np.asarray(image)
+    check_photo(image, ndims=(3, 4))
+    image = image if image.ndim == 4 else image[None]
+    if image.dtype == np.uint8:
+        return from_uint8(image)
+    if not isinstance(image, jax.core.Tracer) and getattr(image, "is_fully_addressable", True):
+        check_values(image)
+    return jnp.asarray(image, jnp.float32)
+
+
 def gray(rgb: jax.Array) -> jax.Array:
     """RGB [..., 3] -> [...] lightness in [0, 1]: the plain mean of the channels, not luma."""
     return rgb.mean(-1)
 
 
 def network_input(image: jax.Array) -> jax.Array:
-    """8-bit photo [..., 3] -> [..., 1] float32 gray less its mean: what every encoder reads."""
-    return gray(from_uint8(image))[..., None] - GRAY_MEAN
+    """What every encoder reads: gray less its mean.
+
+    Args:
+        image: a photo [height, width, 3] or a batch [batch, height, width, 3], RGB, uint8 or
+            float in [0, 1]; see `rgb_batch` for what is refused.
+
+    Returns:
+        float32 [batch, height, width, 1]; of a photo a batch of one.
+    """
+    return gray(rgb_batch(image))[..., None] - GRAY_MEAN
 
 
 def color_input(image: jax.Array) -> jax.Array:
-    """8-bit photo [..., 3] -> [..., 3] float32 RGB less the mean of gray: what an encoder reads
-    whose first layer was made one of color. The channels' mean is `network_input`."""
-    return from_uint8(image) - GRAY_MEAN
+    """What an encoder reads whose first layer was made one of color: RGB less the mean of gray.
+
+    As `network_input`, with three channels, whose mean that is.
+    """
+    return rgb_batch(image) - GRAY_MEAN
 
 
 INPUTS = {1: network_input, 3: color_input}  # by the channels of the encoder

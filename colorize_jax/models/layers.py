@@ -24,7 +24,13 @@ def he_truncated(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> j
 
 
 def check_channels(image: jax.Array, channels: int) -> None:
-    """ConfigError unless the input [..., channels] of a network has so many."""
+    """ConfigError unless the input of a network is a batch, [batch, height, width, channels], of
+    so many channels."""
+    if image.ndim != 4:
+        raise ConfigError(
+            f"the input is {list(image.shape)}, and not [batch, height, width, channels]: a photo "
+            "is a batch of one, photo[None]"
+        )
     if image.shape[-1] != channels:
         raise ConfigError(
             f"the input has {image.shape[-1]} channels and the network takes {channels}: "

@@ -1,5 +1,9 @@
 """The trunks by name, built from `config.model`."""
 
+from collections.abc import Mapping
+import re
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -10,7 +14,8 @@ from colorize_jax.models.finetune import frozen_layers
 from colorize_jax.models.resnet import DEPTHS, VARIANTS, ResNet
 from colorize_jax.models.vgg16 import Vgg16
 
-ENCODERS = {"vgg16": Vgg16, "alexnet": AlexNet, "resnet152": ResNet}
+RESNETS = {f"resnet{depth}": ResNet for depth in DEPTHS}
+ENCODERS = {"vgg16": Vgg16, "alexnet": AlexNet, **RESNETS}
 NORMS = ("batch", "none")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 IN_CHANNELS = (1, 3)
@@ -20,7 +25,7 @@ FC6_PADDINGS = ("SAME", "VALID")
 _OWN = {
     "vgg16": ("fc6_kernel", "fc6_padding"),
     "alexnet": ("fc6_kernel", "fc6_padding", "lrn"),
-    "resnet152": ("depth", "variant"),
+    **dict.fromkeys(RESNETS, ("depth", "variant")),
 }
 
 
@@ -42,7 +47,7 @@ def make_encoder(settings, axis_name: str | None = None):
         ConfigError: names a setting that is unknown, or that the network does not have.
     """
     usual = with_defaults({})
-    settings = usual | dict(settings)
+    settings = by_depth(settings)
     for name, known in (
         ("name", ENCODERS),
         ("dtype", DTYPES),
@@ -91,9 +96,40 @@ def make_encoder(settings, axis_name: str | None = None):
     )
 
 
-def with_defaults(settings: dict) -> dict:
+def with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Some of `config.model`'s settings, with the defaults of the others."""
-    return default_config().model.to_dict() | settings
+    return default_config().model.to_dict() | dict(settings)
+
+
+def by_depth(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`config.model`'s settings, complete, with a ResNet called by its depth: "resnet50".
+
+    The name says the depth, or `depth` does: "resnet152" with another depth is how all ResNets were
+    called once.
+
+    Raises:
+        ConfigError: name and depth are of two networks.
+    """
+    usual, settings = with_defaults({}), with_defaults(settings)
+    called = re.fullmatch(r"resnet(\d+)", str(settings["name"]))
+    if not called:
+        return settings
+    named, depth = int(called[1]), settings["depth"]
+    if named != usual["depth"] and depth in (usual["depth"], named):
+        depth = named
+    elif named not in (usual["depth"], depth):
+        raise ConfigError(
+            f"config.model.name={settings['name']!r} and config.model.depth={depth} are of two "
+            "networks: leave one of them out"
+        )
+    return settings | {"name": f"resnet{depth}" if depth in DEPTHS else "resnet152", "depth": depth}
+
+
+def name_of(encoder) -> str:
+    """What `config.model.name` is for an encoder."""
+    if isinstance(encoder, ResNet):
+        return f"resnet{encoder.depth}"
+    return next(name for name, kind in ENCODERS.items() if isinstance(encoder, kind))
 
 
 def variable_shapes(encoder) -> dict:

@@ -25,17 +25,17 @@ Tree = dict[str, Any]
 _MARKS = {
     "vgg16": {"conv1_1"},
     "alexnet": {"conv1", "conv2"},
-    "resnet152": {"conv1", "res2a_branch1"},
+    "resnet": {"conv1", "res2a_branch1"},
 }
 _NEEDS = {
     "vgg16": Vgg16.layers,
     "alexnet": ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7"),
-    "resnet152": ("conv1", "res2a_branch1", "res2a_branch2a", "...", "res5c_branch2c"),
+    "resnet": ("conv1", "res2a_branch1", "res2a_branch2a", "...", "res5c_branch2c"),
 }
-_TITLES = {"vgg16": "VGG-16", "alexnet": "AlexNet", "resnet152": "ResNet"}
+_TITLES = {"vgg16": "VGG-16", "alexnet": "AlexNet", "resnet": "ResNet"}
 # Layers whose number of outputs tells the width, and how many there are at width 1.
-_WIDEST = {"vgg16": ("fc7", 4096), "alexnet": ("fc7", 4096), "resnet152": ("res5a_branch2c", 2048)}
-_FIRST = {"vgg16": "conv1_1", "alexnet": "conv1", "resnet152": "conv1"}
+_WIDEST = {"vgg16": ("fc7", 4096), "alexnet": ("fc7", 4096), "resnet": ("res5a_branch2c", 2048)}
+_FIRST = {"vgg16": "conv1_1", "alexnet": "conv1", "resnet": "conv1"}
 _UNDER_FC6 = {"vgg16": "conv5_3", "alexnet": "conv5"}
 # Settings that the weights do not show, or not exactly; a file of ours tells them.
 UNSEEN = ("fc6_padding", "lrn", "alignment", "hypercolumn", "width")
@@ -89,7 +89,7 @@ class Network:
     def __str__(self):
         model = self.model
         channels = model["in_channels"]
-        title = _TITLES[model["name"]] + (f"-{model['depth']}" if "depth" in model else "")
+        title = f"ResNet-{model['depth']}" if "depth" in model else _TITLES[model["name"]]
         parts = [
             title,
             f"{channels} channel{'s' if channels > 1 else ''}",
@@ -135,9 +135,12 @@ def recognize(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | No
             f"{_FIRST[name]}/0 reads {model['in_channels']} channels; known are "
             f"{' and '.join(map(str, registry.IN_CHANNELS))}"
         )
-    if name == "resnet152":
+    if name == "resnet":
         blocks = {x.partition("_")[0] for x in layers if x.startswith("res")}
-        model |= {"depth": 3 * len(blocks) + 2, "variant": "caffe", "norm": "batch"}
+        depth = 3 * len(blocks) + 2
+        model |= {
+            "name": f"resnet{depth}", "depth": depth, "variant": "caffe", "norm": "batch"
+        }  # fmt: skip
     else:
         model["fc6_kernel"] = _fc6_kernel(arrays, name)
     heads = [k for k, head in HEADS.items() if set(head.layers.values()) & set(layers)]

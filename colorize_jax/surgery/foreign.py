@@ -135,13 +135,19 @@ def check_output(path: str | pathlib.Path) -> None:
 def write(path: str | pathlib.Path, writer: Callable[[pathlib.Path], None]) -> None:
     """Lets `writer` write a draft beside the path, and renames it once it is whole.
 
+    The file gets the permissions that the umask gives, whatever a library thinks of them.
+
     SaveError: it cannot be written; then nothing is there.
     """
     path = pathlib.Path(path)
     check_output(path)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        draft.touch()
+        usual = draft.stat().st_mode
         writer(draft)
+        if draft.stat().st_mode != usual:
+            draft.chmod(usual)
         draft.rename(path)
     except OSError as error:
         raise SaveError(f"{path} could not be written: {why(error)}") from error

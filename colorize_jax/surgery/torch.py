@@ -42,6 +42,9 @@ MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
 TINT = tuple(mean - GRAY_MEAN for mean in MEAN)
 
+# The sizes that torchvision has; of its ResNets those with bottlenecks.
+_DEPTHS, _FC6_KERNEL = (50, 101, 152), 7
+
 _COUNTER = "num_batches_tracked"
 _CLASSIFIERS = ("classifier.6.", "fc.")
 _NEAR = 0.25  # of what a network needs: from there on names are said to be those of a part of it
@@ -199,11 +202,28 @@ def export(
     resnet_depth = getattr(encoder, "depth", None)
     note = {
         "format": "pt",  # as programs of PyTorch's world ask for
-        "network": f"torchvision's resnet{resnet_depth}" if resnet_depth else "torchvision's vgg16",
+        "network": called(encoder, channels),
         "input": input_of(channels),
         "left_out": "fc" if resnet_depth else "classifier.6",
     }
     return to_theirs(rows, tree), note
+
+
+def called(encoder, channels: int) -> str:
+    """torchvision's name of the network, if it has one of that size; else what it is."""
+    size = [] if encoder.width == 1 else [f"width {encoder.width:.4g}"]
+    if isinstance(encoder, resnet.ResNet):
+        name, title = f"resnet{encoder.depth}", f"ResNet-{encoder.depth}"
+        known = encoder.depth in _DEPTHS
+    else:
+        name, title, known = "vgg16", "VGG-16", encoder.fc6_kernel == _FC6_KERNEL
+        size += [] if known else [f"classifier.0 on {encoder.fc6_kernel}x{encoder.fc6_kernel}"]
+    if size or not known:
+        described = ", ".join([title, *size])
+        return f"{described} (layers called as in torchvision, which has no such size)"
+    if channels == 1:
+        return f"torchvision's {name} with a first layer of one channel"
+    return f"torchvision's {name}"
 
 
 def input_of(channels: int) -> str:
@@ -367,7 +387,7 @@ def _resnet(shapes: Mapping[str, Shape]) -> Network | list[str]:
     return Network(
         f"ResNet-{depths[blocks]}",
         {
-            "name": "resnet152",
+            "name": f"resnet{depths[blocks]}",
             "depth": depths[blocks],
             "variant": "torch",
             "width": outputs / 64,

@@ -11,7 +11,6 @@ import pathlib
 import re
 import shutil
 import sys
-import tempfile
 import time
 from typing import Any, NamedTuple
 
@@ -376,8 +375,8 @@ def save_encoder(
         output.parent.mkdir(parents=True, exist_ok=True)
         if (free := shutil.disk_usage(output.parent).free) < needed:
             raise OSError(f"it takes {needed >> 20} MiB, and {free >> 20} MiB are free there")
-        draft = pathlib.Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-        draft.chmod(0o755)  # mkdtemp's is for its maker alone
+        draft = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+        draft.mkdir()
         write(draft / FOLDER / "0", state, note)
         draft.replace(output)  # an empty folder gives way
     except Exception as error:  # whatever Orbax and file systems come up with

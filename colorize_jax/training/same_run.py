@@ -136,9 +136,12 @@ def differences(before: dict, config: ConfigDict) -> list[str]:
 
 
 def _complete(settings: dict) -> dict:
-    """A 0 that stands for the network's own number is the same as that number."""
-    name, kernel = settings["model.name"], settings["model.fc6_kernel"]
-    return settings | {"model.fc6_kernel": kernel or registry.own_fc6_kernel(name)}
+    """The same settings for the same network: a 0 that stands for its own number is that number,
+    and a ResNet is called by its depth."""
+    model = {k.removeprefix("model."): v for k, v in settings.items() if k.startswith("model.")}
+    model = registry.by_depth(model)
+    model["fc6_kernel"] = model["fc6_kernel"] or registry.own_fc6_kernel(model["name"])
+    return settings | {f"model.{name}": value for name, value in model.items()}
 
 
 def flat(tree: dict, prefix: str = "") -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from colorize_jax.color import spaces
 from colorize_jax.errors import CheckpointError, ConfigError
+from colorize_jax.models import registry
 from colorize_jax.surgery import first_conv, rebalance
 from colorize_jax.surgery.absorb import absorb_batch_norm
 from colorize_jax.training import checkpoint, manifest
@@ -69,7 +70,8 @@ def check(config, encoder, folder: pathlib.Path | None) -> None:
     found = checkpoint.saved_encoder(folder)
     wrong = []
     if type(found) is not type(encoder):
-        wrong.append(f"a {type(found).__name__}, not a {type(encoder).__name__}")
+        ours, theirs = map(registry.name_of, (encoder, found))
+        wrong.append(f"config.model.name is {ours!r} here and {theirs!r} there")
     else:
         for name in encoder.architecture:
             theirs, ours = getattr(found, name), getattr(encoder, name)
