@@ -120,16 +120,21 @@ def _add_step(commands) -> None:
 
 
 def _step(settings) -> str:
+    from colorize_jax.models import registry
     from colorize_jax.training import step_speed
     from colorize_jax.training.report import say
 
     if min(settings.rows) < 1 or settings.seconds <= 0:
         raise ConfigError("--rows and --seconds must be positive")
     config = load_config(settings.config, settings.set)
+    config.model.update(registry.by_depth(config.model))
     photos, seconds = None, settings.seconds
     if settings.source:
         config.data.source = settings.source
-        photos = splits.open_splits(config).training
+        splits.fall_back(config)
+        opened = splits.open_splits(config)
+        splits.ask_classes(config, opened)
+        photos = opened.training
     speeds, rates = {}, {}
     try:
         for dtype in settings.dtypes:
@@ -153,6 +158,7 @@ def _step(settings) -> str:
 
 def _cost(settings) -> str:
     # JAX starts only for the command that needs it.
+    from colorize_jax.models import registry
     from colorize_jax.training import cost, cost_report
 
     def given(*names):
@@ -167,6 +173,7 @@ def _cost(settings) -> str:
         return {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
 
     config = load_config(settings.config, settings.set)
+    config.model.update(registry.by_depth(config.model))
     question = cost_report.Question(
         topology=settings.topology,
         assumed=cost.Assumptions(**given("compute", "memory", "links")),

@@ -9,6 +9,7 @@ import threading
 import traceback
 
 from absl import app, flags, logging
+from ml_collections import config_flags
 
 from colorize_jax import help, log, paths
 from colorize_jax.errors import ColorizeError, Interrupted, exit_code, printable
@@ -85,6 +86,11 @@ def _told_to_end() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def stated() -> frozenset[str]:
+    """Names of the settings that the command line gives, as in "model.width"."""
+    return frozenset(config_flags.get_override_values(flags.FLAGS["config"]))
 
 
 def _leave(code: int) -> None:

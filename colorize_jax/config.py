@@ -114,7 +114,7 @@ def default_config() -> ConfigDict:
     config.task = ConfigDict()
     config.task.name = "colorization"  # or "segmentation", "classification"
     config.task.loss = "histogram"  # or "regression" of Lab's a and b
-    config.task.classes = 0  # of a transfer task
+    config.task.classes = 0  # of a transfer task, of masks with background; 0: as the data has them
     config.task.points = 128  # sampled pixels in every photo
     # Pixels at every border that are never sampled; 96 of 352, and it scales with the crop.
     config.task.edge_buffer = config.data.get_ref("crop") * 96 // 352

@@ -24,7 +24,9 @@ def main(argv):
     from colorize_jax.training import evaluation, hosts
 
     hosts.start(_CONFIG.value.distributed)
-    evaluation.evaluate(_CONFIG.value, _CHECKPOINT.value, pathlib.Path(_OUTPUT.value))
+    evaluation.evaluate(
+        _CONFIG.value, _CHECKPOINT.value, pathlib.Path(_OUTPUT.value), stated=command_line.stated()
+    )
 
 
 if __name__ == "__main__":

@@ -29,11 +29,12 @@ def main(argv):
         from colorize_jax.training import hosts, loop, nonfinite
 
         signals.wait_for(lambda: hosts.start(_CONFIG.value.distributed))
+        stated = command_line.stated()
         if _CONFIG.value.replay:
             workdir = pathlib.Path(_WORKDIR.value)
-            signals.wait_for(lambda: nonfinite.replay(_CONFIG.value, workdir))
+            signals.wait_for(lambda: nonfinite.replay(_CONFIG.value, workdir, stated))
         else:
-            loop.train(_CONFIG.value, _WORKDIR.value, signals)
+            loop.train(_CONFIG.value, _WORKDIR.value, signals, stated=stated)
 
 
 if __name__ == "__main__":

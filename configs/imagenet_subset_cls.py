@@ -11,9 +11,8 @@ python -m colorize_jax.main --config=configs/imagenet_subset_cls.py:resnet152,cr
 
 Exactly 100 photos of each class below train/, chosen by the seed (--config.data.per_class=10, or 0
 for all), in crops of 224 pixels (AlexNet: 227); evaluated on one central crop of the photos below
-val/: top-1 and top-5. Other data: --config.task.classes=37 --config.data.split=training
---config.data.eval_split=testing. The paper does not tell its schedule; without :crossval 40 epochs
-with drops after 20 and 30.
+val/: top-1 and top-5. Other data: --config.data.split=training --config.data.eval_split=testing.
+The paper does not tell its schedule; without :crossval 40 epochs with drops after 20 and 30.
 
 Variants, as in --config=configs/imagenet_subset_cls.py:alexnet,random,crossval
     alexnet    another network than VGG-16
@@ -35,7 +34,6 @@ def get_config(variant=""):
     config.data.scale = (256, 257)
     config.data.batch_size = 128
     config.task.name, config.task.loss = "classification", "softmax"
-    config.task.classes = 1000
     config.optimizer.rate = 0.01 if "random" in asked else 0.001
     config.optimizer.bias_rate = 1.0
     config.schedule.epochs = 40.0

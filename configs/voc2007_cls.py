@@ -34,7 +34,6 @@ def get_config(variant=""):
     config.data.scaling = "factor"
     config.data.batch_size = 16
     config.task.name, config.task.loss = "classification", "sigmoid"
-    config.task.classes = 20
     config.optimizer.bias_rate = 1.0
     config.optimizer.clip = 10.0
     config.optimizer.weight_decay = 1e-6

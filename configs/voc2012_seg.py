@@ -12,10 +12,10 @@ python -m colorize_jax.main --config=configs/voc2012_seg.py:resnet152 \
     --config.data.source=/data/VOCdevkit/VOC2012 --config.data.sbd=/data/benchmark_RELEASE/dataset \
     --workdir=/ckpt/resnet152_seg
 
-40,000 steps of 10 crops of 448 pixels at their original scale, on the 10,582 photos of train_aug;
-the rate drops tenfold after 22,500 and 30,000. Evaluated on the 1,449 whole photos of val, in gray.
-This is the released schedule, which was found for ResNet-152 (:resnet152): for another network or
-start let early stopping find it, with :crossval.
+40,000 steps of 10 crops of 448 pixels at their original scale, on the 10,582 photos of train_aug
+(without SBD: on those of train); the rate drops tenfold after 22,500 and 30,000. Evaluated on the
+1,449 whole photos of val, in gray. This is the released schedule, which was found for ResNet-152
+(:resnet152): for another network or start let early stopping find it, with :crossval.
 
 Variants, as in --config=configs/voc2012_seg.py:alexnet,random,crossval
     alexnet    another network than VGG-16
@@ -44,7 +44,6 @@ def get_config(variant=""):
     config.data.crop = 448
     config.data.batch_size = 10
     config.task.name, config.task.loss = "segmentation", "cross_entropy"
-    config.task.classes = 21
     config.task.edge_buffer = config.data.get_ref("crop") * 32 // 448
     config.optimizer.bias_rate = 1.0
     config.schedule.drops = (22.5 / 40, 30 / 40)

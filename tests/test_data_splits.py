@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 
-from colorize_jax.data import masks, sources, splits
+from colorize_jax.data import masks, sources, splits, voc
 from colorize_jax.errors import ConfigError, DataError
 
 
@@ -206,7 +206,7 @@ def test_digest_changes_with_labels_masks_and_choice(kit, folder, tmp_path):
     [
         ("folders", 1000, {}, r"classes=1000, but .*set has 3 classes: add .*task\.classes=3"),
         ("lists", 20, {}, r"classes=20, but .*kit has 2 classes: add --config\.task\.classes=2"),
-        ("masks", 0, {}, "classes=0: say how many classes the masks have"),
+        ("masks", 1, {}, "classes=1: say how many classes the masks have"),
         ("masks", 256, {}, "classes=256: say"),
         ("masks", 3, {"data__split": ""}, r"data\.split is empty: name the list"),
         ("lists", 2, {"data__eval_split": ""}, r"data\.eval_split is empty: name the list"),
@@ -218,6 +218,77 @@ def test_settings_that_do_not_fit(kit, folder, labels, classes, settings, messag
     path = folder if labels == "folders" else kit
     with pytest.raises(ConfigError, match=message):
         splits.open_splits(_config(path, labels, classes, **settings))
+
+
+@pytest.mark.parametrize(("labels", "number"), [("masks", 3), ("lists", 2), ("folders", 3)])
+def test_the_number_of_classes_is_asked_of_the_data(kit, folder, labels, number):
+    config = _config(folder if labels == "folders" else kit, labels, 0)
+    opened = splits.open_splits(config)
+    assert splits.ask_classes(config, opened) == [
+        f"config.task.classes={number}, as in {config.data.source}"
+    ]
+    assert config.task.classes == len(opened.classes) == number
+    assert splits.ask_classes(config, opened) == []
+    if labels == "masks":
+        assert opened.training.classes == number
+
+
+def test_the_classes_of_masks_are_named_or_counted(kit):
+    def number():
+        return len(splits.open_splits(_config(kit, "masks", 0)).classes)
+
+    rare = kit / "SegmentationClass/2008_000009.png"  # of val alone
+    rare.write_bytes(masks.encode_mask(np.full((48, 64), 7, np.uint8)))
+    assert number() == 8
+    (kit / "SegmentationClass/2007_000003.png").write_bytes(b"damaged")
+    assert number() == 8
+    main = kit / "ImageSets/Main"
+    for name in voc.OBJECTS:
+        (main / f"{name}_train.txt").touch()
+    assert number() == 21
+    (kit / "classes.txt").write_text("road\nsky\n")
+    assert number() == 2
+
+
+def test_masks_of_one_class_and_void_have_two_classes(kit):
+    for path in (kit / "SegmentationClass").iterdir():
+        mask = np.zeros((48, 64), np.uint8)
+        mask[:9] = masks.VOID
+        path.write_bytes(masks.encode_mask(mask))
+    assert splits.open_splits(_config(kit, "masks", 0)).classes == ("class 0", "class 1")
+
+
+def test_without_sbd_a_recipe_for_it_trains_on_the_list_train(kit, tmp_path):
+    config = _config(kit, "masks", 3, data__split="train_aug")
+    (line,) = splits.fall_back(config)
+    assert config.data.split == "train" and "has no list train_aug" in line and str(kit) in line
+    assert splits.fall_back(config) == []
+    assert len(splits.open_splits(config).training) == 20
+    for settings in ({"data__sbd": str(tmp_path)}, {"data__split": "trainval"}):
+        other = _config(kit, "masks", 3, **{"data__split": "train_aug"} | settings)
+        before = other.data.split
+        assert splits.fall_back(other) == [] and other.data.split == before
+    (kit / "ImageSets/Segmentation/train_aug.txt").write_text("2007_000001\n")
+    config.data.split = "train_aug"
+    assert splits.fall_back(config) == []
+    assert _names(splits.open_splits(config).training) == ["JPEGImages/2007_000001.jpg"]
+
+
+def test_another_folder_of_the_same_classes_is_taken_whole_with_the_labels_that_were_learned(
+    folder,
+):
+    config = tiny.config(data__source=str(folder / "val"), data__labels="folders", task__classes=3)
+    learned = ("a", "n00", "n01", "n02")
+    opened = splits.open_whole(config, learned)
+    assert opened.classes == learned and len(opened.evaluation) == 15
+    for i in range(15):
+        name = opened.evaluation.name(i)
+        assert learned[opened.evaluation[i].labels] == name.partition("/")[0]
+    with pytest.raises(DataError, match="1 classes that the network does not know, such as 'n02'"):
+        splits.open_whole(config, learned[:3])
+    with pytest.raises(ConfigError, match=r"classes=4, but .* has 3 classes"):
+        config.task.classes = 4
+        splits.open_whole(config)
 
 
 def test_splits_of_other_classes(folder, kit):

@@ -222,7 +222,7 @@ def _check(config):
     """That a run would begin, as far as that can be told without photos; its frozen groups."""
     check_numbers(config)
     pipeline.check(config)
-    return make_task(config).frozen
+    return make_task(_of_data(config)).frozen
 
 
 def _network(name):
@@ -242,11 +242,19 @@ def _check_network(config, params, channels):
 _SHAPES = {}
 
 
+def _of_data(config):
+    """The config with the number of classes that its data has."""
+    config = config.copy_and_resolve_references()
+    number = {"": 0, "masks": 21, "lists": 20, "folders": 1000}[config.data.labels]
+    config.task.classes = config.task.classes or number
+    return config
+
+
 def _shapes(config):
     """(parameters, batch statistics) of the run's network; each network is traced once."""
     key = json.dumps([same_run.plain(config)[name] for name in ("model", "task", "data")])
     if key not in _SHAPES:
-        task = make_task(config)
+        task = make_task(_of_data(config))
         state = abstract_state(task, optax.identity(), batch_shapes(task, config))
         _SHAPES[key] = state.params, state.batch_stats
     return _SHAPES[key]

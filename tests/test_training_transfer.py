@@ -125,11 +125,11 @@ def test_evaluating_a_run_again_gives_its_scores(segmented, tmp_path):
     assert found["checkpoint"] == str(workdir / "checkpoints" / "4")
     assert (tmp_path / "images" / "worst.png").exists()
     assert found["init_from"].endswith("checkpoints/4") and found["data"]["unreadable"] == 0
-    for other in ({"model__width": 0.0625}, {"model__norm": "batch"}):
-        with pytest.raises(CheckpointError, match=rf"another network[^$]*{[*other][0][7:]}"):
-            evaluation.evaluate(
-                tiny.segmentation(data__source=config.data.source, **other), str(workdir), tmp_path
-            )
+    for name, value in {"model.width": 0.0625, "model.norm": "batch"}.items():
+        other = tiny.segmentation(data__source=config.data.source)
+        other.update_from_flattened_dict({name: value})
+        with pytest.raises(CheckpointError, match=rf"another network[^$]*{name}"):
+            evaluation.evaluate(other, str(workdir), tmp_path, stated={name})
 
 
 @pytest.mark.slow
@@ -299,7 +299,7 @@ def test_a_network_without_batch_norm_gets_none(segmented, devkit, tmp_path):
         data__source=str(devkit), init_from=str(segmented[1]), model__norm="batch"
     )
     with pytest.raises(ConfigError, match="set config.model.norm='none'"):
-        loop.train(config, tmp_path / "run")
+        loop.train(config, tmp_path / "run", stated={"model.norm"})
 
 
 def test_classification_is_learned_and_scored_by_every_view(folders, tmp_path):

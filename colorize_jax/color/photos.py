@@ -19,12 +19,11 @@ def check_photo(image: Any, what: str = "the photo", ndims: tuple[int, ...] = (3
     Args:
         image: with `shape` and `dtype`: uint8, or float of any size, channels last.
         what: it is called in the error.
-        ndims: 3: one photo, [height, width, 3]; 4: a batch of them.
+        ndims: what it may be: 3, one photo, [height, width, 3]; 4, a batch of them; or both.
     """
     shape, dtype = tuple(image.shape), np.dtype(image.dtype)
-    wanted = "[height, width, 3]"
-    if 4 in ndims:
-        wanted = f"{wanted} or [batch, height, width, 3]" if 3 in ndims else "[batch, height, ...]"
+    known = {3: "[height, width, 3]", 4: "[batch, height, width, 3]"}
+    wanted = " or ".join(known[ndim] for ndim in ndims)
     if len(shape) not in ndims or shape[-1] != 3:
         raise PhotoError(f"{what} is {list(shape)}, not {wanted}: {_advice(shape, ndims)}")
     if dtype != np.uint8 and not _is_float(dtype):
@@ -39,7 +38,7 @@ def _advice(shape: tuple[int, ...], ndims: tuple[int, ...]) -> str:
         return "the channels come first here; np.moveaxis(photo, -3, -1) puts them last"
     if len(shape) in ndims and shape[-1] == 4:
         return "with a fourth channel it may be RGBA or CMYK; give RGB, with Pillow .convert('RGB')"
-    if (len(shape) in ndims and shape[-1] == 1) or len(shape) == min(ndims) - 1:
+    if shape and (shape[-1] == 1 or (len(shape) == min(ndims) - 1 and shape[-1] != 3)):
         return "it seems gray; np.repeat(photo[..., None], 3, -1) gives the value three times"
     return "a photo has height, width and three channels, red, green and blue, in this order"
 

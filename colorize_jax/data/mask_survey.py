@@ -10,6 +10,7 @@ import dataclasses
 import time
 
 import numpy as np
+from tqdm import tqdm
 
 from colorize_jax.data.labelled import Labelled
 from colorize_jax.data.masks import INTERPOLATED, VOID, decode_mask, interpolated
@@ -74,6 +75,24 @@ def survey(photos: Labelled, threads: int = 8) -> Survey:
             if pixels[: photos.classes].all() or time.monotonic() - began > SECONDS:
                 break
     return Survey(len(photos), seen, pixels, *traces.tolist(), refused)
+
+
+def largest_class(photos: Labelled, threads: int = 8) -> int:
+    """The largest value but `VOID` in all masks of a split, which is read for it; -1 if there is
+    none. Masks that cannot be used do not count."""
+
+    def look(index: int) -> int:
+        try:
+            mask = decode_mask(photos.mask(index), 255)
+        except DataError:
+            return -1
+        known = mask[mask != VOID]
+        return int(known.max()) if known.size else -1
+
+    with ThreadPoolExecutor(max(threads, 1)) as pool:
+        quiet = len(photos) <= 2000
+        found = pool.map(look, range(len(photos)))
+        return max(tqdm(found, "classes", len(photos), unit="mask", disable=quiet), default=-1)
 
 
 def remarks(found: Survey, names: Sequence[str], use: str) -> list[str]:

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 import glob
 import hashlib
+import itertools
 import os
 import re
 import zipfile
 
 import numpy as np
 
-from colorize_jax.data import decode, listing
+from colorize_jax.data import arrays, decode, listing
 from colorize_jax.data.archives import Tar, Zip
 from colorize_jax.data.builtin import BuiltinPhotos
 from colorize_jax.data.folder import Files, Folder
@@ -245,6 +246,26 @@ def is_gray(pixels: np.ndarray) -> bool:
     return bool((pixels.max(-1) - pixels.min(-1)).mean() < _GRAY)
 
 
+def same(spec: str, other: str) -> bool:
+    """Whether two specs name the same sources, however their paths are written."""
+    return _places(spec) == _places(other)
+
+
+def overlap(spec: str, other: str) -> bool:
+    """Whether a source of one spec is one of the other, lies in it, or holds it."""
+    pairs = itertools.product(_places(spec), _places(other))
+    return any(f"{a}/".startswith(f"{b}/") or f"{b}/".startswith(f"{a}/") for a, b in pairs)
+
+
+def _places(spec: str) -> list[str]:
+    try:
+        paths, _ = parse(spec)
+    except DataError:
+        return []
+    named = ("tfds:", "builtin:", arrays.PREFIX)
+    return [path if path.startswith(named) else os.path.realpath(path) for path in paths]
+
+
 def open_source(path: str) -> Source:
     """One source of photos; see `KINDS`. DataError if there is none, or no photo in it."""
     source = _open(path)
@@ -258,6 +279,8 @@ def open_source(path: str) -> Source:
 
 
 def _open(path: str) -> Source:
+    if path.startswith(arrays.PREFIX):
+        return arrays.open_held(path)
     if path.startswith("tfds:"):
         return Tfds(path.removeprefix("tfds:"))
     if path.startswith("builtin:"):

@@ -41,7 +41,7 @@ def open_splits(config) -> Splits:
     hash of the names, takes the place of the evaluation split.
 
     Raises:
-        ConfigError: the number of classes is another than config.task.classes.
+        ConfigError: config.task.classes is stated, and the number of classes is another.
         DataError: nothing there, or not what was asked for; see voc.py and class_folders.py.
     """
     data = config.data
@@ -86,6 +86,39 @@ def few_held_out(training: int, evaluation: int) -> str:
     )
 
 
+def open_whole(config, learned: Sequence[str] = ()) -> Splits:
+    """All photos of `config.data.source` as those to evaluate on, whatever data.holdout says.
+
+    Args:
+        config: without labels, or with class folders.
+        learned: the classes that a network knows, in the order of its outputs; the source may lack
+            some of them. (): those of the source.
+
+    Raises:
+        DataError: the source has a class that the network does not know.
+        ConfigError: the number of classes is another than config.task.classes.
+    """
+    source = config.data.source
+    if not config.data.labels:
+        photos = sources.open_all(source)
+        return Splits(photos, photos, warnings=tuple(photos.left_out()))
+    photos, classes = ClassFolders(source).split("")
+    warnings = tuple(photos.left_out())
+    if not learned:
+        _check_number(config, classes)
+        return Splits(photos, photos, classes, warnings)
+    if unknown := sorted(set(classes).difference(learned)):
+        raise DataError(
+            f"{source} has {len(unknown)} classes that the network does not know, such as "
+            f"{unknown[0]!r}: it has learned {len(learned)}, such as {learned[0]!r}"
+        )
+    numbers = np.array([list(learned).index(name) for name in classes], np.int32)
+    photos.labels = numbers[photos.labels]
+    # The first so many of them are then of all classes.
+    photos = photos.part(np.argsort(photos.hashes(), kind="stable"))
+    return Splits(photos, photos, tuple(learned), warnings)
+
+
 def look_at_masks(opened: Splits, config, training: bool = True) -> list[str]:
     """What a person should be told of the masks before they are used, a line each.
 
@@ -113,6 +146,37 @@ def look_at_masks(opened: Splits, config, training: bool = True) -> list[str]:
     return lines
 
 
+def fall_back(config) -> list[str]:
+    """Lets a recipe for VOC with SBD train on VOC alone where there is no SBD.
+
+    Returns:
+        A line that says so, and `config.data.split` is changed; or none, and it is not.
+    """
+    data = config.data
+    if data.labels != "masks" or data.split != "train_aug" or data.sbd or not data.source:
+        return []
+    devkit = voc.open_devkit(data.source)
+    if voc.has_list(devkit, "train_aug") or not voc.has_list(devkit, "train"):
+        return []
+    data.split = "train"
+    return [
+        f"{devkit.path} has no list train_aug, and config.data.sbd names no SBD to derive it from: "
+        "training on its list train alone"
+    ]
+
+
+def ask_classes(config, opened: Splits) -> list[str]:
+    """Sets `config.task.classes` to the number that the data has, if it is not stated.
+
+    Returns:
+        A line that says so, or none.
+    """
+    if config.task.classes or not opened.classes:
+        return []
+    config.task.classes = len(opened.classes)
+    return [f"config.task.classes={len(opened.classes)}, as in {config.data.source}"]
+
+
 def _in_both(training: Labelled, evaluation: Labelled) -> int:
     """How many photos to evaluate on are among those to train on, by source and name."""
     scored = {(evaluation.path(i), evaluation.name(i)) for i in range(len(evaluation))}
@@ -122,12 +186,13 @@ def _in_both(training: Labelled, evaluation: Labelled) -> int:
 def _masks(config) -> Splits:
     data, classes = config.data, config.task.classes
     _require_splits(config, "masks")
-    if not 2 <= classes <= 255:
+    if classes == 1 or classes > 255:
         raise ConfigError(
             f"config.task.classes={classes}: say how many classes the masks have, background "
-            "included; 21 for PASCAL VOC"
+            "included, from 2 to 255; 0 asks the data"
         )
     devkit = voc.open_devkit(data.source)
+    classes = classes or voc.number_of_classes(devkit) or _largest_class(config, devkit) + 1
     names = voc.class_names(devkit, classes)
 
     training = voc.open_masked(devkit, data.split, sbd=data.sbd, classes=classes)
@@ -142,6 +207,14 @@ def _masks(config) -> Splits:
             f"class 0, which is {names[0]!r} here; 'void' teaches nothing",
         )
     return Splits(training, evaluation, names, warnings)
+
+
+def _largest_class(config, devkit: voc.Tree) -> int:
+    """Of all masks of both splits; at least 1."""
+    data = config.data
+    names = {data.split, data.eval_split or data.split}
+    opened = [voc.open_masked(devkit, name, sbd=data.sbd, classes=255) for name in sorted(names)]
+    return max(1, *(mask_survey.largest_class(photos, data.threads) for photos in opened))
 
 
 def _lists(config) -> Splits:
@@ -249,10 +322,10 @@ def _require_splits(config, what: str) -> None:
 
 
 def _check_number(config, classes: Sequence[str]) -> None:
-    if config.task.classes != len(classes):
+    if config.task.classes not in (0, len(classes)):
         raise ConfigError(
             f"config.task.classes={config.task.classes}, but {config.data.source} has "
-            f"{len(classes)} classes: add --config.task.classes={len(classes)}"
+            f"{len(classes)} classes: add --config.task.classes={len(classes)}, or leave it out"
         )
 
 

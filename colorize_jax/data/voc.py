@@ -108,6 +108,20 @@ def open_sbd(path: str) -> Tree:
     )
 
 
+def has_list(devkit: Tree, split: str) -> bool:
+    """Whether there is a segmentation list of that name, or a file."""
+    return holds(devkit, f"{_SEGMENTATION}/{split}.txt") or os.path.isfile(split)
+
+
+def number_of_classes(devkit: Tree) -> int:
+    """Of the masks, background included: as many as classes.txt names, or VOC's 21 if the devkit
+    has the lists of all of VOC's objects; 0 if it does not say."""
+    if holds(devkit, "classes.txt"):
+        return len(_lines(devkit, "classes.txt"))
+    listed = {entry.rpartition("_")[0] for entry in devkit.entries(_MAIN)}
+    return len(OBJECTS) + 1 if listed.issuperset(OBJECTS) else 0
+
+
 def class_names(devkit: Tree, classes: int) -> tuple[str, ...]:
     """Of a segmentation: those in the devkit's classes.txt, or VOC's, or numbers.
 

@@ -60,13 +60,12 @@ def make_encoder(settings, axis_name: str | None = None):
         _check(name, settings[name], known)
     network, own = settings["name"], _OWN[settings["name"]]
     encoder = ENCODERS[network]
-    others = {name for names in _OWN.values() for name in names}.difference(own)
     if settings["norm"] == "none" and not encoder.absorbs:
         raise ConfigError(
             f"config.model.norm='none': {network} keeps its batch norm, which is never absorbed; "
             "set config.model.norm='batch'"
         )
-    for name in sorted(others):
+    for name in sorted(foreign(network)):
         if settings[name] != usual[name]:
             raise ConfigError(
                 f"config.model.{name}={settings[name]!r}: {network} has no such setting; leave it "
@@ -123,6 +122,16 @@ def by_depth(settings: Mapping[str, Any]) -> dict[str, Any]:
             "networks: leave one of them out"
         )
     return settings | {"name": f"resnet{depth}" if depth in DEPTHS else "resnet152", "depth": depth}
+
+
+def family(name: str) -> type | None:
+    """The class of the networks that are called so: one for all ResNets; None if there is none."""
+    return ENCODERS.get(name)
+
+
+def foreign(name: str) -> set[str]:
+    """Settings of `config.model` that a network of that name does not have, but others do."""
+    return {setting for own in _OWN.values() for setting in own}.difference(_OWN.get(name, ()))
 
 
 def name_of(encoder) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from colorize_jax.errors import ColorizeError, ConfigError
 from colorize_jax.recipe import load_config
 from colorize_jax.studies.plan import Plot, Run, Search, Study
-from colorize_jax.training import checkpoint, early_stopping, results, same_run
+from colorize_jax.training import checkpoint, early_stopping, known, results, same_run
 
 _METRICS = "metrics.jsonl"
 # What a page, and a run that takes a schedule, are made of.
@@ -123,7 +123,7 @@ class Workplace:
 
     def branch_off(self, run: Run) -> None:
         """Copies them, unless the run has begun; ConfigError if the checkpoint is not there."""
-        if same_run.begun(self.workdir / run.name):
+        if checkpoint.step_folders(self.workdir / run.name / checkpoint.FOLDER):
             return
         for source, target in self.copies(run).items():
             there, here = (pathlib.Path(self._placed(path)) for path in (source, target))
@@ -159,6 +159,8 @@ class Workplace:
             there = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path} cannot be read: {error}") from None
+        if wanted.init_from != "random":
+            known.follow(wanted, there, set(self.settings(run)))
         lines = [
             line
             for line in same_run.differences(there, wanted)

@@ -1,6 +1,6 @@
 """Scoring a network on a split: the pictures and files of it, and doing so again later."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 import contextlib
 import pathlib
 import time
@@ -8,7 +8,6 @@ import time
 import jax
 import numpy as np
 
-from colorize_jax import paths
 from colorize_jax.config import check_numbers
 from colorize_jax.data import pipeline, splits
 from colorize_jax.data.bad_records import BadRecords
@@ -21,6 +20,7 @@ from colorize_jax.tasks.task import Task, batch_shapes, make_task
 from colorize_jax.training import (
     checkpoint,
     hosts,
+    known,
     memory,
     pictures,
     results,
@@ -33,13 +33,20 @@ from colorize_jax.training.step import init_variables
 
 
 @hosts.loss_explained()
-def evaluate(config, path: str, output: pathlib.Path) -> dict[str, float]:
+def evaluate(
+    config, path: str, output: pathlib.Path, stated: Collection[str] | None = None
+) -> dict[str, float]:
     """Scores the network of a checkpoint on the evaluation split of `config`.
+
+    The network follows the checkpoint, and so does the share of the photos that is held out, if
+    their source is the one that it was trained on; of another source without splits all photos are
+    scored. See `known.for_evaluation` and `known.to_score`.
 
     Args:
         config: of the run that trained it; what belongs to the evaluation may differ.
         path: a run's workdir (its newest complete checkpoint), or one of its checkpoints/<step>.
         output: folder for results.json, images/ and, with config.eval.export, the predictions.
+        stated: settings that were given on a command line; see `known.settled`.
 
     Returns:
         {"eval/...": number}.
@@ -49,8 +56,13 @@ def evaluate(config, path: str, output: pathlib.Path) -> dict[str, float]:
     """
     began = time.monotonic()
     same_run.check_hosts(config, workdir=None)
+    folder = checkpoint.find(path)
+    note = checkpoint.saved_note(folder)
+    stated = known.by_default(config) if stated is None else stated
+    config, taken = known.for_evaluation(config, note, stated)
+    for line in taken:
+        say(line)
     check_numbers(config)
-    paths.expand_settings(config)
     pipeline.check(config)
     if config.early_stopping.mode != "off":
         raise ConfigError(
@@ -58,11 +70,14 @@ def evaluate(config, path: str, output: pathlib.Path) -> dict[str, float]:
         )
     mesh = sharding.make_mesh()
     sharding.check_batch(config.data.batch_size, 1, mesh)
-    folder = checkpoint.find(path)
-    note = checkpoint.saved_note(folder)
     _check_network(folder, note["config"], config)
-    opened = splits.open_splits(config)
-    for warning in (*opened.warnings, *splits.look_at_masks(opened, config, training=False)):
+    config, opened, which, remarks = known.to_score(config, note, stated)
+    for warning in (
+        *remarks,
+        *splits.ask_classes(config, opened),
+        *opened.warnings,
+        *splits.look_at_masks(opened, config, training=False),
+    ):
         say(warning)
     photos, held_out = opened.training, opened.evaluation
     task = make_task(config, classes=opened.classes)
@@ -76,7 +91,8 @@ def evaluate(config, path: str, output: pathlib.Path) -> dict[str, float]:
         lambda batch: init_variables(jax.random.key(0), task, batch), batch_shapes(task, config)
     )
     variables = checkpoint.read_variables(folder, shapes, sharding.replicated(mesh))
-    say(f"evaluating {folder} on {len(held_out):,} photos")
+    count = min(config.eval.photos or len(held_out), len(held_out))
+    say(f"evaluating {folder} on {count:,} photos of {config.data.source} ({which})")
 
     hosts.first_does(lambda: (output / "images").mkdir(parents=True, exist_ok=True))
     bad = BadRecords(output / "bad_records.jsonl", config.data.max_bad_fraction)
@@ -84,10 +100,11 @@ def evaluate(config, path: str, output: pathlib.Path) -> dict[str, float]:
     scored.find_statistics()
     variables = scored.with_fresh_norm(variables)
     picture = scored.score(variables)
-    step = int(folder.name)
+    step = note["step"] if "step" in note else int(folder.name)
     summary = results.Results(
         config=config, step=step, scores=scored.scores, best={}, score=task.score,
-        checkpoint=folder, trained_on=len(photos), evaluated_on=scored.photos,
+        checkpoint=folder, which=which,
+        trained_on=note.get("photos", len(photos)), evaluated_on=scored.photos,
         digest=photos.digest() + held_out.digest(), seconds=time.monotonic() - began,
         start=note.get("start", start.RANDOM), unreadable=scored.unreadable,
     )  # fmt: skip

@@ -1,13 +1,13 @@
 """A run from config to results, read from top to bottom; `main` and notebooks call `train`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 import contextlib
 import dataclasses
 import functools
 import math
 import pathlib
 import time
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 from ml_collections import ConfigDict
@@ -15,7 +15,7 @@ import numpy as np
 
 from colorize_jax import log, paths
 from colorize_jax.config import check_numbers
-from colorize_jax.data import fingerprint, pipeline, sources, splits, storage
+from colorize_jax.data import arrays, fingerprint, pipeline, sources, splits, storage
 from colorize_jax.data.bad_records import BadRecords
 from colorize_jax.errors import ConfigError, DataError, Interrupted, NonFiniteError, SaveError, why
 from colorize_jax.evaluation.runner import Runner
@@ -27,6 +27,7 @@ from colorize_jax.training import (
     evaluation,
     forecast,
     hosts,
+    known,
     memory,
     nonfinite,
     optimizers,
@@ -45,11 +46,27 @@ Result = TypeVar("Result")
 
 
 @hosts.loss_explained()
-def train(config: ConfigDict, workdir: str, signals: Signals | None = None) -> dict[str, float]:
+def train(
+    config: ConfigDict,
+    workdir: str | pathlib.Path,
+    signals: Signals | None = None,
+    *,
+    photos: Any = None,
+    stated: Collection[str] | None = None,
+) -> dict[str, float]:
     """Trains what `config` describes, or goes on with it, and leaves everything in `workdir`.
 
+    What the checkpoint in `config.init_from` knows follows it; see `known.settled`. The config
+    itself stays as it is.
+
     Args:
+        config: from a recipe (`load_config`) or `default_config`.
+        workdir: for all that the run leaves; one with a run of this config goes on with it.
         signals: entered already, where the caller wants signals caught from the start.
+        photos: an array, a sequence or an iterable of photos in the place of `config.data.source`;
+            see `data.arrays.ArrayPhotos`. A run goes on only if it is given the same ones.
+        stated: settings that were given on a command line, as in "model.width": they do not follow
+            the checkpoint. None: those that differ from their defaults.
 
     Returns:
         The scores of the last evaluation, also in `workdir/results.json`. With early stopping's
@@ -58,18 +75,33 @@ def train(config: ConfigDict, workdir: str, signals: Signals | None = None) -> d
     Raises:
         ColorizeError: with what is wrong and what to do about it; `Interrupted` after a signal.
     """
+    if photos is not None:
+        if config.data.labels:
+            raise ConfigError(
+                f"photos= have no labels: config.data.labels={config.data.labels!r} is for photos "
+                "that config.data.source names"
+            )
+        config = config.copy_and_resolve_references()
+        with arrays.held(photos) as config.data.source:
+            return train(config, workdir, signals, stated=stated)
     if "://" in str(workdir):
         raise ConfigError(
             f"--workdir={workdir}: only folders of this machine's file system, so far; mount the "
             "bucket (for example with gcsfuse)"
         )
     workdir = pathlib.Path(paths.expand(str(workdir)))
-    paths.expand_settings(config)
     with contextlib.ExitStack() as stack:
         stack.enter_context(log.outlived())
         if signals is None:
             signals = stack.enter_context(Signals())
         same_run.check_hosts(config, workdir)
+
+        def settle():
+            return hosts.together(lambda: known.settled(config, workdir, stated))
+
+        config, taken = settle() if jax.process_count() > 1 else signals.wait_for(settle)
+        for line in taken:
+            say(line)
         if config.early_stopping.mode == "crossval":
             return _train_twice(config, workdir, signals)
         run = _Run(config, workdir, signals)
@@ -97,7 +129,9 @@ def _train_twice(config: ConfigDict, workdir: pathlib.Path, signals: Signals) ->
 
     def check() -> None:
         pipeline.check(second)
-        splits.open_splits(second)
+        opened = splits.open_splits(second)
+        for one in (first, second):
+            splits.ask_classes(one, opened)
         same_run.check_config(workdir, second)
         same_run.check_config(workdir / "search", first)
 
@@ -130,6 +164,7 @@ class _Run:
         self.search: Search | None = None  # early stopping
         self.start = config.init_from
         self.origin: pathlib.Path | None = None  # the checkpoint behind that
+        self.which = results.evaluated(config)  # photos are evaluated
         self.skipped: list[int] = []  # steps passed over because they were not finite
         self.microbatches, self.compiled = config.microbatches, None
         self.report: Report | None = None
@@ -148,14 +183,20 @@ class _Run:
         pipeline.check(config)
         same_run.check_config(self.workdir, config)
         opened = self._open_photos()
+        for line in splits.ask_classes(config, opened):
+            say(line)
+        same_run.check_config(self.workdir, config)  # with the classes that there are now
         for warning in (*opened.warnings, *splits.look_at_masks(opened, config)):
             say(warning)
         self.photos, self.held_out = opened.training, opened.evaluation
+        self.classes = opened.classes
         self.task = make_task(config, classes=opened.classes)
         evaluation.check(config, self.task)
         if not same_run.begun(self.workdir):
             self.origin = start.find(config)
             start.check(config, self.task.model.encoder, self.origin)
+            if self.origin is not None:
+                self._ask_the_start()
         if small := forecast.small_settings(config, self.mesh.devices.flat[0].platform):
             say(small)
         self.digest = self.photos.digest() + self.held_out.digest()
@@ -198,6 +239,19 @@ class _Run:
                 raise
 
         return storage.patiently(opened, data.retry_seconds)
+
+    def _ask_the_start(self) -> None:
+        """Whether it was trained on photos that are held out here."""
+        saved = checkpoint.saved_note(self.origin)["config"]
+        before, now = saved.get("data", {}), self.config.data
+        if now.labels or before.get("holdout") == now.holdout:
+            return
+        if seen := known.trained_on(self.held_out, self.config, saved):
+            self.which = f"held out, {seen:,} of them from the start's training too"
+            say(
+                f"{seen:,} of the {len(self.held_out):,} photos held out were trained on by "
+                f"{self.origin}, which held out {before.get('holdout')}: the scores are too good"
+            )
 
     def prepare(self) -> None:
         """Compiles the step and finds the parameters."""
@@ -276,6 +330,7 @@ class _Run:
             # What older notes lack.
             self.seconds = note.get("seconds", 0.0)
             self.start = note.get("start", start.RANDOM)
+            self.which = note.get("which", self.which)
             if "window" in note:
                 self.meter.take_up(note["window"])
             if self.search is not None:
@@ -368,7 +423,8 @@ class _Run:
         found = results.Results(
             config=self.config, step=self.last, scores=self.scores, best=self.best,
             score=self.task.score, checkpoint=self.saved.directory / str(self.last),
-            trained_on=len(self.photos), evaluated_on=self.scoring.photos, digest=self.digest,
+            which=self.which, trained_on=len(self.photos), evaluated_on=self.scoring.photos,
+            digest=self.digest,
             seconds=self._elapsed(), start=self.start, unreadable=self.scoring.unreadable,
             steps=self.schedule.steps, drops=self.schedule.drops,
         )  # fmt: skip
@@ -526,6 +582,8 @@ class _Run:
             "skipped": self.skipped,
             "seconds": self._elapsed(),
             "start": self.start,
+            "which": self.which,
+            "classes": list(self.classes),
             "schedule": [self.schedule.steps, *self.schedule.drops],
             "window": self.meter.window(),
         }
@@ -654,8 +712,10 @@ class _Run:
         count = sum(x.size for x in jax.tree.leaves(self.state.params))
         size, rows = config.data.batch_size, config.data.batch_size // self.mesh.size
         parts = f" in {self.microbatches} microbatches" if self.microbatches > 1 else ""
+        limit = config.eval.photos or len(self.held_out)
+        scored = f", {limit:,} of them evaluated" if limit < len(self.held_out) else ""
         return (
             f"{config.model.name}, {count:,} parameters, on {self.mesh.size} x {device}\n"
-            f"{len(self.photos):,} photos to train on, {len(self.held_out):,} held out\n"
+            f"{len(self.photos):,} photos to train on, {len(self.held_out):,} held out{scored}\n"
             f"{self.schedule.steps:,} steps of {size} photos, {rows} on every device{parts}"
         )

@@ -1,6 +1,6 @@
 """A step that was not finite: the report that a run leaves of it, and its replay."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 import json
 import pathlib
 
@@ -15,7 +15,7 @@ from colorize_jax.data import pipeline, sources, splits
 from colorize_jax.errors import CheckpointError
 from colorize_jax.models.finetune import freeze
 from colorize_jax.tasks.task import make_task
-from colorize_jax.training import checkpoint, hosts, optimizers, same_run, sharding
+from colorize_jax.training import checkpoint, hosts, known, optimizers, same_run, sharding
 from colorize_jax.training.meter import NonFiniteStep
 from colorize_jax.training.pictures import Row, page, png
 from colorize_jax.training.report import say
@@ -53,12 +53,19 @@ def write_report(
 
 
 @hosts.loss_explained()
-def replay(config: ConfigDict, workdir: pathlib.Path) -> dict:
+def replay(
+    config: ConfigDict, workdir: pathlib.Path, stated: Collection[str] | None = None
+) -> dict:
     """Runs the step of a report again, with the settings of `config`, and tells what it gives.
 
     Shows, and leaves in `workdir` as replay_<step>.json and .png: the batch with the loss of every
     record, the largest activation of every layer in the order of computation, and the gradient of
     every parameter.
+
+    Args:
+        config: of the run; the network follows the report.
+        workdir: for what it leaves.
+        stated: settings that were given on a command line; see `known.settled`.
 
     Raises:
         CheckpointError: the report is not one, or does not fit the config.
@@ -66,9 +73,9 @@ def replay(config: ConfigDict, workdir: pathlib.Path) -> dict:
     """
     same_run.check_hosts(config, workdir=None)
     report, folder = _read(pathlib.Path(config.replay))
+    config, _ = known.for_evaluation(config, report, stated)
     for line in same_run.differences(report["config"], config):
         say(f"other than in the run: {line.strip()}")
-    config = config.copy_and_resolve_references()
     # A run by :crossval was a search first.
     config.early_stopping.mode = report["config"]["early_stopping"]["mode"]
     opened = splits.open_splits(config)

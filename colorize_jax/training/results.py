@@ -30,6 +30,7 @@ class Results:
         score: which of them counts.
         checkpoint: folder with the parameters.
         trained_on, evaluated_on: numbers of photos.
+        which: the photos that were evaluated, of their source, in words; see `evaluated`.
         digest: of their names and labels.
         seconds: the whole run took.
         start: the checkpoint that it started from, or "random".
@@ -45,6 +46,7 @@ class Results:
     checkpoint: pathlib.Path
     trained_on: int
     evaluated_on: int
+    which: str
     digest: str
     seconds: float
     start: str
@@ -80,7 +82,7 @@ class Results:
             "data": {
                 "source": data.source,
                 "split": data.split,
-                "eval_split": evaluated(config),
+                "eval_split": self.which,
                 "photos": self.trained_on,
                 "eval_photos": self.evaluated_on,
                 "unreadable": self.unreadable,
@@ -115,10 +117,11 @@ def table(found: Results) -> str:
     config = found.config
     overall, classes = _split(found.scores)
     begun = "random start" if found.start == "random" else f"start: {found.start}"
+    unread = f", {found.unreadable:,} more could not be read" if found.unreadable else ""
     lines = [
         "",
         f"{config.task.name}, {config.model.name} of width {config.model.width:g}, {begun}",
-        f"{found.evaluated_on:,} photos of {config.data.source} ({evaluated(config)}), step "
+        f"{found.evaluated_on:,} photos of {config.data.source} ({found.which}{unread}), step "
         f"{found.step:,}, seed {config.seed}, {duration(found.seconds)}",
         "",
     ]

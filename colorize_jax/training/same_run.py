@@ -128,6 +128,7 @@ def differences(before: dict, config: ConfigDict) -> list[str]:
     # A field that was not known then had the value that is its default now.
     before = _complete(flat(plain(default_config())) | flat(before))
     now = _complete(flat(plain(config)))
+    now["task.classes"] = now["task.classes"] or before["task.classes"]  # 0: asks the data
     return [
         f"  config.{name}: {before.get(name, 'absent')!r} there, {now.get(name, 'absent')!r} here"
         for name in sorted(before.keys() | now.keys())

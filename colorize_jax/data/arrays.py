@@ -1,0 +1,124 @@
+"""Photos that a program holds in memory, as a source like any other."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import contextlib
+import hashlib
+import os
+from typing import Any
+
+import numpy as np
+
+from colorize_jax.color.photos import check_photo, to_uint8
+from colorize_jax.data.names import Names
+from colorize_jax.data.record import Record
+from colorize_jax.errors import DataError, PhotoError
+
+PREFIX = "memory:"  # of the name in the place of a path
+# Share of the machine's memory that the photos of a generator may take.
+SHARE = 0.5
+
+_held: dict[str, "ArrayPhotos"] = {}
+
+
+class ArrayPhotos:
+    """An array [photos, height, width, 3], or a sequence or an iterable of photos.
+
+    A photo is an array [height, width, 3], uint8 or float in [0, 1], or what becomes one (a Pillow
+    image, a tensor), or the bytes of a picture file. All of them are read once at the start, for
+    their names: number and digest of the content, so that a run goes on with the same photos alone.
+
+    An array (in memory, or a `numpy.memmap`) and a sequence are kept as they are and read whenever
+    a photo is wanted, by several threads; they must not change. What a generator gives is kept, as
+    uint8.
+
+    Raises:
+        PhotoError: something is no photo, with its number.
+        DataError: there is none, or a generator gives more than fits into memory.
+    """
+
+    left_out: Mapping[str, int] = {}
+
+    def __init__(self, photos: np.ndarray | Sequence[Any] | Iterable[Any]):
+        self._photos = _collected(photos)
+        number = len(self._photos)
+        if not number:
+            raise DataError("photos=: there is no photo")
+        digests = (_digest(_photo(self._photos[i], i)) for i in range(number))
+        self.names = Names.of(b"%06d-%s" % (i, digest) for i, digest in enumerate(digests))
+
+    def __getitem__(self, index: int) -> Record:
+        return Record(self.names[index], _photo(self._photos[index], index))
+
+
+@contextlib.contextmanager
+def held(photos: Any) -> Iterator[str]:
+    """Makes photos a source: gives what names them in `config.data.source`, as long as it is open.
+
+    Args:
+        photos: see `ArrayPhotos`.
+    """
+    source = ArrayPhotos(photos)
+    digest = hashlib.blake2b(source.names.blob, digest_size=8).hexdigest()
+    name = f"{PREFIX}{digest}"
+    _held[name] = source
+    try:
+        yield name
+    finally:
+        _held.pop(name, None)
+
+
+def open_held(name: str) -> ArrayPhotos:
+    """The photos of that name; DataError if no program holds them now."""
+    if name not in _held:
+        raise DataError(
+            f"config.data.source={name}: a program gave these photos to colorize_jax.train; give "
+            "them again, as train(config, workdir, photos=...)"
+        )
+    return _held[name]
+
+
+def _collected(photos: Any) -> Any:
+    """Something with a length and numbered photos."""
+    if isinstance(photos, (str, bytes, os.PathLike, Mapping)):
+        raise PhotoError(
+            f"photos= is a {type(photos).__name__}: give an array or an iterable of photos; a "
+            "folder or a file is config.data.source"
+        )
+    if hasattr(photos, "shape") and hasattr(photos, "dtype"):
+        if not hasattr(photos, "__array_interface__") and not hasattr(photos, "chunks"):
+            photos = np.asarray(photos)  # of JAX or PyTorch
+        if photos.dtype != object:
+            check_photo(photos, "photos=", (4,))
+        return photos
+    if hasattr(photos, "__len__") and hasattr(photos, "__getitem__"):
+        return photos
+    if not isinstance(photos, Iterable):
+        raise PhotoError(f"photos= is a {type(photos).__name__}, and nothing with photos in it")
+    most, kept, size = SHARE * _memory(), [], 0
+    for number, photo in enumerate(photos):
+        kept.append(_photo(photo, number))
+        size += len(kept[-1]) if isinstance(kept[-1], bytes) else kept[-1].nbytes
+        if size > most:
+            raise DataError(
+                f"photos=: the first {number + 1:,} photos of the iterable take {size >> 20:,} "
+                f"MiB, which is more than {SHARE:.0%} of the memory. Write them to a folder, or "
+                "give a sequence that reads them one by one"
+            )
+    return kept
+
+
+def _photo(photo: Any, number: int) -> bytes | np.ndarray:
+    return photo if isinstance(photo, bytes) else to_uint8(photo, f"photo {number} of photos=")
+
+
+def _digest(photo: bytes | np.ndarray) -> bytes:
+    digest = hashlib.blake2b(digest_size=8)
+    if not isinstance(photo, bytes):
+        digest.update(str(photo.shape).encode())
+        photo = np.ascontiguousarray(photo)
+    digest.update(photo)
+    return digest.hexdigest().encode()
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

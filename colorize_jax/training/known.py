@@ -1,0 +1,313 @@
+"""What a checkpoint knows need not be asked for: the network, and which photos were held out.
+
+A setting that was stated stands, and is an error by name where it cannot be had; all others follow
+the checkpoint, and the run says which.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from colorize_jax import paths
+from colorize_jax.config import default_config, suited
+from colorize_jax.data import sources, splits
+from colorize_jax.data.labelled import Labelled
+from colorize_jax.data.sources import Photos
+from colorize_jax.data.splits import Splits
+from colorize_jax.errors import ConfigError, DataError
+from colorize_jax.models import registry
+from colorize_jax.training import checkpoint, same_run, start
+
+# What a run decides for itself, whatever network it loads or scores.
+_OWN = ("dtype", "remat", "norm_decay")
+
+
+def by_default(config: ConfigDict) -> frozenset[str]:
+    """Names of the settings, "model.width", that differ from the default: stated, for who calls
+    from Python and has no command line."""
+    usual = same_run.flat(same_run.plain(default_config()))
+    now = same_run.flat(same_run.plain(config))
+    return frozenset(name for name in now if name not in usual or now[name] != usual[name])
+
+
+def settled(
+    config: ConfigDict, workdir: pathlib.Path, stated: Collection[str] | None
+) -> tuple[ConfigDict, list[str]]:
+    """The config of a run that follows the checkpoint it starts from.
+
+    Of the network that is its architecture and its input; of photos without labels, from the same
+    source, how many are held out. A run that was begun follows itself: what it started from may be
+    gone.
+
+    Args:
+        config: of the run.
+        workdir: of the run.
+        stated: names of the settings that were given on the command line; None: see `by_default`.
+
+    Returns:
+        A copy, and a line for everything that is otherwise now; see `splits.fall_back` too.
+
+    Raises:
+        ConfigError, CheckpointError: there is no such start.
+        DataError: there is no such devkit.
+    """
+    config = config.copy_and_resolve_references()
+    stated = by_default(config) if stated is None else stated
+    paths.expand_settings(config)
+    config.model.update(registry.by_depth(config.model))
+    if "model.name" in stated:  # the recipe may be for another network
+        _suit(config, config.model.name, stated)
+    begun = _begun(workdir)
+    changed = [] if begun else splits.fall_back(config)
+    if begun and config.data.labels == "masks":
+        _ask_the_run(config, begun[0])
+    if config.init_from == start.RANDOM:
+        return config, changed
+    saved, where = begun or _started(config)
+    before = same_run.flat(same_run.plain(config))
+    follow(config, saved, stated)
+    return config, [*_changes(before, config, where), *changed]
+
+
+def follow(config: ConfigDict, saved: Mapping[str, Any], stated: Collection[str]) -> None:
+    """`settled` for a config that is at hand, changed in place.
+
+    Args:
+        config: of a run that starts from another one.
+        saved: the config of that one, or of the run itself.
+        stated: see `settled`.
+    """
+    _follow(config, saved["model"], stated)
+    data = saved.get("data", {})
+    asked = not config.data.labels and "data.holdout" not in stated
+    if asked and sources.same(data.get("source", ""), config.data.source):
+        config.data.holdout = data.get("holdout", config.data.holdout)
+
+
+def _ask_the_run(config: ConfigDict, saved: Mapping[str, Any]) -> None:
+    """What a run asked its masks when it was begun: they are not read for it once more, nor need
+    they be there yet."""
+    data = config.data
+    config.task.classes = config.task.classes or saved["task"]["classes"]
+    if data.split == "train_aug" and not data.sbd and not saved["data"]["sbd"]:
+        data.split = saved["data"]["split"]
+
+
+def _begun(workdir: pathlib.Path) -> tuple[dict, pathlib.Path] | None:
+    """The config of the run that is in the workdir, or of its search for a schedule."""
+    for place in (workdir, workdir / "search"):
+        if same_run.begun(place):
+            try:
+                saved = json.loads((place / "config.json").read_text())
+                _ = (
+                    registry.by_depth(saved["model"]),
+                    saved["task"]["classes"],
+                    saved["data"]["sbd"],
+                )
+                return saved, place
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # `same_run.check_config` says what is wrong with it
+    return None
+
+
+def _started(config: ConfigDict) -> tuple[dict, pathlib.Path]:
+    folder = start.find(config)
+    return checkpoint.saved_note(folder)["config"], folder
+
+
+def _follow(config: ConfigDict, saved: Mapping[str, Any], stated: Collection[str]) -> None:
+    """The trunk of `config.model` becomes the saved one, but for what was stated."""
+    model, ours = registry.by_depth(saved), config.model
+    if registry.family(ours.name) is not registry.family(model["name"]):
+        # A recipe's own network that is not the default was named too, by its variant.
+        if "model.name" in stated or ours.name != default_config().model.name:
+            return
+        _suit(config, model["name"], stated, config.task.name == "classification")
+    encoder = registry.make_encoder(model)
+    for name in (*encoder.architecture, "in_channels"):
+        named = name == "depth" and "model.name" in stated
+        if f"model.{name}" not in stated and not named:
+            ours[name] = model[name]
+    if "depth" in encoder.architecture:
+        ours.name = f"resnet{ours.depth}"
+    if model["norm"] == "none" and "model.norm" not in stated:
+        ours.norm = "none"
+
+
+def _suit(config: ConfigDict, name: str, stated: Collection[str], classifier: bool = False) -> None:
+    """Lets a recipe that was written for one network have another: what that lacks is left at its
+    default, and the rest is as `config.suited` has it."""
+    usual = registry.with_defaults({})
+    wanted = {f"model.{lacking}": usual[lacking] for lacking in registry.foreign(name)}
+    for setting, value in (wanted | suited(name, classifier)).items():
+        if setting not in stated:
+            config.update_from_flattened_dict({setting: value})
+
+
+def for_evaluation(
+    config: ConfigDict, note: Mapping[str, Any], stated: Collection[str] | None
+) -> tuple[ConfigDict, list[str]]:
+    """The config of an evaluation that follows the checkpoint it scores.
+
+    All of the network and of its outputs does, and the source of the photos if none is named. Which
+    of them are scored is for `to_score` to say.
+
+    Args:
+        config: of the evaluation.
+        note: of the checkpoint.
+        stated: see `settled`.
+
+    Returns:
+        A copy, and a line for what was taken over.
+    """
+    config = config.copy_and_resolve_references()
+    stated = by_default(config) if stated is None else stated
+    paths.expand_settings(config)
+    config.model.update(registry.by_depth(config.model))
+    saved = note["config"]
+    model = registry.by_depth(saved["model"])
+    before = same_run.flat(same_run.plain(config))
+    others = registry.family(config.model.name) is not registry.family(model["name"])
+    named = "model.name" in stated or "model.depth" in stated
+    if others and not named and config.task.name == "classification":
+        crop = suited(model["name"], classifier=True)["data.crop"]
+        config.data.crop = config.data.crop if "data.crop" in stated else crop
+    for name, value in model.items():
+        if name in _OWN or (name in ("name", "depth") and named):
+            continue
+        if f"model.{name}" not in stated and name in config.model:
+            config.model[name] = value
+    if not config.data.source:
+        config.data.source = saved.get("data", {}).get("source", "")
+    task = saved.get("task", {})
+    if task.get("name") == config.task.name:
+        for name in ("loss", "classes", "bins"):
+            if f"task.{name}" not in stated and name in task:
+                config.task[name] = task[name]
+    return config, [*_changes(before, config, "the checkpoint"), *splits.fall_back(config)]
+
+
+class Scored(NamedTuple):
+    """Which photos an evaluation is of.
+
+    Attributes:
+        config: with what was taken over from the checkpoint.
+        opened: the photos; those to train on are the ones that the checkpoint was trained on, as
+            far as they can be had.
+        which: of their source, in words: "held out", "all", or the name of a split.
+        remarks: what a person should be told, one line each.
+    """
+
+    config: ConfigDict
+    opened: Splits
+    which: str
+    remarks: list[str]
+
+
+def to_score(config: ConfigDict, note: Mapping[str, Any], stated: Collection[str] | None) -> Scored:
+    """The photos to score a checkpoint on.
+
+    Of a source that is not divided by names of splits: those that were held out where it was
+    trained on them, and all of any other one.
+
+    Args:
+        config: of the evaluation, from `for_evaluation`.
+        note: of the checkpoint.
+        stated: see `settled`; here those of the caller's own config.
+
+    Raises:
+        ConfigError, DataError: as `splits.open_splits`.
+    """
+    data, saved = config.data, note["config"]
+    if not _undivided(data):
+        opened = splits.open_splits(config)
+        _check_classes(config, note, opened.classes)
+        return Scored(config, opened, data.eval_split or data.split, [])
+    config = config.copy_and_resolve_references()
+    data, was = config.data, saved.get("data", {})
+    stated = by_default(config) if stated is None else stated
+    if sources.same(was.get("source", ""), data.source):
+        if "data.holdout" not in stated:
+            data.holdout = was.get("holdout", data.holdout)
+        opened = splits.open_splits(config)
+        _check_classes(config, note, opened.classes)
+        names = opened.training.digest() + opened.evaluation.digest()
+        seen = 0 if names == note.get("names") else trained_on(opened.evaluation, config, saved)
+        which = f"{seen:,} of them trained on" if seen else "held out"
+        return Scored(config, opened, which, [])
+    if "eval.photos" not in stated:
+        config.eval.photos = 0
+    opened, remarks = splits.open_whole(config, note.get("classes", ())), []
+    seen = trained_on(opened.evaluation, config, saved)
+    try:
+        training = splits.open_splits(_as_trained(config, saved)).training
+        opened = dataclasses.replace(opened, training=training)
+    except (ConfigError, DataError):
+        remarks.append(
+            f"the photos that the network was trained on ({was.get('source') or 'not known'}) are "
+            "not here: eval/loss_constant, and what else is fitted to them, is fitted to these"
+        )
+    return Scored(config, opened, f"all, {seen:,} of them trained on" if seen else "all", remarks)
+
+
+def trained_on(photos: Photos | Labelled, config: ConfigDict, saved: Mapping[str, Any]) -> int:
+    """How many of some photos a checkpoint was trained on, as far as its source can tell now.
+
+    Args:
+        photos: of `config.data.source`.
+        config: of the run or the evaluation.
+        saved: the config in the checkpoint.
+    """
+    if not sources.overlap(saved.get("data", {}).get("source", ""), config.data.source):
+        return 0
+    try:
+        training = splits.open_splits(_as_trained(config, saved)).training
+    except (ConfigError, DataError):  # it is no longer what it was
+        return 0
+    asked = set(_files(photos))
+    return sum(file in asked for file in _files(training))
+
+
+def _undivided(data: ConfigDict) -> bool:
+    """Whether the photos to evaluate on are a share of all, and not a split by name."""
+    return not data.labels or (data.labels == "folders" and not data.split and not data.eval_split)
+
+
+def _as_trained(config: ConfigDict, saved: Mapping[str, Any]) -> ConfigDict:
+    """The config with the photos that a checkpoint was trained on."""
+    config = config.copy_and_resolve_references()
+    for name in ("source", "labels", "split", "eval_split", "sbd", "per_class", "holdout"):
+        config.data[name] = saved["data"].get(name, config.data[name])
+    config.task.classes = saved.get("task", {}).get("classes", 0)
+    config.seed = saved.get("seed", config.seed)
+    return config
+
+
+def _files(photos: Photos | Labelled) -> Iterator[str]:
+    """Where every photo lies, however its source is named."""
+    whole = functools.cache(os.path.realpath)
+    return (f"{whole(photos.path(i))}/{photos.name(i)}" for i in range(len(photos)))
+
+
+def _check_classes(config: ConfigDict, note: Mapping[str, Any], classes: Sequence[str]) -> None:
+    """DataError if labels stand for other classes than those that the network has learned."""
+    learned = note.get("classes", ())
+    if config.data.labels in ("lists", "folders") and learned and list(learned) != list(classes):
+        other = sorted(set(classes).symmetric_difference(learned))
+        raise DataError(
+            f"{config.data.source} has other classes than the network was trained on, such as "
+            f"{other[0]!r}: labels are numbered in the order of their names"
+        )
+
+
+def _changes(before: dict[str, Any], config: ConfigDict, where) -> Iterator[str]:
+    now = same_run.flat(same_run.plain(config))
+    changed = [f"{name}={now[name]!r}" for name in now if now[name] != before[name]]
+    if changed:
+        yield f"as in {where}: config.{', '.join(changed)}"
