@@ -71,7 +71,7 @@ def test_the_first_steps_tell_once_how_long_the_rest_takes(monkeypatch):
     ("settings", "platform", "shown"),
     [
         ({"model__width": 1.0}, "cpu", "--config.model.width=0.25 --config.model.fc6_kernel=3"),
-        ({"model__width": 1.0, "model__name": "resnet152"}, "cpu", "--config.model.depth=14"),
+        ({"model__width": 1.0, "model__name": "resnet152"}, "cpu", "--config.model.name=resnet14"),
         ({"model__width": 1.0, "init_from": "/ckpt/vgg16"}, "cpu", "a pretrained network keeps"),
         ({"model__width": 1.0}, "gpu", ""),
         ({"model__width": 0.25}, "cpu", ""),

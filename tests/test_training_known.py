@@ -167,7 +167,7 @@ def test_an_evaluation_takes_the_network_and_its_outputs_from_the_checkpoint():
     config, said = known.for_evaluation(default_config(), note, ())
     assert {**config.model} == {**trained.model, "norm_decay": config.model.norm_decay}
     assert (config.task.bins, config.task.loss) == (16, "regression")
-    assert "config.model.fc6_kernel=1" in said[0] and "task.loss='regression'" in said[0]
+    assert "model.fc6_kernel=1" in said[0] and "task.loss='regression'" in said[0]
     assert config.data.source == "builtin:photos"
     evaluation._check_network("folder", note["config"], config)
     config.model.hidden = 32
@@ -200,6 +200,7 @@ def test_of_the_photos_of_the_training_those_are_scored_that_were_held_out(photo
     assert 1 < len(held_out) < 20
     found = _scored(note, data__source=f"{photos}/./photos/")
     assert found.which == "held out"
+    assert found.remarks == ["as in the checkpoint: config.data.holdout=0.2"]
     assert _names(found.opened.evaluation) == _names(held_out)
     found = _scored(note, data__source=source, data__holdout=0.6)
     seen = len(found.opened.evaluation) - len(held_out)

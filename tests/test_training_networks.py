@@ -104,13 +104,14 @@ def test_a_step_of_transfer_starts_from_what_was_pretrained(name, tmp_path):
         **NETWORKS[name], init_from=str(tmp_path), model__fov=True, data__crop=64,
         model__norm="batch" if keeps else "none", finetune="res4a..res5a" if keeps else "all",
     )  # fmt: skip
-    start.check(config, make_task(config).model.encoder)
+    folder = start.find(config)
+    start.check(config, make_task(config).model.encoder, folder)
     batch = tiny.batch(np.random.default_rng(1), crop=64)
     batch["mask"] = np.random.default_rng(2).integers(0, 3, (8, 64, 64), np.uint8)
     found = []
 
     def place(state, encoder):
-        found.append(start.load_start(config, encoder, lambda count: []))
+        found.append(start.load_start(config, encoder, folder, lambda count: []))
         return start.place(state, found[0], sharding.replicated(_one_device()))
 
     task, before, after, metrics = _step(config, batch, place)

@@ -1,12 +1,13 @@
 """What was found in a folder or an archive, kept on disk so that the next start need not look."""
 
 from collections.abc import Mapping
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import pathlib
-import tempfile
+import threading
 
 import numpy as np
 
@@ -40,13 +41,16 @@ def load(kind: str, path: str) -> dict[str, np.ndarray] | None:
 def store(kind: str, path: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes in one go. Where there is no place to write, the next start looks again."""
     target = _file(kind, path)
+    draft = target.with_name(f"{target.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".npz", delete=False) as draft:
-            np.savez(draft, **arrays)
-        os.replace(draft.name, target)
+        with draft.open("wb") as file:
+            np.savez(file, **arrays)
+        draft.replace(target)
     except OSError as error:
         logging.info("the index of %s is not kept: %s", path, error)
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 def encode_counts(counts: Mapping[str, int]) -> np.ndarray:

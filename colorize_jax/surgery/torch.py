@@ -52,7 +52,7 @@ _NEAR = 0.25  # of what a network needs: from there on names are said to be thos
 _ALEXNET = {f"features.{i}.weight" for i in (0, 3, 6, 8, 10)} | {
     "classifier.1.weight", "classifier.4.weight",
 }  # fmt: skip
-_FIRST = {"vgg16": "features.0.weight", "resnet152": "conv1.weight"}
+_FIRST = {"vgg16": "features.0.weight", **dict.fromkeys(registry.RESNETS, "conv1.weight")}
 
 
 @dataclasses.dataclass(frozen=True)

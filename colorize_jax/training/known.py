@@ -233,14 +233,16 @@ def to_score(config: ConfigDict, note: Mapping[str, Any], stated: Collection[str
     data, was = config.data, saved.get("data", {})
     stated = by_default(config) if stated is None else stated
     if sources.same(was.get("source", ""), data.source):
+        before = same_run.flat(same_run.plain(config))
         if "data.holdout" not in stated:
             data.holdout = was.get("holdout", data.holdout)
+        remarks = list(_changes(before, config, "the checkpoint"))
         opened = splits.open_splits(config)
         _check_classes(config, note, opened.classes)
         names = opened.training.digest() + opened.evaluation.digest()
         seen = 0 if names == note.get("names") else trained_on(opened.evaluation, config, saved)
         which = f"{seen:,} of them trained on" if seen else "held out"
-        return Scored(config, opened, which, [])
+        return Scored(config, opened, which, remarks)
     if "eval.photos" not in stated:
         config.eval.photos = 0
     opened, remarks = splits.open_whole(config, note.get("classes", ())), []
