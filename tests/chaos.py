@@ -123,8 +123,9 @@ def torment(workdir, cache, ends, seed, *flags, photos=None):
                 stdout=subprocess.DEVNULL, stderr=file,
             )  # fmt: skip
         if number % 3:
-            while " steps of " not in said.read_text() and process.poll() is None:
-                time.sleep(0.05)  # the last line before the first step
+            ready = "images/s" if photos else " steps of "  # or before the first evaluation
+            while ready not in said.read_text() and process.poll() is None:
+                time.sleep(0.05)
             for _ in range(rng.randint(3, 5) if photos else 0):
                 time.sleep(rng.uniform(0, 2))
                 if process.poll() is None:
