@@ -183,7 +183,7 @@ def test_an_old_one_that_cannot_be_removed_does_not_spoil_the_new_one(
     assert said == ["the old checkpoint of step 1 could not be removed: Device or resource busy"]
 
 
-def _encoders(workdir, *steps):
+def _encoders(workdir, *steps, **changes):
     """Checkpoints of a small encoder, as a run writes them, and its parameters."""
     config = tiny.config()
     encoder = registry.make_encoder(config.model)
@@ -192,7 +192,7 @@ def _encoders(workdir, *steps):
         step=np.zeros((), np.int32), opt_state=(), nonfinite=np.zeros((), np.int32),
         **{kind: {"encoder": tree} for kind, tree in variables.items()},
     )  # fmt: skip
-    note = {"config": json.loads(config.to_json_best_effort())}
+    note = {"config": json.loads(config.to_json_best_effort()) | changes}
     for step in steps:
         checkpoint.write(workdir / "checkpoints" / str(step), state, note | {"step": step})
     return variables
@@ -221,6 +221,34 @@ def test_a_manifest_that_lists_nothing_vouches_for_nothing(tmp_path):
     _encoders(tmp_path, 2)
     (tmp_path / "checkpoints" / "2" / "manifest.json").write_text('{"files": {}}')
     with pytest.raises(CheckpointError, match="lists no file of the state"):
+        colorize_jax.load_encoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[" * 10_000, "3", '{"files": 3}', '{"files": {"state/x": 3}}', '{"files": {"state": {}}}',
+     '{"files": {"state/d": {"bytes": 4096, "sha256": ""}}}', '{"files": {"state/\\u0000": {}}}'],
+)  # fmt: skip
+def test_a_manifest_of_any_other_form_is_a_sentence(tmp_path, text):
+    _encoders(tmp_path, 2)
+    path = tmp_path / "checkpoints" / "2" / "manifest.json"
+    path.write_text(text)
+    with pytest.raises(CheckpointError, match="2 is not used: its (manifest|file)"):
+        checkpoint.find(tmp_path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(CheckpointError, match="manifest.json cannot be read"):
+        checkpoint.find(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"model": 3}, {"model": {"width": "wide"}}, {"model": {"name": "resnet50", "depth": 101}},
+     {"data": 3}, {"task": "none"}],
+)  # fmt: skip
+def test_a_note_of_any_other_form_is_a_sentence(tmp_path, change):
+    _encoders(tmp_path, 2, **change)
+    with pytest.raises(CheckpointError, match="2 holds no network of a run"):
         colorize_jax.load_encoder(tmp_path)
 
 

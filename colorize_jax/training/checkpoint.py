@@ -502,7 +502,10 @@ def saved_note(folder: pathlib.Path) -> dict:
         raise CheckpointError(_unusable(folder, problem))
     try:
         note = _note(folder)
-        _ = note["config"]["model"]
+        config = note["config"]
+        _ = registry.make_encoder(config["model"])
+        if damaged := [k for k in ("data", "task") if not isinstance(config.get(k, {}), dict)]:
+            raise ValueError(f"config.{damaged[0]} in its note is damaged")
         return note
     except Exception as error:  # Orbax has many kinds for what is not there
         raise CheckpointError(

@@ -65,7 +65,7 @@ def problem(folder: pathlib.Path) -> str | None:
         found = []
         for name, wanted in listed.items():
             path = folder / name
-            if not path.exists():
+            if not path.is_file():
                 return f"its file {name} is gone"
             status = path.stat()
             if status.st_size != wanted["bytes"]:
@@ -80,7 +80,7 @@ def problem(folder: pathlib.Path) -> str | None:
         _good[folder] = found
     except FileNotFoundError:
         return f"it has no {NAME}, which is written last: its save was cut short"
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, IsADirectoryError):
         return f"its {NAME} cannot be read"
     return None
 
