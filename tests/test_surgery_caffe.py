@@ -273,11 +273,15 @@ def test_a_note_in_a_file_of_ours_tells_what_weights_do_not_show(tmp_path, rng):
     assert registry.make_encoder(registry.with_defaults(found.settings["model"])) == encoder
 
 
-@pytest.mark.parametrize("text", ["{", "3", '{"width": "wide"}', '{"lrn": 2}'])
+@pytest.mark.parametrize(
+    "text",
+    ["{", "3", '{"width": "wide"}', '{"lrn": 2}', "[" * 10_000]
+    + [f'{{"width": {width}}}' for width in ("1e300", "NaN", "0.5", "-1.0")],
+)
 def test_a_damaged_note_is_an_error(text, tmp_path, rng):
     arrays = caffe_files.read(caffe_files.write(tmp_path / "a.h5", SMALL["alexnet"](), rng))
     hdf5.write(tmp_path / "file.h5", arrays, {"model": text})
-    with pytest.raises(WeightsError, match="note about the model"):
+    with pytest.raises(WeightsError, match="file.h5: the note "):
         caffe.import_file(foreign.read(tmp_path / "file.h5"))
 
 
@@ -293,6 +297,8 @@ def test_a_damaged_note_is_an_error(text, tmp_path, rng):
         (lambda a: a.update({"conv1/0": a["fc7/1"], "conv2/0": a["fc7/1"]}), "AlexNet needs conv1"),
         (lambda a: a.pop("conv1_1/0"), "missing: conv1_1/0 "),
         (lambda a: a.update({"conv1_1/0": np.ones((2, 4, 3, 3))}), "reads 4 channels"),
+        (lambda a: a.update({"conv1_1/0": np.ones(3)}), r"is \(3,\), which is no convolution"),
+        (lambda a: a.update({"fc7/0": np.ones((0, 4))}), "sizes of no VGG-16"),
         (lambda a: a.update({"h_fc1/0": a["fc7/1"]}), "missing: h_fc1/1"),
         (dict.clear, "none of the networks: found nothing; VGG-16 needs conv1_1"),
     ],
@@ -300,7 +306,7 @@ def test_a_damaged_note_is_an_error(text, tmp_path, rng):
 def test_what_is_wrong_with_a_file_is_named(change, message, tmp_path, rng):
     file = foreign.read(caffe_files.write(tmp_path / "file.h5", SMALL["vgg16"](), rng))
     change(file.arrays)
-    with pytest.raises(WeightsError, match=message):
+    with pytest.raises(WeightsError, match=f"file.h5.*{message}"):
         caffe.import_file(file)
 
 

@@ -124,10 +124,13 @@ def recognize(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | No
         )
     name = found[0]
     widest, channels = _WIDEST[name]
+    first = _shape(arrays, _FIRST[name], (0, 1, 0, 0))
+    if len(first) != 4:
+        raise WeightsError(f"{_FIRST[name]}/0 is {first}, which is no convolution")
     model = {
         "name": name,
         "width": _outputs(arrays, widest, channels) / channels,
-        "in_channels": _shape(arrays, _FIRST[name], (0, 1))[1],
+        "in_channels": first[1],
         "norm": "batch" if any(x.startswith(("batch_", "bn")) for x in layers) else "none",
     }
     if model["in_channels"] not in registry.IN_CHANNELS:
@@ -149,7 +152,13 @@ def recognize(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | No
     head = heads[0] if heads else ""
     if head:
         model |= {"alignment": HEADS[head].alignment, "hypercolumn": True}
-    return Network(model | _noted(metadata or {}), head)
+    noted = _noted(metadata or {})
+    # The same width as the file shows, but for rounding: one layer's shape cannot tell it exactly.
+    if not abs(noted.get("width", model["width"]) - model["width"]) * channels <= 1:
+        raise WeightsError(
+            f"the note in the file says width {noted['width']}, {widest} is {model['width']:g} wide"
+        )
+    return Network(model | noted, head)
 
 
 def _noted(metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -157,7 +166,7 @@ def _noted(metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
         saved = json.loads(metadata.get("model", "{}"))
         return checked({name: saved[name] for name in UNSEEN if name in saved})
-    except (ValueError, TypeError, ConfigError) as error:
+    except (ValueError, TypeError, RecursionError, ConfigError) as error:
         raise WeightsError(f"the note about the model in the file is damaged: {error}") from error
 
 

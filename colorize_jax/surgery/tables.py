@@ -77,7 +77,8 @@ def to_ours(
             filled |= zip(row.ours, row.default, strict=True)
             continue
         if _fits(row, found, problems):
-            made = [np.asarray(array, np.float32) for array in row.to_ours(*found)]
+            with np.errstate(all="ignore"):  # what is not finite then is named below
+                made = [np.asarray(array, np.float32) for array in row.to_ours(*found)]
             filled |= zip(row.ours, made, strict=True)
     taken = {name for row in rows for name in row.theirs}
     rest = [name for name in arrays if name not in taken]
