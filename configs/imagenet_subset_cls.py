@@ -16,7 +16,9 @@ The paper does not tell its schedule; without :crossval 40 epochs with drops aft
 
 Variants, as in --config=configs/imagenet_subset_cls.py:alexnet,random,crossval
     alexnet    another network than VGG-16
-    resnet152  another one, whose batch norm stays; or resnet101, resnet50
+    resnet152  another one, whose batch norm stays
+    resnet101  the same with 101 layers
+    resnet50   with 50 layers
     random     a random start, with batch norm (--config.model.norm=none: without), at 0.01
     crossval   finds the schedule on 90 % of the training photos, then trains on all of them
 """

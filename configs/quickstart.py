@@ -5,7 +5,8 @@ python -m colorize_jax.main --config=configs/quickstart.py --workdir=quickstart
 The photos are cut into squares, of which every fourth is held out; 400 steps on crops of 64 pixels.
 Takes about 70 seconds of training on two CPU cores. Look at quickstart/images/400.png.
 
---config=configs/quickstart.py:regression predicts Lab's a and b instead of histograms.
+Variants, as in --config=configs/quickstart.py:regression
+    regression  Lab's a and b instead of histograms
 
 Learning rates: python launch/sweep.py --config=configs/quickstart.py --workdir=sweeps/rates
 """

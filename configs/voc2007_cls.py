@@ -16,7 +16,9 @@ count for it. Evaluated on the 4,952 photos of test, each by ten random crops;
 
 Variants, as in --config=configs/voc2007_cls.py:alexnet,random,crossval
     alexnet    another network than VGG-16
-    resnet152  another one, whose batch norm stays; or resnet101, resnet50
+    resnet152  another one, whose batch norm stays
+    resnet101  the same with 101 layers
+    resnet50   with 50 layers
     random     a random start, with batch norm; --config.model.norm=none: without
     crossval   finds the schedule on 90 % of the training split, then trains on all of it
 """

@@ -19,7 +19,9 @@ python -m colorize_jax.main --config=configs/voc2012_seg.py:resnet152 \
 
 Variants, as in --config=configs/voc2012_seg.py:alexnet,random,crossval
     alexnet    another network than VGG-16
-    resnet152  another one; or resnet101, resnet50
+    resnet152  another one
+    resnet101  the same with 101 layers
+    resnet50   with 50 layers
     random     a random start, with batch norm; --config.model.norm=none: without
     crossval   finds the schedule on 90 % of the training split, then trains on all of it
     no_fov     without the two blocks for a larger field of view
