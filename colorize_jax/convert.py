@@ -202,11 +202,9 @@ def to_onnx(
     """
     from colorize_jax import onnx_export
     from colorize_jax.surgery import foreign
-    from colorize_jax.training import checkpoint
 
     foreign.check_output(output)
-    folder = checkpoint.find(path)
-    model, shape, deviation = onnx_export.export(folder, size=size, colorizer=colorizer)
+    folder, model, shape, deviation = onnx_export.export(path, size=size, colorizer=colorizer)
     foreign.write(output, lambda draft: draft.write_bytes(model))
     shown = ", ".join(map(str, shape))
     say(f"{folder} is written to {output}; its input {onnx_export.INPUT} is [batch, {shown}]")

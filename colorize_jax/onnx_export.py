@@ -37,8 +37,9 @@ def export(path: str | pathlib.Path, *, size: tuple[int, int], colorizer: bool =
             grid of every fourth pixel; otherwise all activations of the encoder.
 
     Returns:
-        The bytes of the file, the shape of the input without batch, and the largest deviation of
-        onnxruntime's answers on noise, relative to the largest value of an output.
+        The checkpoint that was found, the bytes of the file, the shape of the input without batch,
+        and the largest deviation of onnxruntime's answers on noise, relative to the largest value
+        of an output.
 
     Raises:
         WeightsError: jax2onnx is not installed; the size does not suit the network; the head is not
@@ -92,7 +93,7 @@ def export(path: str | pathlib.Path, *, size: tuple[int, int], colorizer: bool =
             f"onnxruntime's answers deviate by {deviation:.1e} of the largest value, more than "
             f"{TOLERANCE:g}: these versions of jax2onnx and onnxruntime do not suit the network"
         )
-    return model, shape, deviation
+    return folder, model, shape, deviation
 
 
 def _trunk(encoder, variables: dict[str, Any]) -> Compute:
