@@ -324,7 +324,7 @@ def test_check_of_a_folder_with_one_of_everything(tmp_path, capfd):
     assert text.splitlines()[9:12] == [
         "photos by ending: 6 .jpg, 4 without one, 2 .jfif, 2 .png, 1 .mpo, 1 .pjpeg",
         f"left out of {root}: 2 .txt, 1 .heic, 1 .jpg~, 1 .mp4, 11 hidden or system files or "
-        "folders, 1 without an ending that are no pictures, 1 pipes, sockets or devices "
+        "folders, 1 without an ending that is no picture, 1 pipe, socket or device "
         "(pip install 'colorize_jax[heic]' lets HEIC be read)",
         "gray: 9.1%",
     ]

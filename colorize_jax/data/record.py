@@ -28,11 +28,11 @@ _SYSTEM = frozenset(
 # is told by its ending (".txt") or by one of the next four.
 PHOTO, UNKNOWN = "photo", "unknown"
 HIDDEN, NO_PICTURE, NO_FILE, LINK = "hidden", "no picture", "no file", "link"
-_SAID = {
-    HIDDEN: "hidden or system files or folders",
-    NO_PICTURE: "without an ending that are no pictures",
-    NO_FILE: "pipes, sockets or devices",
-    LINK: "links inside an archive",
+_SAID = {  # of one, and of several
+    HIDDEN: ("hidden or system file or folder", "hidden or system files or folders"),
+    NO_PICTURE: ("without an ending that is no picture", "without an ending that are no pictures"),
+    NO_FILE: ("pipe, socket or device", "pipes, sockets or devices"),
+    LINK: ("link inside an archive", "links inside an archive"),
 }
 # An ending has a letter: "12.30.05" and "a.2019 copy" have none.
 _ENDING = re.compile(r"\.(?=[\d_~-]*[a-z])[a-z0-9_~-]{1,12}")
@@ -129,7 +129,11 @@ def describe(left_out: Mapping[str, int]) -> str:
     said = [f"{left_out[ending]:,} {ending}" for ending in endings[:10]]
     if more := sum(left_out[ending] for ending in endings[10:]):
         said.append(f"{more:,} with {len(endings) - 10:,} other endings")
-    said += [f"{left_out[kind]:,} {text}" for kind, text in _SAID.items() if left_out.get(kind)]
+    said += [
+        f"{left_out[kind]:,} {texts[left_out[kind] > 1]}"
+        for kind, texts in _SAID.items()
+        if left_out.get(kind)
+    ]
     hint = ""
     if not HEIC.isdisjoint(left_out):
         hint = " (pip install 'colorize_jax[heic]' lets HEIC be read)"
