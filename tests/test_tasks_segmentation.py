@@ -98,7 +98,10 @@ def test_the_score_can_be_that_of_some_classes(rng):
     ("confusion", "message"),
     [
         ([[8, 1, 1], [0, 5, 0], [3, 0, 2]], "^$"),
-        ([[8, 1, 0], [2, 5, 0], [0, 0, 0]], "mean over 2 of 3 classes: dog are in no mask"),
+        (
+            [[8, 1, 0], [2, 5, 0], [0, 0, 0]],
+            "mean over 2 of 3 classes; neither in a mask that was evaluated nor predicted: dog",
+        ),
         ([[8, 1, 0], [0, 0, 0], [0, 0, 0]], "miou has no value: fewer than two classes"),
         ([[8, 0, 0], [0, 0, 0], [0, 0, 0]], "miou has no value"),
         (np.zeros((3, 3), int), "miou has no value"),
