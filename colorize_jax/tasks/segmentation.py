@@ -51,8 +51,8 @@ def remark(scores: dict[str, float]) -> str:
         return ""
     shown = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
     return (
-        f"miou is the mean over {len(each) - len(lacking)} of {len(each)} classes; neither in a mask "
-        f"that was evaluated nor predicted: {shown}"
+        f"miou is the mean over {len(each) - len(lacking)} of {len(each)} classes; neither in a "
+        f"mask that was evaluated nor predicted: {shown}"
     )
 
 
