@@ -11,7 +11,8 @@ import traceback
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from colorize_jax import help, log, paths
+from colorize_jax import help, log, paths, recipe
+from colorize_jax.config import check_numbers
 from colorize_jax.errors import ColorizeError, Interrupted, exit_code, printable
 from colorize_jax.training import signals
 
@@ -140,11 +141,16 @@ def _expanded(argv: list[str]) -> list[str]:
 
 def _parse(argv):
     try:
-        rest = app.parse_flags_with_usage(_expanded(argv))
+        argv = _expanded(argv)
+        for word, following in zip(argv, [*argv[1:], ""], strict=True):
+            name, equals, value = word.partition("=")
+            if name in ("-config", "--config"):  # says more of a broken one than absl does
+                recipe.read_config(value if equals else following)
+        rest = app.parse_flags_with_usage(argv)
         config = flags.FLAGS["config"].value
         if config is not None:
-            _ = config.seed  # a config file that could not be loaded tells so when it is first read
             paths.expand_settings(config)
+            check_numbers(config)
         return rest
     except ColorizeError as error:
         sys.exit(f"error: {error}")

@@ -5,7 +5,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from colorize_jax import json_files
 from colorize_jax.errors import ConfigError
+from colorize_jax.json_files import Number
 
 
 def default_config() -> ConfigDict:
@@ -245,26 +247,76 @@ def transfer_rates(variant: str, rates: Sequence[float]) -> Iterator[dict]:
             yield ({"model.norm": norm} if norm else {}) | {"optimizer.rate": rate}
 
 
-_POSITIVE = (
-    "data.batch_size", "data.crop", "data.max_pixels", "checkpoint.every", "checkpoint.keep",
-    "eval.every", "eval.statistics_batches", "log.every", "early_stopping.window",
-)  # fmt: skip
-_NOT_NEGATIVE = (
-    "seed", "steps", "rebalance_photos", "microbatches", "data.per_class", "data.longest_side",
-    "task.classes", "optimizer.clip", "optimizer.bias_rate", "early_stopping.minimum",
-    "nonfinite_skips", "data.threads", "data.workers", "data.worker_restarts",
-    "data.retry_seconds", "data.max_bad_fraction", "optimizer.rate",
-    "optimizer.rate_batch_size", "optimizer.momentum", "optimizer.weight_decay", "schedule.epochs",
-    "checkpoint.seconds", "eval.norm_batches", "eval.photos", "eval.shortest", "eval.pictures",
-)  # fmt: skip
+# The largest number of what is counted: that of the step is an int32 on the devices.
+_MOST = 2**31 - 1
+_POSITIVE = (1, _MOST)
+_SHARE = (0, 1)
+_PIXELS = (0, 2**15)
+# The smallest and the largest value of a number, where they are not 0 and _MOST.
+_RANGES = {
+    "seed": (0, 2**32 - 1),  # JAX takes 32 bits of it: a larger one would be that of a smaller
+    "distributed.id": (-1, _MOST),
+    "model.width": (0, 64),
+    "model.fc6_kernel": (0, 64),
+    "model.hidden": (1, 2**20),
+    "model.norm_decay": _SHARE,
+    "data.longest_side": _PIXELS,
+    "data.scale": _PIXELS,
+    "data.factor": (0, 2**10),
+    "data.crop": (1, 2**14),
+    "data.batch_size": (1, 2**20),
+    "data.max_bad_fraction": _SHARE,
+    "data.max_pixels": (1, 2**40),
+    "data.holdout": _SHARE,
+    "data.threads": (0, 2**10),
+    "data.workers": (0, 2**10),
+    "task.classes": (0, 2**20),
+    "task.points": (1, 2**20),
+    "task.edge_buffer": _PIXELS,
+    "task.window": (1, 2**10),
+    "task.bins": (1, 2**12),
+    "optimizer.rate": (0, 3e38),  # as long as it is a float32
+    "optimizer.momentum": _SHARE,
+    "schedule.drops": _SHARE,
+    "early_stopping.holdout": _SHARE,
+    "early_stopping.window": _POSITIVE,
+    "checkpoint.every": _POSITIVE,
+    "checkpoint.keep": _POSITIVE,
+    "eval.every": _POSITIVE,
+    "eval.shortest": _PIXELS,
+    "eval.pictures": (0, 2**12),
+    "eval.statistics_batches": _POSITIVE,
+    "log.every": _POSITIVE,
+}
+
+
+def config_form() -> dict:
+    """What the settings of a config must be, for `json_files.check`. Any may be missing, and others
+    there: a file may hold the config of another version."""
+    return _form(default_config(), "")
+
+
+def _form(settings: ConfigDict, prefix: str) -> dict:
+    found = {}
+    for name in settings:
+        value = settings[name]
+        low, high = _RANGES.get(prefix + name, (0, _MOST))
+        kind = type(value)
+        if kind is ConfigDict:
+            one = _form(value, f"{prefix}{name}.")
+        elif kind is tuple:
+            kind = type(value[0]) if value else str
+            one = [kind if kind is str else Number(kind, low, high)]
+        else:
+            one = Number(kind, low, high) if kind in (int, float) else kind
+        found[f"{name}?"] = one
+    return found
 
 
 def check_numbers(config: ConfigDict) -> None:
-    """ConfigError, by name, for a number that makes no sense whatever the other settings are."""
-    for names, smallest, must in ((_POSITIVE, 1, "at least 1"), (_NOT_NEGATIVE, 0, "at least 0")):
-        for name in names:
-            value = config
-            for part in name.split("."):
-                value = value[part]
-            if not value >= smallest:
-                raise ConfigError(f"config.{name}={value} must be {must}")
+    """ConfigError, by name, for a setting that makes no sense whatever the other settings are: one
+    of another kind than its default, or a number that is not finite or out of its range."""
+    try:
+        json_files.check(config.to_dict(), config_form())
+    except json_files.FormError as error:
+        raise ConfigError(f"config.{error.field}={error.value} must be {error.wanted}") from None

@@ -17,7 +17,7 @@ import sys
 from colorize_jax import command_line, help
 from colorize_jax.errors import ColorizeError, ConfigError, Interrupted, printable
 from colorize_jax.paths import argument
-from colorize_jax.recipe import load_file
+from colorize_jax.recipe import explained, load_file
 from colorize_jax.studies import execution, page, plan, plots
 from colorize_jax.studies.workplace import Workplace
 from colorize_jax.whole_file import write_text
@@ -37,7 +37,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     asked = parser.parse_args(arguments)
     try:
-        study = load_file(asked.study, "get_study").get_study()
+        module = load_file(asked.study, "get_study")
+        with explained(asked.study):
+            study = module.get_study()
         plan.check(study)
         place = Workplace(study, pathlib.Path(asked.workdir).absolute(), asked.data)
         place.workdir.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Text files that are there whole or not at all."""
+"""Files that are there whole or not at all."""
 
 import contextlib
 import pathlib
@@ -6,9 +6,14 @@ import pathlib
 
 def write_text(path: pathlib.Path, text: str) -> None:
     """Replaces a file in one go, whatever happens in between; OSError if it cannot be written."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """`write_text` for bytes."""
     draft = path.with_name(f"{path.name}.tmp")
     try:
-        draft.write_text(text)
+        draft.write_bytes(content)
         draft.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):

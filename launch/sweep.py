@@ -19,9 +19,7 @@ import argparse
 from collections.abc import Sequence
 import dataclasses
 import hashlib
-import importlib.util
 import inspect
-import json
 import pathlib
 import re
 import shlex
@@ -30,11 +28,14 @@ import sys
 # The checkout, also where the package is not installed.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+from colorize_jax import json_files, recipe
 from colorize_jax.child import STOPPED, execute
 from colorize_jax.errors import ColorizeError, ConfigError
 from colorize_jax.paths import argument
 
 LAUNCH = pathlib.Path(__file__).resolve().parent
+# What a table is made of; the scores are the fields besides.
+_RESULTS = {"metric?": {"name": str, "value": (float, None), "higher_is_better": bool}}
 WAITS = {"local": True, "tpu_vm": True, "slurm": False, "kubernetes": False}
 
 
@@ -57,32 +58,26 @@ class Run:
     def scores(self) -> dict | None:
         """What results.json holds, None if there is none."""
         try:
-            return json.loads((self.workdir / "results.json").read_text())
+            return json_files.read(
+                self.workdir / "results.json", _RESULTS, ColorizeError,
+                "the run writes it again once it is deleted",
+            )  # fmt: skip
         except FileNotFoundError:
             return None
-        except json.JSONDecodeError as error:
-            raise ColorizeError(
-                f"{self.workdir / 'results.json'} cannot be read: {error}"
-            ) from error
 
 
 def load_runs(config_flag: str, workdir: pathlib.Path) -> list[Run]:
     """The runs of FILE or FILE:VARIANT; ConfigError for a file or a setting that is wrong."""
     path, _, variant = config_flag.partition(":")
-    if not pathlib.Path(path).is_file():
-        raise ConfigError(f"there is no config file {path}")
-    spec = importlib.util.spec_from_file_location("swept_config", path)
-    if spec is None:
-        raise ConfigError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "sweep"):
-        raise ConfigError(f"{path} has no function sweep() that yields the settings to compare")
-    config = module.get_config(*([variant] if variant else []))
+    module = recipe.load_file(path, "sweep")  # that yields the settings to compare
+    config = recipe.read_config(config_flag)
     runs = {}
     # A sweep may depend on the variant.
     takes_variant = bool(inspect.signature(module.sweep).parameters)
-    for overrides in module.sweep(*([variant] if takes_variant else [])):
+    with recipe.explained(path):
+        settings = list(module.sweep(*([variant] if takes_variant else [])))
+        settings = [dict(overrides) for overrides in settings]
+    for overrides in settings:
         check_fields(config, overrides, path)
         name = run_name(overrides)
         if name in runs:

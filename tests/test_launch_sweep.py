@@ -244,8 +244,8 @@ def test_dry_run_asks_every_launcher_for_one_and_leaves_nothing(sweep):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (None, "there is no config file recipe.py"),
-        ("", "recipe.py has no function sweep()"),
+        (None, "there is no file recipe.py"),
+        ("", "recipe.py has no function sweep"),
         (
             "def sweep():\n    yield {'optimizer.rat': 1}",
             "sets optimizer.rat, which the config does",

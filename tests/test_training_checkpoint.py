@@ -120,7 +120,7 @@ def test_the_manifest_lists_every_file(tmp_path, opened):
         (tmp_path / "away").rename(folder / name)
     assert manifest.problem(folder) is None
     (folder / "manifest.json").write_text("{")
-    assert "cannot be read" in manifest.problem(folder)
+    assert "is damaged" in manifest.problem(folder)
 
 
 def test_a_checkpoint_killed_before_its_manifest_is_not_complete(tmp_path, opened, said):

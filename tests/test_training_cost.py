@@ -276,7 +276,7 @@ def test_command_prints_tables(recipe, capsys, monkeypatch, counted):
         (["--config=RECIPE", "--topology=v0:9"], "cannot compile for the TPU slice 'v0:9'"),
         (["--config=configs/vgg16_col.py:short"], "no variant 'short'; known: long"),
         (["--config=README.md"], "not Python"),
-        (["--config=setup.py"], "setup.py cannot be read: "),
+        (["--config=setup.py"], "setup.py, line"),
         (["--config=tests/saved.py"], "has no function get_config"),
     ],
 )

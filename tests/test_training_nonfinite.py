@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import shutil
 
 import chex
 import jax
@@ -170,10 +171,27 @@ def test_an_update_that_is_not_finite_is_caught_before_it_spoils_the_parameters(
 
 def test_what_is_no_report_is_refused(tmp_path):
     config = tiny.config(replay=str(tmp_path / "nonfinite_3.json"))
-    with pytest.raises(CheckpointError, match="is no nonfinite_<step>"):
+    with pytest.raises(CheckpointError, match="there is no .*nonfinite_<step>"):
         nonfinite.replay(config, tmp_path)
-    (tmp_path / "nonfinite_3.json").write_text(
-        '{"step": 3, "positions": [], "records": [], "config": {}, "microbatches": 1}'
-    )
-    with pytest.raises(CheckpointError, match="the state of .* is missing"):
+    report = {
+        "step": 3,
+        "positions": [4, 5],
+        "records": ["a.jpg", "b.jpg"],
+        "config": {"early_stopping": {"mode": "off"}, "data": {"source": "/photos"}},
+        "microbatches": 1,
+    }
+    for name, value, message in (
+        ("microbatches", 0, '"microbatches" is 0'),
+        ("records", "a.jpg", '"records" is "a.jpg" and not a list'),
+        ("config", {"early_stopping": []}, '"config.early_stopping" is a list'),
+        ("positions", [4, 6], "are not those of the records of step 3"),
+        ("step", 2, "are not those of the records of step 2"),
+        ("step", 3, "the state of .* is missing"),
+    ):
+        (tmp_path / "nonfinite_3.json").write_text(json.dumps(report | {name: value}))
+        with pytest.raises(CheckpointError, match=message):
+            nonfinite.replay(config, tmp_path)
+    # What a killed save left is no state.
+    shutil.copytree(tmp_path, tmp_path / "nonfinite_3" / "state")
+    with pytest.raises(CheckpointError, match="has no manifest"):
         nonfinite.replay(config, tmp_path)

@@ -4,11 +4,11 @@ import collections
 from collections.abc import Callable, Iterator
 import contextlib
 import json
-import os
 import pathlib
 
 import numpy as np
 
+from colorize_jax import json_files
 from colorize_jax.data import decode, pipeline
 from colorize_jax.data.labelled import Labelled
 from colorize_jax.data.masks import matching_mask
@@ -17,22 +17,30 @@ from colorize_jax.errors import DataError, why
 
 WINDOW = 10_000  # the last so many positions are judged
 JUDGED_FROM = 1_000  # but not before there are so many
+_ROW = {"source": str, "name": str, "reason": str}
 
 
 class BadRecords:
     """Writes the name and the reason of every unreadable photo, once, into `bad_records.jsonl`.
 
     Args:
-        path: of that file; what is in it already is not written again.
+        path: of that file; what is in it already is not written again, and what is no row of it is
+            set aside.
         max_fraction: a larger share of the last `WINDOW` positions ends the run.
         max_pixels: with which the photos are read.
+        say: is told of what was set aside.
     """
 
     def __init__(
-        self, path: str | pathlib.Path, max_fraction: float, max_pixels: int = decode.MAX_PIXELS
+        self,
+        path: str | pathlib.Path,
+        max_fraction: float,
+        max_pixels: int = decode.MAX_PIXELS,
+        say: Callable[[str], None] = print,
     ):
         self._path, self._max, self._max_pixels = pathlib.Path(path), max_fraction, max_pixels
-        self._known = set(_known(self._path))
+        rows = json_files.keep_good_rows(self._path, _ROW, say, wanted=lambda row: True)
+        self._known = {(row["source"], row["name"]) for row in rows}
         self._window: collections.deque[tuple[int, int]] = collections.deque()
         self._rows = self._bad = 0
 
@@ -110,12 +118,3 @@ def _reason(photos: Photos | Labelled, index: int, max_pixels: int) -> str:
     except (DataError, OSError) as error:
         return why(error)
     return "could not be read at first, and then could"
-
-
-def _known(path: pathlib.Path) -> Iterator[tuple[str, str]]:
-    if not os.path.exists(path):
-        return
-    for line in path.read_text().splitlines():
-        with contextlib.suppress(ValueError, KeyError):  # a line torn by a killed run
-            row = json.loads(line)
-            yield row["source"], row["name"]

@@ -16,6 +16,7 @@ from PIL import Image
 import simplejpeg
 from tqdm import tqdm
 
+from colorize_jax import json_files
 from colorize_jax.data import ahead, decode, records, transforms
 from colorize_jax.data.names import Names
 from colorize_jax.data.sources import Photos
@@ -68,8 +69,7 @@ def pack(photos: Photos, out: str, packing: Packing, threads: int) -> tuple[int,
                 _write(str(shard), _progress(encoded, bar))
             else:
                 bar.update(last - first)
-    lines = "".join(path.read_text() for path in folder.glob("*.bad")).splitlines()
-    bad = [json.loads(line) for line in lines]
+    bad = [row for path in folder.glob("*.array_record.bad") for row in _left_out(path)]
     rows = "".join(json.dumps(row) + "\n" for row in sorted(bad, key=lambda row: row["name"]))
     write_text(folder / "bad_records.jsonl", rows)
     return count - len(bad), len(bad)
@@ -86,16 +86,23 @@ def _check_same(path: pathlib.Path, photos: Photos, packing: Packing) -> None:
     if not path.exists():
         write_text(path, json.dumps(described, indent=2) + "\n")
         return
-    try:
-        before = json.loads(path.read_text())
-    except ValueError as error:
-        raise DataError(f"{path} is damaged ({error}): give another folder") from error
+    before = json_files.read(path, {str: object}, DataError, "give another folder")
     changed = [name for name in described if before.get(name) != described[name]]
     if changed:
         raise DataError(
             f"{path.parent} holds the shards of another source or of other options (different: "
             f"{', '.join(changed)}): give another folder, or empty this one"
         )
+
+
+def _left_out(path: pathlib.Path) -> Iterator[dict]:
+    """The photos that a shard lacks."""
+    good, bad = json_files.rows(path, {"name": str, "reason": str})
+    for _, problem in bad:
+        raise DataError(
+            f"{path} is damaged ({problem}): delete it and the shard, and pack once more"
+        )
+    yield from (row for _, row in good)
 
 
 def _encode(photos: Photos, packing: Packing, index: int) -> tuple[bytes, bytes, str]:

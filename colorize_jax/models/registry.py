@@ -110,7 +110,7 @@ def by_depth(settings: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: name and depth are of two networks.
     """
     usual, settings = with_defaults({}), with_defaults(settings)
-    called = re.fullmatch(r"resnet(\d+)", str(settings["name"]))
+    called = re.fullmatch(r"resnet(\d{1,9})", str(settings["name"]))
     if not called:
         return settings
     named, depth = int(called[1]), settings["depth"]

@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping
 import dataclasses
-import json
 import os
 import pathlib
 import shlex
 import shutil
 from typing import Any
 
+from colorize_jax import json_files
+from colorize_jax.config import config_form
 from colorize_jax.errors import ColorizeError, ConfigError
 from colorize_jax.recipe import load_config
 from colorize_jax.studies.plan import Plot, Run, Search, Study
-from colorize_jax.training import checkpoint, early_stopping, known, results, same_run
+from colorize_jax.training import checkpoint, early_stopping, known, report, results, same_run
 
 _METRICS = "metrics.jsonl"
 # What a page, and a run that takes a schedule, are made of.
@@ -39,24 +40,25 @@ class Workplace:
     workdir: pathlib.Path
     data: str = ""
 
-    def results(self, name: str) -> dict | None:
-        """What results.json of a run holds, or None; ColorizeError if it is damaged."""
+    def results(self, name: str, score: str = "") -> dict | None:
+        """What results.json of a run holds, or None; ColorizeError if it is damaged, or a score."""
         path = self.workdir / name / results.FILE
         try:
-            return json.loads(path.read_text())
+            return json_files.read(
+                path,
+                results.FORM | {f"{score}?": (json_files.Number(float), None)},
+                ColorizeError,
+                "the run writes it again once it is deleted",
+            )
         except FileNotFoundError:
             return None
-        except ValueError as error:
-            raise ColorizeError(
-                f"{path} is damaged ({error}); the run writes it again once it is deleted"
-            ) from None
 
     def score(self, name: str, score: str) -> float | None:
         """One number of a run that is done; None if it is not, or has no such number.
 
         ColorizeError if it is done and knows no such score.
         """
-        found = self.results(name)
+        found = self.results(name, score)
         if found is None:
             return None
         if score not in found:
@@ -65,9 +67,9 @@ class Workplace:
         return found[score]
 
     def metrics(self, name: str) -> list[dict]:
-        """The rows of metrics.jsonl of a run; none if there is no such file."""
-        path = self.workdir / name / _METRICS
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        """The rows of metrics.jsonl of a run that can be read; none if there is no such file."""
+        good, _ = json_files.rows(self.workdir / name / _METRICS, report.ROW)
+        return [row for _, row in good]
 
     def copy_records(self, folder: pathlib.Path) -> None:
         """What pages are made of, of every run that is done; the rest of a run is left out."""
@@ -155,10 +157,9 @@ class Workplace:
         changes = [f"{n}={_shown(v)}" for n, v in self.settings(run).items()]
         wanted = load_config(run.recipe, [self._placed(change) for change in changes])
         path = self.workdir / run.name / "config.json"
-        try:
-            there = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path} cannot be read: {error}") from None
+        there = json_files.read(
+            path, config_form(), ConfigError, "delete the folder, or move it away"
+        )
         if wanted.init_from != "random":
             known.follow(wanted, there, set(self.settings(run)))
         lines = [

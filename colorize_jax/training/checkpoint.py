@@ -21,9 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from colorize_jax import paths
-from colorize_jax.config import default_config
-from colorize_jax.errors import CheckpointError, SaveError, why
+from colorize_jax import json_files, paths
+from colorize_jax.config import config_form, default_config
+from colorize_jax.errors import CheckpointError, ConfigError, SaveError, why
 from colorize_jax.models import registry
 from colorize_jax.training import hosts, manifest
 from colorize_jax.training.report import say
@@ -290,9 +290,10 @@ class Checkpoints:
     def _steps(self) -> set[int]:
         return {int(folder.name) for folder in step_folders(self.directory)}
 
-    def note(self, step: int) -> dict:
-        """What the loop wrote beside the state of a step."""
-        return _note(self.directory / str(step))
+    def note(self, step: int, form: Any) -> dict:
+        """What the loop wrote beside the state of a step; CheckpointError if it has not that form
+        (see `json_files`)."""
+        return _note(self.directory / str(step), form)
 
     def restore(self, step: int, state: TrainState, sharding) -> TrainState:
         """The state of a step, laid out as `sharding` says.
@@ -391,7 +392,7 @@ def is_import(workdir: str | pathlib.Path) -> bool:
     """Whether `save_encoder` has made the checkpoint there; does not ask whether it is damaged."""
     for folder in step_folders(pathlib.Path(workdir).absolute() / FOLDER):
         with contextlib.suppress(Exception):  # Orbax has many kinds for what is not there
-            return "origin" in _note(folder)
+            return "origin" in _note(folder, object)
     return False
 
 
@@ -415,8 +416,18 @@ def read(folder: pathlib.Path, state: TrainState, sharding) -> TrainState:
     return TrainState(**saved["state"], nonfinite=nonfinite)
 
 
-def _note(folder: pathlib.Path) -> dict:
-    return ocp.load_checkpointables(folder, {"note": None})["note"]
+def _note(folder: pathlib.Path, form: Any) -> dict:
+    try:
+        note = ocp.load_checkpointables(folder, {"note": None})["note"]
+    except Exception as error:  # Orbax has many kinds for what is not there
+        raise CheckpointError(f"the note of {folder} cannot be read: {why(error)}") from error
+    return json_files.checked(note, form, CheckpointError, f"the note of {folder}")
+
+
+def _network_note() -> dict:
+    """The form of a note that tells which network was saved."""
+    config = config_form() | {"model": {"name": str}, "task": {"name": str}, "data": {}}
+    return {"config": config, "start?": str, "names?": str, "classes?": [str]}
 
 
 def _lock(workdir: pathlib.Path):
@@ -501,13 +512,10 @@ def saved_note(folder: pathlib.Path) -> dict:
     if problem := manifest.problem(folder):
         raise CheckpointError(_unusable(folder, problem))
     try:
-        note = _note(folder)
-        config = note["config"]
-        _ = registry.make_encoder(config["model"])
-        if damaged := [k for k in ("data", "task") if not isinstance(config.get(k, {}), dict)]:
-            raise ValueError(f"config.{damaged[0]} in its note is damaged")
+        note = _note(folder, _network_note())
+        _ = registry.make_encoder(note["config"]["model"])
         return note
-    except Exception as error:  # Orbax has many kinds for what is not there
+    except (CheckpointError, ConfigError) as error:
         raise CheckpointError(
             f"{folder} holds no network of a run or of `colorize_jax.convert`: {error}"
         ) from error
@@ -663,7 +671,7 @@ def seal(folder: str | pathlib.Path) -> int:
     if manifest.exists(folder):
         raise CheckpointError(f"{folder} has its manifest: there is nothing to do")
     try:
-        _ = _note(folder)["config"]["model"]
+        _note(folder, _network_note())
         arrays = jax.tree.leaves(ocp.load_checkpointables(folder, {"state": None})["state"])
     except Exception as error:  # Orbax has many kinds for what is not there
         raise CheckpointError(f"{folder} holds no checkpoint that can be read: {error}") from error

@@ -6,11 +6,29 @@ import math
 import pathlib
 from typing import Literal
 
+from colorize_jax import json_files
 from colorize_jax.errors import ConfigError
+from colorize_jax.json_files import COUNT, POSITIVE
 from colorize_jax.whole_file import write_text
 
 FACTOR = 0.1  # of the rate at every drop
 FILE = "schedule.json"  # in the workdir of the run that found it
+_FORM = {
+    "found": {"steps": POSITIVE, "drops": [POSITIVE], "photos": POSITIVE},
+    "full": {"photos": POSITIVE},
+    "batch_size": POSITIVE,
+    "windows": [{"step": COUNT, "score": (float, None)}],
+    "ended": bool,
+}
+# What a checkpoint's note holds of `EarlyStopping`.
+STATE = {
+    "minimum": COUNT,
+    "drops": COUNT,
+    "higher": bool,
+    "windows": [[COUNT, (float, None)]],
+    "dropped": [COUNT],
+    "stopped": (COUNT, None),
+}
 
 
 @dataclasses.dataclass
@@ -69,6 +87,7 @@ class EarlyStopping:
     @classmethod
     def from_json(cls, state: dict) -> "EarlyStopping":
         """As it was when `to_json` gave `state`."""
+        state = {name: state[name] for name in STATE}
         return cls(**state | {"windows": [tuple(window) for window in state["windows"]]})
 
 
@@ -129,8 +148,9 @@ def read_schedule(path: str | pathlib.Path) -> Found:
     """
     path = pathlib.Path(path)
     file = path / FILE if path.is_dir() else path
+    advice = "write it again with a search, or name another one"
     try:
-        content = file.read_bytes()
+        content = json_files.read(file, _FORM, ConfigError, advice)
     except FileNotFoundError:
         if (file.parent / "config.json").exists():
             raise ConfigError(
@@ -141,24 +161,18 @@ def read_schedule(path: str | pathlib.Path) -> Found:
             f"there is no {file}: give the workdir of a run with "
             "config.early_stopping.mode='search', or its schedule.json"
         ) from None
-    try:
-        content = json.loads(content)
-        found = Found(
-            steps=content["found"]["steps"],
-            drops=tuple(content["found"]["drops"]),
-            photos=content["found"]["photos"],
-            full_photos=content["full"]["photos"],
-            batch_size=content["batch_size"],
-            windows=[(window["step"], window["score"]) for window in content["windows"]],
-            ended=content["ended"],
-        )
-        numbers = (found.photos, found.full_photos, found.batch_size, *found.drops, found.steps)
-        if not all(type(number) is int and number > 0 for number in numbers):
-            raise ValueError("steps and numbers of photos must be whole and positive")
-        if list(found.drops) != sorted(found.drops) or found.steps < max(found.drops, default=0):
-            raise ValueError("drops must come in order, before the end")
-    except (ValueError, KeyError, TypeError) as error:
+    found = Found(
+        steps=content["found"]["steps"],
+        drops=tuple(content["found"]["drops"]),
+        photos=content["found"]["photos"],
+        full_photos=content["full"]["photos"],
+        batch_size=content["batch_size"],
+        windows=[(window["step"], window["score"]) for window in content["windows"]],
+        ended=content["ended"],
+    )
+    if list(found.drops) != sorted(found.drops) or found.steps < max(found.drops, default=0):
         raise ConfigError(
-            f"{file} is damaged ({error!r}): write it again with a search, or name another one"
-        ) from error
+            f'{file} is damaged (the drops of its "found" must come in order, before the end): '
+            f"{advice}"
+        )
     return found

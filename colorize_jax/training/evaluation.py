@@ -63,6 +63,7 @@ def evaluate(
     for line in taken:
         say(line)
     check_numbers(config)
+    memory.check_batch(config.data.batch_size // jax.process_count(), config.data.crop)
     pipeline.check(config)
     if config.early_stopping.mode != "off":
         raise ConfigError(
@@ -95,7 +96,7 @@ def evaluate(
     say(f"evaluating {folder} on {count:,} photos of {config.data.source} ({which})")
 
     hosts.first_does(lambda: (output / "images").mkdir(parents=True, exist_ok=True))
-    bad = BadRecords(output / "bad_records.jsonl", config.data.max_bad_fraction)
+    bad = BadRecords(output / "bad_records.jsonl", config.data.max_bad_fraction, say=say)
     scored = Scoring(config, task, runner, photos, held_out, bad)
     scored.find_statistics()
     variables = scored.with_fresh_norm(variables)

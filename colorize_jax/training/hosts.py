@@ -15,6 +15,7 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+from colorize_jax import json_files
 from colorize_jax.errors import ColorizeError, ConfigError, HostLostError, exit_code
 from colorize_jax.training import memory, sharding
 from colorize_jax.whole_file import write_text
@@ -191,7 +192,8 @@ def _last_word(workdir: pathlib.Path) -> tuple[int, int, str] | None:
     while time.monotonic() < last:
         for host in range(jax.process_count()):
             with contextlib.suppress(OSError, ValueError):
-                code, sentence = json.loads(_word(workdir, host).read_text())
+                word = _word(workdir, host).read_bytes()
+                code, sentence = json_files.parse(word, [int, str])
                 return host, code, sentence
         time.sleep(0.1)
     return None

@@ -5,22 +5,22 @@ the checkpoint, and the run says which.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from colorize_jax import paths
-from colorize_jax.config import default_config, suited
+from colorize_jax import json_files, paths
+from colorize_jax.config import config_form, default_config, suited
 from colorize_jax.data import sources, splits
 from colorize_jax.data.labelled import Labelled
 from colorize_jax.data.sources import Photos
 from colorize_jax.data.splits import Splits
-from colorize_jax.errors import ConfigError, DataError
+from colorize_jax.errors import CheckpointError, ConfigError, DataError
 from colorize_jax.models import registry
 from colorize_jax.training import checkpoint, same_run, start
 
@@ -101,18 +101,12 @@ def _ask_the_run(config: ConfigDict, saved: Mapping[str, Any]) -> None:
 
 def _begun(workdir: pathlib.Path) -> tuple[dict, pathlib.Path] | None:
     """The config of the run that is in the workdir, or of its search for a schedule."""
+    needed = {"model": {"name": str}, "task": {"classes": int}, "data": {"sbd": str, "split": str}}
+    form = config_form() | needed
     for place in (workdir, workdir / "search"):
         if same_run.begun(place):
-            try:
-                saved = json.loads((place / "config.json").read_text())
-                _ = (
-                    registry.by_depth(saved["model"]),
-                    saved["task"]["classes"],
-                    saved["data"]["sbd"],
-                )
-                return saved, place
-            except (OSError, ValueError, KeyError, TypeError):
-                continue  # `same_run.check_config` says what is wrong with it
+            with contextlib.suppress(OSError, CheckpointError):  # `same_run.check_config` says it
+                return json_files.read(place / "config.json", form, CheckpointError, ""), place
     return None
 
 

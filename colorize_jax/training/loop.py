@@ -19,6 +19,7 @@ from colorize_jax.data import arrays, fingerprint, pipeline, sources, splits, st
 from colorize_jax.data.bad_records import BadRecords
 from colorize_jax.errors import ConfigError, DataError, Interrupted, NonFiniteError, SaveError, why
 from colorize_jax.evaluation.runner import Runner
+from colorize_jax.json_files import COUNT, Number
 from colorize_jax.models import norm
 from colorize_jax.tasks.task import make_task
 from colorize_jax.training import (
@@ -38,11 +39,27 @@ from colorize_jax.training import (
 )
 from colorize_jax.training.meter import Meter, NonFiniteStep
 from colorize_jax.training.report import Report, say
-from colorize_jax.training.search import Search
+from colorize_jax.training.search import STATE, Search
 from colorize_jax.training.signals import Signals, Stop
 from colorize_jax.training.step import abstract_state, init_state, pass_over
 
 Result = TypeVar("Result")
+# What a checkpoint's note tells a run that goes on; older ones lack some of it.
+_NOTE = {
+    "step": COUNT,
+    "photos": COUNT,
+    "names": str,
+    "contents?": [(str, None)],
+    "microbatches?": COUNT,
+    "evaluated": Number(int, -1, COUNT.largest),
+    "scores": {str: float},
+    "best": {str: float},
+    "skipped": [COUNT],
+    "seconds?": float,
+    "start?": str,
+    "schedule?": [COUNT],
+    "window?": {"steps": COUNT, "sums": {str: float}},
+}
 
 
 @hosts.loss_explained()
@@ -179,6 +196,7 @@ class _Run:
         """What this host has found and the others must have found too."""
         config = self.config
         check_numbers(config)
+        memory.check_batch(config.data.batch_size // jax.process_count(), config.data.crop)
         sharding.check_batch(config.data.batch_size, config.microbatches or 1, self.mesh)
         pipeline.check(config)
         same_run.check_config(self.workdir, config)
@@ -261,7 +279,7 @@ class _Run:
         if self.host["host"]:
             name = f"bad_records_{self.host['host']}.jsonl"
         self.bad = BadRecords(
-            self.workdir / name, config.data.max_bad_fraction, config.data.max_pixels
+            self.workdir / name, config.data.max_bad_fraction, config.data.max_pixels, say
         )
         self.scoring = evaluation.Scoring(
             config, self.task, self.runner, self.photos, self.held_out, self.bad, self._stoppable
@@ -275,9 +293,11 @@ class _Run:
         self.shapes = abstract_state(self.task, self.optimizer, self.example)
 
         newest = self.saved.usable(self.wait_for(lambda: hosts.together(self.saved.verify)))
-        note = {}
+        note, form = {}, _NOTE
+        if self.search is not None:
+            form = form | {"search": STATE}
         if newest is not None:
-            note = self.wait_for(lambda: hosts.together(lambda: self.saved.note(newest)))
+            note = self.wait_for(lambda: hosts.together(lambda: self.saved.note(newest, form)))
         if note:
             same_run.check_photos(self.workdir, config, note, len(self.photos), self.digest)
             same_run.check_contents(self.workdir, config, note, self.contents)

@@ -5,7 +5,11 @@ import json
 import os
 import pathlib
 
+from colorize_jax import json_files
+from colorize_jax.errors import shown
+
 NAME = "manifest.json"
+_FORM = {"files": {str: {"bytes": json_files.COUNT, "sha256": str}}}
 # {folder: what the file system said of its files when they were read and found good}. A command
 # looks at one checkpoint several times, and its gigabytes are read once.
 _good: dict[pathlib.Path, list] = {}
@@ -59,12 +63,14 @@ def problem(folder: pathlib.Path) -> str | None:
         OSError: the file system did not answer; the checkpoint may be good.
     """
     try:
-        listed = json.loads((folder / NAME).read_text())["files"]
+        listed = json_files.parse((folder / NAME).read_bytes(), _FORM)["files"]
         if not any(name.startswith("state/") for name in listed):
             return f"its {NAME} lists no file of the state"
         found = []
         for name, wanted in listed.items():
             path = folder / name
+            if ".." in path.parts or not path.is_relative_to(folder):
+                return f"its {NAME} lists {shown(name)!r}, which is no file of it"
             if not path.is_file():
                 return f"its file {name} is gone"
             status = path.stat()
@@ -80,8 +86,8 @@ def problem(folder: pathlib.Path) -> str | None:
         _good[folder] = found
     except FileNotFoundError:
         return f"it has no {NAME}, which is written last: its save was cut short"
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, IsADirectoryError):
-        return f"its {NAME} cannot be read"
+    except ValueError as error:
+        return f"its {NAME} is damaged ({error})"
     return None
 
 

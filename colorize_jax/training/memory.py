@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from colorize_jax.errors import OutOfMemoryError
+from colorize_jax.errors import ConfigError, OutOfMemoryError
 
 Compiled = Any  # jax.stages.Compiled
 GIB = 2**30
@@ -38,6 +38,22 @@ def available(device: jax.Device) -> int:
             if line.startswith("MemAvailable:"):  # counts what the page cache would give back
                 pages = int(line.split()[1]) * 1024 // os.sysconf("SC_PAGE_SIZE")
     return pages * os.sysconf("SC_PAGE_SIZE") // jax.local_device_count()
+
+
+def check_batch(rows: int, crop: int) -> None:
+    """ConfigError if the photos of a batch alone are more than the machine can hold.
+
+    Args:
+        rows: of the batch in this process.
+        crop: side of its square photos.
+    """
+    size, memory = 3 * rows * crop**2, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if size > memory:
+        raise ConfigError(
+            f"a batch of config.data.batch_size with crops of config.data.crop={crop} pixels takes "
+            f"{size / GIB:,.0f} GiB of this machine, which has {memory / GIB:,.0f}: lower one of "
+            "the two"
+        )
 
 
 def smallest_that_fits(

@@ -11,15 +11,34 @@ from ml_collections import ConfigDict
 import numpy as np
 import optax
 
+from colorize_jax import json_files
+from colorize_jax.config import config_form
 from colorize_jax.data import pipeline, sources, splits
 from colorize_jax.errors import CheckpointError
+from colorize_jax.json_files import COUNT, POSITIVE
 from colorize_jax.models.finetune import freeze
 from colorize_jax.tasks.task import make_task
-from colorize_jax.training import checkpoint, hosts, known, optimizers, same_run, sharding
+from colorize_jax.training import (
+    checkpoint,
+    hosts,
+    known,
+    manifest,
+    optimizers,
+    same_run,
+    sharding,
+)
 from colorize_jax.training.meter import NonFiniteStep
 from colorize_jax.training.pictures import Row, page, png
 from colorize_jax.training.report import say
 from colorize_jax.training.step import TrainState, abstract_state, forward, interleave, row_keys
+
+_FORM = {
+    "step": POSITIVE,
+    "microbatches": POSITIVE,
+    "positions": [COUNT],
+    "records": [str],
+    "config": config_form() | {"early_stopping": {"mode": str}, "data": {"source": str}},
+}
 
 
 def write_report(
@@ -117,16 +136,22 @@ def replay(
 
 
 def _read(path: pathlib.Path) -> tuple[dict, pathlib.Path]:
+    advice = "config.replay takes the nonfinite_<step>.json of a run"
     try:
-        report = json.loads(path.read_text())
-        _ = [report[name] for name in ("step", "positions", "records", "config", "microbatches")]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        report = json_files.read(path, _FORM, CheckpointError, advice)
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no {path}: {advice}") from None
+    step, batch_size = report["step"], len(report["records"])
+    if report["positions"] != list(range((step - 1) * batch_size, step * batch_size)):
         raise CheckpointError(
-            f"config.replay={path} is no nonfinite_<step>.json of a run: {error!r}"
-        ) from error
+            f'{path} is damaged (its "positions" are not those of the records of step {step}): '
+            f"{advice}"
+        )
     folder = path.absolute().with_suffix("")
     if not folder.is_dir():
         raise CheckpointError(f"the state of {path} is missing: it was in the folder {folder}")
+    if problem := manifest.problem(folder):
+        raise CheckpointError(f"the state in {folder} is not used: {problem}")
     return report, folder
 
 

@@ -59,6 +59,11 @@ def make_schedule(config, photos: int) -> Schedule:
         (steps, drops), factor = found.scaled(photos, batch), early_stopping.FACTOR
     else:
         steps, drops = _from_config(config, photos)
+    if steps >= NEVER:
+        raise ConfigError(
+            f"{steps:,} steps are more than a run can count, which is {NEVER - 1:,}: lower "
+            "config.steps or config.schedule.epochs"
+        )
     if searching:
         drops, factor = (), early_stopping.FACTOR
     snapshots = (round(epochs * photos / batch) for epochs in config.checkpoint.snapshots)

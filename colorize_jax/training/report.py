@@ -14,11 +14,12 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
-from colorize_jax import log
+from colorize_jax import json_files, log
 from colorize_jax.errors import printable, why
 from colorize_jax.training.pictures import png
-from colorize_jax.whole_file import write_text
 
+# Of metrics.jsonl; what is not finite is null.
+ROW = {"step": json_files.COUNT, str: (json_files.Number(float), None)}
 FLUSH_SECONDS = 10.0  # between two writes of TensorBoard's file, each of which waits for the disk
 
 
@@ -203,16 +204,10 @@ def duration(seconds: float) -> str:
 
 
 def cut_rows(path: pathlib.Path, step: int, evaluated: int) -> None:
-    """Drops training after `step`, scores after `evaluated`, and a last row that was torn."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            row = json.loads(line)
-            last = evaluated if any(name.startswith("eval/") for name in row) else step
-            if row["step"] <= min(step, last):
-                kept.append(line + "\n")
-        except ValueError:
-            continue
-    write_text(path, "".join(kept))
+    """Drops training after `step` and scores after `evaluated`, and sets aside what is no row."""
+
+    def wanted(row: dict) -> bool:
+        scores = any(name.startswith("eval/") for name in row)
+        return row["step"] <= (min(step, evaluated) if scores else step)
+
+    json_files.keep_good_rows(path, ROW, say, wanted)

@@ -9,12 +9,22 @@ import pathlib
 
 import jax
 
+from colorize_jax.json_files import COUNT, Number
 from colorize_jax.tasks.task import Score
 from colorize_jax.training import hardware, same_run
 from colorize_jax.training.report import duration
 from colorize_jax.whole_file import write_text
 
 FILE = "results.json"
+# What studies read of it; the scores are the fields besides.
+FORM = {
+    "metric": {"name": str, "value": (Number(float), None), "higher_is_better": bool},
+    "schedule": {"steps": COUNT, "drops": [COUNT]},
+    "data": {"photos": COUNT},
+    "seed": COUNT,
+    "seconds": Number(float, 0),
+    "hardware?": str,
+}
 _MOST_CLASSES = 30  # rows of a table on screen
 
 

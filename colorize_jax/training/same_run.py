@@ -9,7 +9,8 @@ import jax
 from ml_collections import ConfigDict
 
 import colorize_jax
-from colorize_jax.config import default_config
+from colorize_jax import json_files
+from colorize_jax.config import config_form, default_config
 from colorize_jax.data import sources
 from colorize_jax.data.labelled import Labelled
 from colorize_jax.data.sources import Photos
@@ -108,13 +109,11 @@ def check_config(workdir: pathlib.Path, config: ConfigDict) -> None:
                 f"--config.init_from={workdir}, in another --workdir"
             )
         return
-    try:
-        changed = differences(json.loads(path.read_text()), config)
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path} is damaged ({error}). If the config is the same as before, delete that file; "
-            "otherwise use another --workdir"
-        ) from error
+    before = json_files.read(
+        path, config_form(), CheckpointError,
+        "delete that file if the config is the same as before; otherwise use another --workdir",
+    )  # fmt: skip
+    changed = differences(before, config)
     if changed and not config.checkpoint.accept_changes:
         raise CheckpointError(
             f"{workdir} holds the run of another config. Use another --workdir, set back what "
@@ -162,9 +161,9 @@ def check_schedule(
     """CheckpointError if length and drops, in steps, are not those that the run began with."""
     if before != now and not config.checkpoint.accept_changes:
         raise CheckpointError(
-            f"{workdir} was begun with {before[0]} steps and drops after {before[1:]}, and now it "
-            f"would be {now[0]} and {now[1:]}: was config.schedule_from written anew? To go on all "
-            "the same: --config.checkpoint.accept_changes=True"
+            f"{workdir} was begun with steps and drops {before}, and now they would be {now}: was "
+            "config.schedule_from written anew? To go on all the same: "
+            "--config.checkpoint.accept_changes=True"
         )
 
 

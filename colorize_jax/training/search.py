@@ -7,10 +7,14 @@ import jax
 
 from colorize_jax.data import pipeline
 from colorize_jax.errors import ConfigError
+from colorize_jax.json_files import COUNT
 from colorize_jax.training import early_stopping
 from colorize_jax.training.early_stopping import EarlyStopping, Found
 
 LOOK_EVERY = 10  # steps between two batches of "accuracy", as in the release
+
+# What a checkpoint's note holds of it.
+STATE = {"stopping": early_stopping.STATE, "looks": [[COUNT, float, float]], "looked?": COUNT}
 
 
 class Search:
