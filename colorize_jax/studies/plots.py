@@ -29,7 +29,7 @@ def draw(place: Workplace, plot: Plot, path: pathlib.Path) -> None:
     colors = {}
     for label, name in plot.curves.items():
         found = place.results(name)
-        rows = [row for row in place.metrics(name) if "train/loss" in row]
+        rows = [r for r in place.metrics(name) if r.get("train/loss") is not None]
         if not rows or found is None:
             continue
         batch = _batch(place, name)
