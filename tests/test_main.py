@@ -31,7 +31,7 @@ def _run(*flags):
         (("--config=configs/vgg16_col.py",), "config.data.source is empty"),
         (
             ("--config=configs/quickstart.py", "--config.replay=/nowhere/nonfinite_3.json"),
-            "config.replay=/nowhere/nonfinite_3.json is no nonfinite_<step>.json",
+            "there is no /nowhere/nonfinite_3.json",
         ),
         (("--config=configs/quickstart.py", "--config.distributed.mode=on"), "'on'; known: auto"),
     ],
