@@ -237,9 +237,7 @@ def test_a_manifest_of_any_other_form_is_a_sentence(tmp_path, text):
         checkpoint.find(tmp_path)
     path.unlink()
     path.mkdir()
-    with pytest.raises(
-        CheckpointError, match="manifest.json is damaged|its manifest.json lists no|is gone"
-    ):
+    with pytest.raises(CheckpointError, match="manifest.json is a folder"):
         checkpoint.find(tmp_path)
 
 

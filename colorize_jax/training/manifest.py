@@ -86,6 +86,8 @@ def problem(folder: pathlib.Path) -> str | None:
         _good[folder] = found
     except FileNotFoundError:
         return f"it has no {NAME}, which is written last: its save was cut short"
+    except IsADirectoryError:
+        return f"its {NAME} is a folder"
     except ValueError as error:
         return f"its {NAME} is damaged ({error})"
     return None
