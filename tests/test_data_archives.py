@@ -1,6 +1,8 @@
 """Zip, tar, ArrayRecord and TFDS give what the folder gives."""
 
+import io
 import os
+import pathlib
 import pickle
 import tarfile
 import zipfile
@@ -205,3 +207,16 @@ def test_tfds_gives_encoded_bytes_without_tensorflow(data_set):
 def test_tfds_data_set_that_is_not_there():
     with pytest.raises(DataError, match="tfds:no_such_data_set.*download_and_prepare"):
         Tfds("no_such_data_set")
+
+
+def test_damaged_names_of_a_shard_are_an_error(tmp_path):
+    shard = str(tmp_path / "photos.array_record")
+    records.save_names(shard, Names.of([b"a", b"bc"]))
+    path = pathlib.Path(records.names_file(shard))
+    whole, foreign = path.read_bytes(), io.BytesIO()
+    np.savez(foreign, blob=np.zeros(3, np.uint8), ends=np.array([5, 3]))
+    assert list(records._names(shard, 2)) == ["a", "bc"]
+    for damage in (b"", b"nonsense", whole[:50], whole[:-60], foreign.getvalue()):
+        path.write_bytes(damage)
+        with pytest.raises(DataError, match="names is damaged .*: pack the photos again"):
+            records._names(shard, 2)

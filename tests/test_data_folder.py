@@ -1,9 +1,11 @@
 """Folders: what is listed, what is not, and an index that notices changes."""
 
+import io
 import os
 import pickle
 import time
 
+import numpy as np
 import pytest
 import tiny
 
@@ -164,10 +166,17 @@ def test_damaged_index_is_made_anew(tmp_path, rng, scans, monkeypatch):
     _settle(tmp_path)
     Folder(str(tmp_path / "photos"))
     (index,) = (tmp_path / "cache").iterdir()
-    for damage in (b"", b"nonsense", index.read_bytes()[:200]):
+    with np.load(index) as content:
+        arrays = dict(content)
+    foreign = []
+    for change in ({"left_out": np.frombuffer(b"[3]", np.uint8)}, {"times": np.array(["a"])}):
+        file = io.BytesIO()
+        np.savez(file, **arrays | change)
+        foreign.append(file.getvalue())
+    for damage in (b"", b"nonsense", index.read_bytes()[:200], *foreign):
         index.write_bytes(damage)
         assert list(Folder(str(tmp_path / "photos")).names) == names
-    assert len(scans) == 4
+    assert len(scans) == 6
 
 
 def test_no_place_for_the_index(tmp_path, rng, monkeypatch):

@@ -1,5 +1,7 @@
 """Features of photos on disk: what the network says of the middle of each, and in which order."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -256,5 +258,32 @@ def test_a_file_that_holds_no_features_is_refused(tmp_path, content):
     np.savez(tmp_path / "y.npz", names=np.array(["a"]))
     with pytest.raises(DataError, match="y.npz cannot be read as features: .*labels"):
         Features(str(tmp_path / "y.npz"))
+    good = {
+        "names": np.array(["a", "b"]),
+        "labels": np.array([0, -1]),
+        "classes": np.array(["one"]),
+        "fc7": np.ones((2, 3), np.float32),
+    }
+    for name, value, message in (
+        ("names", np.arange(2), "its names are int64"),
+        ("names", np.array(["a"]), "2 labels of 1 photos"),
+        ("labels", np.array([0, 1]), "not those of 1 classes"),
+        ("labels", np.array([[0, 0]]), r"its labels are int64 \(1, 2\)"),
+        ("classes", np.array([{}]), "cannot be read as features"),  # a pickle, which is never run
+        ("fc7", np.array(["x", "y"]), "fc7 is <U1"),
+        ("fc7", np.ones(2), r"fc7 is float64 \(2,\)"),
+        ("fc7", np.ones((3, 3)), "3 features of 2 photos"),
+        ("fc7", np.full((2, 3), np.inf), "not finite"),
+    ):
+        np.savez(tmp_path / "y.npz", **good | {name: value})
+        with pytest.raises(DataError, match=message):
+            Features(str(tmp_path / "y.npz")).layer("fc7")
+    whole = (tmp_path / "y.npz").read_bytes()
+    for at in range(0, len(whole), 7):  # one flipped bit: refused, or harmless
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << at % 8
+        (tmp_path / "y.npz").write_bytes(damaged)
+        with contextlib.suppress(DataError):
+            Features(str(tmp_path / "y.npz")).layer("fc7")
     with pytest.raises(DataError, match="there are no features in .*z.npz"):
         Features(str(tmp_path / "z.npz"))

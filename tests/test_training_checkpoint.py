@@ -493,3 +493,30 @@ def test_a_text_that_cannot_be_written_leaves_no_draft(tmp_path):
     with _no_file_longer_than(10), pytest.raises(OSError, match="large"):
         whole_file.write_text(tmp_path / "config.json", "x" * 100)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"step": None}, '"step" is null and not a whole number'),
+        ({"window": {"steps": 1, "sums": []}}, '"window.sums" is a list'),
+        ({"scores": {"eval/loss": "low"}}, '"scores.eval/loss" is "low" and not a number'),
+    ],
+)
+def test_a_note_that_no_run_has_written_is_not_gone_on_with(tmp_path, opened, change, message):
+    good = {"step": 1, "photos": 8, "names": "", "evaluated": -1, "scores": {"eval/loss": 1.5},
+            "best": {"step": 1}, "skipped": []}  # fmt: skip
+    with opened() as checkpoints:
+        for step, note in ((1, good), (2, good | change)):
+            checkpoint.write(checkpoints.directory / str(step), _state(step), note)
+        assert checkpoints.note(1, loop._NOTE)["scores"] == {"eval/loss": 1.5}
+        with pytest.raises(CheckpointError, match=f"the note of .*/2 is damaged .*{message}"):
+            checkpoints.note(2, loop._NOTE)
+
+
+def test_only_a_number_is_the_name_of_a_step(tmp_path):
+    for name in ("²", "٣", "1²", "-1", "01"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert checkpoint.step_folders(tmp_path / "checkpoints") == []
+    with pytest.raises(CheckpointError, match="no checkpoint in"):
+        checkpoint.find(tmp_path)

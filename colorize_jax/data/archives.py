@@ -1,7 +1,7 @@
 """Photos in zip archives and tar shards, read in place."""
 
 import collections
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import functools
 import os
 import stat
@@ -87,6 +87,15 @@ def _photos(
 _KIND = "tar-2-heic" if HAS_HEIC else "tar-2"
 
 
+def _holds(table: Mapping[str, np.ndarray]) -> bool:
+    """Whether the arrays of a table belong together."""
+    try:
+        count = len(Names.checked(table["names"], table["ends"]))
+    except ValueError:
+        return False
+    return table["offsets"].shape == table["sizes"].shape == (count,)
+
+
 def _tar_table(path: str) -> dict[str, np.ndarray]:
     """Names (with the shard's, so that they are unique), offsets and sizes of a shard's photos, and
     what was left out."""
@@ -97,8 +106,9 @@ def _tar_table(path: str) -> dict[str, np.ndarray]:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     stamp = np.array([status.st_size, status.st_mtime_ns])
-    cached = index.load(_KIND, path)
-    if cached is not None and np.array_equal(cached["stamp"], stamp):
+    arrays = ("names", "ends", "offsets", "sizes", "left_out", "stamp")
+    cached = index.load(_KIND, path, arrays)
+    if cached is not None and np.array_equal(cached["stamp"], stamp) and _holds(cached):
         return cached
     left_out: collections.Counter[str] = collections.Counter()
     names, offsets, sizes = [], [], []

@@ -70,10 +70,12 @@ class Files:
 
 # What is kept, and what a listing leaves out, change with it.
 _KIND = "folder-2-heic" if HAS_HEIC else "folder-2"
+# Of `Names` the blob and the ends; folders, too, are names.
+_ARRAYS = ("names", "names_ends", "left_out", "folders", "folders_ends", "times", "indexed")
 
 
 def _indexed(path: str) -> tuple[Names, dict[str, int]]:
-    cached = index.load(_KIND, path)
+    cached = index.load(_KIND, path, _ARRAYS)
     if cached is not None and _holds(path, cached):
         return Names(cached["names"], cached["names_ends"]), index.counts(cached["left_out"])
     now = time.time_ns()
@@ -104,13 +106,14 @@ def _holds(path: str, cached: dict[str, np.ndarray]) -> bool:
         times = cached["times"]
         if (times > cached["indexed"] - _SETTLED).any():
             return False
-        folders = Names(cached["folders"], cached["folders_ends"])
+        Names.checked(cached["names"], cached["names_ends"])
+        folders = Names.checked(cached["folders"], cached["folders_ends"])
         root = os.fsencode(path)
-        return all(
+        return times.shape == (len(folders),) and all(
             os.stat(os.path.join(root, folders.encoded(i))).st_mtime_ns == times[i]
             for i in range(len(folders))
         )
-    except (OSError, KeyError):
+    except (OSError, ValueError):
         return False
 
 

@@ -1,6 +1,6 @@
 """What was found in a folder or an archive, kept on disk so that the next start need not look."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import contextlib
 import hashlib
 import json
@@ -10,6 +10,8 @@ import pathlib
 import threading
 
 import numpy as np
+
+from colorize_jax import json_files
 
 
 def cache_folder() -> pathlib.Path:
@@ -26,11 +28,17 @@ def _file(kind: str, path: str) -> pathlib.Path:
     return cache_folder() / f"{kind}-{digest}.npz"
 
 
-def load(kind: str, path: str) -> dict[str, np.ndarray] | None:
-    """The arrays stored for a path, or None; whether they still hold is for the caller to judge."""
+def load(kind: str, path: str, names: Sequence[str]) -> dict[str, np.ndarray] | None:
+    """The arrays stored for a path, or None if there are none of these names.
+
+    Whether they still hold is for the caller to judge.
+    """
     try:
         with _file(kind, path).open("rb") as file, np.load(file) as arrays:
-            return dict(arrays)
+            found = {name: arrays[name] for name in names}
+        if "left_out" in found:
+            counts(found["left_out"])
+        return found if all(array.dtype.kind in "iu" for array in found.values()) else None
     except (OSError, ValueError, EOFError, KeyError):
         return None
     except Exception as error:  # a torn file raises what zipfile likes; it is only a cache
@@ -60,4 +68,4 @@ def encode_counts(counts: Mapping[str, int]) -> np.ndarray:
 
 def counts(array: np.ndarray) -> dict[str, int]:
     """What `encode_counts` was given."""
-    return json.loads(array.tobytes())
+    return json_files.parse(array.tobytes(), {str: json_files.COUNT})

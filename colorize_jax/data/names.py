@@ -19,6 +19,15 @@ class Names(Sequence):
         self.blob, self.ends = blob, ends
 
     @classmethod
+    def checked(cls, blob: np.ndarray, ends: np.ndarray) -> "Names":
+        """From arrays that a file holds; ValueError if they are not those of names."""
+        whole = blob.ndim == ends.ndim == 1 and (blob.dtype, ends.dtype) == (np.uint8, np.int64)
+        marks = np.concatenate([[0], ends]) if whole else ()
+        if not whole or (np.diff(marks) < 0).any() or marks[-1] != len(blob):
+            raise ValueError("it holds no names")
+        return cls(blob, ends)
+
+    @classmethod
     def of(cls, names: Iterable[bytes]) -> "Names":
         """From encoded names, in their order."""
         names = list(names)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from colorize_jax.data import index
 from colorize_jax.data.names import Names
 from colorize_jax.data.record import Record
-from colorize_jax.errors import DataError
+from colorize_jax.errors import DataError, why
 
 # A record that `pack` wrote: magic, length of the name, the name, the encoded photo.
 _MAGIC = b"colorize1"
@@ -81,8 +81,13 @@ def open_reader(path: str):
 
 def _names(path: str, count: int) -> Names:
     if os.path.isfile(names_file(path)):
-        with np.load(names_file(path)) as arrays:
-            names = Names(arrays["blob"], arrays["ends"])
+        try:
+            with open(names_file(path), "rb") as file, np.load(file) as arrays:
+                names = Names.checked(arrays["blob"], arrays["ends"])
+        except Exception as error:  # numpy, zipfile and zlib raise many kinds
+            raise DataError(
+                f"{names_file(path)} is damaged ({why(error)}): pack the photos again"
+            ) from error
         if len(names) != count:
             raise DataError(
                 f"{names_file(path)} lists {len(names)} photos, {path} holds {count}: pack it again"
@@ -167,7 +172,7 @@ class Tfds:
         if "label" not in known or not isinstance(known["label"], classes):
             raise DataError(f"tfds:{self._spec} has no feature 'label' that is a class")
         path = os.path.join(self._folder, self._spec.partition(":")[2] or "train")
-        cached = index.load("tfds-labels", path)
+        cached = index.load("tfds-labels", path, ["labels"])
         if cached is not None and len(cached["labels"]) == len(self.names):
             labels = cached["labels"]
         else:

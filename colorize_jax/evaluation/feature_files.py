@@ -1,6 +1,6 @@
 """Features on disk: one .npz, or for more than fits into memory an ArrayRecord shard."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import contextlib
 import io
 import pathlib
@@ -121,16 +121,19 @@ class Features:
         self.path = path
         folder = pathlib.Path(path)
         self._shard = str(folder / SHARD) if folder.is_dir() else None
-        content = _load(folder / INDEX if self._shard else folder)
-        with _complaints(path), content:
-            self.names = content["names"].tolist()
-            self.labels = content["labels"]
-            self.classes = tuple(content["classes"].tolist())
+        with _complaints(path), _load(folder / INDEX if self._shard else folder) as content:
+            self.names = _row(content, "names", "U").tolist()
+            self.labels = _row(content, "labels", "i")
+            self.classes = tuple(_row(content, "classes", "U").tolist())
             self.layers = tuple(
-                content["layers"].tolist()
+                _row(content, "layers", "U").tolist()
                 if self._shard
                 else [key for key in content.files if key not in ABOUT]
             )
+            if len(self.labels) != len(self.names):
+                raise ValueError(f"{len(self.labels)} labels of {len(self.names)} photos")
+            if not (self.labels >= -1).all() or not (self.labels < len(self.classes)).all():
+                raise ValueError(f"its labels are not those of {len(self.classes)} classes, or -1")
 
     def layer(self, name: str) -> np.ndarray:
         """[photos, ...] float32; DataError if it cannot be read."""
@@ -140,8 +143,12 @@ class Features:
                     values = content[name]
             else:
                 values = self._from_shard(name)
+            if values.dtype.kind != "f" or values.ndim < 2:
+                raise ValueError(f"{name} is {values.dtype} {values.shape} and no features")
             if len(values) != len(self.names):
                 raise ValueError(f"{len(values)} features of {len(self.names)} photos")
+            if not np.isfinite(values).all():
+                raise ValueError(f"{name} has values that are not finite")
             return values
 
     def _from_shard(self, name: str) -> np.ndarray:
@@ -159,24 +166,36 @@ class Features:
         return np.empty((0, 0), np.float32) if values is None else values
 
 
-def _load(path: pathlib.Path) -> np.lib.npyio.NpzFile:
+def _row(content: np.lib.npyio.NpzFile, name: str, kind: str) -> np.ndarray:
+    """One of the arrays beside the features, one value a photo, class or layer."""
+    values = content[name]
+    if values.ndim != 1 or (values.dtype.kind != kind and len(values)):
+        raise ValueError(f"its {name} are {values.dtype} {values.shape}")
+    return values
+
+
+@contextlib.contextmanager
+def _load(path: pathlib.Path) -> Iterator[np.lib.npyio.NpzFile]:
     if not path.exists():
         raise DataError(
             f"there are no features in {path}: write them with python -m colorize_jax.extract"
         )
-    with _complaints(path):
-        if not zipfile.is_zipfile(path):
-            raise ValueError("it is not an .npz, or not all of one")
-        return np.load(path)
+    if not zipfile.is_zipfile(path):
+        raise ValueError("it is not an .npz, or not all of one")
+    with path.open("rb") as file, np.load(file) as content:  # numpy leaves a damaged one open
+        yield content
 
 
 @contextlib.contextmanager
 def _complaints(path):
     try:
         yield
-    # ArrayRecord raises RuntimeError, numpy the others.
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read as features: {why(error)}") from error
+    except DataError:
+        raise
+    # ArrayRecord, numpy, zipfile and zlib raise many kinds for what is damaged.
+    except Exception as error:
+        reason = why(error) or type(error).__name__
+        raise DataError(f"{path} cannot be read as features: {reason}") from error
 
 
 def _open_writer(path: pathlib.Path):
