@@ -147,8 +147,6 @@ class Features:
                 raise ValueError(f"{name} is {values.dtype} {values.shape} and no features")
             if len(values) != len(self.names):
                 raise ValueError(f"{len(values)} features of {len(self.names)} photos")
-            if not np.isfinite(values).all():
-                raise ValueError(f"{name} has values that are not finite")
             return values
 
     def _from_shard(self, name: str) -> np.ndarray:
