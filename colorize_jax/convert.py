@@ -50,8 +50,8 @@ def from_caffe(
         CheckpointError: the output exists.
         OSError: the output cannot be written.
     """
-    from colorize_jax.surgery import caffe, foreign
     from colorize_jax.training import checkpoint
+    from colorize_jax.weights import caffe, foreign
 
     checkpoint.check_output(pathlib.Path(output))
     file = foreign.read(path, ["HDF5"])
@@ -95,8 +95,8 @@ def to_caffe(
         SaveError: it cannot be written.
         CheckpointError: there is no checkpoint, or it is damaged.
     """
-    from colorize_jax.surgery import caffe, foreign, hdf5
     from colorize_jax.training import checkpoint
+    from colorize_jax.weights import caffe, foreign, hdf5
 
     foreign.check_output(output)
     folder = checkpoint.find(path)
@@ -138,8 +138,8 @@ def from_torch(
         CheckpointError: the output exists.
         OSError: the output cannot be written.
     """
-    from colorize_jax.surgery import foreign, torch
     from colorize_jax.training import checkpoint
+    from colorize_jax.weights import foreign, torch
 
     checkpoint.check_output(pathlib.Path(output))
     file = foreign.read(path, ["safetensors", "PyTorch"])
@@ -162,8 +162,8 @@ def to_torch(
         SaveError: it cannot be written.
         CheckpointError: there is no checkpoint, or it is damaged.
     """
-    from colorize_jax.surgery import foreign, torch, torch_files
     from colorize_jax.training import checkpoint
+    from colorize_jax.weights import foreign, torch, torch_files
 
     foreign.check_output(output)
     folder = checkpoint.find(path)
@@ -200,8 +200,7 @@ def to_onnx(
         SaveError: it cannot be written.
         CheckpointError: there is no checkpoint, or it is damaged.
     """
-    from colorize_jax import onnx_export
-    from colorize_jax.surgery import foreign
+    from colorize_jax.weights import foreign, onnx_export
 
     foreign.check_output(output)
     folder, model, shape, deviation = onnx_export.export(path, size=size, colorizer=colorizer)
@@ -218,7 +217,7 @@ def inspect(path: str, *, say: Callable[[str], None] = print) -> None:
         WeightsError: it is a file, but not one of weights, or damaged.
         CheckpointError: it is a folder, but there is no checkpoint, or it is damaged.
     """
-    from colorize_jax import inspection
+    from colorize_jax.weights import inspection
 
     for line in inspection.describe(path):
         say(line)

@@ -14,11 +14,11 @@ from colorize_jax import convert
 from colorize_jax.color import spaces
 from colorize_jax.models import layers, registry
 from colorize_jax.models.alexnet import AlexNet
-from colorize_jax.surgery import torch as tables
-from colorize_jax.surgery import torch_files
-from colorize_jax.surgery.foreign import File
-from colorize_jax.surgery.tables import flat
 from colorize_jax.training import checkpoint
+from colorize_jax.weights import torch as tables
+from colorize_jax.weights import torch_files
+from colorize_jax.weights.foreign import File
+from colorize_jax.weights.tables import flat
 
 torch = pytest.importorskip("torch", reason="compares with PyTorch, which is not installed")
 from safetensors import torch as safetensors_torch  # noqa: E402

@@ -11,8 +11,8 @@ import pytest
 from colorize_jax.color.spaces import GRAY_MEAN
 from colorize_jax.errors import ColorizeError, ConfigError, WeightsError
 from colorize_jax.models import registry
-from colorize_jax.surgery import caffe, foreign, hdf5, tables
 from colorize_jax.surgery.absorb import absorb_batch_norm
+from colorize_jax.weights import caffe, foreign, hdf5, tables
 
 GOLDEN = pathlib.Path(__file__).parent / "golden_tiny.caffemodel.h5"
 SMALL = {

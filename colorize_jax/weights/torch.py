@@ -22,10 +22,10 @@ from colorize_jax.errors import ConfigError, WeightsError
 from colorize_jax.models import layers, registry, resnet
 from colorize_jax.models.norm import EPSILON, RAMP
 from colorize_jax.models.vgg16 import BLOCKS, Vgg16
-from colorize_jax.surgery import torch_names
 from colorize_jax.surgery.absorb import absorb_batch_norm
-from colorize_jax.surgery.foreign import File, Imported
-from colorize_jax.surgery.tables import (
+from colorize_jax.weights import torch_names
+from colorize_jax.weights.foreign import File, Imported
+from colorize_jax.weights.tables import (
     Row,
     Shape,
     Tree,
@@ -35,7 +35,7 @@ from colorize_jax.surgery.tables import (
     to_ours,
     to_theirs,
 )
-from colorize_jax.surgery.torch_names import Tree as Names
+from colorize_jax.weights.torch_names import Tree as Names
 
 # Of ImageNet, as torchvision's pretrained weights expect them: RGB.
 MEAN = (0.485, 0.456, 0.406)

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from colorize_jax.errors import WeightsError
-from colorize_jax.surgery import claims
+from colorize_jax.weights import claims
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 _DATA, _OURS = "data", "colorize_jax"  # groups of the root; the second is read by nobody else

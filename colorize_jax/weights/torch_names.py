@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import re
 
-from colorize_jax.surgery.tables import listed
+from colorize_jax.weights.tables import listed
 
 _LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _PARTS = 32  # of a name, between dots; a network's has five

@@ -13,13 +13,13 @@ from safetensors import numpy as safetensors
 import saved as saved_files
 
 import colorize_jax
-from colorize_jax import convert, inspection
+from colorize_jax import convert
 from colorize_jax.errors import WeightsError
 from colorize_jax.models import registry
-from colorize_jax.surgery import foreign
-from colorize_jax.surgery import torch as tables
-from colorize_jax.surgery.tables import flat, shapes_of
 from colorize_jax.training import checkpoint
+from colorize_jax.weights import foreign, inspection
+from colorize_jax.weights import torch as tables
+from colorize_jax.weights.tables import flat, shapes_of
 
 SMALL = {
     "vgg16": {"name": "vgg16", "width": 1 / 32, "fc6_kernel": 1, "norm": "none"},

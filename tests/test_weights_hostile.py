@@ -15,7 +15,7 @@ import pytest
 from safetensors import numpy as safetensors
 
 from colorize_jax.errors import WeightsError
-from colorize_jax.surgery import foreign
+from colorize_jax.weights import foreign
 
 GIB = 1 << 30
 

@@ -23,8 +23,8 @@ import safetensors
 from safetensors import numpy as safetensors_numpy
 
 from colorize_jax.errors import WeightsError
-from colorize_jax.surgery.claims import Claims
-from colorize_jax.surgery.tables import listed
+from colorize_jax.weights.claims import Claims
+from colorize_jax.weights.tables import listed
 
 Contents = tuple[dict[str, np.ndarray], dict[str, str]]
 

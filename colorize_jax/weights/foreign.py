@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from colorize_jax.errors import SaveError, WeightsError, why
-from colorize_jax.surgery import hdf5, torch_files
+from colorize_jax.weights import hdf5, torch_files
 
 _HEAD = 16  # bytes that a format is known by
 _PROTOBUF = ".caffemodel"

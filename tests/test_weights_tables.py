@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from colorize_jax.errors import WeightsError
-from colorize_jax.surgery import tables
-from colorize_jax.surgery.tables import Row
+from colorize_jax.weights import tables
+from colorize_jax.weights.tables import Row
 
 KERNEL, BIAS = "params/encoder/a/kernel", "params/encoder/a/bias"
 SHAPES = {KERNEL: (3, 2), BIAS: (2,)}

@@ -7,8 +7,8 @@ from typing import Any
 
 from colorize_jax.errors import WeightsError
 from colorize_jax.models import registry
-from colorize_jax.surgery import caffe, foreign, torch
 from colorize_jax.training import checkpoint
+from colorize_jax.weights import caffe, foreign, torch
 
 # Each says what arrays of these names and shapes are, or raises WeightsError with what it misses.
 RECOGNIZERS = {"Caffe": caffe.recognize, "torchvision": torch.recognize}

@@ -1,6 +1,6 @@
 """Tables between the names of a foreign network and ours: one mechanism for all formats.
 
-A table is a list of rows, made for one encoder by `surgery/caffe.py` or `surgery/torch.py`.
+A table is a list of rows, made for one encoder by `weights/caffe.py` or `weights/torch.py`.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence

@@ -15,9 +15,10 @@ from colorize_jax.color.spaces import GRAY_MEAN
 from colorize_jax.errors import ConfigError, WeightsError
 from colorize_jax.models import norm, registry
 from colorize_jax.models.vgg16 import Vgg16
-from colorize_jax.surgery import first_conv, tables
-from colorize_jax.surgery.foreign import File, Imported
-from colorize_jax.surgery.tables import Row, Shape
+from colorize_jax.surgery import first_conv
+from colorize_jax.weights import tables
+from colorize_jax.weights.foreign import File, Imported
+from colorize_jax.weights.tables import Row, Shape
 
 Tree = dict[str, Any]
 

@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from colorize_jax import convert, onnx_export
+from colorize_jax import convert
 from colorize_jax.color import spaces
 from colorize_jax.errors import ColorizeError, WeightsError
 from colorize_jax.models import registry
 from colorize_jax.models.heads import Head
 from colorize_jax.models.point_network import PointNetwork
 from colorize_jax.training import checkpoint
+from colorize_jax.weights import onnx_export
 
 VGG16 = {"name": "vgg16", "width": 1 / 32, "fc6_kernel": 3, "hidden": 8}
 NETWORKS = {

@@ -1,0 +1,1 @@
+"""Files of other programs' networks: Caffe, PyTorch and ONNX, read, written and looked into."""
