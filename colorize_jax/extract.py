@@ -76,7 +76,7 @@ def extract(
         ConfigError: a setting makes no sense.
         DataError: no photo is in the split, or none of them can be read.
     """
-    from colorize_jax.evaluation import feature_files, features
+    from colorize_jax.features import feature_files, features
 
     _check(extraction)
     names = [photos.name(index) for index in range(len(photos))]
@@ -137,7 +137,7 @@ def _compile(
     import jax
 
     import colorize_jax
-    from colorize_jax.evaluation import features
+    from colorize_jax.features import features
     from colorize_jax.training import sharding
 
     encoder, variables = colorize_jax.load_encoder(checkpoint)

@@ -22,8 +22,8 @@ import numpy as np
 
 from colorize_jax import command_line, help
 from colorize_jax.errors import ColorizeError, ConfigError
-from colorize_jax.evaluation import probes
-from colorize_jax.evaluation.feature_files import Features
+from colorize_jax.features import probes
+from colorize_jax.features.feature_files import Features
 from colorize_jax.paths import argument
 from colorize_jax.whole_file import write_text
 

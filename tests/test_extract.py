@@ -13,8 +13,8 @@ import colorize_jax
 from colorize_jax import extract
 from colorize_jax.data import decode, sources, transforms
 from colorize_jax.errors import CheckpointError, ConfigError, DataError
-from colorize_jax.evaluation import feature_files, features
-from colorize_jax.evaluation.feature_files import Features
+from colorize_jax.features import feature_files, features
+from colorize_jax.features.feature_files import Features
 from colorize_jax.models import registry
 from colorize_jax.training import checkpoint, same_run
 from colorize_jax.training.step import TrainState

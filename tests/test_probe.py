@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from colorize_jax import probe
 from colorize_jax.errors import ConfigError
-from colorize_jax.evaluation import feature_files, probes
+from colorize_jax.features import feature_files, probes
 
 
 def _blobs(rng, classes=7, each=12, channels=5, noise=1.0):

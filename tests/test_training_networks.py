@@ -12,7 +12,7 @@ import colorize_jax
 from colorize_jax import extract
 from colorize_jax.data import sources
 from colorize_jax.errors import ConfigError
-from colorize_jax.evaluation import feature_files
+from colorize_jax.features import feature_files
 from colorize_jax.tasks.task import make_task
 from colorize_jax.training import checkpoint, optimizers, same_run, sharding, start
 from colorize_jax.training.step import init_state, init_variables

@@ -1,0 +1,1 @@
+"""Features on disk, and what they are worth: probes."""
