@@ -10,7 +10,7 @@ import tiny
 
 from colorize_jax.data.masks import VOID, palette
 from colorize_jax.errors import ConfigError
-from colorize_jax.evaluation import scores
+from colorize_jax.tasks import scores
 from colorize_jax.tasks.task import make_task
 from colorize_jax.training.step import row_keys
 

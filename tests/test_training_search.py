@@ -11,10 +11,10 @@ import saved
 import tiny
 
 from colorize_jax.errors import ConfigError, DataError
-from colorize_jax.evaluation.runner import Runner
 from colorize_jax.tasks.task import make_task
 from colorize_jax.training import loop, search
 from colorize_jax.training.report import Report
+from colorize_jax.training.runner import Runner
 
 SCORES = {2: 0.1, 4: 0.2, 6: 0.15, 8: 0.16, 10: 0.16, 12: 0.2, 14: 0.1}  # drops at 6 and 10
 

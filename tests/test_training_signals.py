@@ -18,9 +18,9 @@ import tiny
 
 from colorize_jax.data import pipeline
 from colorize_jax.errors import Interrupted, SaveError
-from colorize_jax.evaluation.runner import Runner
 from colorize_jax.training import checkpoint, loop, manifest, sharding
 from colorize_jax.training.report import Report
+from colorize_jax.training.runner import Runner
 from colorize_jax.training.signals import ASKING, Signals, Stop, left_behind
 
 WAITING = """

@@ -23,7 +23,6 @@ from colorize_jax.errors import (
     NonFiniteError,
     OutOfMemoryError,
 )
-from colorize_jax.evaluation.runner import Runner
 from colorize_jax.tasks.task import make_task
 from colorize_jax.training import (
     checkpoint,
@@ -33,6 +32,7 @@ from colorize_jax.training import (
     nonfinite,
     start,
 )
+from colorize_jax.training.runner import Runner
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,9 @@ import numpy as np
 
 from colorize_jax.color import spaces
 from colorize_jax.errors import ConfigError
-from colorize_jax.evaluation import metrics, scores
 from colorize_jax.models import registry
 from colorize_jax.models.classifier import Classifier
-from colorize_jax.tasks import losses
+from colorize_jax.tasks import losses, metrics, scores
 from colorize_jax.tasks.task import Caption, Score, Task
 
 NO_CLASS = -1

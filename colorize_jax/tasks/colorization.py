@@ -5,11 +5,10 @@ import jax.numpy as jnp
 
 from colorize_jax.color import histograms, instantiate, spaces
 from colorize_jax.errors import ConfigError
-from colorize_jax.evaluation import metrics
 from colorize_jax.models import hypercolumn, registry
 from colorize_jax.models.heads import Head
 from colorize_jax.models.point_network import PointNetwork
-from colorize_jax.tasks import losses, points
+from colorize_jax.tasks import losses, metrics, points
 from colorize_jax.tasks.task import Caption, Score, Task
 
 AB_SCALE = 100.0  # a and b are predicted in hundreds, so that outputs are of order one

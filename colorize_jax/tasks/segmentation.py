@@ -9,12 +9,11 @@ import numpy as np
 from colorize_jax.color import spaces
 from colorize_jax.data.masks import VOID, palette
 from colorize_jax.errors import ConfigError
-from colorize_jax.evaluation import metrics, scores
 from colorize_jax.models import hypercolumn, layers, registry
 from colorize_jax.models.fov import FieldOfView
 from colorize_jax.models.heads import Head
 from colorize_jax.models.point_network import PointNetwork
-from colorize_jax.tasks import losses, points
+from colorize_jax.tasks import losses, metrics, points, scores
 from colorize_jax.tasks.task import Caption, Score, Task
 
 VISIBLE = 0.6  # how much of an overlay is the classes' colors; the rest is the photo

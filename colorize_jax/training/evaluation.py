@@ -14,11 +14,11 @@ from colorize_jax.data.bad_records import BadRecords
 from colorize_jax.data.labelled import Labelled
 from colorize_jax.data.sources import Photos
 from colorize_jax.errors import CheckpointError, ConfigError, OutOfMemoryError
-from colorize_jax.evaluation import export, extremes
-from colorize_jax.evaluation.runner import Runner
 from colorize_jax.tasks.task import Task, batch_shapes, make_task
 from colorize_jax.training import (
     checkpoint,
+    export,
+    extremes,
     hosts,
     known,
     memory,
@@ -29,6 +29,7 @@ from colorize_jax.training import (
     start,
 )
 from colorize_jax.training.report import say
+from colorize_jax.training.runner import Runner
 from colorize_jax.training.step import init_variables
 
 

@@ -18,7 +18,6 @@ from colorize_jax.config import check_numbers
 from colorize_jax.data import arrays, fingerprint, pipeline, sources, splits, storage
 from colorize_jax.data.bad_records import BadRecords
 from colorize_jax.errors import ConfigError, DataError, Interrupted, NonFiniteError, SaveError, why
-from colorize_jax.evaluation.runner import Runner
 from colorize_jax.json_files import COUNT, Number
 from colorize_jax.models import norm
 from colorize_jax.tasks.task import make_task
@@ -39,6 +38,7 @@ from colorize_jax.training import (
 )
 from colorize_jax.training.meter import Meter, NonFiniteStep
 from colorize_jax.training.report import Report, say
+from colorize_jax.training.runner import Runner
 from colorize_jax.training.search import STATE, Search
 from colorize_jax.training.signals import Signals, Stop
 from colorize_jax.training.step import abstract_state, init_state, pass_over

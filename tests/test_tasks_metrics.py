@@ -8,7 +8,7 @@ import skimage.color
 import skimage.metrics
 import sklearn.metrics
 
-from colorize_jax.evaluation import metrics
+from colorize_jax.tasks import metrics
 
 
 def test_golden_psnr_and_rmse_ab(golden):

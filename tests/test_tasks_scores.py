@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from colorize_jax.evaluation import scores
+from colorize_jax.tasks import scores
 
 
 def test_golden_mean_iou(golden):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from colorize_jax.evaluation import export
+from colorize_jax.training import export
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,0 @@
-"""Scores, and running them over a split."""
