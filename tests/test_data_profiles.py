@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image, ImageCms
 import pytest
 
+from colorize_jax.bench.input_speed import Decoding
 from colorize_jax.data import check, decode, profiles
-from colorize_jax.data.benchmark import Decoding
 from colorize_jax.data.record import Record
 from colorize_jax.errors import DataError
 

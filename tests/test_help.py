@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 import pytest
 
 from colorize_jax import __main__ as commands
-from colorize_jax import bench, convert, extract, help, probe, study
+from colorize_jax import convert, extract, help, probe, study
+from colorize_jax.bench import __main__ as bench
 from colorize_jax.config import default_config
 from colorize_jax.data import __main__ as data
 from colorize_jax.errors import ConfigError

@@ -5,7 +5,7 @@ import time
 
 import jax
 
-from colorize_jax.training import step_speed
+from colorize_jax.training import hardware
 
 # Of the speed of large matrix products, what training steps were seen to reach: 0.29 to 0.76 on a
 # CPU (docs/speed.md).
@@ -112,7 +112,7 @@ def _flops(compiled) -> float:
 @functools.cache
 def _rate(dtype: str, platform: str) -> float:
     """FLOP/s of a device in matrix products that take a tenth of a second to measure."""
-    return step_speed.matrix_rate(dtype, 0.05, (512,) if platform == "cpu" else (4096,))
+    return hardware.matrix_rate(dtype, 0.05, (512,) if platform == "cpu" else (4096,))
 
 
 def _amount(flops: float) -> str:

@@ -1,10 +1,19 @@
-"""What a run was computed on, in words."""
+"""What a run is computed on: in words, and how fast it multiplies."""
 
+from collections.abc import Callable, Sequence
 import os
 import platform
 import re
+import statistics
+import time
 
 import jax
+import jax.numpy as jnp
+
+from colorize_jax.models.registry import DTYPES
+
+_MATRICES = {"cpu": (1024, 2048)}  # sides; larger ones elsewhere
+_LARGE_MATRICES = (4096, 8192, 16384)
 
 
 def describe() -> str:
@@ -26,3 +35,36 @@ def _processor() -> str:
         found = None
     name = found[1] if found else platform.processor() or platform.machine()
     return re.sub(r"\s*\d+-Core Processor$", "", name.strip())
+
+
+def matrix_rate(dtype: str, seconds: float = 1.0, sides: Sequence[int] = ()) -> float:
+    """FLOP/s of one device in products of large square matrices: the best of some sizes."""
+    sides = sides or _MATRICES.get(jax.devices()[0].platform, _LARGE_MATRICES)
+    return max(_matrix_rate(DTYPES[dtype], side, seconds) for side in sides)
+
+
+def _matrix_rate(dtype, side: int, seconds: float) -> float:
+    ones = jnp.full((side, side), 1 / side, dtype)  # its own square
+    products = 8
+
+    @jax.jit
+    def chain(x):
+        return jax.lax.fori_loop(0, products, lambda _, x: x @ ones, x)
+
+    return products * 2 * side**3 / median_seconds(lambda: chain(ones), seconds)
+
+
+def median_seconds(work: Callable, seconds: float) -> float:
+    """Of one call, in three stretches that take so long together; after one call to warm up."""
+    jax.block_until_ready(work())
+    began = time.perf_counter()
+    jax.block_until_ready(work())
+    calls = max(1, round(seconds / 3 / (time.perf_counter() - began)))
+    stretches = []
+    for _ in range(3):
+        began = time.perf_counter()
+        for _ in range(calls):
+            done = work()
+        jax.block_until_ready(done)
+        stretches.append((time.perf_counter() - began) / calls)
+    return statistics.median(stretches)

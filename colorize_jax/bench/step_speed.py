@@ -1,27 +1,23 @@
 """How fast training steps are on this machine, and what share of its arithmetic they use."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 import contextlib
 import dataclasses
 import functools
 import resource
-import statistics
 import time
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
+from colorize_jax.bench import cost
 from colorize_jax.data import pipeline
 from colorize_jax.markdown import table
-from colorize_jax.models.registry import DTYPES
-from colorize_jax.training import cost, hardware, memory, sharding
+from colorize_jax.training import hardware, memory, sharding
 from colorize_jax.training.step import init_state
 
 _WORTH = 1.03  # a batch twice as large must be so much faster for the sweep to go on
-_MATRICES = {"cpu": (1024, 2048)}  # sides; larger ones elsewhere
-_LARGE_MATRICES = (4096, 8192, 16384)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,23 +50,6 @@ class Speed:
     def photos(self) -> float:
         """A second, on all devices."""
         return self.rows * self.devices / self.step_seconds
-
-
-def matrix_rate(dtype: str, seconds: float = 1.0, sides: Sequence[int] = ()) -> float:
-    """FLOP/s of one device in products of large square matrices: the best of some sizes."""
-    sides = sides or _MATRICES.get(jax.devices()[0].platform, _LARGE_MATRICES)
-    return max(_matrix_rate(DTYPES[dtype], side, seconds) for side in sides)
-
-
-def _matrix_rate(dtype, side: int, seconds: float) -> float:
-    ones = jnp.full((side, side), 1 / side, dtype)  # its own square
-    products = 8
-
-    @jax.jit
-    def chain(x):
-        return jax.lax.fori_loop(0, products, lambda _, x: x @ ones, x)
-
-    return products * 2 * side**3 / _median_seconds(lambda: chain(ones), seconds)
 
 
 def sweep(
@@ -141,7 +120,7 @@ def measure(config: ConfigDict, rows: int, *, seconds: float, photos=None) -> Sp
         rows=rows,
         devices=plan.mesh.size,
         compile_seconds=compile_seconds,
-        step_seconds=_median_seconds(lambda: step(batch), seconds),
+        step_seconds=hardware.median_seconds(lambda: step(batch), seconds),
         # The module as written: what the compiler computes twice does not count.
         flops=lowered.cost_analysis()["flops"] / plan.mesh.size,
         counted=memory.need(compiled),
@@ -177,22 +156,6 @@ def _fed(plan: cost.Plan, step: Callable, photos, step_seconds: float, seconds: 
                 began = time.perf_counter()
         jax.block_until_ready(metrics)
     return (count - settle) * plan.config.data.batch_size / (time.perf_counter() - began)
-
-
-def _median_seconds(work: Callable, seconds: float) -> float:
-    """Of one call, in three stretches that take so long together; after one call to warm up."""
-    jax.block_until_ready(work())
-    began = time.perf_counter()
-    jax.block_until_ready(work())
-    calls = max(1, round(seconds / 3 / (time.perf_counter() - began)))
-    stretches = []
-    for _ in range(3):
-        began = time.perf_counter()
-        for _ in range(calls):
-            done = work()
-        jax.block_until_ready(done)
-        stretches.append((time.perf_counter() - began) / calls)
-    return statistics.median(stretches)
 
 
 def _peak() -> int:

@@ -11,8 +11,9 @@ import sys
 import tempfile
 
 from colorize_jax import command_line, help
+from colorize_jax.bench import input_speed
 from colorize_jax.config import default_config
-from colorize_jax.data import benchmark, pack, sources, splits
+from colorize_jax.data import pack, sources, splits
 from colorize_jax.errors import ColorizeError, ConfigError
 from colorize_jax.recipe import load_config
 
@@ -53,13 +54,13 @@ def main(arguments: list[str] | None = None) -> None:
             config.data.batch_size = 32
             config.data.workers = settings.workers
             config.data.threads = os.cpu_count()
-            print(benchmark.memory(photos, config, settings.count))
+            print(input_speed.memory(photos, config, settings.count))
             return
         with tempfile.TemporaryDirectory() as folder:
             pack.pack(sources.open_all(settings.source), folder, pack.Packing(), os.cpu_count())
             packed, _ = sources.open_splits(folder, 0.001)
             print(
-                benchmark.table(
+                input_speed.table(
                     photos, packed, crops=tuple(settings.crops), count=settings.count,
                     workers=settings.workers, repeats=settings.repeats,
                 )
@@ -120,8 +121,9 @@ def _add_step(commands) -> None:
 
 
 def _step(settings) -> str:
+    from colorize_jax.bench import step_speed
     from colorize_jax.models import registry
-    from colorize_jax.training import step_speed
+    from colorize_jax.training import hardware
     from colorize_jax.training.report import say
 
     if min(settings.rows) < 1 or settings.seconds <= 0:
@@ -139,7 +141,7 @@ def _step(settings) -> str:
     try:
         for dtype in settings.dtypes:
             config.model.dtype = dtype
-            rates[dtype] = step_speed.matrix_rate(dtype)
+            rates[dtype] = hardware.matrix_rate(dtype)
             found = speeds[dtype] = []
             for speed in step_speed.sweep(
                 config, sorted(settings.rows), seconds=seconds,
@@ -158,8 +160,8 @@ def _step(settings) -> str:
 
 def _cost(settings) -> str:
     # JAX starts only for the command that needs it.
+    from colorize_jax.bench import cost, cost_report
     from colorize_jax.models import registry
-    from colorize_jax.training import cost, cost_report
 
     def given(*names):
         values = {name: getattr(settings, name) for name in names}

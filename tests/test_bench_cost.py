@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
-from colorize_jax import bench
+from colorize_jax.bench import __main__ as bench
+from colorize_jax.bench import cost, cost_report
 from colorize_jax.errors import ConfigError
 from colorize_jax.recipe import load_config
-from colorize_jax.training import cost, cost_report
 
 ROOT = pathlib.Path(__file__).parent.parent
 RECIPE = """

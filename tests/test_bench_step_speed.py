@@ -6,8 +6,9 @@ import jax
 import pytest
 import tiny
 
-from colorize_jax import bench
-from colorize_jax.training import cost, step_speed
+from colorize_jax.bench import __main__ as bench
+from colorize_jax.bench import cost, step_speed
+from colorize_jax.training import hardware
 
 SPEED = step_speed.Speed("float32", 8, 1, 20.0, 0.5, 3e9, 2**30, 2**31)
 
@@ -36,8 +37,8 @@ def test_flops_are_those_of_one_device(measured):
 
 
 def test_matrix_rate_is_that_of_the_product(monkeypatch):
-    monkeypatch.setattr(step_speed, "_MATRICES", {"cpu": (64, 256)})
-    assert 1e8 < step_speed.matrix_rate("float32", seconds=0.01) < 1e16
+    monkeypatch.setattr(hardware, "_MATRICES", {"cpu": (64, 256)})
+    assert 1e8 < hardware.matrix_rate("float32", seconds=0.01) < 1e16
 
 
 def _sweep(monkeypatch, seconds, rows=(1, 2, 4, 8, 16)):
@@ -93,7 +94,7 @@ def _measured(monkeypatch, seconds_of):
         return dataclasses.replace(speed, fed=float(len(photos)))
 
     monkeypatch.setattr(step_speed, "measure", measure)
-    monkeypatch.setattr(step_speed, "matrix_rate", lambda dtype: 1e12)
+    monkeypatch.setattr(hardware, "matrix_rate", lambda dtype: 1e12)
     return fed
 
 

@@ -3,8 +3,8 @@
 import dataclasses
 import math
 
+from colorize_jax.bench import cost
 from colorize_jax.markdown import table
-from colorize_jax.training import cost
 
 GB = 1e9
 
