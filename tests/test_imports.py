@@ -1,0 +1,60 @@
+"""Which room of the package may import which: data flows one way, and so do the imports."""
+
+import ast
+import pathlib
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).parent.parent / "colorize_jax"
+# From the lowest floor to the highest: what a room may import besides the modules at the root.
+ALLOWED = {
+    "color": set(),
+    "data": {"color"},
+    "models": set(),
+    "surgery": {"models"},
+    "tasks": {"color", "data", "models"},
+    "features": {"color", "data"},
+    "training": {"color", "data", "models", "surgery", "tasks"},
+    "weights": {"color", "models", "surgery", "tasks", "training"},
+    "bench": {"data", "models", "tasks", "training"},
+    "studies": {"training"},
+}
+COMMANDS = {"main", "evaluate", "extract", "probe", "convert", "study", "regression_scale"}
+
+
+def _imported(path):
+    """Dotted names of all that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _ours(path):
+    """What lies directly in the package and is imported by a file: rooms, and modules by name."""
+    names = (name.split(".") for name in _imported(path))
+    return {parts[1] for parts in names if parts[0] == "colorize_jax" and len(parts) > 1}
+
+
+def test_every_room_has_a_floor_and_looks_down_only():
+    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert rooms == set(ALLOWED)
+    floors = list(ALLOWED)
+    for room, below in ALLOWED.items():
+        assert all(floors.index(other) < floors.index(room) for other in below), room
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_a_room_imports_what_it_may_and_all_of_it(room):
+    found = set().union(*(_ours(path) for path in (PACKAGE / room).glob("*.py"))) - {room}
+    assert found & set(ALLOWED) == ALLOWED[room]
+    assert not found & COMMANDS
+
+
+@pytest.mark.parametrize(
+    "path", sorted((PACKAGE / "data").glob("*.py")), ids=lambda path: path.stem
+)
+def test_data_knows_no_jax(path):
+    outside = {name.split(".")[0] for name in _imported(path)}
+    assert not outside & {"jax", "flax", "optax", "orbax", "chex"}
