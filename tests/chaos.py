@@ -37,7 +37,7 @@ def finish(workdir, cache, *flags):
     """A run, or the rest of one, undisturbed."""
     result = subprocess.run(
         command(workdir, *flags), cwd=saved.ROOT, env=environment(cache), capture_output=True,
-        text=True, timeout=600,
+        text=True, timeout=1800,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     return result.stderr
