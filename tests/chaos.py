@@ -120,7 +120,7 @@ def torment(workdir, cache, ends, seed, *flags, photos=None):
         with said.open("w") as file:
             process = subprocess.Popen(
                 command(workdir, *flags), cwd=saved.ROOT, env=environment(cache),
-                stdout=subprocess.DEVNULL, stderr=file,
+                stdout=subprocess.DEVNULL, stderr=file, preexec_fn=_hear_hangups,
             )  # fmt: skip
         if number % 3:
             ready = "images/s" if photos else " steps of "  # or before the first evaluation
@@ -146,6 +146,11 @@ def torment(workdir, cache, ends, seed, *flags, photos=None):
         if code == 0:
             break
     return log
+
+
+def _hear_hangups():
+    """Under nohup the tests would pass it on that SIGHUP is ignored."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def newest(workdir):
