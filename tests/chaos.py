@@ -117,10 +117,10 @@ def torment(workdir, cache, ends, seed, *flags, photos=None):
     said = workdir.with_name(f"{workdir.name}.log")
     for number in range(ends):
         name = list(ENDS)[number % len(ENDS)]
-        with said.open("w") as file:
+        with said.open("w") as file, _hangups_heard():
             process = subprocess.Popen(
                 command(workdir, *flags), cwd=saved.ROOT, env=environment(cache),
-                stdout=subprocess.DEVNULL, stderr=file, preexec_fn=_hear_hangups,
+                stdout=subprocess.DEVNULL, stderr=file,
             )  # fmt: skip
         if number % 3:
             ready = "images/s" if photos else " steps of "  # or before the first evaluation
@@ -148,9 +148,14 @@ def torment(workdir, cache, ends, seed, *flags, photos=None):
     return log
 
 
-def _hear_hangups():
-    """Under nohup the tests would pass it on that SIGHUP is ignored."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+@contextlib.contextmanager
+def _hangups_heard():
+    """Under nohup, programs that the tests start would inherit that SIGHUP is ignored."""
+    before = signal.signal(signal.SIGHUP, lambda number, frame: None)  # is gone in a new program
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def newest(workdir):
