@@ -96,8 +96,10 @@ def _worse_than_gray(scores: dict[str, float]) -> str:
 
 
 def _dead_units(share: float) -> str:
-    """All weights into a hidden unit start near zero and see activations that are never negative,
-    so that a few large steps in one direction can leave it below zero for good, whatever the photo.
+    """What to say of a head most of whose hidden units have died; "" of any other.
+
+    All weights into a unit start near zero and see activations that are never negative, so that a
+    few large steps in one direction can leave it below zero for good, whatever the photo.
     """
     if share >= FEW_UNITS:
         return ""

@@ -26,8 +26,7 @@ def squared_error_ab(predicted: jax.Array, truth: jax.Array) -> jax.Array:
     Returns:
         [...] per photo.
     """
-    difference = spaces.lab(predicted)[..., 1:] - spaces.lab(truth)[..., 1:]
-    return jnp.square(difference).mean((-3, -2, -1))
+    return jnp.square(_difference_ab(predicted, truth)).mean((-3, -2, -1))
 
 
 def auc(predicted: jax.Array, truth: jax.Array) -> jax.Array:
@@ -43,12 +42,16 @@ def auc(predicted: jax.Array, truth: jax.Array) -> jax.Array:
     Returns:
         [...] per photo.
     """
-    difference = spaces.lab(predicted)[..., 1:] - spaces.lab(truth)[..., 1:]
-    distance = jnp.sqrt(jnp.square(difference).sum(-1))
+    distance = jnp.sqrt(jnp.square(_difference_ab(predicted, truth)).sum(-1))
     # The area that one pixel adds: it counts from the first t that reaches its distance on, and the
     # two ends of the curve count half.
     area = _LARGEST_AB + 0.5 - jnp.maximum(jnp.ceil(distance), 0.5)
     return jnp.where(distance <= _LARGEST_AB, area, 0).mean((-2, -1)) / _LARGEST_AB
+
+
+def _difference_ab(predicted: jax.Array, truth: jax.Array) -> jax.Array:
+    """Of Lab's a and b, per pixel: RGB [..., 3] in [0, 1] -> [..., 2]."""
+    return spaces.lab(predicted)[..., 1:] - spaces.lab(truth)[..., 1:]
 
 
 def confusion(
