@@ -9,7 +9,7 @@ _MODULES = {
     "color_input": "color.spaces",
     "default_config": "config",
     "load_config": "recipe",
-    "load_encoder": "training.checkpoint",
+    "load_encoder": "checkpoints.reading",
     "network_input": "color.spaces",
     "train": "training.loop",
 }

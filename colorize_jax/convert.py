@@ -50,20 +50,20 @@ def from_caffe(
         CheckpointError: the output exists.
         OSError: the output cannot be written.
     """
-    from colorize_jax.training import checkpoint
+    from colorize_jax.checkpoints import writing
     from colorize_jax.weights import caffe, foreign
 
-    checkpoint.check_output(pathlib.Path(output))
+    writing.check_output(pathlib.Path(output))
     file = foreign.read(path, ["HDF5"])
     found = caffe.import_file(file, pixels=pixels, mean=mean, model=dict(model))
     return _save(file, found, output, say)
 
 
 def _save(file, found, output, say) -> pathlib.Path:
-    from colorize_jax.training import checkpoint
+    from colorize_jax.checkpoints import writing
 
     origin = file.origin() | ({"random start": ", ".join(found.new)} if found.new else {})
-    folder = checkpoint.save_encoder(output, found.variables, found.settings, origin)
+    folder = writing.save_encoder(output, found.variables, found.settings, origin)
     say(f"{file.path}: {found.network}")
     for line in found.done:
         say(line)
@@ -95,19 +95,19 @@ def to_caffe(
         SaveError: it cannot be written.
         CheckpointError: there is no checkpoint, or it is damaged.
     """
-    from colorize_jax.training import checkpoint
+    from colorize_jax.checkpoints import reading
     from colorize_jax.weights import caffe, foreign, hdf5
 
     foreign.check_output(output)
-    folder = checkpoint.find(path)
-    encoder, variables = checkpoint.load_encoder(folder)
+    folder = reading.find(path)
+    encoder, variables = reading.load_encoder(folder)
     variables = {kind: {"encoder": tree} for kind, tree in variables.items() if tree}
     if head:
-        variables["params"]["head"] = checkpoint.load_head(folder)
+        variables["params"]["head"] = reading.load_head(folder)
     arrays = caffe.export(encoder, variables, dense=fc == "dense")
-    note = caffe.note(checkpoint.saved_note(folder)["config"]["model"])
+    note = caffe.note(reading.saved_note(folder)["config"]["model"])
     foreign.write(output, lambda draft: hdf5.write(draft, arrays, note))
-    rest = checkpoint.groups_besides(folder, "encoder")
+    rest = reading.groups_besides(folder, "encoder")
     if rest := [name for name in rest if not (head and name.startswith("head/"))]:
         say(f"left over in the checkpoint: {', '.join(rest)}")
     say(f"{folder} is written to {output}; its input is {note['input']}")
@@ -138,10 +138,10 @@ def from_torch(
         CheckpointError: the output exists.
         OSError: the output cannot be written.
     """
-    from colorize_jax.training import checkpoint
+    from colorize_jax.checkpoints import writing
     from colorize_jax.weights import foreign, torch
 
-    checkpoint.check_output(pathlib.Path(output))
+    writing.check_output(pathlib.Path(output))
     file = foreign.read(path, ["safetensors", "PyTorch"])
     return _save(file, torch.import_file(file, color=color, prefix=prefix), output, say)
 
@@ -162,15 +162,15 @@ def to_torch(
         SaveError: it cannot be written.
         CheckpointError: there is no checkpoint, or it is damaged.
     """
-    from colorize_jax.training import checkpoint
+    from colorize_jax.checkpoints import reading
     from colorize_jax.weights import foreign, torch, torch_files
 
     foreign.check_output(output)
-    folder = checkpoint.find(path)
-    encoder, variables = checkpoint.load_encoder(folder)
+    folder = reading.find(path)
+    encoder, variables = reading.load_encoder(folder)
     arrays, note = torch.export(encoder, variables, gray=gray)
     foreign.write(output, lambda draft: torch_files.write_safetensors(draft, arrays, note))
-    if rest := checkpoint.groups_besides(folder, "encoder"):
+    if rest := reading.groups_besides(folder, "encoder"):
         say(f"left over in the checkpoint: {', '.join(rest)}")
     say(f"{folder} is written to {output}: {note['network']} without {note['left_out']}")
     say(f"its input is {note['input']}")
@@ -230,9 +230,9 @@ def seal(path: str, *, say: Callable[[str], None] = print) -> None:
         CheckpointError: it has one, or cannot be read.
         SaveError: it cannot be written.
     """
-    from colorize_jax.training import checkpoint
+    from colorize_jax.checkpoints import writing
 
-    say(f"{path}: {checkpoint.seal(path)} arrays could be read, and manifest.json is written")
+    say(f"{path}: {writing.seal(path)} arrays could be read, and manifest.json is written")
 
 
 def _caffe(add) -> None:

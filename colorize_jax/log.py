@@ -11,7 +11,7 @@ import threading
 
 from tqdm import tqdm
 
-from colorize_jax.errors import why
+from colorize_jax.errors import printable, why
 
 PATIENCE_SECONDS = 5.0  # for a reader that does not read, as a stopped pager
 _CHUNK = 512  # bytes that a pipe or terminal with room takes without blocking
@@ -108,6 +108,13 @@ def say(text: str) -> None:
     with contextlib.suppress(OSError, ValueError, AttributeError):
         tqdm.write(text, file=sys.stderr)
         sys.stderr.flush()
+
+
+def say_once(text: str) -> None:
+    """`say`, whatever letters are in it, on the first host of a run only: all of them know it."""
+    jax = sys.modules.get("jax")
+    if jax is None or jax.process_index() == 0:
+        say(printable(text))
 
 
 def newly_lost() -> int:

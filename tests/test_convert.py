@@ -20,9 +20,10 @@ import tiny
 
 import colorize_jax
 from colorize_jax import convert
+from colorize_jax.checkpoints import reading, writing
 from colorize_jax.errors import CheckpointError, SaveError
 from colorize_jax.models import registry
-from colorize_jax.training import checkpoint, evaluation, same_run, start
+from colorize_jax.training import evaluation, same_run, start
 
 VGG = caffe_files.vgg16(width=1 / 32, fc6=1, norm=True)
 COLORIZER = caffe_files.colorizer(width=1 / 32, fc6=1, hidden=8, bins=8)
@@ -59,7 +60,7 @@ def test_a_caffe_file_becomes_a_checkpoint_to_load_and_to_start_from(vgg, tmp_pa
         start.check(config, registry.make_encoder(config.model), folder)
     found = start.load_start(config, encoder, folder, None)
     assert not found.left_over
-    note = checkpoint.saved_note(tmp_path / "out/checkpoints/0")
+    note = reading.saved_note(tmp_path / "out/checkpoints/0")
     assert note["origin"]["file"] == vgg.name and len(note["origin"]["sha256"]) == 64
     assert note["config"]["model"].keys() == tiny.config().model.to_dict().keys()
     assert not list(tmp_path.glob(".*"))  # the draft is gone
@@ -100,10 +101,10 @@ def test_a_colorizer_is_evaluated_as_a_network_of_the_recipe(tmp_path, rng, caps
     assert np.isfinite(scores["eval/loss"])
     _run("to-caffe", tmp_path / "out", tmp_path / "again.h5", "--head")
     _run("caffe", tmp_path / "again.h5", tmp_path / "again")
-    first, again = (checkpoint.load_head(tmp_path / x) for x in ("out", "again"))
+    first, again = (reading.load_head(tmp_path / x) for x in ("out", "again"))
     jax.tree.map(np.testing.assert_array_equal, first, again)
     model = [
-        checkpoint.saved_note(tmp_path / x / "checkpoints/0")["config"]["model"]
+        reading.saved_note(tmp_path / x / "checkpoints/0")["config"]["model"]
         for x in ("out", "again")
     ]
     assert model[0] == model[1] and model[0]["alignment"] == "center"
@@ -121,7 +122,7 @@ def test_settings_that_a_file_does_not_show_are_told(tmp_path, rng, capsys):
     layers = caffe_files.alexnet(width=1 / 16, fc6=2)
     path = caffe_files.write(tmp_path / "alexnet.h5", layers, rng)
     _run("caffe", path, tmp_path / "out", "--model=lrn=False", "--model=fc6_padding=VALID")
-    encoder = checkpoint.saved_encoder(tmp_path / "out")
+    encoder = reading.saved_encoder(tmp_path / "out")
     assert (encoder.lrn, encoder.fc6_padding) == (False, "VALID")
     said = _refused(capsys, "caffe", path, tmp_path / "other", "--model=norm=none")
     assert "model.norm follows from the file" in said and "lrn" in said
@@ -265,10 +266,10 @@ def test_save_encoder_refuses_what_is_there_and_says_when_it_fails(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/x").touch()
     with pytest.raises(CheckpointError, match="not empty"):
-        checkpoint.save_encoder(tmp_path / "out", variables, {}, {})
+        writing.save_encoder(tmp_path / "out", variables, {}, {})
     (tmp_path / "file").touch()
     with pytest.raises(SaveError, match="could not be written"):
-        checkpoint.save_encoder(tmp_path / "file/out", variables, {}, {})
+        writing.save_encoder(tmp_path / "file/out", variables, {}, {})
 
 
 def test_what_is_written_has_the_permissions_that_the_umask_gives(vgg, tmp_path):

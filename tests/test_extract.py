@@ -16,7 +16,7 @@ from colorize_jax.errors import CheckpointError, ConfigError, DataError
 from colorize_jax.features import feature_files, features
 from colorize_jax.features.feature_files import Features
 from colorize_jax.models import registry
-from colorize_jax.training import checkpoint, same_run
+from colorize_jax.training import same_run, saving
 from colorize_jax.training.step import TrainState
 
 LAYERS = ("conv2_1", "fc7")
@@ -38,7 +38,7 @@ def workdir(tmp_path_factory):
         nonfinite=jnp.int32(0),
     )
     note = {"config": same_run.plain(config)}
-    checkpoint.write(folder / "checkpoints" / "1", state, note)
+    saving.write(folder / "checkpoints" / "1", state, note)
     return folder
 
 

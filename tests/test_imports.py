@@ -12,12 +12,13 @@ ALLOWED = {
     "data": {"color"},
     "models": set(),
     "surgery": {"models"},
+    "checkpoints": {"models"},
     "tasks": {"color", "data", "models"},
     "features": {"color", "data"},
-    "training": {"color", "data", "models", "surgery", "tasks"},
-    "weights": {"color", "models", "surgery", "tasks", "training"},
+    "weights": {"checkpoints", "color", "models", "surgery", "tasks"},
+    "training": {"checkpoints", "color", "data", "models", "surgery", "tasks"},
     "bench": {"data", "models", "tasks", "training"},
-    "studies": {"training"},
+    "studies": {"checkpoints", "training"},
 }
 COMMANDS = {"main", "evaluate", "extract", "probe", "convert", "study", "regression_scale"}
 

@@ -106,7 +106,7 @@ def test_a_run_of_before_goes_on_although_fc6_had_its_size_written_out():
     ],
 )
 def test_a_start_from_another_network_is_refused(monkeypatch, found, ours, message):
-    monkeypatch.setattr(start.checkpoint, "saved_encoder", lambda path: found)
+    monkeypatch.setattr(start.reading, "saved_encoder", lambda path: found)
     config = tiny.config(init_from="/ckpt/other", model__width=1.0, model__fc6_kernel=0)
     config.model.update(ours)
     with pytest.raises(CheckpointError, match=message):
@@ -114,14 +114,12 @@ def test_a_start_from_another_network_is_refused(monkeypatch, found, ours, messa
 
 
 def test_response_norm_cannot_be_rebalanced(monkeypatch):
-    monkeypatch.setattr(start.checkpoint, "saved_encoder", lambda path: AlexNet(norm="none"))
+    monkeypatch.setattr(start.reading, "saved_encoder", lambda path: AlexNet(norm="none"))
     config = default_config()
     config.init_from, config.rebalance_photos = "/ckpt/alexnet", 10
     config.model.name, config.model.norm = "alexnet", "none"
     with pytest.raises(ConfigError, match=r"local response norm computes.*config.model.lrn=False"):
         start.check(config, registry.make_encoder(config.model), pathlib.Path("/ckpt"))
     config.model.lrn = False
-    monkeypatch.setattr(
-        start.checkpoint, "saved_encoder", lambda p: AlexNet(norm="none", lrn=False)
-    )
+    monkeypatch.setattr(start.reading, "saved_encoder", lambda p: AlexNet(norm="none", lrn=False))
     start.check(config, registry.make_encoder(config.model), pathlib.Path("/ckpt"))

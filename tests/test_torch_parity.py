@@ -11,10 +11,10 @@ import pytest
 from skimage import data
 
 from colorize_jax import convert
+from colorize_jax.checkpoints import writing
 from colorize_jax.color import spaces
 from colorize_jax.models import layers, registry
 from colorize_jax.models.alexnet import AlexNet
-from colorize_jax.training import checkpoint
 from colorize_jax.weights import torch as tables
 from colorize_jax.weights import torch_files
 from colorize_jax.weights.foreign import File
@@ -161,7 +161,7 @@ def test_example_of_the_readme_runs_as_written(rng, tmp_path, monkeypatch):
     for stats in variables["batch_stats"].values():
         stats["var"] += 1
     nested = {kind: {"encoder": tree} for kind, tree in variables.items()}
-    checkpoint.save_encoder(tmp_path / "ckpt", nested, {"model": settings}, {})
+    writing.save_encoder(tmp_path / "ckpt", nested, {"model": settings}, {})
     # torchvision does not import beside the CPU build of torch; our definition stands in for its.
     torchvision = types.ModuleType("torchvision")
     torchvision.models = types.SimpleNamespace(

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import tiny
 
+from colorize_jax.checkpoints import reading
 from colorize_jax.config import default_config
 from colorize_jax.data import sources, splits
 from colorize_jax.errors import CheckpointError, DataError
 from colorize_jax.models import registry
 from colorize_jax.recipe import load_config
 from colorize_jax.tasks.task import batch_shapes, make_task
-from colorize_jax.training import checkpoint, evaluation, known, same_run, start
+from colorize_jax.training import evaluation, known, same_run, saving, start
 from colorize_jax.training.step import TrainState, init_variables
 
 TRANSFERS = {
@@ -39,7 +40,7 @@ def saved(tmp_path):
             **({"batch_stats": {}} | {k: {"encoder": tree} for k, tree in variables.items()}),
         )  # fmt: skip
         note = {"config": json.loads(config.to_json_best_effort()), "step": 4}
-        checkpoint.write(tmp_path / where / "checkpoints" / "4", state, note)
+        saving.write(tmp_path / where / "checkpoints" / "4", state, note)
         return str(tmp_path / where)
 
     return make
@@ -73,7 +74,7 @@ def test_a_run_takes_the_network_from_where_it_starts(tmp_path, saved, recipe, m
     path = saved(**model)
     config, said = _settled(tmp_path, recipe, path)
     assert f"as in {path}/checkpoints/4: config." in said and "model.width=0.03125" in said
-    theirs, ours = checkpoint.saved_encoder(path), registry.make_encoder(config.model)
+    theirs, ours = reading.saved_encoder(path), registry.make_encoder(config.model)
     assert type(ours) is type(theirs)
     for name in (*theirs.architecture, "in_channels"):
         assert getattr(ours, name) == getattr(theirs, name)
@@ -264,7 +265,7 @@ def test_the_message_and_the_table_tell_the_same_number(photos, monkeypatch, tmp
         step=np.zeros((), np.int32), opt_state=(), nonfinite=np.zeros((), np.int32),
         **jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes),
     )  # fmt: skip
-    checkpoint.write(tmp_path / "a" / "checkpoints" / "1", state, _note(trained, step=1))
+    saving.write(tmp_path / "a" / "checkpoints" / "1", state, _note(trained, step=1))
     said = []
     monkeypatch.setattr(evaluation, "say", said.append)
     (photos / "test" / "sub0" / "photo000.jpg").write_bytes(b"damaged")

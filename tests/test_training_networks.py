@@ -10,11 +10,12 @@ import tiny
 
 import colorize_jax
 from colorize_jax import extract
+from colorize_jax.checkpoints import reading
 from colorize_jax.data import sources
 from colorize_jax.errors import ConfigError
 from colorize_jax.features import feature_files
 from colorize_jax.tasks.task import make_task
-from colorize_jax.training import checkpoint, optimizers, same_run, sharding, start
+from colorize_jax.training import optimizers, same_run, saving, sharding, start
 from colorize_jax.training.step import init_state, init_variables
 
 NETWORKS = {
@@ -53,7 +54,7 @@ def _pretrained(name):
 def _save(name, folder):
     config, _, _, state, _ = _pretrained(name)
     note = {"config": same_run.plain(config)}
-    checkpoint.write(folder / checkpoint.FOLDER / "1", state, note)
+    saving.write(folder / reading.FOLDER / "1", state, note)
     return state
 
 

@@ -18,7 +18,7 @@ import tiny
 from colorize_jax.data import pipeline
 from colorize_jax.errors import CheckpointError, NonFiniteError
 from colorize_jax.tasks import task as tasks
-from colorize_jax.training import checkpoint, loop, nonfinite
+from colorize_jax.training import loop, nonfinite, saving
 from colorize_jax.training.step import init_state, pass_over, train_step
 
 POISON = 10**6  # added to a position, it makes that row bad
@@ -155,7 +155,7 @@ def test_a_report_that_cannot_be_written_ends_nothing(tmp_path, poison, monkeypa
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "write", full)
+    monkeypatch.setattr(saving, "write", full)
     poison(17)
     loop.train(tiny.config(microbatches=2, nonfinite_skips=1), tmp_path)
     assert "its report could not be written: No space left on device; going on" in (

@@ -16,9 +16,10 @@ import pytest
 import saved
 import tiny
 
+from colorize_jax.checkpoints import manifest, writing
 from colorize_jax.data import pipeline
 from colorize_jax.errors import Interrupted, SaveError
-from colorize_jax.training import checkpoint, loop, manifest, sharding
+from colorize_jax.training import loop, saving, sharding
 from colorize_jax.training.report import Report
 from colorize_jax.training.runner import Runner
 from colorize_jax.training.signals import ASKING, Signals, Stop, left_behind
@@ -85,13 +86,13 @@ def _while_waiting_for_data(patch):
 
 
 def _while_restoring(patch):
-    plain = checkpoint.ocp.load_checkpointables
+    plain = writing.ocp.load_checkpointables
 
     def loading(folder, wanted):
         threading.Timer(0.005, _raise).start()
         return plain(folder, wanted)
 
-    patch.setattr(checkpoint.ocp, "load_checkpointables", loading)
+    patch.setattr(writing.ocp, "load_checkpointables", loading)
 
 
 def _while_a_save_is_under_way(patch):
@@ -133,7 +134,7 @@ def _while_evaluating(patch):
 
 
 def _while_saving(patch):
-    _before(patch, checkpoint.Checkpoints, "save", lambda self, step, *_: step == 4)
+    _before(patch, saving.Checkpoints, "save", lambda self, step, *_: step == 4)
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +210,7 @@ def test_a_stop_that_cannot_be_saved_says_so(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.ocp, "save_checkpointables_async", full)
+    monkeypatch.setattr(writing.ocp, "save_checkpointables_async", full)
     with pytest.raises(SaveError, match="stopped after step 3, which could not be saved: No space"):
         loop.train(tiny.config(log__every=1), tmp_path)
 

@@ -24,15 +24,9 @@ from colorize_jax.errors import (
     OutOfMemoryError,
 )
 from colorize_jax.tasks.task import make_task
-from colorize_jax.training import (
-    checkpoint,
-    early_stopping,
-    evaluation,
-    loop,
-    nonfinite,
-    start,
-)
+from colorize_jax.training import early_stopping, evaluation, loop, nonfinite, start
 from colorize_jax.training.runner import Runner
+from colorize_jax.training.step import TrainState
 
 
 @pytest.fixture(scope="module")
@@ -361,7 +355,7 @@ def test_the_names_of_all_layers_are_told_on_request(pretrained, devkit):
         "image": np.zeros((1, 32, 32, 3), np.uint8), "mask": np.zeros((1, 32, 32), np.uint8),
         "valid": np.ones(1, bool),
     }  # fmt: skip
-    state = checkpoint.TrainState(
+    state = TrainState(
         step=0, opt_state=(), nonfinite=0, batch_stats={},
         params=jax.eval_shape(
             lambda: task.model.init(

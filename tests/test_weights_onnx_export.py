@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from colorize_jax import convert
+from colorize_jax.checkpoints import writing
 from colorize_jax.color import spaces
 from colorize_jax.errors import ColorizeError, WeightsError
 from colorize_jax.models import registry
 from colorize_jax.models.heads import Head
 from colorize_jax.models.point_network import PointNetwork
-from colorize_jax.training import checkpoint
 from colorize_jax.weights import onnx_export
 
 VGG16 = {"name": "vgg16", "width": 1 / 32, "fc6_kernel": 3, "hidden": 8}
@@ -47,7 +47,7 @@ def saved(tmp_path, settings, rng, head=None):
     nested = variables
     if head is None:
         nested = {kind: {"encoder": tree} for kind, tree in variables.items()}
-    checkpoint.save_encoder(tmp_path / "checkpoint", nested, {"model": settings}, {})
+    writing.save_encoder(tmp_path / "checkpoint", nested, {"model": settings}, {})
     return tmp_path / "checkpoint", network, variables
 
 

@@ -14,9 +14,9 @@ import saved as saved_files
 
 import colorize_jax
 from colorize_jax import convert
+from colorize_jax.checkpoints import reading, writing
 from colorize_jax.errors import WeightsError
 from colorize_jax.models import registry
-from colorize_jax.training import checkpoint
 from colorize_jax.weights import foreign, inspection
 from colorize_jax.weights import torch as tables
 from colorize_jax.weights.tables import flat, shapes_of
@@ -56,7 +56,7 @@ def saved(tmp_path, settings, rng):
     encoder, variables = variables_of(settings, rng)
     nested = {kind: {"encoder": tree} for kind, tree in variables.items()}
     folder = tmp_path / "checkpoint"
-    checkpoint.save_encoder(folder, nested, {"model": settings}, {})
+    writing.save_encoder(folder, nested, {"model": settings}, {})
     return folder, encoder, variables
 
 
@@ -420,7 +420,7 @@ def test_command_makes_a_checkpoint_that_says_where_it_is_from(tmp_path, rng, ca
     encoder, variables = colorize_jax.load_encoder(output)
     assert (encoder.variant, encoder.depth, encoder.in_channels) == ("torch", 14, 1)
     assert shapes_of(variables) == shapes_of(registry.variable_shapes(encoder))
-    note = checkpoint.saved_note(checkpoint.find(output))
+    note = reading.saved_note(reading.find(output))
     assert note["origin"]["file"] == path.name and len(note["origin"]["sha256"]) == 64
     assert any("torchvision's ResNet-14" in line for line in inspection.describe(path))
 

@@ -122,9 +122,9 @@ def _add_step(commands) -> None:
 
 def _step(settings) -> str:
     from colorize_jax.bench import step_speed
+    from colorize_jax.log import say_once
     from colorize_jax.models import registry
     from colorize_jax.training import hardware
-    from colorize_jax.training.report import say
 
     if min(settings.rows) < 1 or settings.seconds <= 0:
         raise ConfigError("--rows and --seconds must be positive")
@@ -145,7 +145,7 @@ def _step(settings) -> str:
             found = speeds[dtype] = []
             for speed in step_speed.sweep(
                 config, sorted(settings.rows), seconds=seconds,
-                say=lambda line, dtype=dtype: say(f"{dtype}: {line}"),
+                say=lambda line, dtype=dtype: say_once(f"{dtype}: {line}"),
             ):  # fmt: skip
                 found.append(speed)
             if photos is not None:
@@ -154,7 +154,7 @@ def _step(settings) -> str:
                     config, found[best].rows, seconds=seconds, photos=photos
                 )
     except KeyboardInterrupt:
-        say("stopped; this is what was measured until then")
+        say_once("stopped; this is what was measured until then")
     return step_speed.report(config, {d: found for d, found in speeds.items() if found}, rates)
 
 

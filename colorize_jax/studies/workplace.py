@@ -9,11 +9,12 @@ import shutil
 from typing import Any
 
 from colorize_jax import json_files
+from colorize_jax.checkpoints import reading
 from colorize_jax.config import config_form
 from colorize_jax.errors import ColorizeError, ConfigError
 from colorize_jax.recipe import load_config
 from colorize_jax.studies.plan import Plot, Run, Search, Study
-from colorize_jax.training import checkpoint, early_stopping, known, report, results, same_run
+from colorize_jax.training import early_stopping, known, report, results, same_run
 
 _METRICS = "metrics.jsonl"
 # What a page, and a run that takes a schedule, are made of.
@@ -120,12 +121,12 @@ class Workplace:
             return {}
         trunk, _, step = run.branch.partition("@")
         # The checkpoint last: with it the run has begun.
-        names = (_METRICS, f"{checkpoint.FOLDER}/{step}")
+        names = (_METRICS, f"{reading.FOLDER}/{step}")
         return {f"$STUDY/{trunk}/{name}": f"$STUDY/{run.name}/{name}" for name in names}
 
     def branch_off(self, run: Run) -> None:
         """Copies them, unless the run has begun; ConfigError if the checkpoint is not there."""
-        if checkpoint.step_folders(self.workdir / run.name / checkpoint.FOLDER):
+        if reading.step_folders(self.workdir / run.name / reading.FOLDER):
             return
         for source, target in self.copies(run).items():
             there, here = (pathlib.Path(self._placed(path)) for path in (source, target))

@@ -8,15 +8,16 @@ import time
 import jax
 import numpy as np
 
+from colorize_jax.checkpoints import reading
 from colorize_jax.config import check_numbers
 from colorize_jax.data import pipeline, splits
 from colorize_jax.data.bad_records import BadRecords
 from colorize_jax.data.labelled import Labelled
 from colorize_jax.data.sources import Photos
 from colorize_jax.errors import CheckpointError, ConfigError, OutOfMemoryError
+from colorize_jax.log import say_once
 from colorize_jax.tasks.task import Task, batch_shapes, make_task
 from colorize_jax.training import (
-    checkpoint,
     export,
     extremes,
     hosts,
@@ -28,7 +29,6 @@ from colorize_jax.training import (
     sharding,
     start,
 )
-from colorize_jax.training.report import say
 from colorize_jax.training.runner import Runner
 from colorize_jax.training.step import init_variables
 
@@ -57,12 +57,12 @@ def evaluate(
     """
     began = time.monotonic()
     same_run.check_hosts(config, workdir=None)
-    folder = checkpoint.find(path)
-    note = checkpoint.saved_note(folder)
+    folder = reading.find(path)
+    note = reading.saved_note(folder)
     stated = known.by_default(config) if stated is None else stated
     config, taken = known.for_evaluation(config, note, stated)
     for line in taken:
-        say(line)
+        say_once(line)
     check_numbers(config)
     memory.check_batch(config.data.batch_size // jax.process_count(), config.data.crop)
     pipeline.check(config)
@@ -80,7 +80,7 @@ def evaluate(
         *opened.warnings,
         *splits.look_at_masks(opened, config, training=False),
     ):
-        say(warning)
+        say_once(warning)
     photos, held_out = opened.training, opened.evaluation
     task = make_task(config, classes=opened.classes)
     check(config, task)
@@ -92,12 +92,12 @@ def evaluate(
     shapes = jax.eval_shape(
         lambda batch: init_variables(jax.random.key(0), task, batch), batch_shapes(task, config)
     )
-    variables = checkpoint.read_variables(folder, shapes, sharding.replicated(mesh))
+    variables = reading.read_variables(folder, shapes, sharding.replicated(mesh))
     count = min(config.eval.photos or len(held_out), len(held_out))
-    say(f"evaluating {folder} on {count:,} photos of {config.data.source} ({which})")
+    say_once(f"evaluating {folder} on {count:,} photos of {config.data.source} ({which})")
 
     hosts.first_does(lambda: (output / "images").mkdir(parents=True, exist_ok=True))
-    bad = BadRecords(output / "bad_records.jsonl", config.data.max_bad_fraction, say=say)
+    bad = BadRecords(output / "bad_records.jsonl", config.data.max_bad_fraction, say=say_once)
     scored = Scoring(config, task, runner, photos, held_out, bad)
     scored.find_statistics()
     variables = scored.with_fresh_norm(variables)
@@ -114,7 +114,7 @@ def evaluate(
         file = pictures.png(picture)
         hosts.first_does(lambda: (output / "images" / f"{step}.png").write_bytes(file))
     hosts.first_does(lambda: results.write(output / results.FILE, summary))
-    say(results.table(summary))
+    say_once(results.table(summary))
     scored.leave_pictures(output, variables)
     return scored.scores
 
@@ -219,12 +219,12 @@ class Scoring:
                 f"config.model.dtype=bfloat16. JAX said: {str(error).splitlines()[0]}"
             ) from None
         if (remark := self._task.remark(found)) and remark != self._remark:
-            say(remark)
+            say_once(remark)
         self._remark = remark
         self.scores = {f"eval/{name}": value for name, value in found.items()}
         self.unreadable = limit - self.photos
         if self.unreadable:
-            say(
+            say_once(
                 f"{self.unreadable} of the photos to evaluate on could not be read and do not "
                 "count: see bad_records.jsonl"
             )
@@ -261,7 +261,7 @@ class Scoring:
             where = export.write(
                 folder, self._runner, variables, self._held_out, split, self.batches
             )
-            say(f"predictions: {where}")
+            say_once(f"predictions: {where}")
 
 
 def check(config, task) -> None:

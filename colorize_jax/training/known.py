@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from colorize_jax import json_files, paths
+from colorize_jax.checkpoints import reading
 from colorize_jax.config import config_form, default_config, suited
 from colorize_jax.data import sources, splits
 from colorize_jax.data.labelled import Labelled
@@ -22,7 +23,7 @@ from colorize_jax.data.sources import Photos
 from colorize_jax.data.splits import Splits
 from colorize_jax.errors import CheckpointError, ConfigError, DataError
 from colorize_jax.models import registry
-from colorize_jax.training import checkpoint, same_run, start
+from colorize_jax.training import same_run, start
 
 # What a run decides for itself, whatever network it loads or scores.
 _OWN = ("dtype", "remat", "norm_decay")
@@ -112,7 +113,7 @@ def _begun(workdir: pathlib.Path) -> tuple[dict, pathlib.Path] | None:
 
 def _started(config: ConfigDict) -> tuple[dict, pathlib.Path]:
     folder = start.find(config)
-    return checkpoint.saved_note(folder)["config"], folder
+    return reading.saved_note(folder)["config"], folder
 
 
 def _follow(config: ConfigDict, saved: Mapping[str, Any], stated: Collection[str]) -> None:

@@ -14,15 +14,16 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from colorize_jax import log, paths
+from colorize_jax.checkpoints import reading
 from colorize_jax.config import check_numbers
 from colorize_jax.data import arrays, fingerprint, pipeline, sources, splits, storage
 from colorize_jax.data.bad_records import BadRecords
 from colorize_jax.errors import ConfigError, DataError, Interrupted, NonFiniteError, SaveError, why
 from colorize_jax.json_files import COUNT, Number
+from colorize_jax.log import say_once
 from colorize_jax.models import norm
 from colorize_jax.tasks.task import make_task
 from colorize_jax.training import (
-    checkpoint,
     early_stopping,
     evaluation,
     forecast,
@@ -33,11 +34,12 @@ from colorize_jax.training import (
     optimizers,
     results,
     same_run,
+    saving,
     sharding,
     start,
 )
 from colorize_jax.training.meter import Meter, NonFiniteStep
-from colorize_jax.training.report import Report, say
+from colorize_jax.training.report import Report
 from colorize_jax.training.runner import Runner
 from colorize_jax.training.search import STATE, Search
 from colorize_jax.training.signals import Signals, Stop
@@ -118,7 +120,7 @@ def train(
 
         config, taken = settle() if jax.process_count() > 1 else signals.wait_for(settle)
         for line in taken:
-            say(line)
+            say_once(line)
         if config.early_stopping.mode == "crossval":
             return _train_twice(config, workdir, signals)
         run = _Run(config, workdir, signals)
@@ -156,9 +158,9 @@ def _train_twice(config: ConfigDict, workdir: pathlib.Path, signals: Signals) ->
     hosts.together(check)
     found = workdir / "search" / early_stopping.FILE
     if not hosts.first_says(int(found.exists())):
-        say("first of two runs: early stopping looks for the schedule")
+        say_once("first of two runs: early stopping looks for the schedule")
         train(first, workdir / "search", signals)
-    say("second of two runs: the whole training split with the schedule that was found")
+    say_once("second of two runs: the whole training split with the schedule that was found")
     return train(second, workdir, signals)
 
 
@@ -202,10 +204,10 @@ class _Run:
         same_run.check_config(self.workdir, config)
         opened = self._open_photos()
         for line in splits.ask_classes(config, opened):
-            say(line)
+            say_once(line)
         same_run.check_config(self.workdir, config)  # with the classes that there are now
         for warning in (*opened.warnings, *splits.look_at_masks(opened, config)):
-            say(warning)
+            say_once(warning)
         self.photos, self.held_out = opened.training, opened.evaluation
         self.classes = opened.classes
         self.task = make_task(config, classes=opened.classes)
@@ -216,12 +218,15 @@ class _Run:
             if self.origin is not None:
                 self._ask_the_start()
         if small := forecast.small_settings(config, self.mesh.devices.flat[0].platform):
-            say(small)
+            say_once(small)
         self.digest = self.photos.digest() + self.held_out.digest()
         self.contents = fingerprint.contents((self.photos, self.held_out), config.data.threads)
         self.schedule = optimizers.make_schedule(config, len(self.photos))
-        self.saved = checkpoint.Checkpoints(
-            self.workdir, keep=config.checkpoint.keep, snapshots=self.schedule.snapshots, say=say
+        self.saved = saving.Checkpoints(
+            self.workdir,
+            keep=config.checkpoint.keep,
+            snapshots=self.schedule.snapshots,
+            say=say_once,
         )
         self.last = self.schedule.steps  # early stopping may end the run before
         self.optimizer = optimizers.make_optimizer(config, self.schedule, self.task.frozen)
@@ -260,13 +265,13 @@ class _Run:
 
     def _ask_the_start(self) -> None:
         """Whether it was trained on photos that are held out here."""
-        saved = checkpoint.saved_note(self.origin)["config"]
+        saved = reading.saved_note(self.origin)["config"]
         before, now = saved.get("data", {}), self.config.data
         if now.labels or before.get("holdout") == now.holdout:
             return
         if seen := known.trained_on(self.held_out, self.config, saved):
             self.which = f"held out, {seen:,} of them from the start's training too"
-            say(
+            say_once(
                 f"{seen:,} of the {len(self.held_out):,} photos held out were trained on by "
                 f"{self.origin}, which held out {before.get('holdout')}: the scores are too good"
             )
@@ -279,7 +284,7 @@ class _Run:
         if self.host["host"]:
             name = f"bad_records_{self.host['host']}.jsonl"
         self.bad = BadRecords(
-            self.workdir / name, config.data.max_bad_fraction, config.data.max_pixels, say
+            self.workdir / name, config.data.max_bad_fraction, config.data.max_pixels, say_once
         )
         self.scoring = evaluation.Scoring(
             config, self.task, self.runner, self.photos, self.held_out, self.bad, self._stoppable
@@ -317,7 +322,7 @@ class _Run:
             step = sharding.jit_step(self.task, self.optimizer, self.mesh, microbatches)
             return step.lower(self.shapes, self.example, self.key).compile()
 
-        say("compiling the step")
+        say_once("compiling the step")
         began, rows = time.monotonic(), self.config.data.batch_size // self.mesh.size
         if not self.microbatches and before and rows % before == 0:
             self.microbatches = before
@@ -330,9 +335,11 @@ class _Run:
             )
             found = f"config.microbatches=0: {self.microbatches} fit(s) into the memory of a device"
             changed = f"; the run had {before} so far" if before else ""
-            say(found + changed)
+            say_once(found + changed)
         gib = memory.need(self.compiled) / memory.GIB
-        say(f"compiled in {time.monotonic() - began:.1f} s; it needs {gib:.2f} GiB on every device")
+        say_once(
+            f"compiled in {time.monotonic() - began:.1f} s; it needs {gib:.2f} GiB on every device"
+        )
 
     def _place_parameters(self, newest: int | None, note: dict) -> None:
         """Where the parameters come from:
@@ -355,12 +362,14 @@ class _Run:
                 self.meter.take_up(note["window"])
             if self.search is not None:
                 self._take_up(note["search"])
-            say(f"going on from step {newest}, checkpoint {self.saved.directory / str(newest)}")
+            say_once(
+                f"going on from step {newest}, checkpoint {self.saved.directory / str(newest)}"
+            )
             return
         initialize = functools.partial(init_state, task=self.task, optimizer=self.optimizer)
         self.state = jax.jit(initialize, out_shardings=same)(self.key, batch=self.example)
         if self.config.init_from == start.RANDOM:
-            say("starting from scratch")
+            say_once("starting from scratch")
             return
         model = self.task.model.encoder
         origin = self.origin or start.find(self.config)
@@ -369,7 +378,7 @@ class _Run:
         )
         self.state = start.place(self.state, encoder, same)
         self.start = str(encoder.folder)
-        say(start.describe(self.config, encoder, self.state))
+        say_once(start.describe(self.config, encoder, self.state))
 
     def _first_photos(self, count: int) -> Iterator[jax.Array]:
         """Batches of at least so many training photos, the same on every host."""
@@ -402,13 +411,13 @@ class _Run:
                 stack.callback(self.search.close)
             hosts.first_does(self._open_report)
             self.report = stack.enter_context(self.report or self._make_report())
-            say(self._description())
+            say_once(self._description())
             if left := self.last - self.step:
-                say(forecast.guess(self.compiled, self.config, self.microbatches, left))
+                say_once(forecast.guess(self.compiled, self.config, self.microbatches, left))
             model, steps = self.config.model, self.schedule.steps
             running = model.norm == "batch" and not self.config.eval.norm_batches
             if running and (lag := norm.warning(model.norm_decay, steps)):
-                say(lag)
+                say_once(lag)
             try:
                 self.scoring.find_statistics()
                 while True:
@@ -433,7 +442,7 @@ class _Run:
             self._leave()
         except OSError as error:
             raise SaveError(f"the results could not be written: {why(error)}") from error
-        say(f"done: {self.last} steps, everything is in {self.workdir}")
+        say_once(f"done: {self.last} steps, everything is in {self.workdir}")
         return self.scores
 
     def _show_results(self) -> None:
@@ -448,11 +457,11 @@ class _Run:
             seconds=self._elapsed(), start=self.start, unreadable=self.scoring.unreadable,
             steps=self.schedule.steps, drops=self.schedule.drops,
         )  # fmt: skip
-        say(results.table(found))
+        say_once(results.table(found))
         self.scoring.leave_pictures(self.workdir, self.state.variables)
         if self.search is not None:
             if not self.search.ended:
-                say(
+                say_once(
                     f"the search was ended by its longest allowed length, {self.last} steps, "
                     "before the last plateau: more of config.steps may find a better schedule"
                 )
@@ -493,7 +502,7 @@ class _Run:
                         took = time.monotonic() - first
                         self.report.first(self.step, self.meter.newest(), took)
                 elif not row and (line := pace.line(self.step)):
-                    say(line)
+                    say_once(line)
                 if row:
                     pace.told = True  # rows hold the time left
                     self._log()
@@ -576,7 +585,7 @@ class _Run:
     def _judge(self) -> None:
         """Early stopping at the end of a window: goes on, drops the rate, or ends the run."""
         verdict = self.search.judge(self.step, self.scores)
-        say(f"step {self.step}: {self.search.described()}")
+        say_once(f"step {self.step}: {self.search.described()}")
         if verdict == "drop":
             self.schedule = dataclasses.replace(self.schedule, drops=self.search.drops)
             same = sharding.replicated(self.mesh)
@@ -685,9 +694,9 @@ class _Run:
             if not self._saved_well():
                 raise SaveError(self.saved.failure)
         except Exception as failure:
-            say(f"step {self.step} could not be saved: {why(failure)}. {self._newest()}")
+            say_once(f"step {self.step} could not be saved: {why(failure)}. {self._newest()}")
             return
-        say(f"stopped after step {self.step}, which is saved, for the reason that follows")
+        say_once(f"stopped after step {self.step}, which is saved, for the reason that follows")
 
     def _pass_over(self, found: NonFiniteStep) -> None:
         """Reports a step that was not finite; goes on behind it, or raises NonFiniteError.
@@ -716,7 +725,7 @@ class _Run:
         self.skipped.append(found.step)
         if self.search is not None:
             self.search.forget(found.step)
-        say(f"{said}; going on without it ({len(self.skipped)} so far)")
+        say_once(f"{said}; going on without it ({len(self.skipped)} so far)")
         same = sharding.replicated(self.mesh)
         self.state = jax.jit(pass_over, out_shardings=same)(self.state, found.step)
         self.step = found.step

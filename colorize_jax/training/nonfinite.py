@@ -12,24 +12,17 @@ import numpy as np
 import optax
 
 from colorize_jax import json_files
+from colorize_jax.checkpoints import manifest
 from colorize_jax.config import config_form
 from colorize_jax.data import pipeline, sources, splits
 from colorize_jax.errors import CheckpointError
 from colorize_jax.json_files import COUNT, POSITIVE
+from colorize_jax.log import say_once
 from colorize_jax.models.finetune import freeze
 from colorize_jax.tasks.task import make_task
-from colorize_jax.training import (
-    checkpoint,
-    hosts,
-    known,
-    manifest,
-    optimizers,
-    same_run,
-    sharding,
-)
+from colorize_jax.training import hosts, known, optimizers, same_run, saving, sharding
 from colorize_jax.training.meter import NonFiniteStep
 from colorize_jax.training.pictures import Row, page, png
-from colorize_jax.training.report import say
 from colorize_jax.training.step import TrainState, abstract_state, forward, interleave, row_keys
 
 _FORM = {
@@ -54,7 +47,7 @@ def write_report(
     All hosts must call it, since all hold the state.
     """
     path = workdir / f"nonfinite_{found.step}.json"
-    checkpoint.write(path.with_suffix("").absolute(), state, {"step": found.step})
+    saving.write(path.with_suffix("").absolute(), state, {"step": found.step})
     batch_size = config.data.batch_size
     positions = range((found.step - 1) * batch_size, found.step * batch_size)
     order = photos.order(config.seed)
@@ -94,7 +87,7 @@ def replay(
     report, folder = _read(pathlib.Path(config.replay))
     config, _ = known.for_evaluation(config, report, stated)
     for line in same_run.differences(report["config"], config):
-        say(f"other than in the run: {line.strip()}")
+        say_once(f"other than in the run: {line.strip()}")
     # A run by :crossval was a search first.
     config.early_stopping.mode = report["config"]["early_stopping"]["mode"]
     opened = splits.open_splits(config)
@@ -118,7 +111,7 @@ def replay(
     optimizer = optimizers.make_optimizer(config, schedule, task.frozen)
     here = sharding.replicated(sharding.make_mesh(jax.local_devices()[:1]))
     key = jax.random.key(config.seed)
-    state = checkpoint.read(folder, abstract_state(task, optimizer, batch), here)
+    state = saving.read(folder, abstract_state(task, optimizer, batch), here)
     records, layers, gradients = _look(task, state, batch, key, microbatches)
     result = {
         "step": step,
@@ -130,8 +123,8 @@ def replay(
     (workdir / f"replay_{step}.json").write_text(json.dumps(result, indent=1) + "\n")
     rows = [Row(name, [image]) for name, image in zip(names, batch["image"], strict=True)]
     (workdir / f"replay_{step}.png").write_bytes(png(page(rows)))
-    say("\n".join(_table(result)))
-    say(f"written to {workdir}/replay_{step}.json; the batch is replay_{step}.png beside it")
+    say_once("\n".join(_table(result)))
+    say_once(f"written to {workdir}/replay_{step}.json; the batch is replay_{step}.png beside it")
     return result
 
 

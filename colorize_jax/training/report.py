@@ -14,19 +14,14 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
-from colorize_jax import json_files, log
-from colorize_jax.errors import printable, why
+from colorize_jax import json_files
+from colorize_jax.errors import why
+from colorize_jax.log import newly_lost, say_once
 from colorize_jax.training.pictures import png
 
 # Of metrics.jsonl; what is not finite is null.
 ROW = {"step": json_files.COUNT, str: (json_files.Number(float), None)}
 FLUSH_SECONDS = 10.0  # between two writes of TensorBoard's file, each of which waits for the disk
-
-
-def say(text: str) -> None:
-    """A line on the first host's terminal, one that does not tear a progress bar."""
-    if jax.process_index() == 0:
-        log.say(printable(text))
 
 
 class Report:
@@ -70,13 +65,15 @@ class Report:
 
     def first(self, step: int, values: dict[str, float], seconds: float) -> None:
         """A line on the terminal alone after a process's first step, long before the first row."""
-        say(f"step {step}/{self._steps}  loss {values['loss']:.4f}  first step: {seconds:.1f} s")
+        say_once(
+            f"step {step}/{self._steps}  loss {values['loss']:.4f}  first step: {seconds:.1f} s"
+        )
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One row of metrics.jsonl, and the same numbers for TensorBoard."""
         if not self._writes:
             return
-        if lost := log.newly_lost():
+        if lost := newly_lost():
             values = values | {"log/lines_lost": lost}
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         # JSON knows no NaN; TensorBoard draws none.
@@ -90,7 +87,7 @@ class Report:
             self._failing.discard(function.__qualname__)
         except OSError as error:
             if not self._failing:
-                say(f"{self._workdir} cannot be written to: {why(error)}; the run goes on")
+                say_once(f"{self._workdir} cannot be written to: {why(error)}; the run goes on")
             self._failing.add(function.__qualname__)
 
     def progress(self, step: int, values: dict[str, float]) -> None:
@@ -105,7 +102,7 @@ class Report:
             self._bar.set_postfix_str(numbers)
         else:
             left = duration(self._clock.left(step, self._steps))
-            say(f"step {step}/{self._steps}  {numbers}  {left} left")
+            say_once(f"step {step}/{self._steps}  {numbers}  {left} left")
 
     def evaluation(
         self, step: int, values: dict[str, float], picture: np.ndarray | None = None
@@ -114,7 +111,7 @@ class Report:
         self.write(step, values)
         overall = {k: v for k, v in values.items() if k.count("/") == 1}  # not class by class
         shown = "  ".join(f"{name} {value:.4f}" for name, value in overall.items())
-        say(f"step {step}/{self._steps}  {shown}")
+        say_once(f"step {step}/{self._steps}  {shown}")
         if self._writes and picture is not None:
             image = Summary.Image(
                 height=picture.shape[0], width=picture.shape[1], colorspace=3,
@@ -210,4 +207,4 @@ def cut_rows(path: pathlib.Path, step: int, evaluated: int) -> None:
         scores = any(name.startswith("eval/") for name in row)
         return row["step"] <= (min(step, evaluated) if scores else step)
 
-    json_files.keep_good_rows(path, ROW, say, wanted)
+    json_files.keep_good_rows(path, ROW, say_once, wanted)

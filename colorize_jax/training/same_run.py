@@ -10,13 +10,14 @@ from ml_collections import ConfigDict
 
 import colorize_jax
 from colorize_jax import json_files
+from colorize_jax.checkpoints import manifest, reading
 from colorize_jax.config import config_form, default_config
 from colorize_jax.data import sources
 from colorize_jax.data.labelled import Labelled
 from colorize_jax.data.sources import Photos
 from colorize_jax.errors import CheckpointError
 from colorize_jax.models import registry
-from colorize_jax.training import checkpoint, hosts, manifest
+from colorize_jax.training import hosts
 from colorize_jax.whole_file import write_text
 
 
@@ -96,14 +97,14 @@ def photo_facts(
 
 def begun(workdir: pathlib.Path) -> bool:
     """Whether a checkpoint was written to its end: a run without one has nothing to spoil."""
-    return any(map(manifest.exists, checkpoint.step_folders(workdir / checkpoint.FOLDER)))
+    return any(map(manifest.exists, reading.step_folders(workdir / reading.FOLDER)))
 
 
 def check_config(workdir: pathlib.Path, config: ConfigDict) -> None:
     """CheckpointError, naming the fields, if the workdir holds the run of another config."""
     path = workdir / "config.json"
     if not path.exists() or not begun(workdir):
-        if checkpoint.is_import(workdir):
+        if reading.is_import(workdir):
             raise CheckpointError(
                 f"{workdir} holds weights from elsewhere and no run: start from them by "
                 f"--config.init_from={workdir}, in another --workdir"

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from colorize_jax.checkpoints import manifest, reading
 from colorize_jax.color import spaces
 from colorize_jax.errors import CheckpointError, ConfigError
 from colorize_jax.models import registry
 from colorize_jax.surgery import first_conv, rebalance
 from colorize_jax.surgery.absorb import absorb_batch_norm
-from colorize_jax.training import checkpoint, manifest
 
 Tree = Any
 RANDOM = "random"  # in the place of a path
@@ -52,7 +52,7 @@ def find(config) -> pathlib.Path | None:
             "config.init_from is empty: name the workdir of a pretrained network, as in "
             "--config.init_from=/ckpt/vgg16, or take the recipe's variant :random"
         )
-    return None if config.init_from == RANDOM else checkpoint.find(config.init_from)
+    return None if config.init_from == RANDOM else reading.find(config.init_from)
 
 
 def check(config, encoder, folder: pathlib.Path | None) -> None:
@@ -67,7 +67,7 @@ def check(config, encoder, folder: pathlib.Path | None) -> None:
         if config.rebalance_photos:
             raise ConfigError("config.rebalance_photos needs a config.init_from")
         return
-    found = checkpoint.saved_encoder(folder)
+    found = reading.saved_encoder(folder)
     wrong = []
     if type(found) is not type(encoder):
         ours, theirs = map(registry.name_of, (encoder, found))
@@ -114,7 +114,7 @@ def load_start(
         photos: how many -> batches of so many training photos at least, uint8.
     """
     # 1. The trunk of the pretrained network. Nothing behind it is ever used again.
-    found, variables = checkpoint.load_encoder(folder)
+    found, variables = reading.load_encoder(folder)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     done, layers = [], found.layers
     # 2. Batch norm goes into weights and biases.
@@ -148,7 +148,7 @@ def load_start(
         done.append(f"{first} reads {'color' if to_color else 'gray'}")
     # 5. FoV blocks and head are new: the run's own random start.
     variables = {"params": params} | ({"batch_stats": batch_stats} if batch_stats else {})
-    return Start(folder, variables, layers, done, checkpoint.groups_besides(folder, "encoder"))
+    return Start(folder, variables, layers, done, reading.groups_besides(folder, "encoder"))
 
 
 def place(state, found: Start, sharding):

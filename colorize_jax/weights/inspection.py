@@ -5,9 +5,9 @@ import math
 import pathlib
 from typing import Any
 
+from colorize_jax.checkpoints import reading
 from colorize_jax.errors import WeightsError
 from colorize_jax.models import registry
-from colorize_jax.training import checkpoint
 from colorize_jax.weights import caffe, foreign, torch
 
 # Each says what arrays of these names and shapes are, or raises WeightsError with what it misses.
@@ -23,9 +23,9 @@ def describe(path: str | pathlib.Path) -> Iterator[str]:
     """
     path = pathlib.Path(path)
     if path.is_dir():
-        folder = checkpoint.find(path)
-        note = checkpoint.saved_note(folder)
-        arrays = checkpoint.saved_arrays(folder)
+        folder = reading.find(path)
+        note = reading.saved_note(folder)
+        arrays = reading.saved_arrays(folder)
         yield f"{folder}: checkpoint of colorize_jax, {_settings(note['config']['model'])}"
         for name, value in note.get("origin", {}).items():
             yield f"from {name}: {value}"

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
+from colorize_jax.checkpoints import reading
 from colorize_jax.config import default_config
 from colorize_jax.errors import WeightsError
 from colorize_jax.tasks import colorization
-from colorize_jax.training import checkpoint
 
 INPUT = "gray"
 TOLERANCE = 1e-4  # of the largest deviation, relative to the largest value of an output
@@ -55,8 +55,8 @@ def export(path: str | pathlib.Path, *, size: tuple[int, int], colorizer: bool =
                 "ONNX files are written by jax2onnx, which is not installed: pip install "
                 "'colorize_jax[onnx]'"
             ) from None
-    folder = checkpoint.find(path)
-    encoder, variables = checkpoint.load_encoder(folder)
+    folder = reading.find(path)
+    encoder, variables = reading.load_encoder(folder)
     encoder = encoder.clone(dtype=jnp.float32)
     coarsest = max(encoder.strides.values()) if colorizer else 1
     if min(size) < encoder.smallest_input or any(side % coarsest for side in size):
@@ -105,8 +105,8 @@ def _trunk(encoder, variables: dict[str, Any]) -> Compute:
 
 
 def _colorizer(folder: pathlib.Path, encoder_variables: dict[str, Any]) -> Compute:
-    head = checkpoint.load_head(folder)
-    note = checkpoint.saved_note(folder)["config"]
+    head = reading.load_head(folder)
+    note = reading.saved_note(folder)["config"]
     if "hidden" not in head or note["task"]["name"] != "colorization":
         raise WeightsError(f"{folder} has no head of colorization; leave --colorizer away")
     config = ConfigDict(default_config().to_dict())

@@ -17,9 +17,10 @@ import tiny
 
 import colorize_jax
 from colorize_jax import whole_file
+from colorize_jax.checkpoints import manifest, reading, writing
 from colorize_jax.errors import CheckpointError, SaveError
 from colorize_jax.models import registry
-from colorize_jax.training import checkpoint, loop, manifest
+from colorize_jax.training import loop, saving
 from colorize_jax.training.step import TrainState
 
 HERE = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -47,7 +48,7 @@ def opened(tmp_path, said):
 
     @contextlib.contextmanager
     def opened(**options):
-        with checkpoint.Checkpoints(
+        with saving.Checkpoints(
             tmp_path, **({"keep": 3} | options), say=said.append
         ) as checkpoints:
             yield checkpoints
@@ -175,7 +176,7 @@ def test_an_old_one_that_cannot_be_removed_does_not_spoil_the_new_one(
     with opened(keep=1) as checkpoints:
         checkpoints.save(1, _state(1), {"step": 1})
         checkpoints.wait()
-        monkeypatch.setattr(checkpoint.shutil, "rmtree", fail)
+        monkeypatch.setattr(saving.shutil, "rmtree", fail)
         checkpoints.save(2, _state(2), {"step": 2})
         checkpoints.wait()
         monkeypatch.undo()
@@ -194,7 +195,7 @@ def _encoders(workdir, *steps, **changes):
     )  # fmt: skip
     note = {"config": json.loads(config.to_json_best_effort()) | changes}
     for step in steps:
-        checkpoint.write(workdir / "checkpoints" / str(step), state, note | {"step": step})
+        saving.write(workdir / "checkpoints" / str(step), state, note | {"step": step})
     return variables
 
 
@@ -234,11 +235,11 @@ def test_a_manifest_of_any_other_form_is_a_sentence(tmp_path, text):
     path = tmp_path / "checkpoints" / "2" / "manifest.json"
     path.write_text(text)
     with pytest.raises(CheckpointError, match="2 is not used: its (manifest|file)"):
-        checkpoint.find(tmp_path)
+        reading.find(tmp_path)
     path.unlink()
     path.mkdir()
     with pytest.raises(CheckpointError, match="manifest.json is a folder"):
-        checkpoint.find(tmp_path)
+        reading.find(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +256,7 @@ def test_a_note_of_any_other_form_is_a_sentence(tmp_path, change):
 def test_a_checkpoint_is_known_by_its_manifest_whatever_it_is_called(tmp_path):
     _encoders(tmp_path, 2)
     copied = (tmp_path / "checkpoints" / "2").rename(tmp_path / "the_best")
-    assert checkpoint.find(copied) == copied
+    assert reading.find(copied) == copied
 
 
 def test_a_checkpoint_is_read_once_for_its_checksums_as_long_as_nothing_changes(
@@ -265,7 +266,7 @@ def test_a_checkpoint_is_read_once_for_its_checksums_as_long_as_nothing_changes(
     read = []
     digest = manifest.hashlib.file_digest
     monkeypatch.setattr(manifest.hashlib, "file_digest", lambda *a: read.append(a) or digest(*a))
-    folder = checkpoint.find(tmp_path)
+    folder = reading.find(tmp_path)
     once = len(read)
     colorize_jax.load_encoder(folder)
     assert len(read) == once > 3
@@ -280,13 +281,13 @@ def test_an_old_checkpoint_without_manifest_can_be_vouched_for(tmp_path):
     (folder / "manifest.json").unlink()
     with pytest.raises(CheckpointError, match=f"convert seal {folder}"):
         colorize_jax.load_encoder(tmp_path)
-    checkpoint.seal(folder)
+    writing.seal(folder)
     chex.assert_trees_all_equal(colorize_jax.load_encoder(tmp_path)[1], variables)
     with pytest.raises(CheckpointError, match="nothing to do"):
-        checkpoint.seal(folder)
+        writing.seal(folder)
     (tmp_path / "3").mkdir()
     with pytest.raises(CheckpointError, match="no checkpoint that can be read"):
-        checkpoint.seal(tmp_path / "3")
+        writing.seal(tmp_path / "3")
 
 
 @pytest.mark.parametrize(
@@ -310,7 +311,7 @@ def test_the_encoder_to_transfer_is_the_one_that_was_saved(tmp_path, saved, lack
     note = {"config": json.loads(config.to_json_best_effort())}
     for name in lacking:
         del note["config"]["model"][name]
-    checkpoint.write(tmp_path / "1", state, note)
+    saving.write(tmp_path / "1", state, note)
     loaded, loaded_variables = colorize_jax.load_encoder(tmp_path / "1")
     assert loaded == encoder.clone(frozen=())
     chex.assert_trees_all_equal(loaded_variables, variables)
@@ -360,7 +361,7 @@ def test_a_save_that_the_disk_refuses_is_said_and_a_later_one_succeeds(
 
 
 def test_a_run_goes_on_when_it_cannot_save_and_fails_at_its_end(tmp_path, monkeypatch, capfd):
-    plain = checkpoint.ocp.save_checkpointables_async
+    plain = writing.ocp.save_checkpointables_async
     full = {2, 4}
 
     def saving(path, tree, **options):
@@ -368,7 +369,7 @@ def test_a_run_goes_on_when_it_cannot_save_and_fails_at_its_end(tmp_path, monkey
             raise OSError(28, "No space left on device", str(path))
         return plain(path, tree, **options)
 
-    monkeypatch.setattr(checkpoint.ocp, "save_checkpointables_async", saving)
+    monkeypatch.setattr(writing.ocp, "save_checkpointables_async", saving)
     config = tiny.config(checkpoint__every=2)
     loop.train(config, tmp_path / "room in time")
     shown = capfd.readouterr().err
@@ -377,10 +378,10 @@ def test_a_run_goes_on_when_it_cannot_save_and_fails_at_its_end(tmp_path, monkey
     config = tiny.config(checkpoint__every=2)
 
     def once(path, tree, **options):
-        monkeypatch.setattr(checkpoint.ocp, "save_checkpointables_async", saving)
+        monkeypatch.setattr(writing.ocp, "save_checkpointables_async", saving)
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(checkpoint.ocp, "save_checkpointables_async", once)
+    monkeypatch.setattr(writing.ocp, "save_checkpointables_async", once)
     loop.train(tiny.config(checkpoint__every=100), tmp_path / "tried again")  # the last save
     assert "step 6 could not be saved: Input/output error" in capfd.readouterr().err
     full |= {2, 4}
@@ -415,7 +416,7 @@ def test_a_disk_without_room_is_one_sentence_and_nothing_is_begun(
     with opened() as checkpoints:
         for step, free in ((1, 1 << 30), (2, 1000), (2, 1 << 30)):
             usage = types.SimpleNamespace(free=free)
-            monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path, u=usage: u)
+            monkeypatch.setattr(saving.shutil, "disk_usage", lambda path, u=usage: u)
             checkpoints.save(step, _state(step), {"step": step})
             checkpoints.wait()
     assert len(said) == 1 and "no space left on device: it takes about" in said[0].lower()
@@ -450,7 +451,7 @@ def test_unfinished_saves_are_cleared_and_do_not_count(tmp_path, opened):
 @pytest.mark.parametrize("how", ["moved", "deleted", "replaced"])
 def test_a_workdir_that_is_gone_is_said_and_made_anew(tmp_path, said, how):
     workdir = tmp_path / "run"
-    with checkpoint.Checkpoints(workdir, keep=3, say=said.append) as checkpoints:
+    with saving.Checkpoints(workdir, keep=3, say=said.append) as checkpoints:
         checkpoints.save(1, _state(1), {"step": 1})
         checkpoints.wait()
         workdir.rename(tmp_path / "elsewhere")
@@ -463,7 +464,7 @@ def test_a_workdir_that_is_gone_is_said_and_made_anew(tmp_path, said, how):
             checkpoints.wait()
         assert checkpoints.failure is None
         with pytest.raises(CheckpointError, match="another process is training in"):
-            checkpoint.Checkpoints(workdir, keep=3).__enter__()
+            saving.Checkpoints(workdir, keep=3).__enter__()
     assert len(said) == 1 and "was moved, deleted or replaced" in said[0]
     assert {p.name for p in (workdir / "checkpoints").iterdir()} == {"2", "3"}
 
@@ -472,7 +473,7 @@ def test_a_disk_that_is_gone_under_the_workdir_is_not_written_to_in_its_place(
     tmp_path, said, monkeypatch
 ):
     workdir = tmp_path / "mounted" / "run"
-    with checkpoint.Checkpoints(workdir, keep=3, say=said.append) as checkpoints:
+    with saving.Checkpoints(workdir, keep=3, say=said.append) as checkpoints:
         home = os.stat(workdir)
         (tmp_path / "mounted").rename(tmp_path / "away")
         (tmp_path / "mounted").mkdir()  # the mount point, on another device
@@ -508,7 +509,7 @@ def test_a_note_that_no_run_has_written_is_not_gone_on_with(tmp_path, opened, ch
             "best": {"step": 1}, "skipped": []}  # fmt: skip
     with opened() as checkpoints:
         for step, note in ((1, good), (2, good | change)):
-            checkpoint.write(checkpoints.directory / str(step), _state(step), note)
+            saving.write(checkpoints.directory / str(step), _state(step), note)
         assert checkpoints.note(1, loop._NOTE)["scores"] == {"eval/loss": 1.5}
         with pytest.raises(CheckpointError, match=f"the note of .*/2 is damaged .*{message}"):
             checkpoints.note(2, loop._NOTE)
@@ -517,6 +518,6 @@ def test_a_note_that_no_run_has_written_is_not_gone_on_with(tmp_path, opened, ch
 def test_only_a_number_is_the_name_of_a_step(tmp_path):
     for name in ("²", "٣", "1²", "-1", "01"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
-    assert checkpoint.step_folders(tmp_path / "checkpoints") == []
+    assert reading.step_folders(tmp_path / "checkpoints") == []
     with pytest.raises(CheckpointError, match="no checkpoint in"):
-        checkpoint.find(tmp_path)
+        reading.find(tmp_path)

@@ -1,0 +1,125 @@
+"""Writing checkpoints: of a run's state, and of weights from elsewhere."""
+
+from collections.abc import Mapping
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from colorize_jax.checkpoints import manifest, reading
+from colorize_jax.config import default_config
+from colorize_jax.errors import CheckpointError, SaveError, why
+
+Tree = Any
+
+
+def write(folder: pathlib.Path, state: Tree, note: dict) -> None:
+    """One checkpoint, written at once; replaces what is there. All hosts must call it."""
+    ocp.save_checkpointables(folder, {"state": state, "note": note}, overwrite=True)
+    if jax.process_index() == 0:
+        manifest.write(folder)
+
+
+def begin(folder: pathlib.Path, state: Tree, note: dict) -> Any:
+    """Starts to write a checkpoint in the background. It is not complete before `result()` of what
+    this gives has returned and its manifest is written."""
+    return ocp.save_checkpointables_async(folder, {"state": state, "note": note})
+
+
+def save_encoder(
+    output: str | pathlib.Path,
+    variables: Mapping[str, Tree],
+    settings: Mapping[str, Any],
+    origin: Mapping[str, Any],
+) -> pathlib.Path:
+    """A checkpoint of weights from elsewhere, for `init_from`, `load_encoder` and `evaluate`.
+
+    It is written to a draft beside and renamed once it is whole: whatever fails, `output` stays as
+    it was.
+
+    Args:
+        output: becomes a workdir with one checkpoint, of step 0; absent or an empty folder.
+        variables: {"params": {"encoder": ..., and "head" if there is one}, "batch_stats": ...}.
+        settings: what differs from the defaults, {"model": {"name": "vgg16", ...}, "task": ...}.
+        origin: where the weights come from, for the note.
+
+    Returns:
+        The step folder.
+
+    Raises:
+        CheckpointError: `output` exists and is no empty folder.
+        SaveError: it cannot be written.
+    """
+    output = pathlib.Path(output).absolute()
+    check_output(output)
+    config = json.loads(json.dumps(default_config().to_dict()))
+    for group, values in settings.items():
+        config[group] |= values
+    params, batch_stats = (
+        jax.tree.map(np.asarray, variables.get(kind, {})) for kind in ("params", "batch_stats")
+    )
+    state = {"step": np.zeros((), np.int32), "params": params, "batch_stats": batch_stats,
+             "opt_state": ()}  # fmt: skip
+    start = origin.get("file", "elsewhere")
+    note = {"step": 0, "config": config, "origin": dict(origin), "start": start}
+    needed = sum(array.nbytes for array in jax.tree.leaves((params, batch_stats)))
+    draft = None
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        if (free := shutil.disk_usage(output.parent).free) < needed:
+            raise OSError(f"it takes {needed >> 20} MiB, and {free >> 20} MiB are free there")
+        draft = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+        draft.mkdir()
+        write(draft / reading.FOLDER / "0", state, note)
+        draft.replace(output)  # an empty folder gives way
+    except Exception as error:  # whatever Orbax and file systems come up with
+        raise SaveError(f"{output} could not be written: {why(error)}") from error
+    finally:
+        if draft is not None:
+            shutil.rmtree(draft, ignore_errors=True)
+    return output / reading.FOLDER / "0"
+
+
+def check_output(output: pathlib.Path) -> None:
+    """CheckpointError unless a checkpoint can be made there: it is absent or an empty folder."""
+    if output.is_symlink() or (output.exists() and not output.is_dir()):
+        raise CheckpointError(f"{output} exists and is no folder: name another output")
+    if output.is_dir() and any(output.iterdir()):
+        raise CheckpointError(f"{output} exists and is not empty: name another output")
+
+
+def seal(folder: str | pathlib.Path) -> int:
+    """Writes the manifest of a checkpoint that has none, from before there were manifests.
+
+    All of it is read first. What a killed save left is no checkpoint, and nothing can tell its
+    missing numbers from zeros: whoever seals one vouches for it.
+
+    Returns:
+        The number of arrays in it.
+
+    Raises:
+        CheckpointError: it has a manifest, cannot be read, or holds numbers that are not finite.
+        SaveError: the manifest cannot be written.
+    """
+    folder = pathlib.Path(folder).absolute()
+    if manifest.exists(folder):
+        raise CheckpointError(f"{folder} has its manifest: there is nothing to do")
+    try:
+        reading.note(folder, reading.network_note())
+        arrays = jax.tree.leaves(ocp.load_checkpointables(folder, {"state": None})["state"])
+    except Exception as error:  # Orbax has many kinds for what is not there
+        raise CheckpointError(f"{folder} holds no checkpoint that can be read: {error}") from error
+    for array in arrays:
+        if jnp.issubdtype(array.dtype, jnp.floating) and not np.isfinite(array).all():
+            raise CheckpointError(f"{folder} holds numbers that are not finite")
+    try:
+        manifest.write(folder)
+    except OSError as error:
+        raise SaveError(f"{folder} could not be sealed: {why(error)}") from error
+    return len(arrays)
