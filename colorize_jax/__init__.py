@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "color_input": "color.spaces",
     "default_config": "config",
-    "load_config": "recipe",
+    "load_config": "config.recipe",
     "load_encoder": "checkpoints.reading",
     "network_input": "color.spaces",
     "train": "training.loop",

@@ -7,13 +7,14 @@ import sys
 from colorize_jax.help import show
 
 COMMANDS = (
-    "main", "evaluate", "extract", "probe", "convert", "data", "study", "bench", "regression_scale",
+    "main", "evaluate", "extract", "probe", "convert", "data", "study", "bench",
+    "bench.regression_scale",
 )  # fmt: skip
 
 
 def about(name: str) -> str:
     """The first line of a command's docstring; nothing of the command is run."""
-    path = pathlib.Path(__file__).parent / f"{name}.py"
+    path = pathlib.Path(__file__).parent.joinpath(*name.split(".")).with_suffix(".py")
     path = path if path.exists() else path.with_suffix("") / "__main__.py"
     return ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]
 

@@ -11,8 +11,9 @@ import traceback
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from colorize_jax import help, log, paths, recipe
-from colorize_jax.config import check_numbers
+from colorize_jax import help, log, paths
+from colorize_jax.config import recipe
+from colorize_jax.config.settings import check_numbers
 from colorize_jax.errors import ColorizeError, Interrupted, exit_code, printable
 from colorize_jax.training import signals
 

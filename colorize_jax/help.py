@@ -1,7 +1,7 @@
 """What `--help` of a command shows: its own flags, the recipes, and every setting.
 
-Settings and their comments are read from the source of config.py, recipes from the docstrings of
-their files, so that each is written in one place. No recipe is run for it.
+Settings and their comments are read from the source of config/settings.py, recipes from the
+docstrings of their files, so that each is written in one place. No recipe is run for it.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import textwrap
 
 from ml_collections import ConfigDict
 
-from colorize_jax import config as config_module
+from colorize_jax.config import settings as settings_module
 
 WIDTH = 100
 FLAGS = ("-h", "-help", "--help", "-helpshort", "--helpshort", "-helpfull", "--helpfull")
@@ -31,7 +31,7 @@ class Setting:
     Attributes:
         name: as in "model.width"; of a section, as in "model".
         default: its value; a ConfigDict of a section.
-        comment: what config.py says of it, in one line.
+        comment: what config/settings.py says of it, in one line.
     """
 
     name: str
@@ -40,10 +40,10 @@ class Setting:
 
 
 def settings() -> list[Setting]:
-    """Every section and setting in the order of config.py, with the comments above and behind."""
-    source = textwrap.dedent(inspect.getsource(config_module.default_config))
+    """Every section and setting in the order of the source, with its comments."""
+    source = textwrap.dedent(inspect.getsource(settings_module.default_config))
     lines = source.splitlines()
-    defaults = config_module.default_config()
+    defaults = settings_module.default_config()
     found = []
     for node in ast.parse(source).body[0].body:
         if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Attribute):

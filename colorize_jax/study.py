@@ -15,9 +15,9 @@ import pathlib
 import sys
 
 from colorize_jax import command_line, help
+from colorize_jax.config.recipe import explained, load_file
 from colorize_jax.errors import ColorizeError, ConfigError, Interrupted, printable
 from colorize_jax.paths import argument
-from colorize_jax.recipe import explained, load_file
 from colorize_jax.studies import execution, page, plan, plots
 from colorize_jax.studies.workplace import Workplace
 from colorize_jax.whole_file import write_text

@@ -13,7 +13,7 @@ Variants, as in --config=configs/alexnet_col.py:long
     long  10 epochs, drops at the same fractions: the longer training of Table 1
 """
 
-from colorize_jax.config import default_config, variants
+from colorize_jax.config.settings import default_config, variants
 
 
 def get_config(variant=""):

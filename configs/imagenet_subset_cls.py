@@ -23,7 +23,13 @@ Variants, as in --config=configs/imagenet_subset_cls.py:alexnet,random,crossval
     crossval   finds the schedule on 90 % of the training photos, then trains on all of them
 """
 
-from colorize_jax.config import NETWORKS, default_config, transfer, transfer_rates, variants
+from colorize_jax.config.settings import (
+    NETWORKS,
+    default_config,
+    transfer,
+    transfer_rates,
+    variants,
+)
 
 
 def get_config(variant=""):

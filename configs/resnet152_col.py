@@ -18,7 +18,7 @@ Variants, as in --config=configs/resnet152_col.py:short
     short  3 epochs, drops at the same fractions (Table 3)
 """
 
-from colorize_jax.config import default_config, variants
+from colorize_jax.config.settings import default_config, variants
 
 
 def get_config(variant=""):

@@ -31,7 +31,13 @@ color (Table 5). Batch norm is absorbed at the start; --config.model.norm=batch 
 ResNet always does.
 """
 
-from colorize_jax.config import NETWORKS, default_config, transfer, transfer_rates, variants
+from colorize_jax.config.settings import (
+    NETWORKS,
+    default_config,
+    transfer,
+    transfer_rates,
+    variants,
+)
 
 
 def get_config(variant=""):

@@ -28,10 +28,11 @@ import sys
 # The checkout, also where the package is not installed.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from colorize_jax import json_files, recipe
-from colorize_jax.child import STOPPED, execute
+from colorize_jax import json_files
+from colorize_jax.config import recipe
 from colorize_jax.errors import ColorizeError, ConfigError
 from colorize_jax.paths import argument
+from colorize_jax.studies.child import STOPPED, execute
 
 LAUNCH = pathlib.Path(__file__).resolve().parent
 # What a table is made of; the scores are the fields besides.

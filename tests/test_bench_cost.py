@@ -11,8 +11,8 @@ import tiny
 
 from colorize_jax.bench import __main__ as bench
 from colorize_jax.bench import cost, cost_report
+from colorize_jax.config.recipe import load_config
 from colorize_jax.errors import ConfigError
-from colorize_jax.recipe import load_config
 
 ROOT = pathlib.Path(__file__).parent.parent
 RECIPE = """

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from colorize_jax import regression_scale
+from colorize_jax.bench import regression_scale
 from colorize_jax.errors import ConfigError
 from colorize_jax.tasks.task import batch_shapes, make_task
 from colorize_jax.training import optimizers

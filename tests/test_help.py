@@ -12,10 +12,10 @@ import pytest
 from colorize_jax import __main__ as commands
 from colorize_jax import convert, extract, help, probe, study
 from colorize_jax.bench import __main__ as bench
-from colorize_jax.config import default_config
+from colorize_jax.config.recipe import load_config
+from colorize_jax.config.settings import default_config
 from colorize_jax.data import __main__ as data
 from colorize_jax.errors import ConfigError
-from colorize_jax.recipe import load_config
 from colorize_jax.training.same_run import flat
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -129,10 +129,10 @@ def test_the_package_lists_its_commands(capsys):
     said = capsys.readouterr().out
     found = set()
     for path in (ROOT / "colorize_jax").glob("**/*.py"):
-        if '__name__ == "__main__"' in path.read_text() and path.parent.name != "colorize_jax":
-            found.add(path.parent.name)
-        elif '__name__ == "__main__"' in path.read_text() and path.stem != "__main__":
-            found.add(path.stem)
+        if '__name__ == "__main__"' in path.read_text():
+            name = ".".join(path.relative_to(ROOT / "colorize_jax").with_suffix("").parts)
+            found.add(name.removesuffix(".__main__"))
+    assert found.remove("__main__") is None
     assert found == set(commands.COMMANDS)
     for name in found:
         assert f"python -m colorize_jax.{name} " in said

@@ -8,19 +8,20 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parent.parent / "colorize_jax"
 # From the lowest floor to the highest: what a room may import besides the modules at the root.
 ALLOWED = {
+    "config": set(),
     "color": set(),
     "data": {"color"},
-    "models": set(),
+    "models": {"config"},
     "surgery": {"models"},
-    "checkpoints": {"models"},
+    "checkpoints": {"config", "models"},
     "tasks": {"color", "data", "models"},
     "features": {"color", "data"},
-    "weights": {"checkpoints", "color", "models", "surgery", "tasks"},
-    "training": {"checkpoints", "color", "data", "models", "surgery", "tasks"},
-    "bench": {"data", "models", "tasks", "training"},
-    "studies": {"checkpoints", "training"},
+    "weights": {"checkpoints", "color", "config", "models", "surgery", "tasks"},
+    "training": {"checkpoints", "color", "config", "data", "models", "surgery", "tasks"},
+    "bench": {"config", "data", "models", "tasks", "training"},
+    "studies": {"checkpoints", "config", "training"},
 }
-COMMANDS = {"main", "evaluate", "extract", "probe", "convert", "study", "regression_scale"}
+COMMANDS = {"main", "evaluate", "extract", "probe", "convert", "study"}
 
 
 def _imported(path):

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 import pytest
 import tiny
 
-from colorize_jax.config import default_config
+from colorize_jax.config.settings import default_config
 from colorize_jax.errors import CheckpointError, ConfigError
 from colorize_jax.models import registry
 from colorize_jax.models.alexnet import AlexNet

@@ -18,7 +18,7 @@ import pytest
 import saved
 
 from colorize_jax import convert
-from colorize_jax.config import check_numbers
+from colorize_jax.config.settings import check_numbers
 from colorize_jax.data import pipeline
 from colorize_jax.models.vgg16 import Vgg16
 from colorize_jax.tasks.task import batch_shapes, make_task

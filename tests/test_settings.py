@@ -3,8 +3,8 @@
 from ml_collections import ConfigDict
 import pytest
 
-from colorize_jax import recipe
-from colorize_jax.config import check_numbers, config_form, default_config
+from colorize_jax.config import recipe
+from colorize_jax.config.settings import check_numbers, config_form, default_config
 from colorize_jax.errors import ConfigError
 from colorize_jax.training import memory
 

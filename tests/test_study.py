@@ -8,10 +8,10 @@ from PIL import Image
 import pytest
 
 from colorize_jax import study
-from colorize_jax.child import STOPPED
+from colorize_jax.config.recipe import load_config, load_file
 from colorize_jax.errors import ColorizeError, ConfigError, Interrupted
-from colorize_jax.recipe import load_config, load_file
 from colorize_jax.studies import execution, page, plan, plots
+from colorize_jax.studies.child import STOPPED
 from colorize_jax.studies.plan import Gain, Plot, Row, Run, Search, Study, Table, seeded
 from colorize_jax.studies.workplace import Workplace, shell
 from colorize_jax.training import same_run

@@ -9,11 +9,11 @@ import pytest
 import tiny
 
 from colorize_jax.checkpoints import reading
-from colorize_jax.config import default_config
+from colorize_jax.config.recipe import load_config
+from colorize_jax.config.settings import default_config
 from colorize_jax.data import sources, splits
 from colorize_jax.errors import CheckpointError, DataError
 from colorize_jax.models import registry
-from colorize_jax.recipe import load_config
 from colorize_jax.tasks.task import batch_shapes, make_task
 from colorize_jax.training import evaluation, known, same_run, saving, start
 from colorize_jax.training.step import TrainState, init_variables

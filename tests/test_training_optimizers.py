@@ -59,7 +59,7 @@ def test_three_epochs_of_the_paper(batch, steps, first_drop, snapshots):
 
 
 def optimizers_config(batch):
-    from colorize_jax.config import default_config
+    from colorize_jax.config.settings import default_config
 
     config = default_config()
     config.data.batch_size = batch

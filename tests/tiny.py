@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from colorize_jax.config import default_config
+from colorize_jax.config.settings import default_config
 
 
 def config(**settings):

@@ -12,10 +12,10 @@ import tempfile
 
 from colorize_jax import command_line, help
 from colorize_jax.bench import input_speed
-from colorize_jax.config import default_config
+from colorize_jax.config.recipe import load_config
+from colorize_jax.config.settings import default_config
 from colorize_jax.data import pack, sources, splits
 from colorize_jax.errors import ColorizeError, ConfigError
-from colorize_jax.recipe import load_config
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 import numpy as np
 import optax
 
-from colorize_jax.config import check_numbers
+from colorize_jax.config.settings import check_numbers
 from colorize_jax.errors import ConfigError
 from colorize_jax.tasks.task import Task, batch_shapes, make_task
 from colorize_jax.training import optimizers, sharding

@@ -11,7 +11,7 @@ from orbax.checkpoint import v1 as ocp
 
 from colorize_jax import json_files, paths
 from colorize_jax.checkpoints import manifest
-from colorize_jax.config import config_form
+from colorize_jax.config.settings import config_form
 from colorize_jax.errors import CheckpointError, ConfigError, why
 from colorize_jax.log import say_once
 from colorize_jax.models import registry

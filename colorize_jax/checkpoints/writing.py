@@ -13,7 +13,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from colorize_jax.checkpoints import manifest, reading
-from colorize_jax.config import default_config
+from colorize_jax.config.settings import default_config
 from colorize_jax.errors import CheckpointError, SaveError, why
 
 Tree = Any

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from colorize_jax.config import default_config
+from colorize_jax.config.settings import default_config
 from colorize_jax.errors import ConfigError
 from colorize_jax.models.alexnet import AlexNet
 from colorize_jax.models.finetune import frozen_layers

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 import fnmatch
 import sys
 
-from colorize_jax.child import STOPPED, execute
 from colorize_jax.errors import Interrupted
+from colorize_jax.studies.child import STOPPED, execute
 from colorize_jax.studies.plan import Run
 from colorize_jax.studies.workplace import NotYet, Workplace
 from colorize_jax.training.report import duration

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from colorize_jax.checkpoints import reading
-from colorize_jax.config import check_numbers
+from colorize_jax.config.settings import check_numbers
 from colorize_jax.data import pipeline, splits
 from colorize_jax.data.bad_records import BadRecords
 from colorize_jax.data.labelled import Labelled

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from colorize_jax import json_files, paths
 from colorize_jax.checkpoints import reading
-from colorize_jax.config import config_form, default_config, suited
+from colorize_jax.config.settings import config_form, default_config, suited
 from colorize_jax.data import sources, splits
 from colorize_jax.data.labelled import Labelled
 from colorize_jax.data.sources import Photos

@@ -15,7 +15,7 @@ import numpy as np
 
 from colorize_jax import log, paths
 from colorize_jax.checkpoints import reading
-from colorize_jax.config import check_numbers
+from colorize_jax.config.settings import check_numbers
 from colorize_jax.data import arrays, fingerprint, pipeline, sources, splits, storage
 from colorize_jax.data.bad_records import BadRecords
 from colorize_jax.errors import ConfigError, DataError, Interrupted, NonFiniteError, SaveError, why

@@ -13,7 +13,7 @@ import optax
 
 from colorize_jax import json_files
 from colorize_jax.checkpoints import manifest
-from colorize_jax.config import config_form
+from colorize_jax.config.settings import config_form
 from colorize_jax.data import pipeline, sources, splits
 from colorize_jax.errors import CheckpointError
 from colorize_jax.json_files import COUNT, POSITIVE

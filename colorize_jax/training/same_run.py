@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 import colorize_jax
 from colorize_jax import json_files
 from colorize_jax.checkpoints import manifest, reading
-from colorize_jax.config import config_form, default_config
+from colorize_jax.config.settings import config_form, default_config
 from colorize_jax.data import sources
 from colorize_jax.data.labelled import Labelled
 from colorize_jax.data.sources import Photos

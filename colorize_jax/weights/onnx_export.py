@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from colorize_jax.checkpoints import reading
-from colorize_jax.config import default_config
+from colorize_jax.config.settings import default_config
 from colorize_jax.errors import WeightsError
 from colorize_jax.tasks import colorization
 

@@ -1,6 +1,6 @@
 r"""Measures the factor that makes the regression loss pull as hard as the histogram loss.
 
-python -m colorize_jax.regression_scale --config=configs/vgg16_col.py:regression \
+python -m colorize_jax.bench.regression_scale --config=configs/vgg16_col.py:regression \
     --config.data.source=builtin:photos
 
 At the start of training both losses send a gradient into the hidden layer of the head. The factor

@@ -123,7 +123,7 @@ def default_config() -> ConfigDict:
     config.task.window = 7  # side of the window of a target histogram
     config.task.bins = 32  # of a histogram of hue, and of one of chroma
     # Lets the regression loss pull as hard as the histogram loss at the start. Measured with
-    #   python -m colorize_jax.regression_scale --config=configs/vgg16_col.py:regression \
+    #   python -m colorize_jax.bench.regression_scale --config=configs/vgg16_col.py:regression \
     #     --config.model.width=0.0625 --config.model.fc6_kernel=3 \
     #     --config.data.source=builtin:photos
     # 4.55; it hardly depends on the network or the photos (4.2 to 4.8 on three other sets).

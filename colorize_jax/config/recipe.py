@@ -11,7 +11,7 @@ import types
 from ml_collections import ConfigDict
 
 from colorize_jax import paths
-from colorize_jax.config import check_numbers, default_config
+from colorize_jax.config.settings import check_numbers, default_config
 from colorize_jax.errors import ColorizeError, ConfigError
 
 
