@@ -137,18 +137,6 @@ def test_overlays_are_photo_truth_prediction(rng):
         np.testing.assert_allclose(panels[:, panel], expected, atol=0.51)
 
 
-def test_accuracy_is_that_of_sampled_pixels_without_void(rng):
-    task, batch = make_task(tiny.segmentation(task__points=40)), _batch(rng)
-    variables = _variables(task, batch)
-    keys = row_keys(jax.random.key(1), jnp.arange(4))
-    hits, count = jax.jit(task.accuracy)(variables, keys, batch)
-    inputs, targets = task.prepare(keys, batch)
-    labels = np.asarray(targets["classes"])
-    predicted = np.asarray(task.model.apply(variables, *inputs)["classes"].argmax(-1))
-    assert count == (labels != VOID).sum() < labels.size
-    assert hits == (predicted == labels)[labels != VOID].sum()
-
-
 def test_color_is_read_where_asked_for(rng):
     task, batch = make_task(tiny.segmentation(model__in_channels=3)), _batch(rng)
     (color, _), _ = task.prepare(row_keys(jax.random.key(0), jnp.arange(4)), batch)

@@ -281,6 +281,18 @@ def test_a_field_that_is_newer_than_the_run_had_its_default(tmp_path):
         same_run.check_config(tmp_path, tiny.config(model__alignment="center"))
 
 
+@pytest.mark.parametrize(("value", "refused"), [("score", False), ("accuracy", True)])
+def test_a_setting_that_is_gone_must_have_had_its_default(tmp_path, value, refused):
+    same_run.write_config(tmp_path, tiny.config())
+    _complete_checkpoint(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["early_stopping"]["metric"] = value
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    refusal = pytest.raises(CheckpointError, match="metric: 'accuracy' there, 'score' here")
+    with refusal if refused else contextlib.nullcontext():
+        same_run.check_config(tmp_path, tiny.config())
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
     config = tiny.config(optimizer__rate=1e10, schedule__drops=(), checkpoint__every=1, steps=20)
     config.log.every = 100  # nothing but the saving looks at the loss

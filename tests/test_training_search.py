@@ -1,7 +1,6 @@
 """Early stopping in a run: the steps it finds, how it goes on, the schedule it hands over."""
 
 import json
-import types
 
 import jax
 import labelled
@@ -10,8 +9,9 @@ import pytest
 import saved
 import tiny
 
+from colorize_jax import json_files
 from colorize_jax.errors import ConfigError, DataError
-from colorize_jax.tasks.task import make_task
+from colorize_jax.tasks.task import Score
 from colorize_jax.training import loop, search
 from colorize_jax.training.report import Report
 from colorize_jax.training.runner import Runner
@@ -120,73 +120,25 @@ def test_what_the_second_run_would_fail_for_is_said_before_the_first(devkit, tmp
 
 def test_a_search_that_comes_to_its_longest_length_says_so(devkit, tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr(loop, "say", said.append)
+    monkeypatch.setattr(loop, "say_once", said.append)
     loop.train(_config(devkit, steps=1), tmp_path)
     assert any("ended by its longest allowed length, 1 steps" in line for line in said)
     assert json.loads((tmp_path / "schedule.json").read_text())["ended"] is False
 
 
-@pytest.mark.slow
-def test_accuracy_of_sampled_pixels_can_be_the_score(devkit, tmp_path, monkeypatch):
-    config = _config(
-        devkit, early_stopping__metric="accuracy", early_stopping__window=20, steps=40,
-        checkpoint__every=15, log__every=5, optimizer__rate=0.0,
-    )  # fmt: skip
-    seen = []
-    plain = Runner.accuracy
-
-    def accuracy(self, index, batch, variables):
-        hits, count = plain(self, index, batch, variables)
-        if not isinstance(hits, float):
-            seen.append((index, float(hits), float(count)))
-        return hits, count
-
-    monkeypatch.setattr(Runner, "accuracy", accuracy)
-    loop.train(config, tmp_path / "whole")
-    assert [index for index, _, _ in seen] == [1, 2, 3, 4]  # one batch in ten steps
-    each = [hits / count for _, hits, count in seen]
-    windows = json.loads((tmp_path / "whole" / "schedule.json").read_text())["windows"]
-    expected = [(each[0] + each[1]) / 2, (each[2] + each[3]) / 2]
-    np.testing.assert_allclose([w["score"] for w in windows], expected)
-    assert all(count <= 8 * 6 for _, _, count in seen)
-
-    progress = Report.progress
-
-    def killed(self, step, values):
-        if step == 35:
-            raise _Killed
-        progress(self, step, values)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Report, "progress", killed)
-        with pytest.raises(_Killed):
-            loop.train(config, tmp_path / "killed")
-    loop.train(config, tmp_path / "killed")  # from step 30, in the middle of the second window
-    assert json.loads((tmp_path / "killed" / "schedule.json").read_text())["windows"] == windows
-
-
-def test_a_look_at_a_step_that_comes_again_counts_once(devkit, monkeypatch):
-    class Hits:
-        def accuracy(self, index, batch, variables):
-            return (1.0 if index == 2 else 0.0) if variables == "wrong" else 0.5, 1.0
-
-    monkeypatch.setattr(search.pipeline, "training_batches", lambda *a, **k: iter([{}] * 9))
-    config = _config(devkit, early_stopping__metric="accuracy", early_stopping__window=20)
-    bad = types.SimpleNamespace(note=lambda batches, photos: (batch for batch in batches))
-    looking = search.Search(config, make_task(config), Hits(), [], {})
-    for step in (10, 20):
-        looking.look(step, "wrong" if step == 20 else "right", bad, lambda read: read())
-    looking.forget(15)  # step 16 was not finite, and the later ones were held back
-    looking.look(20, "right", bad, lambda read: read())
-    looking.judge(20, {})
-    assert looking.to_json()["stopping"]["windows"] == [[20, 0.5]]
+def test_the_note_of_an_older_search_goes_on(devkit):
+    fresh = search.Search(_config(devkit), Score("miou", higher=True), 1)
+    fresh.judge(2, {"eval/miou": 0.5})
+    old = fresh.to_json() | {"looks": [], "looked": 2}
+    json_files.check(old, search.STATE)
+    again = search.Search(_config(devkit), Score("miou", higher=True), 1)
+    again.restore(old)
+    assert again.to_json() == fresh.to_json()
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"early_stopping__metric": "loss"}, "'score', 'accuracy'"),
-        ({"early_stopping__metric": "accuracy"}, "window=2 is shorter"),
         ({"early_stopping__holdout": 1.5}, "holdout=1.5"),
         ({"early_stopping__window": 0}, "window=0"),
         ({"early_stopping__mode": "crossval", "schedule_from": "x"}, "leave out config.schedule"),

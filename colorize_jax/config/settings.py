@@ -153,9 +153,6 @@ def default_config() -> ConfigDict:
     config.early_stopping.holdout = 0.1  # share of the training split that is scored
     config.early_stopping.window = 5000  # steps; takes the place of eval.every
     config.early_stopping.minimum = 0  # steps before which nothing is dropped
-    # "score": the task's own, at the end of a window; "accuracy": of sampled pixels or photos, one
-    # batch every 10 steps, averaged over the window, as in the release.
-    config.early_stopping.metric = "score"
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 5000  # steps

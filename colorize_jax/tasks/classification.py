@@ -71,10 +71,6 @@ def make_task(config, axis_name: str | None = None, classes=()) -> Task:
         image = batch["image"]
         return image[:, :1] if image.ndim == 5 else image[:, None]  # of several crops the first
 
-    def accuracy(variables, keys, batch):
-        (inputs,), targets = prepare(keys, batch)
-        return kind.accuracy(model.apply(variables, inputs), targets["labels"], targets["valid"])
-
     return Task(
         model=model,
         prepare=prepare,
@@ -85,7 +81,6 @@ def make_task(config, axis_name: str | None = None, classes=()) -> Task:
         pictures=pictures,
         panels=("photo",),
         caption=kind.caption,
-        accuracy=accuracy,
         labels={"labels": kind.label},
         frozen=encoder.frozen_groups,
         axis_name=axis_name,
@@ -159,9 +154,6 @@ class _OneClass:
         per_class = {f"top1/{n}": v for n, v in zip(self._names, hits, strict=True)}
         return {"top1": sums["top1"] / seen, "top5": sums["top5"] / seen} | per_class
 
-    def accuracy(self, logits, labels, valid):
-        return ((logits.argmax(-1) == labels) & valid).sum(), valid.sum()
-
 
 class _ManyClasses:
     """Photos with any number of classes, 1, or -1 without, or 0 where that is hard to say."""
@@ -194,10 +186,6 @@ class _ManyClasses:
             per_class = zip(self._names, each[name], strict=True)
             found |= {f"ap{kind}/{label}": value for label, value in per_class}
         return found
-
-    def accuracy(self, logits, labels, valid):
-        known = (labels != 0) & valid[:, None]
-        return (((logits > 0) == (labels > 0)) & known).sum(), known.sum()
 
 
 def _check(config):

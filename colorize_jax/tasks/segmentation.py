@@ -131,12 +131,6 @@ def make_task(config, axis_name: str | None = None, classes=()) -> Task:
         legend = {names[i]: tuple(colors[i].tolist()) for i in np.flatnonzero(row["seen"]) if i}
         return Caption(f"mean IoU of its classes {row['score']:.3f}", legend)
 
-    def accuracy(variables, keys, batch):
-        inputs, targets = prepare(keys, batch)
-        counted = targets["classes"] != VOID
-        predicted = model.apply(variables, *inputs)["classes"].argmax(-1)
-        return ((predicted == targets["classes"]) & counted).sum(), counted.sum()
-
     return Task(
         model=model,
         prepare=prepare,
@@ -148,7 +142,6 @@ def make_task(config, axis_name: str | None = None, classes=()) -> Task:
         pictures=pictures,
         panels=("photo", "truth", "predicted"),
         caption=caption,
-        accuracy=accuracy,
         predict=predict,
         labels={"mask": ((crop, crop), jnp.uint8)},
         frozen=model.encoder.frozen_groups,

@@ -72,7 +72,6 @@ class Task:
         caption: (one photo's {name: value} of what `evaluate` gives for rows) -> what to say of it.
         statistics: (keys, batch) -> sums over a training batch from which the best constant
             prediction follows; None if there is nothing to learn from the training split.
-        accuracy: (variables, keys, batch) -> (hits, predictions) of a training batch, or None.
         predict: (variables, batch) -> uint8 [batch, height, width] classes of all pixels, or None.
         labels: {name: (shape, dtype)} of what a row of a training batch has besides its photo.
         frozen: groups of the encoder's parameters that are not trained.
@@ -90,7 +89,6 @@ class Task:
     panels: tuple[str, ...] = ()
     caption: Callable[[dict[str, np.ndarray]], Caption] = lambda row: Caption()
     statistics: Callable[[jax.Array, Batch], Tree] | None = None
-    accuracy: Callable[[Tree, jax.Array, Batch], tuple[jax.Array, jax.Array]] | None = None
     predict: Callable[[Tree, Batch], jax.Array] | None = None
     labels: Mapping[str, tuple[tuple[int, ...], Any]] = dataclasses.field(default_factory=dict)
     frozen: tuple[str, ...] = ()

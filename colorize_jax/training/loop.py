@@ -235,7 +235,7 @@ class _Run:
         self.meter = Meter(config.data.batch_size)
         self.evaluate_every = config.eval.every
         if config.early_stopping.mode == "search":
-            self.search = Search(config, self.task, self.runner, self.held_out, self.host)
+            self.search = Search(config, self.task.score, len(self.held_out))
             self.evaluate_every = config.early_stopping.window
         elif config.early_stopping.mode != "off":
             raise ConfigError(
@@ -392,7 +392,7 @@ class _Run:
 
     def _take_up(self, search: dict) -> None:
         """Where early stopping was."""
-        self.search.restore(search, self.step)
+        self.search.restore(search)
         self.schedule = dataclasses.replace(self.schedule, drops=self.search.drops)
         if self.search.ended:
             self.last = self.step
@@ -407,8 +407,6 @@ class _Run:
     def train(self) -> dict[str, float]:
         """Until the last step, a signal, or a loss that is not finite."""
         with contextlib.ExitStack() as stack:
-            if self.search is not None:
-                stack.callback(self.search.close)
             hosts.first_does(self._open_report)
             self.report = stack.enter_context(self.report or self._make_report())
             say_once(self._description())
@@ -482,8 +480,6 @@ class _Run:
         """From the step that the run is at to the last one."""
         if self.meter.window()["steps"] and self.step % self.config.log.every == 0:
             self._log()  # what ended the run came before its row
-        if self.search is not None and self.step:
-            self.search.look(self.step, self.state.variables, self.bad, self.wait_for)
         self._settle()
         batches = pipeline.training_batches(
             self.photos, self.config, start=self.step, stop=self.schedule.steps, **self.host
@@ -506,8 +502,6 @@ class _Run:
                 if row:
                     pace.told = True  # rows hold the time left
                     self._log()
-                if self.search is not None:
-                    self.search.look(self.step, self.state.variables, self.bad, self.wait_for)
                 stop, late = self.agreement.any(
                     self.signals.received is not None, self._save_is_late()
                 )
@@ -723,8 +717,6 @@ class _Run:
                 "go on without the batch"
             )
         self.skipped.append(found.step)
-        if self.search is not None:
-            self.search.forget(found.step)
         say_once(f"{said}; going on without it ({len(self.skipped)} so far)")
         same = sharding.replicated(self.mesh)
         self.state = jax.jit(pass_over, out_shardings=same)(self.state, found.step)

@@ -57,9 +57,6 @@ class Runner:
             sums, rows = task.evaluate(variables, statistics, keys_of(index, batch), batch)
             return sums, rows | {name: batch[name] for name in ("position", "valid")}
 
-        def accuracy(index, batch, variables):
-            return task.accuracy(variables, keys_of(index, batch), batch)
-
         def per_photo(function):
             def run(variables, batch):
                 beside = {name: batch[name] for name in ("position", "valid", "size")
@@ -73,7 +70,6 @@ class Runner:
         self._moments = jax.jit(moments, out_shardings=same)
         self._settle = jax.jit(settle, out_shardings=same)
         self._evaluate = jax.jit(evaluate, out_shardings=same)
-        self._accuracy = jax.jit(accuracy, out_shardings=same)
         self._pictures = jax.jit(per_photo(task.pictures), out_shardings=same)
         self._predict = jax.jit(per_photo(task.predict), out_shardings=same)
 
@@ -142,10 +138,6 @@ class Runner:
             )
         joined = {name: np.concatenate([part[name] for part in rows]) for name in rows[0]}
         return self._task.summarize(sums, joined), joined, shown
-
-    def accuracy(self, index: int, batch: dict[str, np.ndarray], variables: Tree):
-        """(hits, predictions) of a batch as in training, still on the devices."""
-        return self._accuracy(index, sharding.put_batch(batch, self._mesh), variables)
 
     def pictures(
         self, variables: Tree, batches: Iterable

@@ -123,11 +123,16 @@ def check_config(workdir: pathlib.Path, config: ConfigDict) -> None:
         )
 
 
+# Settings of older versions that are no longer there, and the value at which a run of theirs is the
+# run that it would be without them.
+GONE = {"early_stopping.metric": "score"}
+
+
 def differences(before: dict, config: ConfigDict) -> list[str]:
     """One line for every setting that matters and is another than in a config of before."""
     # A field that was not known then had the value that is its default now.
-    before = _complete(flat(plain(default_config())) | flat(before))
-    now = _complete(flat(plain(config)))
+    before = _complete(flat(plain(default_config())) | GONE | flat(before))
+    now = _complete(GONE | flat(plain(config)))
     now["task.classes"] = now["task.classes"] or before["task.classes"]  # 0: asks the data
     return [
         f"  config.{name}: {before.get(name, 'absent')!r} there, {now.get(name, 'absent')!r} here"
