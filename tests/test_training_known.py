@@ -267,7 +267,7 @@ def test_the_message_and_the_table_tell_the_same_number(photos, monkeypatch, tmp
     )  # fmt: skip
     saving.write(tmp_path / "a" / "checkpoints" / "1", state, _note(trained, step=1))
     said = []
-    monkeypatch.setattr(evaluation, "say", said.append)
+    monkeypatch.setattr(evaluation, "say_once", said.append)
     (photos / "test" / "sub0" / "photo000.jpg").write_bytes(b"damaged")
     config = tiny.config(data__source=str(photos / "test"), eval__pictures=0)
     config.model.update(default_config().model.to_dict())

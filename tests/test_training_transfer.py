@@ -61,7 +61,7 @@ def segmented(pretrained, devkit, tmp_path_factory):
     said = []
     with pytest.MonkeyPatch.context() as patch:
         for module in (loop, evaluation):
-            patch.setattr(module, "say", said.append)
+            patch.setattr(module, "say_once", said.append)
         scores = loop.train(config, workdir)
     return config, workdir, "\n".join(said), scores
 
@@ -175,7 +175,7 @@ def test_photos_that_cannot_be_evaluated_are_said(tmp_path, monkeypatch):
     mask = root / "SegmentationClass" / f"{listed['val'][0]}.png"
     Image.fromarray(np.full((36, 40), 77, np.uint8)).save(mask)
     said = []
-    monkeypatch.setattr(evaluation, "say", said.append)
+    monkeypatch.setattr(evaluation, "say_once", said.append)
     config = tiny.segmentation(data__source=str(root), init_from="random", steps=1)
     loop.train(config, tmp_path / "run")
     assert any("1 of the photos to evaluate on could not be read" in line for line in said)
