@@ -21,7 +21,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 from colorize_jax.errors import ColorizeError, shown
-from colorize_jax.whole_file import write_bytes
+from colorize_jax.files import atomic_write_bytes
 
 _DEEPEST = 40  # levels of lists and objects in each other; what we write has 6
 _SHOWN = 60  # characters of a value, in a message
@@ -240,5 +240,5 @@ def keep_good_rows(
     kept = [(line, value) for line, value in good if wanted(value)]
     text = b"".join(line + b"\n" for line, _ in kept)
     if path.exists() and path.read_bytes() != text:
-        write_bytes(path, text)
+        atomic_write_bytes(path, text)
     return [value for _, value in kept]

@@ -24,8 +24,8 @@ from colorize_jax import command_line, help
 from colorize_jax.errors import ColorizeError, ConfigError
 from colorize_jax.features import probes
 from colorize_jax.features.feature_files import Features
+from colorize_jax.files import atomic_write_text
 from colorize_jax.paths import argument
-from colorize_jax.whole_file import write_text
 
 _HEAD = f"{'layer':<12}{'probe':<8}{'top-1':>8}{'top-5':>8}{'train':>10}{'test':>9}{'seconds':>9}"
 
@@ -179,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         names = {"train": settings.train, "test": settings.test}
         content = names | {"results": results, "missing": missing}
         try:
-            write_text(pathlib.Path(settings.output), json.dumps(content, indent=2) + "\n")
+            atomic_write_text(pathlib.Path(settings.output), json.dumps(content, indent=2) + "\n")
             failure = None
         except OSError as error:  # the table has what was found; the next probe tries again
             failure = error

@@ -17,10 +17,10 @@ import sys
 from colorize_jax import command_line, help
 from colorize_jax.config.recipe import explained, load_file
 from colorize_jax.errors import ColorizeError, ConfigError, Interrupted, printable
+from colorize_jax.files import atomic_write_text
 from colorize_jax.paths import argument
 from colorize_jax.studies import execution, page, plan, plots
 from colorize_jax.studies.workplace import Workplace
-from colorize_jax.whole_file import write_text
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -64,7 +64,7 @@ def _say(line: str) -> None:
 def _write(place: Workplace, path: pathlib.Path, asked: argparse.Namespace) -> None:
     command = f"python -m colorize_jax.study {asked.study} --workdir=$STUDY --data=$DATA"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, page.page(place, command))
+    atomic_write_text(path, page.page(place, command))
     for section in place.study.sections:
         if isinstance(section, plan.Plot):
             try:

@@ -16,7 +16,7 @@ import pytest
 import tiny
 
 import colorize_jax
-from colorize_jax import whole_file
+from colorize_jax import files
 from colorize_jax.checkpoints import manifest, reading, writing
 from colorize_jax.errors import CheckpointError, SaveError
 from colorize_jax.models import registry
@@ -492,7 +492,7 @@ def test_a_disk_that_is_gone_under_the_workdir_is_not_written_to_in_its_place(
 
 def test_a_text_that_cannot_be_written_leaves_no_draft(tmp_path):
     with _no_file_longer_than(10), pytest.raises(OSError, match="large"):
-        whole_file.write_text(tmp_path / "config.json", "x" * 100)
+        files.atomic_write_text(tmp_path / "config.json", "x" * 100)
     assert not list(tmp_path.iterdir())
 
 

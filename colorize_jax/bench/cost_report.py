@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from colorize_jax.bench import cost
-from colorize_jax.markdown import table
+from colorize_jax.training.results import markdown_table
 
 GB = 1e9
 
@@ -106,7 +106,7 @@ def _network(config, facts) -> str:
             f"{cost.norm_bytes(stats) / 1e6:.3f} MB",
         ],
     ]
-    return f"**{config.model.name} at {config.data.crop}**\n\n" + table("| ", rows)
+    return f"**{config.model.name} at {config.data.crop}**\n\n" + markdown_table("| ", rows)
 
 
 def _counted(facts) -> str:
@@ -124,7 +124,8 @@ def _counted(facts) -> str:
         "dtype | photos a device | GFLOP a photo | GB accessed | GB a photo | MB all-reduced | "
         "all-reduces"
     )
-    return f"**Counted in the step compiled for {devices} x {kind}**\n\n" + table(header, rows)
+    title = f"**Counted in the step compiled for {devices} x {kind}**"
+    return title + "\n\n" + markdown_table(header, rows)
 
 
 def _memory(config, facts) -> str:
@@ -140,7 +141,7 @@ def _memory(config, facts) -> str:
         for (size, parts), memory in facts.split.items()
     ]
     header = "dtype | photos a device | microbatches | GB temporaries | GB in all"
-    return "**Memory of one device**\n\n" + table(header, rows)
+    return "**Memory of one device**\n\n" + markdown_table(header, rows)
 
 
 def _step(config, question, facts, chip, chips, rows) -> tuple[cost.Counts, cost.Step]:
@@ -180,7 +181,7 @@ def _weak(config, question, facts, chip) -> str:
         "| ms step | photos/s | efficiency | if overlapped | memory"
     )
     title = f"**{chip.name}, {config.model.dtype}, the same photos on every chip**"
-    return title + "\n\n" + table(header, rows)
+    return title + "\n\n" + markdown_table(header, rows)
 
 
 def _strong(config, question, facts) -> str:
@@ -201,7 +202,7 @@ def _strong(config, question, facts) -> str:
         f" | {chip.name}: ms step | times one chip (memory)" for chip in cost.CHIPS
     )
     title = f"**The same batch for all chips, {config.model.dtype}**"
-    return title + "\n\n" + table(header, rows)
+    return title + "\n\n" + markdown_table(header, rows)
 
 
 def smallest_rows(holds, most: int = 1 << 16) -> int | None:
@@ -242,7 +243,7 @@ def _limits(config, question, facts) -> str:
         "chip | chips | ms gradients | photos a chip: arithmetic as long | the rest as long | "
         "90 % efficiency | 90 % if overlapped"
     )
-    return f"**Where data parallelism stops paying, {config.model.dtype}**\n\n" + table(
+    return f"**Where data parallelism stops paying, {config.model.dtype}**\n\n" + markdown_table(
         header, rows
     )
 
@@ -264,4 +265,4 @@ def _input(config, question, facts) -> str:
         f"**What the input pipeline must deliver, {each} photos a chip, "
         f"{question.photo_bytes / 1e3:.0f} kB a photo, {question.core_rate:.0f} photos/s a core**"
     )
-    return title + "\n\n" + table(header, rows)
+    return title + "\n\n" + markdown_table(header, rows)

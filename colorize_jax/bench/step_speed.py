@@ -13,8 +13,8 @@ import numpy as np
 
 from colorize_jax.bench import cost
 from colorize_jax.data import pipeline
-from colorize_jax.markdown import table
 from colorize_jax.training import hardware, memory, sharding
+from colorize_jax.training.results import markdown_table
 from colorize_jax.training.step import init_state
 
 _WORTH = 1.03  # a batch twice as large must be so much faster for the sweep to go on
@@ -195,5 +195,6 @@ def report(config: ConfigDict, speeds: dict[str, list[Speed]], rates: dict[str, 
     measured = ", ".join(f"{dtype} {rate / 1e12:,.3g} TFLOP/s" for dtype, rate in rates.items())
     return (
         f"**{name} at {crop}, {config.task.name}, on {hardware.describe()}, jax {jax.__version__}**"
-        f"\n\n{table(header, rows)}\n\nProducts of large matrices on one device: {measured}."
+        f"\n\n{markdown_table(header, rows)}\n\n"
+        f"Products of large matrices on one device: {measured}."
     )

@@ -21,7 +21,7 @@ from colorize_jax.data import ahead, decode, records, transforms
 from colorize_jax.data.names import Names
 from colorize_jax.data.sources import Photos
 from colorize_jax.errors import DataError
-from colorize_jax.whole_file import write_text
+from colorize_jax.files import atomic_write_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,7 @@ def pack(photos: Photos, out: str, packing: Packing, threads: int) -> tuple[int,
                 bar.update(last - first)
     bad = [row for path in folder.glob("*.array_record.bad") for row in _left_out(path)]
     rows = "".join(json.dumps(row) + "\n" for row in sorted(bad, key=lambda row: row["name"]))
-    write_text(folder / "bad_records.jsonl", rows)
+    atomic_write_text(folder / "bad_records.jsonl", rows)
     return count - len(bad), len(bad)
 
 
@@ -84,7 +84,7 @@ def _progress(encoded, bar):
 def _check_same(path: pathlib.Path, photos: Photos, packing: Packing) -> None:
     described = {"photos": len(photos), "names": photos.digest()} | dataclasses.asdict(packing)
     if not path.exists():
-        write_text(path, json.dumps(described, indent=2) + "\n")
+        atomic_write_text(path, json.dumps(described, indent=2) + "\n")
         return
     before = json_files.read(path, {str: object}, DataError, "give another folder")
     changed = [name for name in described if before.get(name) != described[name]]
@@ -154,7 +154,9 @@ def _write(shard: str, encoded: Iterator[tuple[bytes, bytes, str]]) -> None:
     records.save_names(shard, Names.of(names))
     pathlib.Path(f"{shard}.bad").unlink(missing_ok=True)  # of a call that was stopped
     if bad:
-        write_text(pathlib.Path(f"{shard}.bad"), "".join(json.dumps(row) + "\n" for row in bad))
+        atomic_write_text(
+            pathlib.Path(f"{shard}.bad"), "".join(json.dumps(row) + "\n" for row in bad)
+        )
     os.replace(draft, shard)
 
 

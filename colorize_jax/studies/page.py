@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 import statistics
 
-from colorize_jax import markdown
 from colorize_jax.studies.plan import Gain, Plot, Row, Run, Search, Table
 from colorize_jax.studies.workplace import NotYet, Workplace, shell
 from colorize_jax.training.report import duration
+from colorize_jax.training.results import markdown_table
 
 NOT_RUN = "not run"
 
@@ -54,7 +54,7 @@ def table(place: Workplace, section: Table) -> str:
                 ", ".join(f"`{name}`" for name in row.runs) or "-",
             ]
         lines.append(cells)
-    return markdown.table("|".join(header), lines)
+    return markdown_table("|".join(header), lines)
 
 
 def spread(values: Sequence[float], not_run: str = "") -> str:
@@ -94,7 +94,7 @@ def _points(place: Workplace, plot: Plot) -> str:
             values = _values(place, runs, plot.score)
             names = ", ".join(f"`{name}`" for name in runs)
             lines.append([label, f"{photos:,}", spread(values), str(len(values) or "-"), names])
-    return markdown.table("curve|photos seen|score of snapshot|seeds|runs", lines)
+    return markdown_table("curve|photos seen|score of snapshot|seeds|runs", lines)
 
 
 def _appendix(place: Workplace) -> list[str]:
@@ -117,7 +117,7 @@ def _appendix(place: Workplace) -> list[str]:
     listed = "\n".join(dict.fromkeys(line for lines in commands for line in lines))
     return [
         "## Every run",
-        markdown.table("run|seed|score|steps|drops after|photos|time|hardware", rows),
+        markdown_table("run|seed|score|steps|drops after|photos|time|hardware", rows),
         "## Every command",
         "From the root of the sources, with `DATA` and `STUDY` set to the folders of the data and "
         "of the study. Runs that differ in their seed alone are written once.",

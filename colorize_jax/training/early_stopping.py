@@ -8,8 +8,8 @@ from typing import Literal
 
 from colorize_jax import json_files
 from colorize_jax.errors import ConfigError
+from colorize_jax.files import atomic_write_text
 from colorize_jax.json_files import COUNT, POSITIVE
-from colorize_jax.whole_file import write_text
 
 FACTOR = 0.1  # of the rate at every drop
 FILE = "schedule.json"  # in the workdir of the run that found it
@@ -134,7 +134,7 @@ def write_schedule(path: str | pathlib.Path, found: Found) -> None:
         "full": {"photos": found.full_photos, "steps": steps, "drops": drops},
         "windows": [{"step": step, "score": score} for step, score in found.windows],
     }
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    atomic_write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def read_schedule(path: str | pathlib.Path) -> Found:

@@ -18,8 +18,8 @@ import numpy as np
 
 from colorize_jax import json_files
 from colorize_jax.errors import ColorizeError, ConfigError, HostLostError, exit_code
+from colorize_jax.files import atomic_write_text
 from colorize_jax.training import memory, sharding
-from colorize_jax.whole_file import write_text
 
 Result = TypeVar("Result")
 MODES = ("auto", "off", "explicit")
@@ -182,7 +182,7 @@ def failing_together(workdir: pathlib.Path):
         if jax.process_count() > 1 and exit_code(error) != HostLostError.exit_code:
             with contextlib.suppress(OSError):
                 text = json.dumps([exit_code(error), _sentence(error)])
-                write_text(_word(workdir, jax.process_index()), text)
+                atomic_write_text(_word(workdir, jax.process_index()), text)
         raise
 
 

@@ -9,11 +9,11 @@ import pathlib
 
 import jax
 
+from colorize_jax.files import atomic_write_text
 from colorize_jax.json_files import COUNT, Number
 from colorize_jax.tasks.task import Score
 from colorize_jax.training import hardware, same_run
 from colorize_jax.training.report import duration
-from colorize_jax.whole_file import write_text
 
 FILE = "results.json"
 # What studies read of it; the scores are the fields besides.
@@ -119,7 +119,7 @@ def config_hash(config, steps: int, drops: Sequence[int]) -> str:
 
 def write(path: pathlib.Path, found: Results) -> None:
     """results.json, in one go; OSError if it cannot be written."""
-    write_text(path, json.dumps(found.to_json(), indent=2) + "\n")
+    atomic_write_text(path, json.dumps(found.to_json(), indent=2) + "\n")
 
 
 def table(found: Results) -> str:
@@ -149,6 +149,13 @@ def table(found: Results) -> str:
             values = (classes[kind].get(label, math.nan) for kind in classes)
             lines.append(f"  {label:{width}}" + "".join(f"  {_number(v):>12}" for v in values))
     return "\n".join([*lines, ""])
+
+
+def markdown_table(header: str, rows: Sequence[Sequence]) -> str:
+    """A table in Markdown; columns are separated by "|" in the header."""
+    names = [name.strip() for name in header.split("|")]
+    lines = [names, ["---"] * len(names), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
 def _split(scores: dict[str, float]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:

@@ -16,9 +16,9 @@ from colorize_jax.data import sources
 from colorize_jax.data.labelled import Labelled
 from colorize_jax.data.sources import Photos
 from colorize_jax.errors import CheckpointError
+from colorize_jax.files import atomic_write_text
 from colorize_jax.models import registry
 from colorize_jax.training import hosts
-from colorize_jax.whole_file import write_text
 
 
 def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
@@ -26,7 +26,7 @@ def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
     path, text = workdir / "config.json", json.dumps(plain(config), indent=2) + "\n"
     if path.exists() and path.read_text() == text:
         return
-    write_text(path, text)
+    atomic_write_text(path, text)
 
 
 def plain(config: ConfigDict) -> dict:

@@ -82,7 +82,7 @@ class Checkpoints:
         for folder in (self.directory, workdir):
             for leftover in folder.glob("*.orbax-checkpoint-tmp*"):  # of a killed save
                 shutil.rmtree(leftover, ignore_errors=True)
-        for leftover in workdir.glob("*.json*.tmp"):  # of `whole_file`
+        for leftover in workdir.glob("*.json*.tmp"):  # of `atomic_write_text`
             leftover.unlink(missing_ok=True)
 
     def _tell_unraisable(self, found):

@@ -4,13 +4,13 @@ import contextlib
 import pathlib
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
+def atomic_write_text(path: pathlib.Path, text: str) -> None:
     """Replaces a file in one go, whatever happens in between; OSError if it cannot be written."""
-    write_bytes(path, text.encode())
+    atomic_write_bytes(path, text.encode())
 
 
-def write_bytes(path: pathlib.Path, content: bytes) -> None:
-    """`write_text` for bytes."""
+def atomic_write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """`atomic_write_text` for bytes."""
     draft = path.with_name(f"{path.name}.tmp")
     try:
         draft.write_bytes(content)
