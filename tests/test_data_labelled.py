@@ -130,6 +130,7 @@ def test_whole_photos_are_grouped_by_canvas(mixed):
     assert [b["position"].tolist() for b in batches] == [[0, 2], [3, 5], [4, 6], [1, -1]]
     for batch in batches:
         np.testing.assert_array_equal(batch["valid"], batch["position"] >= 0)
+        np.testing.assert_array_equal(batch["photo"], np.maximum(batch["position"], 0))
         assert (batch["bad"] == pipeline.GOOD).all()
         for row in range(2):
             index, (height, width) = batch["position"][row], batch["size"][row]
@@ -184,6 +185,7 @@ def test_rows_that_cannot_be_read_are_black_void_and_not_valid(mixed):
     for index, row in rows.items():
         bad = index in (1, 4)
         assert row["valid"] == (not bad) and row["bad"] == (index if bad else pipeline.GOOD)
+        assert row["photo"] == index
         if bad:
             assert row["image"].max() == 0 and row["mask"].min() == 255 and row["size"].max() == 0
     assert rows[1]["image"].shape == (128, 128, 3)

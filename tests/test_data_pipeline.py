@@ -45,7 +45,9 @@ def test_batches_have_their_shapes_and_positions(folder):
     for k, batch in enumerate(batches, 2):
         assert batch["image"].shape == (4, 32, 32, 3) and batch["image"].dtype == np.uint8
         np.testing.assert_array_equal(batch["position"], 4 * k + np.arange(4))
-        assert batch["valid"].all()
+        order = folder.order(config.seed)
+        assert batch["photo"].tolist() == [order[p] for p in batch["position"]]
+        assert batch["photo"].dtype == np.int64 and batch["valid"].all()
     assert len(batches) == 3
 
 
@@ -93,6 +95,14 @@ def test_a_bad_photo_is_replaced_and_all_others_stay(tmp_path, rng):
             assert not np.array_equal(left, right) and left.std() > 0
     for batch, is_bad in zip(after, bad, strict=True):
         np.testing.assert_array_equal(batch["bad"], np.where(is_bad, 3, pipeline.GOOD))
+        for position, photo, image in zip(
+            batch["position"], batch["photo"], batch["image"], strict=True
+        ):
+            # The number is that of the photo that is seen: the same draws show the same of it.
+            draws = np.random.Philox(key=config.seed, counter=[0, position, 0, 0])
+            seen = examples.view(folder[int(photo)], np.random.Generator(draws))
+            np.testing.assert_array_equal(image, seen["image"])
+        assert (batch["photo"] != 3).all()
     _assert_equal(_batches(config, folder, 0, 7), after)
 
 
@@ -110,6 +120,8 @@ def test_evaluation_reads_everything_once_and_fills_up_the_last_batch(folder):
     batches = list(pipeline.evaluation_batches(folder, config, limit=100))
     assert [b["valid"].sum() for b in batches] == [4, 3]
     assert batches[1]["image"][3].max() == 0
+    # 0 where there is no photo: a number that any table of photos has.
+    assert [b["photo"].tolist() for b in batches] == [[0, 1, 2, 3], [4, 5, 6, 0]]
     again = list(pipeline.evaluation_batches(folder, config, limit=100))
     _assert_equal(batches, again)
     assert len(list(pipeline.evaluation_batches(folder, config, limit=3))) == 1

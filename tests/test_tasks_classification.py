@@ -25,6 +25,7 @@ def _batch(rng, labels, shape=(32, 32)):
         "image": rng.integers(0, 256, (len(labels), *shape, 3), dtype=np.uint8),
         "labels": labels,
         "position": np.arange(len(labels)),
+        "photo": np.arange(len(labels)),
         "valid": np.ones(len(labels), bool),
     }
 

@@ -22,6 +22,7 @@ def _batch(rng, size=4, height=32, width=32):
         "image": rng.integers(0, 256, (size, height, width, 3), dtype=np.uint8),
         "mask": mask,
         "position": np.arange(size),
+        "photo": np.arange(size),
         "valid": np.ones(size, bool),
     }
 

@@ -82,6 +82,7 @@ def batch(rng, size=8, crop=32):
     return {
         "image": rng.integers(0, 256, (size, crop, crop, 3), dtype=np.uint8),
         "position": np.arange(size),
+        "photo": np.arange(size),
         "valid": np.ones(size, bool),
     }
 

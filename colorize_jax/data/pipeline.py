@@ -52,7 +52,7 @@ class TrainingExamples:
             try:
                 photo = storage.read(self.photos, index)
                 seen = self.view(photo, _rng(self.seed, position, stream=0))
-                return seen | _row(position, bad=bad)
+                return seen | _row(position, index, bad=bad)
             except (DataError, OSError) as error:
                 last = f"{self.photos.name(index)} ({why(error)})"
                 bad = index if bad == GOOD else bad
@@ -106,13 +106,15 @@ def _seen(
     if index != canvases.NONE:
         try:
             photo = storage.patiently(lambda: storage.read(photos, index), retry_seconds)
-            return view(photo, _rng(seed, index, stream=2)) | _row(index, bad=GOOD)
+            return view(photo, _rng(seed, index, stream=2)) | _row(index, index, bad=GOOD)
         except StorageError:
             raise
         except (DataError, OSError):
             bad = index
     blank = view.blank(photos.unreadable())
-    return blank | _row(index, bad=bad) | {"valid": np.bool_(False)}
+    # A row without a photo has the number 0: whatever looks photos up by it finds one, and "valid"
+    # says that it does not count. -1 would be the last photo to some and an error to others.
+    return blank | _row(index, max(index, 0), bad=bad) | {"valid": np.bool_(False)}
 
 
 def _rng(seed: int, position: int, *, stream: int) -> np.random.Generator:
@@ -120,8 +122,11 @@ def _rng(seed: int, position: int, *, stream: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=seed, counter=[0, position, stream, 0]))
 
 
-def _row(position: int, *, bad: int) -> dict[str, np.ndarray]:
-    return {"position": np.int64(position), "valid": np.bool_(True), "bad": np.int64(bad)}
+def _row(position: int, photo: int, *, bad: int) -> dict[str, np.ndarray]:
+    return {
+        "position": np.int64(position), "photo": np.int64(photo), "valid": np.bool_(True),
+        "bad": np.int64(bad),
+    }  # fmt: skip
 
 
 class Batches(Iterator[dict]):
@@ -220,9 +225,10 @@ def training_batches(
 
     Returns:
         An iterator (close it) of {"image": [rows, crop, crop, 3] uint8, "position": [rows]
-        int64, "valid": [rows] bool, "bad": [rows] int64}, and, where the photos have them, "mask":
-        [rows, crop, crop] uint8 or "labels": [rows, ...]; "bad" is the number of the photo that
-        could not be read and was replaced, or `GOOD`.
+        int64, "photo": [rows] int64, "valid": [rows] bool, "bad": [rows] int64}, and, where the
+        photos have them, "mask": [rows, crop, crop] uint8 or "labels": [rows, ...]. "photo" is the
+        number in `photos` of the photo that is shown; "bad" is that of the photo that could not be
+        read and was replaced, or `GOOD`.
     """
     data = config.data
     view = views.training_view(config)
@@ -242,9 +248,10 @@ def evaluation_batches(
     """This host's rows of (at most `limit`; 0: all) held-out photos, as config.eval.view has it.
 
     Rows past the last photo, and of photos that cannot be read, are not valid: black, void, with
-    labels of zero. Views of several crops give "image": [rows, 10, crop, crop, 3]. Whole photos
-    come with "size": [rows, 2] int32 and grouped by their canvas (see canvases.py): batches differ
-    in shape, "position" is the number of the photo, and -1 where there is none.
+    labels of zero. "photo" is the number of the photo in `photos`, and 0 in rows that have none.
+    Views of several crops give "image": [rows, 10, crop, crop, 3]. Whole photos come with "size":
+    [rows, 2] int32 and grouped by their canvas (see canvases.py): batches differ in shape, and
+    "position" is the number of the photo too, and -1 where there is none.
     """
     data = config.data
     count = min(limit or len(photos), len(photos))

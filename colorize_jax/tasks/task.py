@@ -101,6 +101,7 @@ def batch_shapes(task: Task, config) -> dict[str, jax.ShapeDtypeStruct]:
     shapes = {
         "image": ((crop, crop, 3), np.uint8),
         "position": ((), np.int32),
+        "photo": ((), np.int32),
         "valid": ((), bool),
         **task.labels,
     }
