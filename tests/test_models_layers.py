@@ -86,26 +86,6 @@ def test_he_truncated_is_cut_off_at_twice_its_sigma():
     assert abs(kernel.mean()) < 0.01 * sigma
 
 
-@pytest.mark.parametrize("size", [(2, 3), (9, 8)])
-@pytest.mark.parametrize("kernel_size", [1, 3, 7])
-def test_a_border_takes_the_place_of_the_zeros(rng, size, kernel_size):
-    x = jnp.asarray(rng.normal(size=(2, *size, 3)), jnp.float32)
-    kernel = jnp.asarray(rng.normal(size=(kernel_size, kernel_size, 3, 5)), jnp.float32)
-    plain = layers.convolve(x, kernel, "SAME")
-    zeros = layers.convolve(x, kernel, "SAME", jnp.zeros(3))
-    np.testing.assert_allclose(zeros, plain, atol=1e-4)
-    # A constant map in its own constant has no border at all.
-    constant = jnp.array([1.0, -2.0, 3.0])
-    flat = layers.convolve(jnp.broadcast_to(constant, x.shape), kernel, "SAME", constant)
-    everywhere = kernel.sum((0, 1)).T @ constant
-    np.testing.assert_allclose(flat, jnp.broadcast_to(everywhere, flat.shape), atol=1e-4)
-
-
-def test_without_padding_there_is_no_border_to_replace():
-    with pytest.raises(ValueError, match="VALID"):
-        layers.convolve(jnp.zeros((1, 4, 4, 2)), jnp.zeros((3, 3, 2, 2)), "VALID", jnp.zeros(2))
-
-
 @pytest.mark.parametrize("size", [6, 7])
 def test_golden_overlapping_max_pool(golden, size):
     x = jnp.asarray(golden[f"pool_in{size}"], jnp.float32)[None]

@@ -1,9 +1,12 @@
 """The padding correction: the golden layer, and a whole network away from its borders."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from colorize_jax.errors import ConfigError
 from colorize_jax.models import layers
 from colorize_jax.models.vgg16 import Vgg16
 from colorize_jax.surgery import padding
@@ -18,12 +21,25 @@ def _params(rng):
     return params
 
 
+class _Layer(nn.Module):
+    """A convolution called "layer"."""
+
+    shape: tuple[int, ...]
+    padding: str = "SAME"
+
+    @nn.compact
+    def __call__(self, x):
+        size, _, _, features = self.shape
+        conv = layers.Conv(features, size, padding=self.padding, use_bias=False, name="layer")
+        return conv(x)
+
+
 def test_golden_convolution_with_the_bias_below_around_it(golden):
     x, kernel = (jnp.asarray(golden[f"edgefix_{k}"], jnp.float32) for k in ("x", "w"))
     params = {"below": {"bias": golden["edgefix_prev_bias"]}, "layer": {"kernel": kernel}}
     found = padding.borders(params, ("below", "layer"))
     assert set(found) == {"layer"}
-    actual = layers.convolve(x[None], kernel, "SAME", found["layer"])
+    actual = padding.apply(_Layer(kernel.shape), {"layer": {"kernel": kernel}}, x[None], found)
     np.testing.assert_allclose(actual[0], golden["edgefix_out"], atol=1e-5)
     plain = layers.convolve(x[None], kernel, "SAME")
     np.testing.assert_allclose(plain[0], golden["edgefix_zero_pad_out"], atol=1e-5)
@@ -44,7 +60,7 @@ def test_nothing_changes_away_from_the_borders(rng):
     gray = jnp.asarray(rng.normal(size=(1, 128, 128, 1)), jnp.float32)
     before = jax.jit(ENCODER.apply)({"params": params}, gray)
     found = padding.borders(params, ENCODER.layers)
-    after = jax.jit(ENCODER.apply)({"params": params}, gray, borders=found)
+    after = jax.jit(lambda x: padding.apply(ENCODER, params, x, found))(gray)
     np.testing.assert_array_equal(after["conv1_1"], before["conv1_1"])
     reach, block = -1, 1  # how many cells at each side the correction can have reached
     for name in ENCODER.layers:
@@ -67,6 +83,31 @@ def test_a_featureless_photo_has_no_borders_in_the_second_layer(rng):
     gray = jnp.zeros((1, 32, 32, 1))
     plain = jax.jit(ENCODER.apply)({"params": params}, gray)["conv1_2"]
     found = padding.borders(params, ENCODER.layers)
-    corrected = jax.jit(ENCODER.apply)({"params": params}, gray, borders=found)["conv1_2"]
+    corrected = jax.jit(lambda x: padding.apply(ENCODER, params, x, found))(gray)["conv1_2"]
     assert np.ptp(plain, axis=(1, 2)).max() > 1e-2
     np.testing.assert_allclose(np.ptp(corrected, axis=(1, 2)), 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(2, 3), (9, 8)])
+@pytest.mark.parametrize("kernel_size", [1, 3, 4, 7])
+def test_a_border_takes_the_place_of_the_zeros(rng, size, kernel_size):
+    x = jnp.asarray(rng.normal(size=(2, *size, 3)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(kernel_size, kernel_size, 3, 5)), jnp.float32)
+    layer, params = _Layer(kernel.shape), {"layer": {"kernel": kernel}}
+    plain = layer.apply({"params": params}, x)
+    zeros = padding.apply(layer, params, x, {"layer": jnp.zeros(3)})
+    np.testing.assert_allclose(zeros, plain, atol=1e-4)
+    # A constant map in its own constant has no border at all.
+    constant = jnp.array([1.0, -2.0, 3.0])
+    flat = padding.apply(layer, params, jnp.broadcast_to(constant, x.shape), {"layer": constant})
+    everywhere = kernel.sum((0, 1)).T @ constant
+    np.testing.assert_allclose(flat, jnp.broadcast_to(everywhere, flat.shape), atol=1e-4)
+
+
+def test_without_padding_there_is_no_border_to_replace():
+    kernel = jnp.zeros((3, 3, 2, 2))
+    layer = _Layer(kernel.shape, "VALID")
+    with pytest.raises(ConfigError, match="padding 'VALID'"):
+        padding.apply(
+            layer, {"layer": {"kernel": kernel}}, jnp.zeros((1, 4, 4, 2)), {"layer": jnp.zeros(2)}
+        )

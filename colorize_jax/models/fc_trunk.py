@@ -1,6 +1,5 @@
 """What VGG-16 and AlexNet share: blocks of convolutions, then fc6 and fc7 as convolutions."""
 
-from collections.abc import Mapping
 import functools
 
 import flax.linen as nn
@@ -13,7 +12,7 @@ from colorize_jax.models import layers, norm
 class FcTrunk(nn.Module):
     """Blocks of a subclass, then fc6 and fc7. A subclass says what `layers` it has, and defines
 
-        blocks: a tuple, for which `_block(x, block, train, borders)` gives the input of the next
+        blocks: a tuple, for which `_block(x, block, train)` gives the input of the next
             block and {layer: activation}; it makes its layers by `_layer`.
         _features(channels): how many channels there are of so many at width 1.
 
@@ -62,19 +61,12 @@ class FcTrunk(nn.Module):
         return group.removeprefix("batch_")
 
     @nn.compact
-    def __call__(
-        self,
-        gray: jax.Array,
-        train: bool = False,
-        borders: Mapping[str, jax.Array] | None = None,
-    ) -> dict[str, jax.Array]:
+    def __call__(self, gray: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         """Every activation, after ReLU (fc6 and fc7: after dropout), before LRN and pooling.
 
         Args:
             gray: [batch, height, width, in_channels], mean-free.
             train: batch statistics and dropout.
-            borders: {layer: [channels of its input]}: constants in place of the zeros around the
-                input of these layers, as `surgery.padding.borders` gives them.
 
         Returns:
             {layer: [batch, h, w, channels]}; "gray" is the input itself.
@@ -83,29 +75,26 @@ class FcTrunk(nn.Module):
             ConfigError: the input has another number of channels.
         """
         layers.check_channels(gray, self.in_channels)
-        borders = borders or {}
         maps = {"gray": gray.astype(self.dtype)}
         x = maps["gray"]
         for block in self.blocks:
-            compute = functools.partial(
-                type(self)._block, block=block, train=train, borders=borders
-            )
+            compute = functools.partial(type(self)._block, block=block, train=train)
             x, found = (nn.remat(compute) if self.remat else compute)(self, x)
             maps |= found
         for name, conv in (
             ("fc6", {"kernel_size": self.fc6_kernel, "padding": self.fc6_padding}),
             ("fc7", {"kernel_size": 1}),
         ):
-            x = self._layer(x, name, 4096, train, borders, **conv)
+            x = self._layer(x, name, 4096, train, **conv)
             x = nn.Dropout(self.dropout, deterministic=not train, name=f"drop_{name}")(x)
             maps[name] = x
         return maps
 
-    def _layer(self, x, name, channels, train, borders, **conv):
+    def _layer(self, x, name, channels, train, **conv):
         normalized = self.norm == "batch"
         features = self._features(channels)
         conv = layers.Conv(features, frozen_bias=normalized, dtype=self.dtype, name=name, **conv)
-        x = conv(x, borders.get(name))
+        x = conv(x)
         if normalized:
             moving = train and name not in self.frozen
             x = norm.BatchNorm(self.norm_decay, self.axis_name, name=f"batch_{name}")(x, moving)

@@ -65,14 +65,11 @@ class Conv(nn.Module):
     kernel_init: Callable = caffe_xavier
 
     @nn.compact
-    def __call__(self, x: jax.Array, border: jax.Array | None = None) -> jax.Array:
-        """[batch, height, width, channels] -> [batch, height', width', features].
-
-        `border`: see `convolve`.
-        """
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, height, width, channels] -> [batch, height', width', features]."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
-        x = convolve(x.astype(self.dtype), kernel, self.padding, border, self.stride)
+        x = convolve(x.astype(self.dtype), kernel, self.padding, self.stride)
         if not self.use_bias:
             return x
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
@@ -81,34 +78,21 @@ class Conv(nn.Module):
         return x + bias.astype(self.dtype)
 
 
-def convolve(
-    x: jax.Array,
-    kernel: jax.Array,
-    padding: str | int,
-    border: jax.Array | None = None,
-    stride: int = 1,
-) -> jax.Array:
+def convolve(x: jax.Array, kernel: jax.Array, padding: str | int, stride: int = 1) -> jax.Array:
     """Convolution of [batch, h, w, in] with a square kernel [k, k, in / groups, out].
 
     `padding` is XLA's "SAME" (which of an even kernel or a stride puts one cell more behind the map
-    than before it) or "VALID", or how many cells are put on every side. `border` [in] takes the
-    place of the zeros that SAME puts around the map; ValueError if the padding is not SAME.
+    than before it) or "VALID", or how many cells are put on every side.
 
     On a map smaller than the kernel (fc6 on small crops) most taps only ever see padding, and XLA's
     CPU backend takes a path a hundred times slower than the arithmetic asks for: there the taps
     that can touch the map become one matrix product over shifted copies.
     """
     size, (height, width) = kernel.shape[0], x.shape[1:3]
-    if border is not None:
-        if padding != "SAME" or stride != 1:
-            raise ValueError(
-                f"padding {padding!r} and stride {stride} put nothing around the map to replace"
-            )
-        x, padding = _surround(x, border, (size - 1) // 2, size // 2), "VALID"
     groups = x.shape[-1] // kernel.shape[2]
     if groups > 1:  # XLA's own groups take six times as long to differentiate on CPU
         parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
-        return jnp.concatenate([convolve(*part, padding, stride=stride) for part in parts], -1)
+        return jnp.concatenate([convolve(*part, padding, stride) for part in parts], -1)
     if padding == "SAME" and stride == 1 and 0 < min(height, width) < size:
         return _convolve_small(x, kernel)
     if isinstance(padding, int):
@@ -116,13 +100,6 @@ def convolve(
     return jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-
-
-def _surround(x: jax.Array, border: jax.Array, before: int, behind: int) -> jax.Array:
-    """[batch, h, w, channels] in a ring of constants [channels], so many cells wide."""
-    edges = ((0, 0), (before, behind), (before, behind), (0, 0))
-    inside = jnp.pad(jnp.ones((1, *x.shape[1:3], 1), bool), edges)
-    return jnp.where(inside, jnp.pad(x, edges), border.astype(x.dtype))
 
 
 def _convolve_small(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -42,11 +42,11 @@ class Vgg16(FcTrunk):
         kernel = self.fc6_kernel if self.fc6_padding == "VALID" else 1
         return (np.arange(-(-side // 32) - kernel + 1) + kernel / 2) * 32
 
-    def _block(self, x, block, train, borders):
+    def _block(self, x, block, train):
         maps, (channels, convolutions) = {}, BLOCKS[block]
         for i in range(convolutions):
             name = f"conv{block + 1}_{i + 1}"
-            x = maps[name] = self._layer(x, name, channels, train, borders)
+            x = maps[name] = self._layer(x, name, channels, train)
         return layers.max_pool(x), maps
 
     def _features(self, channels):

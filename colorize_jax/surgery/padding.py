@@ -1,13 +1,15 @@
 """What stands around a map, so that units at the border of a photo see nothing unusual there."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import itertools
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from colorize_jax.errors import CheckpointError
+from colorize_jax.errors import CheckpointError, ConfigError
+from colorize_jax.models.layers import Conv
 
 
 def borders(params: dict[str, Any], layers: Sequence[str]) -> dict[str, jax.Array]:
@@ -22,8 +24,8 @@ def borders(params: dict[str, Any], layers: Sequence[str]) -> dict[str, jax.Arra
         layers: of the encoder, each the input of the next; poolings in between change nothing.
 
     Returns:
-        {layer: [channels of its input]} for `encoder.apply(..., borders=...)`; not for the first
-        layer, which reads the photo.
+        {layer: [channels of its input]} for `apply`; not for the first layer, which reads the
+        photo.
 
     Raises:
         CheckpointError: a layer has no bias, as those of a ResNet, whose batch norm stays.
@@ -37,3 +39,47 @@ def borders(params: dict[str, Any], layers: Sequence[str]) -> dict[str, jax.Arra
         layer: jax.nn.relu(jnp.asarray(params[below]["bias"]))
         for below, layer in itertools.pairwise(layers)
     }
+
+
+def apply(
+    encoder: nn.Module, params: dict[str, Any], x: jax.Array, borders: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
+    """`encoder.apply` with other padding: constants stand around the input of some convolutions.
+
+    Args:
+        encoder: whose convolutions are `models.layers.Conv`.
+        params: of the encoder.
+        x: its input, [batch, height, width, channels].
+        borders: {layer: [channels of its input]}, as `borders` gives them.
+
+    Returns:
+        What the encoder returns: {layer: [batch, h, w, channels]}.
+
+    Raises:
+        ConfigError: a convolution that is named has no padding around it, as in a classifier.
+    """
+
+    def surround(convolve, args, kwargs, context):
+        conv = context.module
+        border = borders.get(conv.name) if isinstance(conv, Conv) else None
+        if border is None:
+            return convolve(*args, **kwargs)
+        if conv.padding != "SAME" or conv.stride != 1:
+            raise ConfigError(
+                f"{conv.name} has padding {conv.padding!r} and stride {conv.stride}: constants can "
+                "stand only in place of the padding 'SAME' of a stride of 1"
+            )
+        # Without its name, so that it is not surrounded once more.
+        unpadded = conv.clone(parent=None, name=None, padding="VALID")
+        return unpadded.apply(conv.variables, _surround(*args, border, conv.kernel_size))
+
+    with nn.intercept_methods(surround):
+        return encoder.apply({"params": params}, x)
+
+
+def _surround(x: jax.Array, border: jax.Array, kernel_size: int) -> jax.Array:
+    """[batch, h, w, channels] in a ring of constants [channels], as wide as SAME's zeros."""
+    ring = ((kernel_size - 1) // 2, kernel_size // 2)
+    edges = ((0, 0), ring, ring, (0, 0))
+    inside = jnp.pad(jnp.ones((1, *x.shape[1:3], 1), bool), edges)
+    return jnp.where(inside, jnp.pad(x, edges), border.astype(x.dtype))
