@@ -1,11 +1,11 @@
 r"""Writes the features of photos, as a pretrained network sees them.
 
 python -m colorize_jax.extract --checkpoint=/ckpt/vgg16 --source=/data/imagenet --split=train \
-    --layers=conv5_3,fc7 --output=train.npz
+    --layers=conv5_3,fc7 --output=train
 
-The output is an .npz with the arrays names, labels (-1: none), classes and one [photos, channels]
-for every layer; or, if its name does not end in .npz, a folder with an ArrayRecord shard, for more
-than fits into memory. Both are what `python -m colorize_jax.probe` reads.
+The output is a folder with one array [photos, channels] for every layer, such as fc7.npy, and
+index.json with the names of the photos, their labels (-1: none) and the classes: more than fits
+into memory is no trouble. `python -m colorize_jax.probe` reads it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -104,7 +104,7 @@ def extract(
                     yield position, pixels
 
     with (
-        feature_files.Writer(output, classes, shapes, len(numbers)) as writer,
+        feature_files.Writer(output, classes, shapes) as writer,
         tqdm(total=len(numbers), unit="photo", dynamic_ncols=True) as bar,
     ):
 
@@ -203,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="a run's workdir, or one of its checkpoints/<step>",
     )
     add("--source", required=True, help=f"{sources.KINDS}; A,B joins several")
-    add("--output", required=True, type=argument, help="NAME.npz, or a folder")
+    add("--output", required=True, type=argument, help="a folder for the features")
     add("--layers", default="", help="as in conv5_3,fc7; default: the top one")
     add("--pool", default=usual.pool, help="over the positions of a layer: mean, max or none")
     add("--shortest", type=int, default=usual.shortest, help="side that photos are scaled to")

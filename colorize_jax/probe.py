@@ -1,10 +1,10 @@
 r"""Reads classes off frozen features: linear and nearest-neighbor probes.
 
 python -m colorize_jax.extract --checkpoint=/ckpt/vgg16 --source=/data/photos --split=train \
-    --layers=conv5_3,fc7 --output=train.npz
+    --layers=conv5_3,fc7 --output=train
 python -m colorize_jax.extract --checkpoint=/ckpt/vgg16 --source=/data/photos --split=val \
-    --layers=conv5_3,fc7 --output=val.npz
-python -m colorize_jax.probe --train=train.npz --test=val.npz
+    --layers=conv5_3,fc7 --output=val
+python -m colorize_jax.probe --train=train --test=val
 
 What cannot be had of a layer, such as 20 neighbors of 12 photos, is said in its place in the table,
 and the rest goes on; --output is written anew after every probe.

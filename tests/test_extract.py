@@ -1,6 +1,8 @@
 """Features of photos on disk: what the network says of the middle of each, and in which order."""
 
 import contextlib
+import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -72,8 +74,8 @@ def test_features_are_activations_of_the_middle_pooled_over_positions(workdir, t
     maps = jax.jit(encoder.apply, static_argnames="train")(variables, gray, train=False)
     for pool in features.POOLS:
         said = []
-        assert _extract(workdir, photos, tmp_path / "x.npz", said, pool=pool) == (6, 1)
-        found = Features(str(tmp_path / "x.npz"))
+        assert _extract(workdir, photos, tmp_path / "x", said, pool=pool) == (6, 1)
+        found = Features(str(tmp_path / "x"))
         assert found.layers == LAYERS and found.names == [names[i] for i in readable]
         assert said == ["left out: train/sub0/photo002.jpg: not an image"]
         for layer in LAYERS:
@@ -101,14 +103,12 @@ def test_a_photo_is_scaled_to_the_shortest_side_and_cut_in_the_middle(rng):
 
 
 def test_labels_are_the_folders_below_the_split(workdir, tmp_path, photos):
-    assert _extract(workdir, photos, tmp_path / "x.npz", split="train") == (5, 1)
-    found = Features(str(tmp_path / "x.npz"))
+    assert _extract(workdir, photos, tmp_path / "x", split="train") == (5, 1)
+    found = Features(str(tmp_path / "x"))
     assert found.classes == ("sub0", "sub1") and all(n.startswith("train/") for n in found.names)
     assert [found.classes[label] for label in found.labels] == [
         n.split("/")[1] for n in found.names
     ]
-    with np.load(tmp_path / "x.npz") as content:
-        assert set(content) == {"names", "labels", "classes", *LAYERS}
 
 
 @pytest.mark.parametrize(
@@ -137,22 +137,52 @@ def test_the_class_is_the_folder_that_follows(names, split, numbers, labels, cla
     assert (found[0].tolist(), found[1].tolist(), found[2]) == (numbers, labels, classes)
 
 
-def test_a_folder_holds_what_the_npz_does(workdir, tmp_path, photos, monkeypatch):
-    monkeypatch.setattr(feature_files, "_CHUNK", 4)  # of six
-    for output in ("x.npz", "shard"):
-        _extract(workdir, photos, tmp_path / output, pool="none")
-    one, other = (Features(str(tmp_path / output)) for output in ("x.npz", "shard"))
-    assert one.names == other.names and one.classes == other.classes
-    assert one.layers == other.layers
-    np.testing.assert_array_equal(one.labels, other.labels)
+def test_a_folder_holds_an_array_for_every_layer_and_an_index(workdir, tmp_path, photos):
+    _extract(workdir, photos, tmp_path / "x", pool="none")
+    files = {p.name for p in (tmp_path / "x").iterdir()}
+    assert files == {"index.json", *(f"{layer}.npy" for layer in LAYERS)}
+    found = Features(str(tmp_path / "x"))
     for layer in LAYERS:
-        np.testing.assert_array_equal(one.layer(layer), other.layer(layer))
-    files = {p.name for p in (tmp_path / "shard").iterdir()}
-    assert files == {"features.array_record", "index.npz"}
+        values = np.load(tmp_path / "x" / f"{layer}.npy")
+        assert values.shape == (6, *values.shape[1:]) and values.ndim == 4
+        assert isinstance(found.layer(layer), np.memmap)
+        np.testing.assert_array_equal(found.layer(layer), values)
+
+
+def test_features_take_the_place_of_older_ones_at_the_end(tmp_path, monkeypatch):
+    class Killed(Exception):
+        pass
+
+    def write(layer, value, killed=False):
+        labels, names = np.array([0, -1]), ["a.jpg", "\udcff.jpg"]
+        with feature_files.Writer(str(tmp_path), ["cat"], {layer: (3,)}) as writer:
+            writer.add(names, labels, {layer: np.full((2, 3), value)})
+            if killed:
+                raise Killed
+
+    write("old", 1.0)
+    (tmp_path / "mine.npy").touch()
+    with pytest.raises(Killed):
+        write("new", 2.0, killed=True)
+    assert {p.name for p in tmp_path.iterdir()} == {"old.npy", "mine.npy", "index.json"}
+    write("new", 2.0)
+    assert {p.name for p in tmp_path.iterdir()} == {"new.npy", "mine.npy", "index.json"}
+    found = Features(str(tmp_path))
+    assert found.names == ["a.jpg", "\udcff.jpg"] and found.labels.tolist() == [0, -1]
+    np.testing.assert_array_equal(found.layer("new"), np.full((2, 3), 2.0))
+
+    def fail(path, text):
+        raise Killed
+
+    monkeypatch.setattr(feature_files, "atomic_write_text", fail)
+    with pytest.raises(Killed):
+        write("new", 3.0)
+    with pytest.raises(DataError, match="there are no features"):  # of the old ones' index
+        Features(str(tmp_path))
 
 
 def test_the_command_writes_the_top_layer_by_default(workdir, tmp_path, photos, capsys):
-    output = tmp_path / "new" / "x.npz"
+    output = tmp_path / "new" / "x"
     extract.main(
         [f"--checkpoint={workdir}", f"--source={tmp_path / 'photos'}", f"--output={output}",
          "--split=train", "--shortest=40", "--crop=32", "--threads=2"]
@@ -179,7 +209,7 @@ def test_mistakes_are_sentences_and_leave_nothing(
     workdir, tmp_path, photos, changes, kind, message
 ):
     with pytest.raises(kind, match=message):
-        _extract(workdir, photos, tmp_path / "out" / "x.npz", **changes)
+        _extract(workdir, photos, tmp_path / "out" / "x", **changes)
     assert not (tmp_path / "out").exists()
 
 
@@ -192,97 +222,102 @@ def test_a_crop_that_leaves_a_layer_without_positions_is_refused(tmp_path, photo
 
     monkeypatch.setattr(colorize_jax, "load_encoder", lambda _: (Valid(), {}), raising=False)
     with pytest.raises(ConfigError, match="--crop=32 is too small for fc6$"):
-        _extract("", photos, tmp_path / "x.npz", layers=("conv1", "fc6"))
+        _extract("", photos, tmp_path / "x", layers=("conv1", "fc6"))
 
 
 def test_a_missing_checkpoint_is_a_sentence(tmp_path, photos):
     with pytest.raises(CheckpointError, match="no checkpoint in"):
-        _extract(tmp_path, photos, tmp_path / "x.npz")
+        _extract(tmp_path, photos, tmp_path / "x")
     with pytest.raises(SystemExit, match="error: config.data.source: there is no /nowhere"):
-        extract.main(["--checkpoint=/nowhere", "--source=/nowhere", "--output=x.npz"])
+        extract.main(["--checkpoint=/nowhere", "--source=/nowhere", "--output=x"])
 
 
-@pytest.mark.parametrize("output", ["x.npz", "shard"])
-def test_a_split_without_a_readable_photo_leaves_no_features(workdir, tmp_path, photos, output):
+def test_a_split_without_a_readable_photo_leaves_no_features(workdir, tmp_path, photos):
     (tmp_path / "photos" / "bad").mkdir()
     (tmp_path / "photos" / "bad" / "0.jpg").write_bytes(b"")
     photos, said = sources.open_all(str(tmp_path / "photos")), []
     with pytest.raises(DataError, match="none of the photos could be read"):
-        _extract(workdir, photos, tmp_path / output, said, split="bad")
+        _extract(workdir, photos, tmp_path / "x", said, split="bad")
     assert said == ["left out: bad/0.jpg: empty file"]
-    left = [p for p in tmp_path.rglob("*") if p.suffix in (".npz", ".tmp", ".array_record")]
+    left = [p for p in tmp_path.rglob("*") if p.suffix in (".npy", ".tmp", ".json")]
     assert left == []
 
 
 def test_an_output_that_cannot_be_written_is_found_before_the_work(workdir, tmp_path, photos):
     (tmp_path / "file").touch()
     said = []
-    for output in ("file", "file/x.npz"):
+    for output in ("file", "file/x"):
         with pytest.raises(OSError):
             _extract(workdir, photos, tmp_path / output, said)
     assert said == []
 
 
-def _no_index(folder):
-    (folder / "index.npz").unlink()
+def _features(folder):
+    with feature_files.Writer(str(folder), ["one"], {"fc7": (3,)}) as writer:
+        writer.add(["a", "b"], np.array([0, -1]), {"fc7": np.ones((2, 3))})
+    return folder
 
 
-def _no_shard(folder):
-    (folder / "features.array_record").unlink()
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda x: (x / "index.json").unlink(), "there are no features in"),
+        (lambda x: (x / "index.json").write_text("{"), "no JSON.*write them again"),
+        (lambda x: (x / "fc7.npy").unlink(), "fc7.npy cannot be read"),
+        (lambda x: (x / "fc7.npy").write_bytes(b""), "fc7.npy cannot be read"),
+        (lambda x: os.truncate(x / "fc7.npy", 140), "fc7.npy cannot be read"),
+        (lambda x: np.save(x / "fc7.npy", np.ones((3, 3), np.float32)), r"\(3, 3\), and the index"),
+        (lambda x: np.save(x / "fc7.npy", np.ones((2, 3))), "holds float64"),
+        (lambda x: np.save(x / "fc7.npy", np.array([{}])), "cannot be read"),  # never unpickled
+        (lambda x: np.savez(x / "index", names=np.zeros(1)), "of an older version"),
+        (lambda x: (x / "features.array_record").touch(), "of an older version"),
+    ],
+)
+def test_a_damaged_folder_is_refused(tmp_path, damage, message):
+    damage(_features(tmp_path / "x"))
+    with pytest.raises(DataError, match=message):
+        Features(str(tmp_path / "x")).layer("fc7")
 
 
-def _half_a_shard(folder):
-    content = (folder / "features.array_record").read_bytes()
-    (folder / "features.array_record").write_bytes(content[: len(content) // 2])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"names": [1, 2]}, r"names\[0\]"),
+        ({"names": ["a"]}, "2 labels of 1 photos"),
+        ({"labels": [0, 1]}, "in 1 classes"),
+        ({"labels": [0, -2]}, r"labels\[1\]"),
+        ({"classes": {}}, "classes"),
+        ({"layers": {"../fc7": [3]}}, "no file beside it"),
+        ({"layers": {"fc7": 3}}, "layers.fc7"),
+    ],
+)
+def test_an_index_of_any_other_form_is_a_sentence(tmp_path, changes, message):
+    path = _features(tmp_path / "x") / "index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(DataError, match=f"index.json is damaged.*{message}"):
+        Features(str(tmp_path / "x"))
 
 
-def _another_index(folder):
-    with np.load(folder / "index.npz") as content:
-        arrays = dict(content)
-    np.savez(folder / "index.npz", **arrays | {"names": arrays["names"][1:]})
+def test_a_flipped_bit_is_refused_or_harmless(tmp_path):
+    folder = _features(tmp_path / "x")
+    for path in (folder / "index.json", folder / "fc7.npy"):
+        whole = path.read_bytes()
+        for at in range(len(whole)):
+            damaged = bytearray(whole)
+            damaged[at] ^= 1 << at % 8
+            path.write_bytes(damaged)
+            with contextlib.suppress(DataError):
+                found = Features(str(folder))
+                for layer in found.layers:
+                    found.layer(layer)
+        path.write_bytes(whole)
 
 
-@pytest.mark.parametrize("damage", [_no_index, _no_shard, _half_a_shard, _another_index])
-def test_a_damaged_folder_is_refused(workdir, tmp_path, photos, damage):
-    _extract(workdir, photos, tmp_path / "shard")
-    damage(tmp_path / "shard")
-    with pytest.raises(DataError, match="cannot be read as features|there are no features in"):
-        Features(str(tmp_path / "shard")).layer("fc7")
-
-
-@pytest.mark.parametrize("content", [b"", b"no npz", b"PK\x03\x04 and then nothing"])
-def test_a_file_that_holds_no_features_is_refused(tmp_path, content):
-    (tmp_path / "x.npz").write_bytes(content)
-    with pytest.raises(DataError, match="x.npz cannot be read as features"):
+def test_features_of_an_older_version_or_a_file_are_extracted_again(workdir, tmp_path, photos):
+    np.savez(tmp_path / "x.npz", names=np.array(["a"]))
+    with pytest.raises(DataError, match="older version.*write them again"):
         Features(str(tmp_path / "x.npz"))
-    np.savez(tmp_path / "y.npz", names=np.array(["a"]))
-    with pytest.raises(DataError, match="y.npz cannot be read as features: .*labels"):
-        Features(str(tmp_path / "y.npz"))
-    good = {
-        "names": np.array(["a", "b"]),
-        "labels": np.array([0, -1]),
-        "classes": np.array(["one"]),
-        "fc7": np.ones((2, 3), np.float32),
-    }
-    for name, value, message in (
-        ("names", np.arange(2), "its names are int64"),
-        ("names", np.array(["a"]), "2 labels of 1 photos"),
-        ("labels", np.array([0, 1]), "not those of 1 classes"),
-        ("labels", np.array([[0, 0]]), r"its labels are int64 \(1, 2\)"),
-        ("classes", np.array([{}]), "cannot be read as features"),  # a pickle, which is never run
-        ("fc7", np.array(["x", "y"]), "fc7 is <U1"),
-        ("fc7", np.ones(2), r"fc7 is float64 \(2,\)"),
-        ("fc7", np.ones((3, 3)), "3 features of 2 photos"),
-    ):
-        np.savez(tmp_path / "y.npz", **good | {name: value})
-        with pytest.raises(DataError, match=message):
-            Features(str(tmp_path / "y.npz")).layer("fc7")
-    whole = (tmp_path / "y.npz").read_bytes()
-    for at in range(0, len(whole), 7):  # one flipped bit: refused, or harmless
-        damaged = bytearray(whole)
-        damaged[at] ^= 1 << at % 8
-        (tmp_path / "y.npz").write_bytes(damaged)
-        with contextlib.suppress(DataError):
-            Features(str(tmp_path / "y.npz")).layer("fc7")
-    with pytest.raises(DataError, match="there are no features in .*z.npz"):
-        Features(str(tmp_path / "z.npz"))
+    with pytest.raises(DataError, match="there are no features in .*z"):
+        Features(str(tmp_path / "z"))
+    with pytest.raises(ConfigError, match="y.npz: features are a folder"):
+        _extract(workdir, photos, tmp_path / "y.npz")

@@ -26,7 +26,7 @@ def _blobs(rng, classes=7, each=12, channels=5, noise=1.0):
 
 def _write(path, labels, classes=("cat", "dog"), **layers):
     shapes = {name: values.shape[1:] for name, values in layers.items()}
-    with feature_files.Writer(str(path), classes, shapes, len(labels)) as writer:
+    with feature_files.Writer(str(path), classes, shapes) as writer:
         writer.add([f"{i}.jpg" for i in range(len(labels))], np.asarray(labels), layers)
     return str(path)
 
@@ -40,7 +40,7 @@ def easy(tmp_path, rng):
         clear = np.stack([labels + 1.0, 2.0 - labels], 1) + 0.01 * rng.normal(size=(len(labels), 2))
         return _write(tmp_path / name, labels, clear=clear, noise=rng.normal(size=(len(labels), 2)))
 
-    return write("train.npz", [0, 1] * 15), write("test.npz", [0, 1, 1, 0])
+    return write("train", [0, 1] * 15), write("test", [0, 1, 1, 0])
 
 
 def test_the_linear_probe_takes_the_strength_that_cross_validates_best(rng):
@@ -116,8 +116,8 @@ def test_one_layer_and_one_probe_can_be_chosen(easy, capsys):
 
 def test_photos_without_a_label_are_left_out(tmp_path, rng):
     x = np.array([[1, 0], [0, 1], [9, 9], [1, 0.1], [0.1, 1]])
-    train = _write(tmp_path / "a.npz", [0, 1, -1, 0, 1], x=x)
-    test = _write(tmp_path / "b.npz", [-1, 1, 0], x=x[[2, 1, 0]])
+    train = _write(tmp_path / "a", [0, 1, -1, 0, 1], x=x)
+    test = _write(tmp_path / "b", [-1, 1, 0], x=x[[2, 1, 0]])
     results = probe.probe(*map(feature_files.Features, (train, test)), kinds=("knn",), neighbors=1)
     assert results[0]["top1"] == 1
     assert (results[0]["train_photos"], results[0]["test_photos"]) == (4, 2)
@@ -147,22 +147,22 @@ def _files(tmp_path, rng):
         "other": {"labels": labels, "y": x},
         "nan": {"labels": labels, "x": bad},
     }
-    return {n: _write(tmp_path / f"{n}.npz", **content) for n, content in write.items()}
+    return {n: _write(tmp_path / f"{n}", **content) for n, content in write.items()}
 
 
 @pytest.mark.parametrize(
     ("train", "test", "options", "message"),
     [
-        ("unlabelled", "good", {}, "no photo in .*unlabelled.npz has a label: extract"),
-        ("good", "unlabelled", {}, "no photo in .*unlabelled.npz has a label: extract"),
-        ("good", "birds", {}, "1 classes of .*good.npz are not among those of .*birds.npz: dog"),
-        ("good", "more", {}, "1 classes of .*more.npz are not among those of .*good.npz: bird"),
-        ("absent", "good", {}, "absent.npz has no photo of dog: there is nothing to tell apart"),
+        ("unlabelled", "good", {}, "no photo in .*unlabelled has a label: extract"),
+        ("good", "unlabelled", {}, "no photo in .*unlabelled has a label: extract"),
+        ("good", "birds", {}, "1 classes of .*good are not among those of .*birds: dog"),
+        ("good", "more", {}, "1 classes of .*more are not among those of .*good: bird"),
+        ("absent", "good", {}, "absent has no photo of dog: there is nothing to tell apart"),
         ("alone", "alone", {}, "one class alone"),
         ("few", "good", {"kinds": ("linear",)}, "only one training photo"),
-        ("good", "wide", {}, r"x is \(3,\) in .*good.npz and \(4,\) in .*wide.npz: extract both"),
-        ("good", "other", {}, "good.npz has the layers x, .*other.npz has y: choose"),
-        ("good", "other", {"layers": ("x",)}, "--layer: .*other.npz has no layer 'x'; it has y"),
+        ("good", "wide", {}, r"x is \(3,\) in .*good and \(4,\) in .*wide: extract both"),
+        ("good", "other", {}, "good has the layers x, .*other has y: choose"),
+        ("good", "other", {"layers": ("x",)}, "--layer: .*other has no layer 'x'; it has y"),
         ("nan", "good", {}, "some training features are not finite"),
         ("good", "nan", {}, "some test features are not finite"),
         ("good", "good", {"kinds": ("tree",)}, "--kind: 'tree'; known: linear, knn"),
@@ -207,8 +207,8 @@ def test_one_photo_of_a_class_is_enough_for_neighbors(tmp_path, rng):
 def test_a_layer_that_fails_costs_no_other(tmp_path, rng):
     x = rng.normal(size=(8, 3))
     labels, bad = [0, 1] * 4, np.full((8, 3), np.inf)
-    train = _write(tmp_path / "a.npz", labels, a=x, b=bad, c=x, d=x)
-    test = _write(tmp_path / "b.npz", labels, a=x, b=x, c=rng.normal(size=(8, 2)), d=x)
+    train = _write(tmp_path / "a", labels, a=x, b=bad, c=x, d=x)
+    test = _write(tmp_path / "b", labels, a=x, b=x, c=rng.normal(size=(8, 2)), d=x)
     said = []
     pair = [feature_files.Features(path) for path in (train, test)]
     results = probe.probe(*pair, kinds=("knn",), neighbors=1, say=said.append)
@@ -241,13 +241,13 @@ def test_a_class_without_training_photos_is_never_predicted(tmp_path, rng):
     whole = probes.probe("knn", (x, labels), (x, labels), neighbors=1)
     part = probes.probe("knn", (x[some], labels[some]), (x, labels), neighbors=1)
     assert whole["top1"] == 1 and part["top1"] == part["top5"] == pytest.approx(6 / 7)
-    train = _write(tmp_path / "a.npz", [0, 2, 0, 2], ("bird", "cat", "dog"), x=np.eye(4))
-    test = _write(tmp_path / "b.npz", [0, 1, 0, 1], ("bird", "cat", "dog"), x=np.eye(4))
+    train = _write(tmp_path / "a", [0, 2, 0, 2], ("bird", "cat", "dog"), x=np.eye(4))
+    test = _write(tmp_path / "b", [0, 1, 0, 1], ("bird", "cat", "dog"), x=np.eye(4))
     said = []
     pair = [feature_files.Features(path) for path in (train, test)]
     (found,) = probe.probe(*pair, kinds=("knn",), neighbors=1, say=said.append)
     assert found["top1"] == 0.5
-    assert "a.npz has no photo of cat: the test photos of these classes count" in said[0]
+    assert "a has no photo of cat: the test photos of these classes count" in said[0]
 
 
 def test_a_place_that_cannot_be_written_is_found_before_the_probes(easy, tmp_path):
@@ -256,5 +256,5 @@ def test_a_place_that_cannot_be_written_is_found_before_the_probes(easy, tmp_pat
 
 
 def test_the_command_ends_with_the_sentence(tmp_path):
-    with pytest.raises(SystemExit, match="error: there are no features in .*a.npz: write them"):
-        probe.main([f"--train={tmp_path}/a.npz", f"--test={tmp_path}/b.npz"])
+    with pytest.raises(SystemExit, match="error: there are no features in .*a: write them"):
+        probe.main([f"--train={tmp_path}/a", f"--test={tmp_path}/b"])

@@ -177,7 +177,7 @@ def test_any_block_of_a_resnet_can_be_extracted(tmp_path):
     encoder, variables = colorize_jax.load_encoder(tmp_path)
     assert encoder.depth == 14 and encoder.variant == "caffe"
     jax.tree.map(np.testing.assert_array_equal, variables["params"], saved.params["encoder"])
-    photos, output = sources.open_all("builtin:photos"), str(tmp_path / "features.npz")
+    photos, output = sources.open_all("builtin:photos"), str(tmp_path / "features")
     wanted = extract.Extraction(layers=("conv1", "res4a", "res5a"), shortest=32, crop=32)
     extract.extract(str(tmp_path), photos, output, wanted, threads=1)
     found = feature_files.Features(output)

@@ -1,111 +1,118 @@
-"""Features on disk: one .npz, or for more than fits into memory an ArrayRecord shard."""
+"""Features on disk: a folder with one .npy for every layer, and index.json for what they are of."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 import contextlib
-import io
+import json
+import os
 import pathlib
-import zipfile
 
 import numpy as np
 
-from colorize_jax.data.records import open_reader
-from colorize_jax.errors import DataError, why
+from colorize_jax import json_files
+from colorize_jax.errors import ConfigError, DataError, shown, why
+from colorize_jax.files import atomic_write_text
+from colorize_jax.json_files import POSITIVE, Number
 
-SHARD, INDEX = "features.array_record", "index.npz"
-ABOUT = ("names", "labels", "classes")  # keys of an .npz besides the layers
-_CHUNK = 256  # records
+INDEX = "index.json"
+_FORM = {
+    "names": [str],
+    "labels": [Number(int, -1, 2**53)],
+    "classes": [str],
+    "layers": {str: [POSITIVE]},
+}
+_OLDER = ("features.array_record", "index.npz")
+_ADVICE = "write them again with python -m colorize_jax.extract"
 
 
 class Writer:
-    """Takes features in batches; use as a context manager. Nothing is there before its end.
+    """Takes features in batches and keeps none in memory; use as a context manager.
+
+    Nothing is there before its end: the index comes last.
 
     Args:
-        path: "NAME.npz": arrays `names`, `labels` (-1: none), `classes` and one array for every
-            layer, all kept in memory until the end. Anything else is a folder: an ArrayRecord shard
-            with one .npz for every photo (`name`, `label` and the layers) and an index.npz with
-            `names`, `labels`, `classes` and `layers`.
+        path: of the folder. Every layer becomes `LAYER.npy`, float32 [photos, ...], and index.json
+            holds `names`, `labels` (-1: none), `classes`, and the shapes of one photo's `layers`.
         classes: names, in the order of the labels.
         shapes: of one photo's features, for every layer.
-        capacity: the largest number of photos.
+
+    Raises:
+        ConfigError: the path is that of a file.
+        OSError: it cannot be written to.
     """
 
-    def __init__(
-        self,
-        path: str,
-        classes: Sequence[str],
-        shapes: dict[str, tuple[int, ...]],
-        capacity: int,
-    ):
-        self._path = pathlib.Path(path)
-        self._classes, self._layers = np.array(classes, np.str_), list(shapes)
+    def __init__(self, path: str, classes: Sequence[str], shapes: dict[str, tuple[int, ...]]):
+        self._folder = pathlib.Path(path)
+        if self._folder.suffix in (".npz", ".npy"):
+            raise ConfigError(
+                f"--output={path}: features are a folder, with one .npy for every layer: name it "
+                "without an ending"
+            )
+        self._classes, self._shapes = list(classes), shapes
         self._names: list[str] = []
         self._labels: list[int] = []
-        single = self._path.suffix == ".npz"
-        folder = self._path.parent if single else self._path
-        folder.mkdir(parents=True, exist_ok=True)
-        self._draft = folder / f"{self._path.name if single else SHARD}.tmp"
-        self._draft.touch()  # a place that cannot be written to is found out now
-        self._arrays = self._records = None
-        if not single:
-            self._records = _open_writer(self._draft)
-            return
-        try:
-            self._arrays = {
-                layer: np.empty((capacity, *shape), np.float32) for layer, shape in shapes.items()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            self._files = {
+                layer: stack.enter_context(open(self._draft(layer), "wb")) for layer in shapes
             }
-        except MemoryError as error:
-            self._draft.unlink()
-            raise DataError(f"{path}: {error}; write to a folder, not to an .npz") from error
+            for layer in shapes:
+                self._write_header(layer)
+            self._open = stack.pop_all()
 
     def add(
         self, names: Sequence[str], labels: np.ndarray, features: dict[str, np.ndarray]
     ) -> None:
         """The features of some more photos: {layer: [len(names), ...]}."""
-        start = len(self._names)
         self._names += names
         self._labels += labels.tolist()
-        if self._arrays is not None:
-            for layer, values in features.items():
-                self._arrays[layer][start : len(self._names)] = values
-            return
-        for row, (name, label) in enumerate(zip(names, labels, strict=True)):
-            one = {layer: values[row] for layer, values in features.items()}
-            self._records.write(_encode({"name": name, "label": label} | one))
+        for layer, values in features.items():
+            # Not into mapped memory, where a full disk would end the process without a word.
+            self._files[layer].write(np.ascontiguousarray(values, "<f4"))
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, *_):
         try:
-            if self._records is not None:
-                self._records.close()
+            with self._open:
+                for layer in self._shapes if kind is None else ():
+                    self._files[layer].seek(0)
+                    self._write_header(layer)
             if kind is None:
                 self._finish()
         finally:
-            self._draft.unlink(missing_ok=True)
+            for layer in self._shapes:
+                self._draft(layer).unlink(missing_ok=True)
 
     def _finish(self):
-        count = len(self._names)
-        about = {
-            "names": np.array(self._names, np.str_),
-            "labels": np.array(self._labels, np.int64),
+        # Without an index there are no features: no moment shows old ones together with new ones.
+        with contextlib.suppress(DataError):
+            for layer in Features(str(self._folder)).layers:
+                _file(self._folder, layer).unlink(missing_ok=True)
+        (self._folder / INDEX).unlink(missing_ok=True)
+        for layer in self._shapes:
+            self._draft(layer).replace(_file(self._folder, layer))
+        index = {
             "classes": self._classes,
+            "layers": self._shapes,
+            "labels": self._labels,
+            "names": self._names,
         }
-        if self._arrays is not None:
-            _save(self._draft, about | {k: v[:count] for k, v in self._arrays.items()})
-            self._draft.replace(self._path)
-            return
-        with _complaints(self._draft), contextlib.closing(open_reader(str(self._draft))) as reader:
-            if reader.num_records() != count:
-                raise ValueError(f"it holds {reader.num_records()} of {count} photos")
-        index = self._path / f"{INDEX}.tmp"
-        _save(index, about | {"layers": np.array(self._layers, np.str_)})
-        self._draft.replace(self._path / SHARD)
-        index.replace(self._path / INDEX)
+        atomic_write_text(self._folder / INDEX, json.dumps(index))
+
+    def _draft(self, layer: str) -> pathlib.Path:
+        path = _file(self._folder, layer)
+        return path.with_name(f"{path.name}.tmp")
+
+    def _write_header(self, layer: str) -> None:
+        """What begins an .npy. It has one length for any number of photos."""
+        shape = (len(self._names), *self._shapes[layer])
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._files[layer], header)
 
 
 class Features:
-    """What a `Writer` wrote; a layer is read when it is asked for.
+    """What a `Writer` wrote; a layer is read where it is looked into.
 
     Attributes:
         names: of the photos.
@@ -114,100 +121,52 @@ class Features:
         layers: names.
 
     Raises:
-        DataError: there is nothing, or something else.
+        DataError: there is nothing, something else, or what an older version wrote.
     """
 
     def __init__(self, path: str):
-        self.path = path
-        folder = pathlib.Path(path)
-        self._shard = str(folder / SHARD) if folder.is_dir() else None
-        with _complaints(path), _load(folder / INDEX if self._shard else folder) as content:
-            self.names = _row(content, "names", "U").tolist()
-            self.labels = _row(content, "labels", "i")
-            self.classes = tuple(_row(content, "classes", "U").tolist())
-            self.layers = tuple(
-                _row(content, "layers", "U").tolist()
-                if self._shard
-                else [key for key in content.files if key not in ABOUT]
+        self.path, self._folder = path, pathlib.Path(path)
+        older = [self._folder / name for name in _OLDER]
+        if self._folder.is_file() or any(map(os.path.exists, older)):
+            raise DataError(
+                f"{path} holds no features, or those of an older version, which are read no "
+                f"longer: {_ADVICE}"
             )
-            if len(self.labels) != len(self.names):
-                raise ValueError(f"{len(self.labels)} labels of {len(self.names)} photos")
-            if not (self.labels >= -1).all() or not (self.labels < len(self.classes)).all():
-                raise ValueError(f"its labels are not those of {len(self.classes)} classes, or -1")
+        try:
+            index = json_files.read(self._folder / INDEX, _FORM, DataError, _ADVICE)
+        except FileNotFoundError:
+            raise DataError(
+                f"there are no features in {path}: write them with python -m colorize_jax.extract"
+            ) from None
+        self.names, self.classes = index["names"], tuple(index["classes"])
+        self.labels = np.array(index["labels"], np.int64)
+        self._shapes, self.layers = index["layers"], tuple(index["layers"])
+        wrong = ""
+        if len(self.labels) != len(self.names) or not (self.labels < len(self.classes)).all():
+            wrong = (
+                f"it has {len(self.labels)} labels of {len(self.names)} photos in "
+                f"{len(self.classes)} classes"
+            )
+        if elsewhere := [layer for layer in self.layers if os.path.basename(layer) != layer]:
+            wrong = f"the layer {shown(elsewhere[0])} is no file beside it"
+        if wrong:
+            raise DataError(f"{self._folder / INDEX} is damaged ({wrong}): {_ADVICE}")
 
     def layer(self, name: str) -> np.ndarray:
-        """[photos, ...] float32; DataError if it cannot be read."""
-        with _complaints(self.path):
-            if not self._shard:
-                with _load(pathlib.Path(self.path)) as content:
-                    values = content[name]
-            else:
-                values = self._from_shard(name)
-            if values.dtype.kind != "f" or values.ndim < 2:
-                raise ValueError(f"{name} is {values.dtype} {values.shape} and no features")
-            if len(values) != len(self.names):
-                raise ValueError(f"{len(values)} features of {len(self.names)} photos")
-            return values
-
-    def _from_shard(self, name: str) -> np.ndarray:
-        with contextlib.closing(open_reader(self._shard)) as reader:
-            count = reader.num_records()
-            values = None
-            for start in range(0, count, _CHUNK):
-                chunk = reader.read(start, min(start + _CHUNK, count))
-                for row, record in enumerate(chunk, start):
-                    with np.load(io.BytesIO(record)) as one:
-                        value = one[name]
-                    if values is None:
-                        values = np.empty((count, *value.shape), np.float32)
-                    values[row] = value
-        return np.empty((0, 0), np.float32) if values is None else values
+        """[photos, ...] float32, mapped into memory; DataError if it cannot be read."""
+        path = _file(self._folder, name)
+        try:
+            values = np.lib.format.open_memmap(path, mode="r")
+        except Exception as error:  # numpy raises many kinds for what is damaged
+            raise DataError(f"{path} cannot be read ({why(error)}): {_ADVICE}") from error
+        wanted = (len(self.names), *self._shapes[name])
+        if values.shape != wanted or values.dtype != "<f4":
+            raise DataError(
+                f"{path} holds {values.dtype} {values.shape}, and the index beside it promises "
+                f"float32 {wanted}: {_ADVICE}"
+            )
+        return values
 
 
-def _row(content: np.lib.npyio.NpzFile, name: str, kind: str) -> np.ndarray:
-    """One of the arrays beside the features, one value a photo, class or layer."""
-    values = content[name]
-    if values.ndim != 1 or (values.dtype.kind != kind and len(values)):
-        raise ValueError(f"its {name} are {values.dtype} {values.shape}")
-    return values
-
-
-@contextlib.contextmanager
-def _load(path: pathlib.Path) -> Iterator[np.lib.npyio.NpzFile]:
-    if not path.exists():
-        raise DataError(
-            f"there are no features in {path}: write them with python -m colorize_jax.extract"
-        )
-    if not zipfile.is_zipfile(path):
-        raise ValueError("it is not an .npz, or not all of one")
-    with path.open("rb") as file, np.load(file) as content:  # numpy leaves a damaged one open
-        yield content
-
-
-@contextlib.contextmanager
-def _complaints(path):
-    try:
-        yield
-    except DataError:
-        raise
-    # ArrayRecord, numpy, zipfile and zlib raise many kinds for what is damaged.
-    except Exception as error:
-        reason = why(error) or type(error).__name__
-        raise DataError(f"{path} cannot be read as features: {reason}") from error
-
-
-def _open_writer(path: pathlib.Path):
-    from array_record.python.array_record_module import ArrayRecordWriter
-
-    return ArrayRecordWriter(str(path), "group_size:1")
-
-
-def _encode(arrays: dict) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    return buffer.getvalue()
-
-
-def _save(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    with path.open("wb") as file:
-        np.savez(file, **arrays)
+def _file(folder: pathlib.Path, layer: str) -> pathlib.Path:
+    return folder / f"{layer}.npy"
