@@ -78,30 +78,16 @@ def _add_recipe(command) -> None:
 
 
 def _add_cost(commands) -> None:
-    """Adds the command `cost`; its defaults are those of `Question`."""
+    """Adds the command `cost`."""
     command = commands.add_parser(
         "cost", help="FLOPs, bytes and memory of a training step, and a model of its time"
     )
     _add_recipe(command)
     command.add_argument("--topology", default="", help="compile for this TPU slice: v5e:2x4")
-    command.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), help="to count")
-    numbers = {
-        "rows": "photos of one device in a step",
-        "microbatches": "memory of the most rows in so many parts",
-        "chips": "how many to model",
-        "global_batches": "batches over all chips to model",
-    }
-    for name, text in numbers.items():
-        command.add_argument(f"--{name}", type=int, nargs="+", help=text)
-    shares = {
-        "compute": "reached share of the peak arithmetic",
-        "memory": "reached share of the memory's bandwidth",
-        "links": "reached share of the links' speed",
-        "photo_bytes": "of a stored photo",
-        "core_rate": "photos a second that one core prepares",
-    }
-    for name, text in shares.items():
-        command.add_argument(f"--{name}", type=float, help=text)
+    command.add_argument(
+        "--rows", type=int, nargs=2, default=(8, 32), metavar="N",
+        help="photos of one device in a step, few and many",
+    )  # fmt: skip
 
 
 def _add_step(commands) -> None:
@@ -160,31 +146,23 @@ def _step(settings) -> str:
 
 def _cost(settings) -> str:
     # JAX starts only for the command that needs it.
-    from colorize_jax.bench import cost, cost_report
+    import jax
+
+    from colorize_jax.bench import cost, scaling
     from colorize_jax.models import registry
 
-    def given(*names):
-        values = {name: getattr(settings, name) for name in names}
-        values = {name: value for name, value in values.items() if value is not None}
-        for name, value in values.items():
-            if name == "dtypes":
-                continue
-            smallest = min(value) if isinstance(value, list) else value
-            if smallest <= 0:
-                raise ConfigError(f"--{name} {smallest} must be positive")
-        return {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
-
+    few, many = settings.rows
+    if not 0 < few < many:
+        raise ConfigError(f"--rows {few} {many}: two numbers of photos are needed, few and many")
     config = load_config(settings.config, settings.set)
     config.model.update(registry.by_depth(config.model))
-    question = cost_report.Question(
-        topology=settings.topology,
-        assumed=cost.Assumptions(**given("compute", "memory", "links")),
-        **given(
-            "dtypes", "rows", "microbatches", "chips", "global_batches", "photo_bytes", "core_rate"
-        ),
-    )
-    facts = cost_report.gather(config, question)
-    return cost_report.report(config, question, facts)
+    config.microbatches = 1  # of several XLA counts one
+    topology = settings.topology
+    devices = cost.topology_devices(topology) if topology else jax.devices()[:1]
+    counts = [cost.count_step(config, rows, devices) for rows in (few, many)]
+    state = cost.plan_step(config, few, devices).state
+    kind = f"{len(devices)} x {devices[0].device_kind}"
+    return scaling.report(config.model.name, state, counts, config.model.dtype, kind)
 
 
 if __name__ == "__main__":
