@@ -6,7 +6,6 @@ python -m colorize_jax.convert torch vgg16.safetensors /ckpt/imagenet_vgg16
 python -m colorize_jax.convert to-torch /ckpt/vgg16 vgg16.safetensors
 python -m colorize_jax.convert to-onnx /ckpt/vgg16 vgg16.onnx --size=224
 python -m colorize_jax.convert inspect vgg16.caffemodel.h5
-python -m colorize_jax.convert seal /ckpt/old/checkpoints/5000
 
 What is written is a checkpoint that `config.init_from` and `colorize_jax.load_encoder` take. See
 docs/weights.md.
@@ -223,18 +222,6 @@ def inspect(path: str, *, say: Callable[[str], None] = print) -> None:
         say(line)
 
 
-def seal(path: str, *, say: Callable[[str], None] = print) -> None:
-    """Writes the manifest of an old checkpoint, without which none is used.
-
-    Raises:
-        CheckpointError: it has one, or cannot be read.
-        SaveError: it cannot be written.
-    """
-    from colorize_jax.checkpoints import writing
-
-    say(f"{path}: {writing.seal(path)} arrays could be read, and manifest.json is written")
-
-
 def _caffe(add) -> None:
     parser = add("caffe", "a Caffe HDF5 file becomes a checkpoint", from_caffe)
     parser.add_argument("path", metavar="FILE", help="NAME.caffemodel.h5")
@@ -284,11 +271,6 @@ def _inspect(add) -> None:
     parser.add_argument("path", metavar="FILE_OR_CHECKPOINT", help="what to look into")
 
 
-def _seal(add) -> None:
-    parser = add("seal", "an old checkpoint without manifest.json gets one", seal)
-    parser.add_argument("path", metavar="CHECKPOINT", help="a checkpoints/<step>")
-
-
 def _add_input(parser) -> None:
     parser.add_argument("--pixels", type=float, default=1.0, help="value of white: 1, or 255")
     parser.add_argument("--mean", type=_numbers, help="subtracted from the input: M or R,G,B")
@@ -319,7 +301,7 @@ def _setting(text: str) -> tuple[str, Any]:
         return name, value
 
 
-COMMANDS = (_caffe, _to_caffe, _torch, _to_torch, _to_onnx, _inspect, _seal)
+COMMANDS = (_caffe, _to_caffe, _torch, _to_torch, _to_onnx, _inspect)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

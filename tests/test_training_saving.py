@@ -275,21 +275,6 @@ def test_a_checkpoint_is_read_once_for_its_checksums_as_long_as_nothing_changes(
         colorize_jax.load_encoder(folder)
 
 
-def test_an_old_checkpoint_without_manifest_can_be_vouched_for(tmp_path):
-    variables = _encoders(tmp_path, 2)
-    folder = tmp_path / "checkpoints" / "2"
-    (folder / "manifest.json").unlink()
-    with pytest.raises(CheckpointError, match=f"convert seal {folder}"):
-        colorize_jax.load_encoder(tmp_path)
-    writing.seal(folder)
-    chex.assert_trees_all_equal(colorize_jax.load_encoder(tmp_path)[1], variables)
-    with pytest.raises(CheckpointError, match="nothing to do"):
-        writing.seal(folder)
-    (tmp_path / "3").mkdir()
-    with pytest.raises(CheckpointError, match="no checkpoint that can be read"):
-        writing.seal(tmp_path / "3")
-
-
 @pytest.mark.parametrize(
     ("saved", "lacking"),
     [

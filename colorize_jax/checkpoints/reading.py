@@ -223,14 +223,8 @@ def network_note() -> dict:
 
 
 def _unusable(folder: pathlib.Path, problem: str) -> str:
-    """A sentence about a checkpoint that is not loaded, with what to do if it is an old one."""
-    said = f"the checkpoint {folder} is not used: {problem}"
-    if manifest.exists(folder) or not (folder / "state").exists():
-        return said
-    return (
-        f"{said}. If it is an old one that you know to be whole: python -m colorize_jax.convert "
-        f"seal {folder}"
-    )
+    """A sentence about a checkpoint that is not loaded."""
+    return f"the checkpoint {folder} is not used: {problem}"
 
 
 def abstract(tree: Tree, sharding) -> Tree:

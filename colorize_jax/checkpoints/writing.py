@@ -8,7 +8,6 @@ import shutil
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
@@ -92,34 +91,3 @@ def check_output(output: pathlib.Path) -> None:
         raise CheckpointError(f"{output} exists and is no folder: name another output")
     if output.is_dir() and any(output.iterdir()):
         raise CheckpointError(f"{output} exists and is not empty: name another output")
-
-
-def seal(folder: str | pathlib.Path) -> int:
-    """Writes the manifest of a checkpoint that has none, from before there were manifests.
-
-    All of it is read first. What a killed save left is no checkpoint, and nothing can tell its
-    missing numbers from zeros: whoever seals one vouches for it.
-
-    Returns:
-        The number of arrays in it.
-
-    Raises:
-        CheckpointError: it has a manifest, cannot be read, or holds numbers that are not finite.
-        SaveError: the manifest cannot be written.
-    """
-    folder = pathlib.Path(folder).absolute()
-    if manifest.exists(folder):
-        raise CheckpointError(f"{folder} has its manifest: there is nothing to do")
-    try:
-        reading.note(folder, reading.network_note())
-        arrays = jax.tree.leaves(ocp.load_checkpointables(folder, {"state": None})["state"])
-    except Exception as error:  # Orbax has many kinds for what is not there
-        raise CheckpointError(f"{folder} holds no checkpoint that can be read: {error}") from error
-    for array in arrays:
-        if jnp.issubdtype(array.dtype, jnp.floating) and not np.isfinite(array).all():
-            raise CheckpointError(f"{folder} holds numbers that are not finite")
-    try:
-        manifest.write(folder)
-    except OSError as error:
-        raise SaveError(f"{folder} could not be sealed: {why(error)}") from error
-    return len(arrays)

@@ -111,7 +111,7 @@ def _appendix(place: Workplace) -> list[str]:
             f"`{run.name}`", str(found["seed"]), f"{metric['name']} {value}",
             f"{schedule['steps']:,}", ", ".join(map(str, schedule["drops"])) or "-",
             f"{found['data']['photos']:,}", duration(found["seconds"]),
-            found.get("hardware", "unknown"),
+            found["hardware"],
         ])  # fmt: skip
     commands = (_command(place, step) for step in place.study.steps)
     listed = "\n".join(dict.fromkeys(line for lines in commands for line in lines))

@@ -23,7 +23,7 @@ FORM = {
     "data": {"photos": COUNT},
     "seed": COUNT,
     "seconds": Number(float, 0),
-    "hardware?": str,
+    "hardware": str,
 }
 _MOST_CLASSES = 30  # rows of a table on screen
 
