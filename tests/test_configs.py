@@ -10,7 +10,7 @@ import pytest
 from colorize_jax.bench import regression_scale
 from colorize_jax.errors import ConfigError
 from colorize_jax.tasks.task import batch_shapes, make_task
-from colorize_jax.training import optimizers
+from colorize_jax.training import optimizers, schedules
 from colorize_jax.training.step import abstract_state
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -45,7 +45,7 @@ def test_recipe_has_the_shapes_of_its_network(name, variant):
     number = {"voc2012_seg": 21, "voc2007_cls": 20, "imagenet_subset_cls": 1000}.get(name, 0)
     config.task.classes = number
     task = make_task(config)
-    schedule = optimizers.make_schedule(config, photos=3_700_000)
+    schedule = schedules.make_schedule(config, photos=3_700_000)
     optimizer = optimizers.make_optimizer(config, schedule)
     state = abstract_state(task, optimizer, batch_shapes(task, config))
     head = state.params["head"]
@@ -91,12 +91,12 @@ def test_paper_recipe_is_that_of_the_paper():
 def test_transfer_recipes_are_those_of_the_release():
     config = get_config("voc2012_seg")
     assert (config.data.batch_size, config.data.crop, config.task.edge_buffer) == (10, 448, 32)
-    schedule = optimizers.make_schedule(config, photos=10_582)
+    schedule = schedules.make_schedule(config, photos=10_582)
     assert (schedule.steps, schedule.drops) == (40_000, (22_500, 30_000))
     settings = config.optimizer
     assert (settings.rate, settings.weight_decay, settings.bias_rate) == (1e-3, 5e-4, 1.0)
     config = get_config("voc2007_cls")
-    schedule = optimizers.make_schedule(config, photos=5_011)
+    schedule = schedules.make_schedule(config, photos=5_011)
     assert schedule.steps == 80_000 and schedule.factor == 0.5
     assert schedule.drops == tuple(range(10_000, 80_000, 10_000))
     settings = config.optimizer
@@ -115,7 +115,7 @@ def test_recipe_of_a_resnet_is_that_of_the_paper():
     np.testing.assert_allclose(np.array(config.schedule.drops) * 3, (2.0, 2.5, 2.75))
     # The released schedule of segmentation was found for it.
     config = get_config("voc2012_seg", "resnet152")
-    schedule = optimizers.make_schedule(config, photos=10_582)
+    schedule = schedules.make_schedule(config, photos=10_582)
     assert (schedule.steps, schedule.drops) == (40_000, (22_500, 30_000))
 
 

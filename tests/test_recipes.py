@@ -22,7 +22,7 @@ from colorize_jax.config.settings import check_numbers
 from colorize_jax.data import pipeline
 from colorize_jax.models.vgg16 import Vgg16
 from colorize_jax.tasks.task import batch_shapes, make_task
-from colorize_jax.training import optimizers, same_run
+from colorize_jax.training import same_run, schedules
 from colorize_jax.training.step import abstract_state
 
 PAGE = saved.ROOT / "docs" / "recipes.md"
@@ -294,7 +294,7 @@ def test_pretraining(page, name):
     config = page.runs[f"/ckpt/{name}"]
     epochs, drops, columns, outputs = PRETRAINED[name]
     params, batch_stats = _shapes(config)
-    schedule = optimizers.make_schedule(config, PHOTOS)
+    schedule = schedules.make_schedule(config, PHOTOS)
     _check_network(config, params, channels=1)
     if _network(name) == "resnet152":
         assert config.data.crop == 224 and config.data.scale == (256, 480)
@@ -317,7 +317,7 @@ def test_the_classifier_is_the_public_one_and_sees_gray_for_four_more_epochs(pag
     assert (config.data.split, config.data.per_class, config.early_stopping.mode) == (
         "train", 0, "off",
     )  # fmt: skip
-    schedule = optimizers.make_schedule(config, 1_281_167)
+    schedule = schedules.make_schedule(config, 1_281_167)
     assert schedule.steps == 4 * 1_281_167 // 128
 
 
@@ -329,7 +329,7 @@ def test_the_classifier_is_rebalanced_by_the_runs_that_start_from_the_file(page)
 
 def test_every_start_is_made_on_the_page_or_a_checkpoint_that_a_pretraining_keeps(page):
     kept = {
-        name: optimizers.make_schedule(page.runs[f"/ckpt/{name}"], PHOTOS).snapshots
+        name: schedules.make_schedule(page.runs[f"/ckpt/{name}"], PHOTOS).snapshots
         for name in PRETRAINED
     }
     starts = {config.init_from for config in (*page.runs.values(), *page.searches.values())}

@@ -9,13 +9,13 @@ import tiny
 
 from colorize_jax.errors import CheckpointError, OutOfMemoryError
 from colorize_jax.tasks.task import make_task
-from colorize_jax.training import loop, memory, optimizers, sharding
+from colorize_jax.training import loop, memory, optimizers, schedules, sharding
 from colorize_jax.training.step import init_state
 
 
 def _compiled(config, microbatches, rng):
     task, mesh = make_task(config), sharding.make_mesh()
-    optimizer = optimizers.make_optimizer(config, optimizers.make_schedule(config, 100))
+    optimizer = optimizers.make_optimizer(config, schedules.make_schedule(config, 100))
     batch = sharding.put_batch(tiny.batch(rng, config.data.batch_size), mesh)
     key = jax.random.key(0)
     shapes = jax.eval_shape(lambda: init_state(key, task, optimizer, batch))

@@ -15,7 +15,7 @@ from colorize_jax.data import sources
 from colorize_jax.errors import ConfigError
 from colorize_jax.features import feature_files
 from colorize_jax.tasks.task import make_task
-from colorize_jax.training import optimizers, same_run, saving, sharding, start
+from colorize_jax.training import optimizers, same_run, saving, schedules, sharding, start
 from colorize_jax.training.step import init_state, init_variables
 
 NETWORKS = {
@@ -34,7 +34,7 @@ def _one_device():
 def _step(config, batch, place=lambda state, encoder: state):
     """The task, its state before and after a step of the recipe, and the step's scalars."""
     task, mesh = make_task(config), _one_device()
-    schedule = optimizers.make_schedule(config, photos=100)
+    schedule = schedules.make_schedule(config, photos=100)
     optimizer = optimizers.make_optimizer(config, schedule, task.frozen)
     state = jax.jit(lambda key: init_state(key, task, optimizer, batch))(jax.random.key(0))
     before = jax.device_get(place(state, task.model.encoder))

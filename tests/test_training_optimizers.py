@@ -1,5 +1,7 @@
-"""Caffe's SGD written out by hand, and the schedule of the paper's recipe."""
+"""Every optimizer against its update written out by hand, and groups with their own optimizers."""
 
+import chex
+import golden_pretexts
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,13 +9,16 @@ import optax
 import pytest
 import tiny
 
+from colorize_jax.checkpoints import reading, writing
 from colorize_jax.errors import ConfigError
-from colorize_jax.training import early_stopping, optimizers
+from colorize_jax.training import optimizers, schedules
+
+HERE = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
 
 def test_five_steps_over_a_drop_are_those_of_caffe(rng):
     rates = [0.1, 0.1, 0.01, 0.01, 0.001]
-    schedule = optimizers.Schedule(steps=5, drops=(2, 4), snapshots=())
+    schedule = schedules.Schedule(steps=5, drops=(2, 4), snapshots=())
     momentum, decay = 0.9, 0.05
     optimizer = optimizers.caffe_sgd(
         optax.scale_by_schedule(schedule.rate(0.1)),
@@ -35,70 +40,6 @@ def test_five_steps_over_a_drop_are_those_of_caffe(rng):
         np.testing.assert_allclose(params["fc6"]["bias"], bias, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("batch", "steps", "first_drop", "snapshots"),
-    [
-        (8, 1_387_500, 925_000, (92_500, 462_500, 925_000, 1_387_500)),
-        (16, 693_750, 462_500, (46_250, 231_250, 462_500, 693_750)),
-    ],
-)
-def test_three_epochs_of_the_paper(batch, steps, first_drop, snapshots):
-    config = optimizers_config(batch)
-    schedule = optimizers.make_schedule(config, photos=3_700_000)
-    assert schedule.steps == steps
-    assert schedule.drops == (first_drop, round(first_drop * 1.25), round(first_drop * 1.375))
-    assert schedule.snapshots == snapshots
-    rate = schedule.rate(1e-3)
-    for step, expected in (
-        (0, 1e-3),
-        (first_drop - 1, 1e-3),
-        (first_drop, 1e-4),
-        (steps - 1, 1e-6),
-    ):
-        np.testing.assert_allclose(rate(step), expected, rtol=1e-5)
-
-
-def optimizers_config(batch):
-    from colorize_jax.config.settings import default_config
-
-    config = default_config()
-    config.data.batch_size = batch
-    return config
-
-
-def test_steps_take_the_place_of_epochs_and_keep_the_fractions():
-    schedule = optimizers.make_schedule(tiny.config(steps=30), photos=10)
-    assert schedule == optimizers.Schedule(steps=30, drops=(15,), snapshots=())
-
-
-def test_snapshots_past_the_end_are_left_out():
-    config = tiny.config(steps=10, checkpoint__snapshots=(0.5, 1.0, 7.0), data__batch_size=4)
-    assert optimizers.make_schedule(config, photos=16).snapshots == (2, 4)
-
-
-def test_drops_that_are_found_while_training_are_those_of_a_schedule():
-    known = optax.scale_by_schedule(
-        optimizers.Schedule(steps=9, drops=(3, 5), snapshots=()).rate(0.1)
-    )
-    found = optimizers.scale_by_found_drops(0.1, 0.1)
-    gradient = {"w": jnp.ones(2)}
-    states = [known.init(gradient), found.init(gradient)]
-    for step in range(9):
-        if step in (3, 5):  # where a window ends without a better score
-            states[1] = optimizers.drop_from(states[1], [3, 5][: 1 if step == 3 else 2])
-        updates = []
-        for i, optimizer in enumerate((known, found)):
-            update, states[i] = optimizer.update(gradient, states[i])
-            updates.append(update["w"])
-        np.testing.assert_allclose(*updates, rtol=1e-6)
-
-
-def test_a_rate_can_halve_eight_times():
-    config = tiny.config(steps=80, schedule__drops=(0.25, 0.5, 0.75), schedule__factor=0.5)
-    rate = optimizers.make_schedule(config, photos=10).rate(0.8)
-    np.testing.assert_allclose([rate(s) for s in (0, 19, 20, 40, 79)], [0.8, 0.8, 0.4, 0.2, 0.1])
-
-
 def test_every_parameter_is_clipped_by_itself(rng):
     gradient = {"a": jnp.asarray(rng.normal(size=(5, 5)) * 100), "b": jnp.array([0.3, 0.4])}
     clip = optimizers.clip_each(10.0)
@@ -115,7 +56,7 @@ def test_every_parameter_is_clipped_by_itself(rng):
 
 def test_frozen_layers_are_left_alone_and_keep_no_momentum():
     config = tiny.config(optimizer__weight_decay=0.1)
-    schedule = optimizers.make_schedule(config, photos=10)
+    schedule = schedules.make_schedule(config, photos=10)
     layer = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
     params = {"encoder": {"conv1": layer, "conv2": layer}, "head": {"classes": layer}}
     optimizer = optimizers.make_optimizer(config, schedule, frozen=("conv1",))
@@ -127,16 +68,6 @@ def test_frozen_layers_are_left_alone_and_keep_no_momentum():
     assert momentum == 2 * 6
 
 
-def test_a_found_schedule_takes_the_place_of_the_recipe(tmp_path):
-    found = early_stopping.Found(
-        steps=90, drops=(30, 60), photos=9, full_photos=10, batch_size=8, windows=[]
-    )
-    early_stopping.write_schedule(tmp_path / "schedule.json", found)
-    config = tiny.config(steps=7, schedule_from=str(tmp_path))
-    schedule = optimizers.make_schedule(config, photos=10)
-    assert (schedule.steps, schedule.drops) == (100, (33, 67))
-
-
 def test_rate_scales_with_the_batch_only_if_asked():
     config = tiny.config(optimizer__rate=0.001, data__batch_size=64)
     assert optimizers.initial_rate(config) == 0.001
@@ -144,12 +75,267 @@ def test_rate_scales_with_the_batch_only_if_asked():
     assert optimizers.initial_rate(config) == 0.008
 
 
-@pytest.mark.parametrize("drops", [(0.0,), (1.0,), (0.9, 0.5), (2.0, 2.5)])
-def test_drops_must_be_increasing_fractions(drops):
-    with pytest.raises(ConfigError, match="schedule.drops"):
-        optimizers.make_schedule(tiny.config(schedule__drops=drops), photos=100)
+def _after(optimizer, params, gradients):
+    """The parameters after each update."""
+    update = jax.jit(optimizer.update)
+    state, found = optimizer.init(params), []
+    for gradient in gradients:
+        updates, state = update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        found.append(params)
+    return found
 
 
-def test_a_run_without_a_step_is_refused():
-    with pytest.raises(ConfigError, match="no step"):
-        optimizers.make_schedule(tiny.config(steps=0, schedule__epochs=0.001), photos=100)
+def _at(rates):
+    """The rate of every step, as an optimizer takes it."""
+    return optax.scale_by_schedule(lambda step: jnp.asarray(rates, jnp.float32)[step])
+
+
+def test_golden_lars_two_steps():
+    g = golden_pretexts.group("lars")
+    optimizer = optimizers.OPTIMIZERS["lars"].make(
+        _at(g["rates"]), momentum=g["momentum"], trust=g["trust"], weight_decay=g["decay"]
+    )
+
+    def layers(kernel, bias, zero):
+        return {"conv": {"kernel": kernel, "bias": bias}, "zero": {"kernel": zero}}
+
+    names = ("kernel", "bias", "zero")
+    gradients = [layers(*(g[f"grad_{name}"][i] for name in names)) for i in range(2)]
+    found = _after(optimizer, layers(*(g[name] for name in names)), gradients)
+    for i, params in enumerate(found, 1):
+        expected = layers(*(g[f"{name}_after{i}"] for name in names))
+        chex.assert_trees_all_close(params, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_golden_adamw_three_steps():
+    g = golden_pretexts.group("adamw")
+    b1, b2, eps, decay = g["settings"]
+    optimizer = optimizers.OPTIMIZERS["adamw"].make(
+        _at(g["rates"]), b1=b1, b2=b2, eps=eps, weight_decay=decay
+    )
+    gradients = [
+        {"kernel": g["grad_kernel"][i], "bias": g["grad_bias"][i]} for i in range(len(g["rates"]))
+    ]
+    found = _after(optimizer, {"kernel": g["kernel"], "bias": g["bias"]}, gradients)
+    for i, params in enumerate(found, 1):
+        expected = {name: g[f"{name}_after{i}"] for name in ("kernel", "bias")}
+        chex.assert_trees_all_close(params, expected, rtol=1e-6, atol=1e-6)
+
+
+# The update of one array by hand, in float64: (array, gradients, rates, is a kernel, settings) ->
+# the array after the last step.
+
+
+def _caffe_sgd(w, gradients, rates, kernel, s):
+    speed = 0
+    for g, rate in zip(gradients, rates, strict=True):
+        g = g + s["weight_decay"] * w if kernel else g
+        g = g * min(1, s["clip"] / np.sqrt((g**2).sum()))
+        speed = s["momentum"] * speed + (rate if kernel else s["bias_rate"] * rate) * g
+        w = w - speed
+    return w
+
+
+def _sgd(w, gradients, rates, kernel, s):
+    speed = 0
+    for g, rate in zip(gradients, rates, strict=True):
+        g = g + s["weight_decay"] * w if kernel else g
+        speed = s["momentum"] * speed + g
+        w = w - rate * (s["momentum"] * speed + g if s["nesterov"] else speed)
+    return w
+
+
+def _adam(w, gradients, rates, kernel, s, decoupled=False):
+    mean = square = 0
+    decay = s["weight_decay"] if kernel else 0
+    for t, (g, rate) in enumerate(zip(gradients, rates, strict=True), 1):
+        g = g if decoupled else g + decay * w
+        mean = s["b1"] * mean + (1 - s["b1"]) * g
+        square = s["b2"] * square + (1 - s["b2"]) * g**2
+        step = mean / (1 - s["b1"] ** t) / (np.sqrt(square / (1 - s["b2"] ** t)) + s["eps"])
+        w = w - rate * (step + decay * w if decoupled else step)
+    return w
+
+
+def _adamw(w, gradients, rates, kernel, s):
+    return _adam(w, gradients, rates, kernel, s, decoupled=True)
+
+
+def _lars(w, gradients, rates, kernel, s):
+    speed = 0
+    for g, rate in zip(gradients, rates, strict=True):
+        if kernel:
+            g = g + s["weight_decay"] * w
+            g = g * s["trust"] * np.linalg.norm(w) / np.linalg.norm(g)
+        speed = s["momentum"] * speed + rate * g
+        w = w - speed
+    return w
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "by_hand"),
+    [
+        ("caffe_sgd", {"clip": 2.0, "weight_decay": 0.3}, _caffe_sgd),
+        ("sgd", {"weight_decay": 0.3}, _sgd),
+        ("sgd", {"nesterov": True, "momentum": 0.7}, _sgd),
+        ("adam", {"weight_decay": 0.3, "eps": 0.01}, _adam),
+        ("adamw", {"b2": 0.95, "weight_decay": 0.3}, _adamw),
+        ("lars", {"trust": 0.05, "weight_decay": 0.3}, _lars),
+    ],
+)
+def test_an_optimizer_does_what_is_written_out_by_hand(name, settings, by_hand, rng):
+    config = _named(name, rate=0.1, **settings)
+    schedule = schedules.Schedule(steps=4, drops=(2,), snapshots=())
+    rates = [0.1, 0.1, 0.01, 0.01]
+    shapes = {"conv": {"kernel": (3, 4), "bias": (4,)}, "norm": {"scale": (4,), "bias": (4,)}}
+    params, *gradients = (
+        jax.tree.map(lambda s: rng.normal(size=s), shapes, is_leaf=lambda s: isinstance(s, tuple))
+        for _ in range(5)
+    )
+    single = [jax.tree.map(np.float32, tree) for tree in (params, *gradients)]
+    found = _after(optimizers.make_optimizer(config, schedule), single[0], single[1:])[-1]
+    settings = optimizers.SETTINGS[name] | settings
+    for layer, of in shapes.items():
+        for kind in of:
+            own = settings | ({"bias_rate": 1.0} if layer == "norm" else {})
+            steps = [gradient[layer][kind] for gradient in gradients]
+            expected = by_hand(params[layer][kind], steps, rates, kind == "kernel", own)
+            np.testing.assert_allclose(found[layer][kind], expected, rtol=2e-5, atol=1e-6)
+
+
+def test_lars_is_that_of_optax_to_the_bit(rng):
+    params, gradient = ({"fc": {"kernel": jnp.asarray(rng.normal(size=(5, 3)))}} for _ in "ab")
+    rates = [0.3, 0.2, 0.1]
+    theirs = optax.lars(lambda step: jnp.asarray(rates)[step], weight_decay=0.01)
+    ours = optimizers.lars(_at(rates), momentum=0.9, trust=1e-3, weight_decay=0.01)
+    after = [_after(one, params, [gradient] * 3)[-1] for one in (ours, theirs)]
+    chex.assert_trees_all_equal(*after)
+
+
+def test_the_state_of_the_default_keeps_its_names_for_checkpoints_of_before():
+    config = tiny.config()
+    schedule = schedules.make_schedule(config, photos=10)
+    params = {"head": {"fc": {"kernel": jnp.ones(2), "bias": jnp.ones(1)}}}
+
+    def names(frozen):
+        state = optimizers.make_optimizer(config, schedule, frozen).init(params)
+        leaves = jax.tree_util.tree_leaves_with_path(state)
+        return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+
+    trace = [f"4/trace/head/fc/{kind}" for kind in ("bias", "kernel")]
+    assert names(()) == ["3/count", *trace]
+    inner = "inner_states/trained/inner_state"
+    assert names(("conv1_1",)) == [f"{inner}/3/count", *(f"{inner}/{name}" for name in trace)]
+
+
+def _named(name, rate=0.02, groups=None, **own):
+    """A config with another optimizer, and nothing of the one before."""
+    config = tiny.config()
+    with config.unlocked():
+        config.optimizer = {"name": name, "rate": rate, "rate_batch_size": 0} | own
+        config.optimizer.groups = groups or {}
+    return config
+
+
+GROUPS = {
+    "discriminator": {"name": "adam", "rate": 0.1, "b1": 0.5},
+    "head": {"weight_decay": 0.0},
+}
+
+
+def _gan(rng):
+    """Parameters, or gradients, of three groups."""
+    layer = {"kernel": (3, 2), "bias": (2,)}
+    shapes = {"encoder": {"conv1": layer, "conv2": layer}, "head": layer, "discriminator": layer}
+    return jax.tree.map(
+        lambda shape: np.float32(rng.normal(size=shape)), shapes,
+        is_leaf=lambda shape: isinstance(shape, tuple),
+    )  # fmt: skip
+
+
+def test_every_group_has_its_own_optimizer_at_the_same_step(rng):
+    config = _named("caffe_sgd", groups=GROUPS, weight_decay=0.3)
+    schedule = schedules.Schedule(steps=4, drops=(2,), snapshots=())
+    params, *gradients = (_gan(rng) for _ in range(5))
+    optimizer = optimizers.make_optimizer(config, schedule, frozen=("conv1",))
+    found = _after(optimizer, params, gradients)[-1]
+    alone = {
+        "encoder": _named("caffe_sgd", weight_decay=0.3),
+        "head": _named("caffe_sgd", weight_decay=0.0),
+        "discriminator": _named("adam", rate=0.1, b1=0.5),
+    }
+    for group, config in alone.items():
+        one = optimizers.make_optimizer(config, schedule)
+        expected = _after(one, params[group], [gradient[group] for gradient in gradients])[-1]
+        if group == "encoder":
+            expected |= {"conv1": params[group]["conv1"]}
+        chex.assert_trees_all_close(found[group], expected, rtol=1e-6)
+
+
+def test_the_rate_of_a_group_is_logged_if_it_has_one():
+    config = _named("caffe_sgd", groups=GROUPS)
+    schedule = schedules.Schedule(steps=4, drops=(2,), snapshots=())
+    config.optimizer.rate_batch_size = 4  # half of the batch
+    expected = {"train/rate": 0.004, "train/rate/discriminator": 0.02}
+    assert optimizers.rates(config, schedule, 3) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("searching", [False, True])
+@pytest.mark.parametrize("groups", [{}, GROUPS])
+@pytest.mark.parametrize("name", ["adam", "lars"])
+def test_a_resumed_optimizer_goes_on_to_the_bit(name, groups, searching, rng, tmp_path):
+    config = _named(name, groups=groups)
+    config.early_stopping.mode = "search" if searching else "off"
+    schedule = schedules.Schedule(steps=4, drops=() if searching else (2,), snapshots=())
+    optimizer = optimizers.make_optimizer(config, schedule)
+    params, *gradients = (_gan(rng) for _ in range(5))
+    update = jax.jit(optimizer.update)
+
+    def go_on(state, gradients):
+        for gradient in gradients:
+            updates, opt_state = update(gradient, state["opt_state"], state["params"])
+            state = state | {
+                "params": optax.apply_updates(state["params"], updates), "opt_state": opt_state
+            }  # fmt: skip
+        return state
+
+    start = {"step": jnp.int32(0), "params": params, "batch_stats": {}}
+    half = go_on(start | {"opt_state": optimizer.init(params)}, gradients[:2])
+    if searching:
+        half["opt_state"] = schedules.drop_from(half["opt_state"], [2])
+        drops = optax.tree.get_all_with_path(half["opt_state"], "drops")
+        assert [found.tolist() for _, found in drops] == [[2, schedules.NEVER]] * (1 + len(groups))
+    writing.write(tmp_path / "2", half, {"step": 2})
+    again = reading.read_state(tmp_path / "2", half, HERE)
+    chex.assert_trees_all_equal(go_on(half, gradients[2:]), go_on(again, gradients[2:]))
+
+
+def test_a_step_that_is_passed_over_counts_for_the_rate_and_is_no_update_of_adam(rng):
+    config = _named("adam", groups=GROUPS)
+    schedule = schedules.Schedule(steps=4, drops=(2,), snapshots=())
+    optimizer = optimizers.make_optimizer(config, schedule)
+    state = schedules.pass_over(optimizer.init(_gan(rng)), 2)
+    found = {
+        path[-1].tuple_name: int(count)
+        for path, count in optax.tree.get_all_with_path(state, "count")
+    }
+    assert found == {"ScaleByAdamState": 0, "ScaleByScheduleState": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("adagrad", {}, r"optimizer.name is 'adagrad'; known: caffe_sgd, sgd, adam"),
+        ("adam", {"clip": 1.0}, r"optimizer.clip is no setting of 'adam', which has b1, b2"),
+        ("adam", {"groups": {"head": {"clip": 1.0}}}, r"groups.head.clip is no setting of 'adam'"),
+        ("adam", {"groups": {"head": {"name": "x"}}}, r"groups.head.name is 'x'; known"),
+        ("adam", {"groups": {"head": {"groups": {}}}}, r"groups.head.groups is no setting"),
+        ("adam", {"groups": {"tail": {"b1": 0.5}}}, r"groups.tail: .* has discriminator, encoder"),
+    ],
+)
+def test_what_an_optimizer_does_not_know_is_refused_by_name(name, settings, message, rng):
+    config = _named(name, **settings)
+    schedule = schedules.Schedule(steps=4, drops=(), snapshots=())
+    with pytest.raises(ConfigError, match=message):
+        optimizers.make_optimizer(config, schedule).init(_gan(rng))

@@ -12,7 +12,7 @@ import optax
 from colorize_jax.config.settings import check_numbers
 from colorize_jax.errors import ConfigError
 from colorize_jax.tasks.task import Task, batch_shapes, make_task
-from colorize_jax.training import optimizers, sharding
+from colorize_jax.training import optimizers, schedules, sharding
 from colorize_jax.training.step import TrainState, abstract_state
 
 
@@ -95,7 +95,7 @@ def plan_step(config, rows: int, devices) -> Plan:
     sharding.check_batch(size, config.microbatches, mesh)
     task = make_task(config)
     # The number of photos moves the drops of the rate and nothing that is counted here.
-    schedule = optimizers.make_schedule(config, 1_000_000)
+    schedule = schedules.make_schedule(config, 1_000_000)
     optimizer = optimizers.make_optimizer(config, schedule, task.frozen)
     batch = batch_shapes(task, config)
     return Plan(config, task, optimizer, mesh, batch, abstract_state(task, optimizer, batch))

@@ -130,16 +130,23 @@ def default_config() -> ConfigDict:
     config.task.regression_scale = 4.5
 
     config.optimizer = ConfigDict()
+    config.optimizer.name = "caffe_sgd"  # or "sgd", "adam", "adamw", "lars"
     config.optimizer.rate = 1e-3  # learning rate before its first drop
     # If not 0, the batch size at which `rate` holds: the rate grows linearly with the batch.
     config.optimizer.rate_batch_size = 0
+    # Other settings for groups of parameters, each with an optimizer of its own, as in
+    #   config.optimizer.groups = {"discriminator": {"name": "adam", "rate": 2e-4, "b1": 0.5}}
+    # All are updated at the same step: simultaneously, not in turns.
+    config.optimizer.groups = ConfigDict()
     config.optimizer.bias_rate = 2.0  # biases learn so many times as fast
     config.optimizer.clip = 0.0  # largest norm of the gradient of one parameter; 0: any
     config.optimizer.momentum = 0.9  # share of the last update in the next one
     config.optimizer.weight_decay = 5e-4  # of weights, not of biases
 
     config.schedule = ConfigDict()
+    config.schedule.name = "drops"  # or "cosine", half a wave of it down to the end; "constant"
     config.schedule.epochs = 3.0  # length of the run, if steps is 0
+    config.schedule.warmup = 0.0  # fraction of the run in which the rate rises from zero
     # Where the rate drops tenfold, as fractions of the run: 2.0, 2.5 and 2.75 of 3 epochs.
     config.schedule.drops = (2.0 / 3, 2.5 / 3, 2.75 / 3)
     config.schedule.factor = 0.1  # of the rate at every drop; always this for early stopping's
@@ -275,6 +282,7 @@ _RANGES = {
     "optimizer.rate": (0, 3e38),  # as long as it is a float32
     "optimizer.momentum": _SHARE,
     "schedule.drops": _SHARE,
+    "schedule.warmup": _SHARE,
     "early_stopping.holdout": _SHARE,
     "early_stopping.window": _POSITIVE,
     "checkpoint.every": _POSITIVE,

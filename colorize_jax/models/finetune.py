@@ -8,6 +8,8 @@ import jax
 from colorize_jax.errors import ConfigError
 
 Tree = Any
+# Labels of parameters, as `optax.partition` takes them.
+TRAINED, FROZEN = "trained", "frozen"
 
 
 def frozen_layers(finetune: str, layers: Sequence[str]) -> tuple[str, ...]:
@@ -59,11 +61,26 @@ def freeze(params: Tree, frozen: Sequence[str]) -> Tree:
     )
 
 
-def labels(params: Tree, frozen: Sequence[str]) -> Tree:
-    """ "trained" or "frozen" for every parameter, as `optax.partition` takes them."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: "frozen" if _is_frozen(path, frozen) else "trained", params
-    )
+def trained(group: str) -> str:
+    """The label of a group of parameters that is trained in its own way."""
+    return f"{TRAINED}_{group}"
+
+
+def labels(params: Tree, frozen: Sequence[str], groups: Sequence[str] = ()) -> Tree:
+    """The label of every parameter.
+
+    Args:
+        params: with the groups "encoder" and "head".
+        frozen: groups of the encoder's parameters that are not trained.
+        groups: groups of all parameters that are trained in their own way.
+    """
+
+    def label(path, _):
+        if _is_frozen(path, frozen):
+            return FROZEN
+        return trained(path[0].key) if path[0].key in groups else TRAINED
+
+    return jax.tree_util.tree_map_with_path(label, params)
 
 
 def _is_frozen(path, frozen):

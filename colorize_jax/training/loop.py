@@ -22,7 +22,7 @@ from colorize_jax.errors import ConfigError, DataError, Interrupted, NonFiniteEr
 from colorize_jax.json_files import COUNT, Number
 from colorize_jax.log import say_once
 from colorize_jax.models import norm
-from colorize_jax.tasks.task import make_task
+from colorize_jax.tasks.task import batch_shapes, make_task
 from colorize_jax.training import (
     early_stopping,
     evaluation,
@@ -35,6 +35,7 @@ from colorize_jax.training import (
     results,
     same_run,
     saving,
+    schedules,
     sharding,
     start,
 )
@@ -221,7 +222,7 @@ class _Run:
             say_once(small)
         self.digest = self.photos.digest() + self.held_out.digest()
         self.contents = fingerprint.contents((self.photos, self.held_out), config.data.threads)
-        self.schedule = optimizers.make_schedule(config, len(self.photos))
+        self.schedule = schedules.make_schedule(config, len(self.photos))
         self.saved = saving.Checkpoints(
             self.workdir,
             keep=config.checkpoint.keep,
@@ -230,6 +231,8 @@ class _Run:
         )
         self.last = self.schedule.steps  # early stopping may end the run before
         self.optimizer = optimizers.make_optimizer(config, self.schedule, self.task.frozen)
+        if config.optimizer.groups:  # only the parameters tell whether there are such groups
+            abstract_state(self.task, self.optimizer, batch_shapes(self.task, config))
         self.key = jax.random.key(config.seed)
         self.runner = Runner(self.task, self.mesh, config.seed)
         self.meter = Meter(config.data.batch_size)
@@ -515,8 +518,7 @@ class _Run:
         self.meter.check()
         window = self.meter.window()
         values = self.meter.finish()
-        rate = self.schedule.rate(optimizers.initial_rate(self.config))
-        values["train/rate"] = float(rate(self.step - 1))
+        values |= optimizers.rates(self.config, self.schedule, self.step - 1)
         try:
             self.report.progress(self.step, values)
         except BaseException:
@@ -583,7 +585,7 @@ class _Run:
         if verdict == "drop":
             self.schedule = dataclasses.replace(self.schedule, drops=self.search.drops)
             same = sharding.replicated(self.mesh)
-            drop = functools.partial(optimizers.drop_from, steps=self.search.drops)
+            drop = functools.partial(schedules.drop_from, steps=self.search.drops)
             opt_state = jax.jit(drop, out_shardings=same)(self.state.opt_state)
             self.state = self.state.replace(opt_state=opt_state)
         elif verdict == "stop":

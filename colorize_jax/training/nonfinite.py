@@ -20,7 +20,7 @@ from colorize_jax.json_files import COUNT, POSITIVE
 from colorize_jax.log import say_once
 from colorize_jax.models.finetune import freeze
 from colorize_jax.tasks.task import make_task
-from colorize_jax.training import hosts, known, optimizers, same_run, saving, sharding
+from colorize_jax.training import hosts, known, optimizers, same_run, saving, schedules, sharding
 from colorize_jax.training.meter import NonFiniteStep
 from colorize_jax.training.pictures import Row, page, png
 from colorize_jax.training.step import TrainState, abstract_state, forward, interleave, row_keys
@@ -107,7 +107,7 @@ def replay(
         )
 
     task = make_task(config, classes=opened.classes)
-    schedule = optimizers.make_schedule(config, len(photos))
+    schedule = schedules.make_schedule(config, len(photos))
     optimizer = optimizers.make_optimizer(config, schedule, task.frozen)
     here = sharding.replicated(sharding.make_mesh(jax.local_devices()[:1]))
     key = jax.random.key(config.seed)

@@ -1,8 +1,7 @@
-"""SGD with momentum in Caffe's form, and how its rate drops: by a schedule or as training finds."""
+"""Optimizers by name: what an update is made of the gradient and the rate of the step."""
 
-from collections.abc import Callable, Sequence
-import dataclasses
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from flax import traverse_util
 import jax
@@ -11,119 +10,23 @@ import optax
 
 from colorize_jax.errors import ConfigError
 from colorize_jax.models import finetune
-from colorize_jax.training import early_stopping
+from colorize_jax.training import choices, schedules
+from colorize_jax.training.schedules import Schedule
 
-NEVER = jnp.iinfo(jnp.int32).max
-MOST_DROPS = 2  # that early stopping makes
-
-
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-    """How long a run is and where its rate drops, in steps.
-
-    Attributes:
-        steps: length of the run.
-        drops: steps from which on the rate is `factor` of what it was.
-        snapshots: steps whose checkpoint is kept for good.
-        factor: see `drops`.
-    """
-
-    steps: int
-    drops: tuple[int, ...]
-    snapshots: tuple[int, ...]
-    factor: float = 0.1
-
-    def rate(self, initial: float) -> Callable[[jax.Array], jax.Array]:
-        """step -> rate, a float32 scalar."""
-        return optax.piecewise_constant_schedule(
-            initial, {step: self.factor ** self.drops.count(step) for step in self.drops}
-        )
+Tree = Any
 
 
-def make_schedule(config, photos: int) -> Schedule:
-    """Converts the config's epochs over `photos` training photos to steps.
+def kernels(params: Tree) -> Tree:
+    """True for every weight, False for biases and the scale and bias of a norm."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
-    `config.schedule_from`, where it is given, has length and drops. Otherwise `config.steps`, where
-    it is not 0, is the length, else `schedule.epochs` is; `schedule.drops` are fractions of the
-    length. `checkpoint.snapshots` are epochs; those past the end are left out. While early stopping
-    searches there are no drops yet, and the length is the longest that the run may take.
-    """
-    batch, factor = config.data.batch_size, config.schedule.factor
-    searching = config.early_stopping.mode == "search"
-    if config.schedule_from and searching:
-        raise ConfigError(
-            "config.early_stopping.mode='search' finds a schedule: leave out config.schedule_from"
-        )
-    if config.schedule_from:
-        found = early_stopping.read_schedule(config.schedule_from)
-        (steps, drops), factor = found.scaled(photos, batch), early_stopping.FACTOR
-    else:
-        steps, drops = _from_config(config, photos)
-    if steps >= NEVER:
-        raise ConfigError(
-            f"{steps:,} steps are more than a run can count, which is {NEVER - 1:,}: lower "
-            "config.steps or config.schedule.epochs"
-        )
-    if searching:
-        drops, factor = (), early_stopping.FACTOR
-    snapshots = (round(epochs * photos / batch) for epochs in config.checkpoint.snapshots)
-    return Schedule(
-        steps=steps,
-        drops=drops,
-        snapshots=tuple(step for step in snapshots if 0 < step <= steps),
-        factor=factor,
+
+def biases(params: Tree) -> Tree:
+    """True for every bias beside a kernel."""
+    flat = traverse_util.flatten_dict(params)
+    return traverse_util.unflatten_dict(
+        {path: path[-1] == "bias" and (*path[:-1], "kernel") in flat for path in flat}
     )
-
-
-def _from_config(config, photos: int) -> tuple[int, tuple[int, ...]]:
-    fractions, batch = tuple(config.schedule.drops), config.data.batch_size
-    if any(not 0 < f < 1 for f in fractions) or list(fractions) != sorted(fractions):
-        raise ConfigError(
-            f"config.schedule.drops={fractions}: give increasing fractions of the run, between 0 "
-            "and 1"
-        )
-    steps = config.steps or round(config.schedule.epochs * photos / batch)
-    if steps < 1:
-        raise ConfigError(
-            f"the run has no step: {config.schedule.epochs} epochs of {photos} photos in batches "
-            f"of {batch}; raise config.schedule.epochs or set config.steps"
-        )
-    return steps, tuple(round(fraction * steps) for fraction in fractions)
-
-
-def initial_rate(config) -> float:
-    """`optimizer.rate`, scaled linearly with the batch if `optimizer.rate_batch_size` is not 0."""
-    scale = config.optimizer.rate_batch_size
-    return config.optimizer.rate * (config.data.batch_size / scale if scale else 1)
-
-
-class FoundDrops(NamedTuple):
-    """Steps done, and the steps from which on the rate is lower: `NEVER` until they are found."""
-
-    count: jax.Array
-    drops: jax.Array
-
-
-def scale_by_found_drops(initial: float, factor: float) -> optax.GradientTransformation:
-    """The rate of a run whose drops are not known beforehand: they stand in the state, so that they
-    are saved with it and need no other program; see `drop_from`."""
-
-    def init(params):
-        del params
-        return FoundDrops(jnp.zeros((), jnp.int32), jnp.full(MOST_DROPS, NEVER, jnp.int32))
-
-    def update(updates, state, params=None):
-        del params
-        rate = initial * factor ** (state.count >= state.drops).sum()
-        return jax.tree.map(lambda u: rate * u, updates), state._replace(count=state.count + 1)
-
-    return optax.GradientTransformation(init, update)
-
-
-def drop_from(opt_state, steps: Sequence[int]):
-    """The optimizer's state with the rate dropped from these steps on, at most `MOST_DROPS`."""
-    drops = jnp.array([*steps, *[NEVER] * (MOST_DROPS - len(steps))], jnp.int32)
-    return optax.tree.set(opt_state, drops=drops)
 
 
 def clip_each(limit: float) -> optax.GradientTransformation:
@@ -134,6 +37,10 @@ def clip_each(limit: float) -> optax.GradientTransformation:
         return gradient * (limit / jnp.maximum(norm, limit))
 
     return optax.stateless(lambda updates, _: jax.tree.map(clip, updates))
+
+
+# Each takes `rate`, a transformation that multiplies by the rate of the step, so that the drops
+# which early stopping finds can stand in its state. Only kernels decay.
 
 
 def caffe_sgd(
@@ -158,16 +65,6 @@ def caffe_sgd(
         bias_rate: times the rate for biases beside a kernel; 2 in the released training file.
         clip: see `clip_each`, after decay; 0: not done.
     """
-
-    def kernels(params):
-        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
-
-    def biases(params):
-        flat = traverse_util.flatten_dict(params)
-        return traverse_util.unflatten_dict(
-            {path: path[-1] == "bias" and (*path[:-1], "kernel") in flat for path in flat}
-        )
-
     return optax.chain(
         optax.add_decayed_weights(weight_decay, mask=kernels),
         clip_each(clip) if clip else optax.identity(),
@@ -178,26 +75,188 @@ def caffe_sgd(
     )
 
 
+def sgd(
+    rate: optax.GradientTransformation, *, momentum: float, nesterov: bool, weight_decay: float
+) -> optax.GradientTransformation:
+    """v <- momentum v + gradient + decay w;  w <- w - rate v, as PyTorch's SGD.
+
+    With `nesterov`, w <- w - rate (momentum v + gradient + decay w).
+    """
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask=kernels),
+        optax.sgd(1.0, momentum, nesterov),
+        rate,
+    )
+
+
+def adam(
+    rate: optax.GradientTransformation, *, b1: float, b2: float, eps: float, weight_decay: float
+) -> optax.GradientTransformation:
+    """Adam (Kingma 2015) on gradient + decay w, as Caffe's and PyTorch's."""
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask=kernels), optax.adam(1.0, b1, b2, eps), rate
+    )
+
+
+def adamw(
+    rate: optax.GradientTransformation, *, b1: float, b2: float, eps: float, weight_decay: float
+) -> optax.GradientTransformation:
+    """Adam whose decay is apart from the gradient (Loshchilov 2019): w <- w - rate (m / (sqrt(v) +
+    eps) + decay w), as optax's and PyTorch's."""
+    return optax.chain(optax.adamw(1.0, b1, b2, eps, weight_decay=weight_decay, mask=kernels), rate)
+
+
+def lars(
+    rate: optax.GradientTransformation, *, momentum: float, trust: float, weight_decay: float
+) -> optax.GradientTransformation:
+    """LARS (You 2017): v <- momentum v + rate trust |w| / |g| g with g = gradient + decay w;
+    w <- w - v. Where a norm is 0, trust |w| / |g| is 1.
+
+    Only kernels have trust and decay, as in SimCLR: the rest is SGD with momentum. These are the
+    parts of optax.lars, which takes its rate as a function of the step alone.
+    """
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask=kernels),
+        optax.masked(optax.scale_by_trust_ratio(trust_coefficient=trust), kernels),
+        rate,
+        optax.trace(momentum),
+        optax.scale(-1.0),
+    )
+
+
+class Choice(NamedTuple):
+    """An optimizer that `config.optimizer.name` may choose.
+
+    Attributes:
+        make: (rate, **settings) -> the optimizer.
+        settings: that only it has, with their defaults.
+    """
+
+    make: Callable[..., optax.GradientTransformation]
+    settings: Mapping[str, Any]
+
+
+OPTIMIZERS = {
+    "caffe_sgd": Choice(
+        caffe_sgd,
+        {
+            "bias_rate": 2.0,  # biases learn so many times as fast
+            "clip": 0.0,  # largest norm of the gradient of one parameter; 0: any
+            "momentum": 0.9,  # share of the last update in the next one
+            "weight_decay": 5e-4,  # of weights, not of biases
+        },
+    ),
+    "sgd": Choice(
+        sgd,
+        {
+            "momentum": 0.9,  # share of the last direction in the next one
+            "nesterov": False,  # looks ahead by one step of the momentum
+            "weight_decay": 5e-4,  # of weights, not of biases; part of the gradient
+        },
+    ),
+    "adam": Choice(
+        adam,
+        {
+            "b1": 0.9,  # of the running mean of the gradient
+            "b2": 0.999,  # of the running mean of its square
+            "eps": 1e-8,  # added to the root of that
+            "weight_decay": 0.0,  # of weights, not of biases; part of the gradient
+        },
+    ),
+    "adamw": Choice(
+        adamw,
+        {
+            "b1": 0.9,  # of the running mean of the gradient
+            "b2": 0.999,  # of the running mean of its square
+            "eps": 1e-8,  # added to the root of that
+            "weight_decay": 0.05,  # of weights, not of biases; apart from the gradient
+        },
+    ),
+    "lars": Choice(
+        lars,
+        {
+            "momentum": 0.9,  # share of the last update in the next one
+            "trust": 1e-3,  # norm of an update at rate 1, as a share of that of the weights
+            "weight_decay": 1e-6,  # of weights, not of biases; part of the gradient
+        },
+    ),
+}
+SETTINGS = {name: choice.settings for name, choice in OPTIMIZERS.items()}
+
+
 def make_optimizer(
     config, schedule: Schedule, frozen: Sequence[str] = ()
 ) -> optax.GradientTransformation:
-    """The optimizer of the recipe for a run of that schedule; groups of the encoder's parameters
-    in `frozen` stay as they are."""
-    settings, initial = config.optimizer, initial_rate(config)
-    if config.early_stopping.mode == "search":
-        rate = scale_by_found_drops(initial, schedule.factor)
-    else:
-        rate = optax.scale_by_schedule(schedule.rate(initial))
-    sgd = caffe_sgd(
-        rate,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        bias_rate=settings.bias_rate,
-        clip=settings.clip,
-    )
-    if not frozen:
-        return sgd
+    """The optimizer of the recipe for a run of that schedule.
+
+    All groups of `config.optimizer.groups` are updated at the same step, from one gradient:
+    simultaneously, not in turns. What pulls two groups against each other, as a discriminator does,
+    is for the task's loss (`jax.lax.stop_gradient`, signs) to say.
+
+    Args:
+        config: of the run.
+        schedule: from `schedules.make_schedule`.
+        frozen: groups of the encoder's parameters that stay as they are.
+
+    Raises:
+        ConfigError: an optimizer is not known, or does not know a setting. And from the optimizer's
+            own `init`: the parameters have no such group.
+    """
+    groups = tuple(config.optimizer.groups)
+    rest = _make(config, schedule)
+    if not groups and not frozen:
+        return rest
+    parts = {finetune.trained(group): _make(config, schedule, group) for group in groups}
+
+    def labels(params):
+        if unknown := [group for group in groups if group not in params]:
+            raise ConfigError(
+                f"config.optimizer.groups.{unknown[0]}: the model has no such group of parameters; "
+                f"it has {', '.join(sorted(params))}"
+            )
+        return finetune.labels(params, frozen, groups)
+
     return optax.partition(
-        {"trained": sgd, "frozen": optax.set_to_zero()},
-        lambda params: finetune.labels(params, frozen),
+        {finetune.TRAINED: rest, finetune.FROZEN: optax.set_to_zero()} | parts, labels
     )
+
+
+def rates(config, schedule: Schedule, step: int) -> dict[str, float]:
+    """The learning rates of a step, counted from 0: {"train/rate": ...}, and "train/rate/<group>"
+    for every group of `config.optimizer.groups` with a rate of its own."""
+    groups = config.optimizer.groups
+    named = {f"train/rate/{group}": group for group in groups if "rate" in groups[group]}
+    return {
+        name: float(schedule.rate(initial_rate(config, group))(step))
+        for name, group in ({"train/rate": ""} | named).items()
+    }
+
+
+def initial_rate(config, group: str = "") -> float:
+    """`optimizer.rate`, of a group or of the rest, scaled linearly with the batch if
+    `optimizer.rate_batch_size` is not 0."""
+    rate, scale = _settings(config, group)["rate"], config.optimizer.rate_batch_size
+    return rate * (config.data.batch_size / scale if scale else 1)
+
+
+def _make(config, schedule: Schedule, group: str = "") -> optax.GradientTransformation:
+    settings = _settings(config, group)
+    where = f"config.optimizer.groups.{group}" if group else "config.optimizer"
+    own = choices.own_settings(where, settings, SETTINGS, ("name", "rate"))
+    rate = schedule.rate(initial_rate(config, group))
+    if config.early_stopping.mode == "search":
+        scale = schedules.scale_by_found_drops(rate, schedule.factor)
+    else:
+        scale = optax.scale_by_schedule(rate)
+    return OPTIMIZERS[settings["name"]].make(scale, **own)
+
+
+def _settings(config, group: str) -> dict[str, Any]:
+    """Name, rate and own settings of a group's optimizer; of "": of all that is in no group. What a
+    group does not say is as in the rest, or the default of an optimizer that the rest has not."""
+    shared = ("groups", "rate_batch_size")
+    settings = {name: value for name, value in config.optimizer.items() if name not in shared}
+    changes = dict(config.optimizer.groups[group]) if group else {}
+    if changes.get("name", settings["name"]) != settings["name"]:
+        settings = {"rate": settings["rate"]}
+    return settings | changes

@@ -9,6 +9,7 @@ import optax
 
 from colorize_jax.models.finetune import freeze
 from colorize_jax.tasks.task import Batch, Task
+from colorize_jax.training import schedules
 
 Tree = Any
 
@@ -62,10 +63,9 @@ def abstract_state(task: Task, optimizer, batch: Batch) -> TrainState:
 
 def pass_over(state: TrainState, step: int) -> TrainState:
     """The latched state, ready to go on behind that step; the schedule counts it as done."""
-    count = jnp.asarray(step, jnp.int32)
     return state.replace(
-        step=count,
-        opt_state=optax.tree.set(state.opt_state, count=count),
+        step=jnp.asarray(step, jnp.int32),
+        opt_state=schedules.pass_over(state.opt_state, step),
         nonfinite=jnp.zeros((), jnp.int32),
     )
 
