@@ -16,10 +16,11 @@ import sys
 
 from colorize_jax import command_line, help
 from colorize_jax.config.recipe import explained, load_file
-from colorize_jax.errors import ColorizeError, ConfigError, Interrupted, printable
+from colorize_jax.errors import ColorizeError, ConfigError, printable
 from colorize_jax.files import atomic_write_text
 from colorize_jax.paths import argument
 from colorize_jax.studies import execution, page, plan, plots
+from colorize_jax.studies.child import STOPPED
 from colorize_jax.studies.workplace import Workplace
 
 
@@ -45,14 +46,15 @@ def main(arguments: list[str] | None = None) -> None:
         place.workdir.mkdir(parents=True, exist_ok=True)
         path = pathlib.Path(asked.page or place.workdir / "results.md")
         try:
-            problems = execution.go(place, asked.only, _say)
+            states = execution.go(place, execution.pick(study, asked.only), _say)
         finally:
             _write(place, path, asked)
-    except Interrupted as stopped:
-        print(stopped, file=sys.stderr)
-        sys.exit(stopped.exit_code)
     except (ColorizeError, OSError) as error:
         sys.exit(f"error: {error}")
+    problems = [f"{name} {state}" for name, state in states.items() if state != execution.DONE]
+    if execution.WAS_STOPPED in states.values():
+        print(problems[-1], file=sys.stderr)
+        sys.exit(STOPPED)
     if problems:
         sys.exit("error: " + "\n".join(problems))
 

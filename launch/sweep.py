@@ -16,8 +16,7 @@ and for the table.
 """
 
 import argparse
-from collections.abc import Sequence
-import dataclasses
+from collections.abc import Mapping, Sequence
 import hashlib
 import inspect
 import pathlib
@@ -28,165 +27,119 @@ import sys
 # The checkout, also where the package is not installed.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from colorize_jax import json_files
 from colorize_jax.config import recipe
 from colorize_jax.errors import ColorizeError, ConfigError
 from colorize_jax.paths import argument
+from colorize_jax.studies import execution
 from colorize_jax.studies.child import STOPPED, execute
+from colorize_jax.studies.plan import Run, Study
+from colorize_jax.studies.workplace import Workplace, shown
+from colorize_jax.training.results import markdown_table
 
 LAUNCH = pathlib.Path(__file__).resolve().parent
-# What a table is made of; the scores are the fields besides.
-_RESULTS = {"metric?": {"name": str, "value": (float, None), "higher_is_better": bool}}
 WAITS = {"local": True, "tpu_vm": True, "slurm": False, "kubernetes": False}
 
 
-@dataclasses.dataclass
-class Run:
-    """One setting of the sweep and what became of it."""
-
-    name: str
-    workdir: pathlib.Path
-    flags: tuple[str, ...]
-    state: str = ""
-
-    @property
-    def job(self) -> str:
-        """A name that schedulers accept: at most 40 of a-z, 0-9 and -, and different for each."""
-        digest = hashlib.sha256(str(self.workdir).encode()).hexdigest()[:6]
-        readable = re.sub("[^a-z0-9]+", "-", f"{self.workdir.parent.name}-{self.name}".lower())
-        return f"c-{readable.strip('-')[:30].strip('-')}-{digest}"
-
-    def scores(self) -> dict | None:
-        """What results.json holds, None if there is none."""
-        try:
-            return json_files.read(
-                self.workdir / "results.json", _RESULTS, ColorizeError,
-                "the run writes it again once it is deleted",
-            )  # fmt: skip
-        except FileNotFoundError:
-            return None
-
-
-def load_runs(config_flag: str, workdir: pathlib.Path) -> list[Run]:
+def load(config_flag: str) -> Study:
     """The runs of FILE or FILE:VARIANT; ConfigError for a file or a setting that is wrong."""
     path, _, variant = config_flag.partition(":")
     module = recipe.load_file(path, "sweep")  # that yields the settings to compare
-    config = recipe.read_config(config_flag)
-    runs = {}
     # A sweep may depend on the variant.
     takes_variant = bool(inspect.signature(module.sweep).parameters)
     with recipe.explained(path):
-        settings = list(module.sweep(*([variant] if takes_variant else [])))
-        settings = [dict(overrides) for overrides in settings]
-    for overrides in settings:
-        check_fields(config, overrides, path)
-        name = run_name(overrides)
+        sweep = [dict(settings) for settings in module.sweep(*([variant] if takes_variant else []))]
+    runs = {}
+    for settings in sweep:
+        name = run_name(settings)
         if name in runs:
             raise ConfigError(f"sweep() of {path} yields {name} twice")
-        flags = tuple(f"--config.{field}={shown(value)}" for field, value in overrides.items())
-        runs[name] = Run(name, workdir / name, flags)
+        try:
+            recipe.read_config(config_flag).update_from_flattened_dict(settings)
+        except (KeyError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"sweep() of {path} yields {name}: {reason}") from None
+        runs[name] = Run(name, config_flag, settings)
     if not runs:
         raise ConfigError(f"sweep() of {path} yields nothing")
-    return list(runs.values())
+    return Study(f"Sweep of {path}", "", list(runs.values()), sections=())
 
 
-def check_fields(config, overrides: dict, path: str) -> None:
-    """ConfigError, by name, for an override of a field that the config does not have."""
-    for field in overrides:
-        value = config
-        for part in field.split("."):
-            if not hasattr(value, "keys") or part not in value:
-                raise ConfigError(f"sweep() of {path} sets {field}, which the config does not have")
-            value = value[part]
-        if hasattr(value, "keys"):
-            raise ConfigError(f"sweep() of {path} sets {field}, which is a group of fields")
-
-
-def shown(value) -> str:
-    """The value as the command line takes it, the same in every run of Python; no spaces."""
-    return repr(value).replace(" ", "") if isinstance(value, tuple) else str(value)
-
-
-def run_name(overrides: dict) -> str:
+def run_name(settings: Mapping) -> str:
     """A folder's name: readable, stable, and short enough for any file system."""
-    pairs = (f"{field}={shown(value)}" for field, value in overrides.items())
+    pairs = (f"{field}={shown(value)}" for field, value in settings.items())
     name = re.sub(r"[^\w.=+,()-]", "_", ",".join(pairs)) or "unchanged"
     if len(name) > 150:
         name = f"{name[:140]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return name
 
 
-def command(run: Run, arguments: argparse.Namespace) -> list[str]:
-    """The launcher's command line for one run."""
-    own = shlex.split(arguments.options)
-    if arguments.through == "slurm":
-        own.append(f"--job-name={run.job}")
-    elif arguments.through == "kubernetes":
-        own.append(f"--name={run.job}")
-    if arguments.dry_run:
+def job_name(workdir: pathlib.Path) -> str:
+    """A name that schedulers accept: at most 40 of a-z, 0-9 and -, and different for each run."""
+    digest = hashlib.sha256(str(workdir).encode()).hexdigest()[:6]
+    readable = re.sub("[^a-z0-9]+", "-", f"{workdir.parent.name}-{workdir.name}".lower())
+    return f"c-{readable.strip('-')[:30].strip('-')}-{digest}"
+
+
+def launcher(run: Sequence[str], job: str, asked: argparse.Namespace) -> list[str]:
+    """The launcher's command line for one run, given by its arguments and the name of its job."""
+    own = shlex.split(asked.options)
+    if asked.through == "slurm":
+        own.append(f"--job-name={job}")
+    elif asked.through == "kubernetes":
+        own.append(f"--name={job}")
+    if asked.dry_run:
         own.append("--dry-run")
-    train = [f"--config={arguments.config}", f"--workdir={run.workdir}"]
-    return [
-        str(LAUNCH / f"{arguments.through}.sh"), *own, "--", *train, *arguments.more, *run.flags
-    ]  # fmt: skip
+    config, workdir, *settings = run
+    script = str(LAUNCH / f"{asked.through}.sh")
+    return [script, *own, "--", config, workdir, *asked.more, *settings]
 
 
-def go(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
-    """Runs or submits what is not done; the exit code of the sweep."""
-    code = 0
-    for run in runs:
-        mark = run.workdir / "submitted.txt"
-        if run.scores() is not None:
-            run.state = "done"
-            continue
-        if mark.exists() and not WAITS[arguments.through]:
-            run.state = f"submitted before; delete {mark} to submit it again"
-            continue
-        words = command(run, arguments)
-        if arguments.dry_run:
-            execute(words)
-            continue
-        print(f"sweep: {run.name}", file=sys.stderr, flush=True)
-        ended = execute(words)
-        if ended == STOPPED:
-            run.state, code = "stopped; the same command goes on", STOPPED
-            break
-        if ended:
-            run.state, code = f"failed with exit code {ended}", 1
-        elif WAITS[arguments.through]:
-            run.state = "done"
-        else:
-            run.state = "submitted"
-            run.workdir.mkdir(parents=True, exist_ok=True)
-            mark.write_text(shlex.join(words) + "\n")
-    return code
+def go(place: Workplace, asked: argparse.Namespace) -> dict[str, str]:
+    """Runs or submits what is not done; what became of each run."""
+    marks = {run.name: place.workdir / run.name / "submitted.txt" for run in place.study.runs()}
+
+    def start(name: str, arguments: Sequence[str]) -> int:
+        words = launcher(arguments, job_name(place.workdir / name), asked)
+        code = execute(words)
+        if not (WAITS[asked.through] or asked.dry_run or code):
+            marks[name].parent.mkdir(parents=True, exist_ok=True)
+            marks[name].write_text(shlex.join(words) + "\n")
+            submitted[name] = "submitted"
+        return code
+
+    submitted = {
+        name: f"submitted before; delete {mark} to submit it again"
+        for name, mark in marks.items()
+        if not WAITS[asked.through] and mark.exists() and place.results(name) is None
+    }
+    runs = [run for run in place.study.runs() if run.name not in submitted]
+    # What stood behind -- for a run that is done is not known.
+    return execution.go(place, runs, say, start, check=False) | submitted
 
 
-def table(runs: Sequence[Run]) -> str:
-    """Markdown: a row for each run, a column for each score that any of them has."""
-    scores = [run.scores() or {} for run in runs]
-    columns = list(dict.fromkeys(name for row in scores for name in row if _is_score(name)))
-    lines = [["run", "state", *columns], ["---"] * 2 + ["---:"] * len(columns)]
-    for run, row in zip(runs, scores, strict=True):
-        values = (row.get(name, "") for name in columns)
+def say(line: str) -> None:
+    """Tells, apart from the table."""
+    print(f"sweep: {line}", file=sys.stderr, flush=True)
+
+
+def table(place: Workplace, states: Mapping[str, str]) -> str:
+    """Markdown: a row for each run, a column for each score that any of them has, and the best."""
+    found = {run.name: place.results(run.name) or {} for run in place.study.runs()}
+    columns = list(dict.fromkeys(name for row in found.values() for name in row if _is_score(name)))
+    lines = []
+    for name, row in found.items():
+        values = (row.get(column, "") for column in columns)
         numbers = [f"{value:.6g}" if isinstance(value, float) else str(value) for value in values]
-        lines.append([run.name, run.state or "not started", *numbers])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + best(runs)
+        lines.append([name, states.get(name, "not started"), *numbers])
+    text = markdown_table("|".join(["run", "state", *columns]), lines) + "\n"
+    if best := place.best(found):
+        metric = found[best]["metric"]
+        text += f"\nbest: {best}, {metric['name']} {metric['value']:.6g}\n"
+    return text
 
 
 def _is_score(name: str) -> bool:
     return name == "step" or (name.startswith("eval/") and name.count("/") == 1)
-
-
-def best(runs: Sequence[Run]) -> str:
-    """A line that names the run with the best score, by the scores' own idea of better."""
-    metrics = {run.name: (run.scores() or {}).get("metric") for run in runs}
-    judged = {name: m for name, m in metrics.items() if m and m["value"] is not None}
-    if not judged:
-        return ""
-    higher = next(iter(judged.values()))["higher_is_better"]
-    name = (max if higher else min)(judged, key=lambda run: judged[run]["value"])
-    return f"\nbest: {name}, {judged[name]['name']} {judged[name]['value']:.6g}\n"
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -201,29 +154,31 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true", help="print what would be done")
     argv = list(argv)
     split = argv.index("--") if "--" in argv else len(argv)
-    arguments = parser.parse_args(argv[:split])
-    arguments.more = argv[split + 1 :]
-    return arguments
+    asked = parser.parse_args(argv[:split])
+    asked.more = argv[split + 1 :]
+    return asked
 
 
 def main(argv: Sequence[str]) -> int:
     """The whole command; the exit code."""
-    arguments = parse(argv)
-    workdir = pathlib.Path(arguments.workdir)
+    asked = parse(argv)
     try:
-        runs = load_runs(arguments.config, workdir)
-        code = go(runs, arguments)
-        if not arguments.dry_run:
-            workdir.mkdir(parents=True, exist_ok=True)
-            (workdir / "sweep.md").write_text(table(runs))
-            print(table(runs), end="")
+        # What a setting says of $DATA is for the run to replace.
+        place = Workplace(load(asked.config), pathlib.Path(asked.workdir), data="$DATA")
+        states = go(place, asked)
+        if not asked.dry_run:
+            place.workdir.mkdir(parents=True, exist_ok=True)
+            (place.workdir / "sweep.md").write_text(table(place, states))
+            print(table(place, states), end="")
     except (ColorizeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    failed = [run.name for run in runs if run.state.startswith("failed")]
+    if execution.WAS_STOPPED in states.values():
+        return STOPPED
+    failed = [name for name, state in states.items() if state.startswith("failed")]
     if failed:
         print(f"error: failed: {', '.join(failed)}", file=sys.stderr)
-    return code
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

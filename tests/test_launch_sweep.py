@@ -4,11 +4,9 @@ import importlib.util
 import json
 import os
 import pathlib
-import shutil
-import signal
+import re
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -30,6 +28,10 @@ NAMES = (
     "optimizer.rate=0.01,data.scale=(64,80)",
     "model.hypercolumn=False,data.source=_some_photos",
 )
+RESULTS = {
+    "step": 4, "eval/iou/cat": 0.5, "seed": 0, "seconds": 3.0, "data": {"photos": 5},
+    "schedule": {"steps": 4, "drops": []},
+}  # fmt: skip
 # Notes its arguments and, if it trains, leaves scores; exits as the test wants for a run.
 LAUNCHER = """
 import json, os, pathlib, sys
@@ -41,61 +43,51 @@ workdir = pathlib.Path(next(w for w in words if w.startswith("--workdir="))[10:]
 code = json.loads((here / "codes").read_text()).get(workdir.name, 0)
 if code == 0 and pathlib.Path(__file__).stem in ("local", "tpu_vm") and "--dry-run" not in words:
     workdir.mkdir(parents=True)
-    scores = {"step": 4, "eval/loss": 1 / len(workdir.name), "eval/iou/cat": 0.5, "seed": 0}
-    scores["metric"] = {"name": "loss", "value": scores["eval/loss"], "higher_is_better": False}
-    (workdir / "results.json").write_text(json.dumps(scores))
+    (workdir / "results.json").write_text(json.dumps(RESULTS | {
+        "eval/loss": 1 / len(workdir.name),
+        "metric": {"name": "loss", "value": 1 / len(workdir.name), "higher_is_better": False},
+    }))
 sys.exit(code)
 """
 
 
 class _Sweep:
-    """A copy of sweep.py beside launchers that only note how they were called."""
+    """The command, with launchers that only note how they were called."""
 
-    def __init__(self, folder):
-        self.folder, self.workdir = folder, folder / "sweeps" / "rates"
-        self.launch = folder / "launch"
-        self.launch.mkdir()
-        shutil.copy(ROOT / "launch" / "sweep.py", self.launch)
+    def __init__(self, folder, monkeypatch, capfd):
+        spec = importlib.util.spec_from_file_location("sweep", ROOT / "launch" / "sweep.py")
+        self.module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(self.module)
+        self.folder, self.workdir, self._output = folder, folder / "sweeps" / "rates", capfd
+        monkeypatch.chdir(folder)
+        self._calls, self._codes = folder / "calls", folder / "codes"
         for name in ("local", "slurm", "tpu_vm", "kubernetes"):
-            path = self.launch / f"{name}.sh"
-            path.write_text(f"#!{sys.executable}\n{LAUNCHER}")
+            path = folder / f"{name}.sh"
+            path.write_text(f"#!{sys.executable}\nRESULTS = {RESULTS}\n{LAUNCHER}")
             path.chmod(0o755)
-        self.config(CONFIG).codes()
-
-    def config(self, text):
-        (self.folder / "recipe.py").write_text(text)
-        return self
+        monkeypatch.setattr(self.module, "LAUNCH", folder)
+        (folder / "recipe.py").write_text(CONFIG)
+        self.codes()
 
     def codes(self, **codes):
         """The exit codes of runs, by their place in the sweep: second=1."""
         places = ("first", "second", "third")
         named = {NAMES[places.index(place)]: code for place, code in codes.items()}
-        (self.launch / "codes").write_text(json.dumps(named))
+        self._codes.write_text(json.dumps(named))
 
     def calls(self):
-        path = self.launch / "calls"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = self._calls.read_text().splitlines() if self._calls.exists() else []
+        return [json.loads(line) for line in lines]
 
-    def command(self, *flags, config="recipe.py"):
-        return [
-            sys.executable, str(self.launch / "sweep.py"), f"--config={config}",
-            f"--workdir={self.workdir}", *flags,
-        ]  # fmt: skip
-
-    @property
-    def env(self):
-        return os.environ | {"PYTHONPATH": str(ROOT)}
-
-    def run(self, *flags, **options):
-        return subprocess.run(
-            self.command(*flags, **options),
-            cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
+    def run(self, *flags, config="recipe.py"):
+        """As `subprocess.run` with its output."""
+        code = self.module.main([f"--config={config}", f"--workdir={self.workdir}", *flags])
+        return subprocess.CompletedProcess([], code, *self._output.readouterr())
 
 
 @pytest.fixture
-def sweep(tmp_path):
-    return _Sweep(tmp_path)
+def sweep(tmp_path, monkeypatch, capfd):
+    return _Sweep(tmp_path, monkeypatch, capfd)
 
 
 def _rows(text):
@@ -130,18 +122,15 @@ def test_runs_in_order_and_shows_scores(sweep):
     assert (sweep.workdir / "sweep.md").read_text() == result.stdout
 
 
-def test_a_sweep_may_depend_on_the_variant(tmp_path):
-    module = importlib.util.spec_from_file_location("sweep", ROOT / "launch" / "sweep.py")
-    sweeping = importlib.util.module_from_spec(module)
-    module.loader.exec_module(sweeping)
+def test_a_sweep_may_depend_on_the_variant(sweep):
     recipe = str(ROOT / "configs" / "voc2012_seg.py")
-    names = [run.name for run in sweeping.load_runs(f"{recipe}:random,no_fov", tmp_path)]
+    names = [run.name for run in sweep.module.load(f"{recipe}:random,no_fov").runs()]
     assert names == [
         f"model.norm={norm},optimizer.rate={rate}"
         for norm in ("batch", "none")
         for rate in (0.0003, 0.001, 0.003)
     ]
-    assert len(sweeping.load_runs(recipe, tmp_path)) == 3
+    assert len(sweep.module.load(recipe).runs()) == 3
 
 
 def test_skips_what_is_done(sweep):
@@ -173,43 +162,6 @@ def test_stops_when_a_run_is_stopped_and_goes_on_there(sweep):
     assert sweep.run().returncode == 0 and len(sweep.calls()) == 4
 
 
-@pytest.mark.parametrize("number", (signal.SIGTERM, signal.SIGINT))
-@pytest.mark.parametrize("launcher", ("local", "dies"))
-def test_passes_a_signal_on_and_starts_no_other_run(sweep, number, launcher):
-    """`dies`: a launcher that does not wait for its run, as gcloud's."""
-    if launcher == "local":
-        for name in ("local.sh", "common.sh"):
-            shutil.copy(ROOT / "launch" / name, sweep.launch)
-        body = 'trap "exit 75" TERM\ntouch started\nfor _ in {1..1500}; do sleep 0.02; done'
-        # sweep.py puts its own Python's folder first, so the stub is in a Python's folder.
-        python = sweep.folder / "bin" / "python"
-        python.parent.mkdir()
-        python.write_text(f"#!/usr/bin/env bash\n{body}\n")
-        python.chmod(0o755)
-        own = sweep.folder / "bin" / "python3"
-        own.write_text(f'#!/usr/bin/env bash\nexec -a "{own}" "{sys.executable}" "$@"\n')
-        own.chmod(0o755)
-        patch = "import sys; sys.executable = sys.argv.pop(1); import runpy; sys.argv.pop(0)\n"
-        patch += "runpy.run_path(sys.argv[0], run_name='__main__')"
-        words = [sys.executable, "-c", patch, str(own), *sweep.command()[1:]]
-    else:
-        (sweep.launch / "local.sh").write_text("#!/usr/bin/env bash\ntouch started\nsleep 60\n")
-        words = sweep.command()
-    process = subprocess.Popen(
-        words, cwd=sweep.folder, env=sweep.env, stdout=subprocess.PIPE, text=True,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    deadline = time.monotonic() + 30
-    while not (sweep.folder / "started").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=30)
-    assert process.returncode == 75
-    states = [row[0] for name, row in _rows(output).items() if name != "run"]
-    assert "stopped" in states[0] and states[1:] == ["not started", "not started"]
-
-
 @pytest.mark.parametrize("through", ("slurm", "kubernetes"))
 def test_submits_each_once(sweep, through):
     flags = (f"--through={through}", "--options=--nodes=2 --comment='a b'")
@@ -226,12 +178,16 @@ def test_submits_each_once(sweep, through):
         assert call[5:7] == ["--config=recipe.py:long", f"--workdir={sweep.workdir / name}"]
     assert len({call[3] for call in calls}) == 3
     sweep.codes()
-    (sweep.workdir / NAMES[0] / "results.json").write_text('{"eval/loss": 2.5, "note": "x"}')
+    done = RESULTS | {
+        "eval/loss": 2.5,
+        "metric": {"name": "loss", "value": None, "higher_is_better": False},
+    }
+    (sweep.workdir / NAMES[0] / "results.json").write_text(json.dumps(done))
     again = sweep.run(*flags, config="recipe.py:long")
     assert again.returncode == 0
     assert sweep.calls()[3:] == [calls[2]]  # only the one that could not be submitted
     rows = _rows(again.stdout)
-    assert rows[NAMES[0]] == ["done", "2.5"]
+    assert rows[NAMES[0]] == ["done", "4", "2.5"] and "best" not in again.stdout
     assert "submitted before" in rows[NAMES[1]][0] and rows[NAMES[2]][0] == "submitted"
 
 
@@ -246,25 +202,22 @@ def test_dry_run_asks_every_launcher_for_one_and_leaves_nothing(sweep):
     [
         (None, "there is no file recipe.py"),
         ("", "recipe.py has no function sweep"),
-        (
-            "def sweep():\n    yield {'optimizer.rat': 1}",
-            "sets optimizer.rat, which the config does",
-        ),
-        ("def sweep():\n    yield {'optimizer.rate.x': 1}", "sets optimizer.rate.x, which the"),
-        ("def sweep():\n    yield {'optimizer': 1}", "sets optimizer, which is a group"),
+        ("def sweep():\n    yield {'optimizer.rat': 1}", "yields optimizer.rat=1: .*Did you mean"),
+        ("def sweep():\n    yield {'optimizer.rate.x': 1}", "optimizer.rate.x=1: "),
+        ("def sweep():\n    yield {'optimizer': 1}", "yields optimizer=1: "),
         ("def sweep():\n    yield {'seed': 1}\n    yield {'seed': 1}", "yields seed=1 twice"),
         ("def sweep():\n    yield from ()", "yields nothing"),
     ],
 )
 def test_mistakes_become_sentences(sweep, body, message):
+    recipe = sweep.folder / "recipe.py"
     if body is None:
-        (sweep.folder / "recipe.py").unlink()
+        recipe.unlink()
     else:
-        sweep.config(CONFIG.partition("def sweep")[0] + body)
+        recipe.write_text(CONFIG.partition("def sweep")[0] + body)
     result = sweep.run()
     assert result.returncode == 1 and result.stderr.startswith("error: ")
-    assert message in result.stderr and "Traceback" not in result.stderr
-    assert sweep.calls() == []
+    assert re.search(message, result.stderr) and sweep.calls() == []
 
 
 def test_unknown_variant_is_named(sweep):
@@ -272,11 +225,10 @@ def test_unknown_variant_is_named(sweep):
     assert result.returncode == 1 and "no variant 'short'; known: long" in result.stderr
 
 
-@pytest.mark.parametrize("name", ("quickstart", "vgg16_col"))
-def test_recipes_sweep_the_learning_rate(name, tmp_path):
+def test_a_recipe_sweeps_the_learning_rate(tmp_path):
     result = subprocess.run(
-        [sys.executable, "launch/sweep.py", f"--config=configs/{name}.py", f"--workdir={tmp_path}",
-         "--dry-run"],
+        [sys.executable, "launch/sweep.py", "--config=configs/vgg16_col.py",
+         f"--workdir={tmp_path}", "--dry-run"],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from unittest import mock
 
 import numpy as np
 from PIL import Image
@@ -9,7 +10,7 @@ import pytest
 
 from colorize_jax import study
 from colorize_jax.config.recipe import load_config, load_file
-from colorize_jax.errors import ColorizeError, ConfigError, Interrupted
+from colorize_jax.errors import ColorizeError, ConfigError
 from colorize_jax.studies import execution, page, plan, plots
 from colorize_jax.studies.child import STOPPED
 from colorize_jax.studies.plan import Gain, Plot, Row, Run, Search, Study, Table, seeded
@@ -73,9 +74,9 @@ def _runner(place, values, codes=None):
     """Stands for the processes: leaves results, or ends with another code."""
     ran = []
 
-    def run(command):
-        name = pathlib.Path(command[4].removeprefix("--workdir=")).name
-        ran.append(command)
+    def run(name, arguments):
+        assert arguments[1] == f"--workdir={place.workdir / name}"
+        ran.append(arguments)
         code = (codes or {}).get(name, 0)
         if not code:
             _finish(place, name, values.get(name, 0.5))
@@ -84,17 +85,21 @@ def _runner(place, values, codes=None):
     return run, ran
 
 
+def _go(place, run=None, only=()):
+    return execution.go(place, execution.pick(place.study, only), lambda line: None, run)
+
+
 def _names(ran):
-    return [command[4].rpartition("/")[2] for command in ran]
+    return [arguments[1].rpartition("/")[2] for arguments in ran]
 
 
 def test_everything_is_run_once_in_order_and_the_best_candidate_decides(place):
     run, ran = _runner(place, {"search-0": 0.3, "search-1": 0.4})
-    assert execution.go(place, say=lambda line: None, run_command=run) == []
     everything = ["col", "search-0", "search-1", "seg-0", "seg-1", "random-0", "random-1"]
+    assert _go(place, run) == dict.fromkeys(everything, "done")
     assert _names(ran) == everything
-    assert ran[0][1:] == [
-        "-m", "colorize_jax.main", f"--config={RECIPE}", f"--workdir={place.workdir}/col",
+    assert ran[0] == [
+        f"--config={RECIPE}", f"--workdir={place.workdir}/col",
         "--config.data.batch_size=4", "--config.data.scale=(64,80)",
         "--config.data.source=/photos of mine/photos",
     ]  # fmt: skip
@@ -106,37 +111,37 @@ def test_everything_is_run_once_in_order_and_the_best_candidate_decides(place):
         f"--config.schedule_from={place.workdir}/search-1",
     ]  # fmt: skip
     ran.clear()
-    assert execution.go(place, say=lambda line: None, run_command=run) == []
+    assert _go(place, run) == dict.fromkeys(everything, "done")
     assert ran == []
 
 
 def test_a_lower_loss_is_the_better_candidate(place):
     for name, value in (("search-0", 0.3), ("search-1", 0.4)):
         _finish(place, name, value, higher=False)
-    assert place.chosen(place.study.searches()["search"])[0].name == "search-0"
+    assert place.chosen(place.study.searches()["search"])[0] == "search-0"
 
 
 def test_what_fails_keeps_only_what_needs_it(place):
     run, ran = _runner(place, {}, {"search-1": 1})
-    problems = execution.go(place, say=lambda line: None, run_command=run)
+    states = _go(place, run)
     assert _names(ran) == ["col", "search-0", "search-1", "random-0", "random-1"]
-    assert problems == [
-        "search-1 failed with exit code 1",
-        "seg-0 waits: search-1 is not done",
-        "seg-1 waits: search-1 is not done",
-    ]
+    assert {name: state for name, state in states.items() if state != "done"} == {
+        "search-1": "failed with exit code 1",
+        "seg-0": "waits: search-1 is not done",
+        "seg-1": "waits: search-1 is not done",
+    }
 
 
 def test_a_stopped_run_stops_the_study(place):
     run, ran = _runner(place, {}, {"search-0": STOPPED})
-    with pytest.raises(Interrupted, match="search-0 was stopped; the same command goes on"):
-        execution.go(place, say=lambda line: None, run_command=run)
+    stopped = "was stopped; the same command goes on"
+    assert _go(place, run) == {"col": "done", "search-0": stopped}
     assert len(ran) == 2
 
 
 def test_some_runs_only(place):
     run, ran = _runner(place, {})
-    execution.go(place, ("random-*", "col", "se"), say=lambda line: None, run_command=run)
+    _go(place, run, ("random-*", "col", "se"))
     assert _names(ran) == ["col", "random-0", "random-1"]
 
 
@@ -146,14 +151,15 @@ def test_a_branch_goes_on_from_a_checkpoint_of_another_run(tmp_path):
     plan.check(place.study)
     run, ran = _runner(place, {})
     failing, _ = _runner(place, {}, {"col": 1})
-    problems = execution.go(place, say=lambda line: None, run_command=failing)
-    assert problems == ["col failed with exit code 1", "no_drop waits: col is not done"]
+    assert _go(place, failing) == {
+        "col": "failed with exit code 1", "no_drop": "waits: col is not done",
+    }  # fmt: skip
     _finish(place, "col", 0.5)
     with pytest.raises(ConfigError, match="no_drop branches off col@20, and .*20 is missing"):
-        execution.go(place, say=lambda line: None, run_command=run)
+        _go(place, run)
     (tmp_path / "col/checkpoints/20").mkdir(parents=True)
     (tmp_path / "col/checkpoints/20/weights").write_text("of step 20")
-    execution.go(place, say=lambda line: None, run_command=run)
+    _go(place, run)
     assert _names(ran) == ["no_drop"]
     assert "--config.checkpoint.accept_changes=True" in ran[0]
     taken = tmp_path / "no_drop/checkpoints/20/weights"
@@ -161,7 +167,7 @@ def test_a_branch_goes_on_from_a_checkpoint_of_another_run(tmp_path):
     # A branch that has begun is left alone.
     taken.write_text("its own")
     (tmp_path / "no_drop/results.json").unlink()
-    execution.go(place, ("no_drop",), say=lambda line: None, run_command=run)
+    _go(place, run, ("no_drop",))
     assert len(ran) == 2 and taken.read_text() == "its own"
     assert (
         "\nmkdir -p $STUDY/no_drop/checkpoints && "
@@ -176,7 +182,7 @@ def test_a_finished_run_with_other_settings_is_refused_and_another_place_is_not(
     steps = [Run("col", RECIPE, SETTINGS | {"data.source": "$DATA/photos", "data.crop": 96})]
     changed = Workplace(_study(steps=steps, sections=[]), tmp_path, "/x")
     with pytest.raises(ConfigError, match=r"config.data.crop: 64 there, 96 here"):
-        execution.go(changed, say=lambda line: None)
+        _go(changed)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +208,7 @@ def test_a_study_that_cannot_be_run_is_refused_by_name(changes, message):
 def test_data_must_be_named(tmp_path):
     place = Workplace(_study(), tmp_path)
     with pytest.raises(ConfigError, match=r"col reads \$DATA: name the folder .* --data="):
-        execution.go(place, say=lambda line: None)
+        _go(place)
 
 
 def _fill(place):
@@ -348,3 +354,17 @@ def test_command_writes_the_page_from_what_is_there(place, tmp_path, monkeypatch
     with pytest.raises(SystemExit, match="error: there is no file absent.py"):
         monkeypatch.undo()
         study.main(["absent.py", f"--workdir={tmp_path}"])
+
+
+@pytest.mark.parametrize(
+    ("code", "ended", "said"),
+    [(STOPPED, STOPPED, "search-0 was stopped"), (1, "error: search-0 failed", "")],
+)
+def test_how_the_command_ends(place, tmp_path, monkeypatch, capsys, code, ended, said):
+    _finish(place, "col", 0.5)
+    monkeypatch.setattr(execution, "execute", lambda words: code)
+    monkeypatch.setattr(study, "load_file", lambda path, function: mock.Mock(get_study=_study))
+    with pytest.raises(SystemExit) as stop:
+        study.main(["x.py", f"--workdir={tmp_path}", "--data=/photos of mine"])
+    assert stop.value.code == ended or stop.value.code.startswith(f"{ended} with exit code 1")
+    assert said in capsys.readouterr().err and (tmp_path / "results.md").exists()

@@ -4,58 +4,74 @@ from collections.abc import Callable, Sequence
 import fnmatch
 import sys
 
-from colorize_jax.errors import Interrupted
 from colorize_jax.studies.child import STOPPED, execute
-from colorize_jax.studies.plan import Run
+from colorize_jax.studies.plan import Run, Study
 from colorize_jax.studies.workplace import NotYet, Workplace
 from colorize_jax.training.report import duration
+
+DONE = "done"
+WAS_STOPPED = "was stopped; the same command goes on"
+
+
+def pick(study: Study, only: Sequence[str] = ()) -> list[Run]:
+    """The runs with these names, or patterns of them as a shell has them (`seg_*`); (): all."""
+    return [
+        run
+        for run in study.runs()
+        if not only or any(fnmatch.fnmatchcase(run.name, pattern) for pattern in only)
+    ]
+
+
+def start_here(name: str, arguments: Sequence[str]) -> int:
+    """Trains on this machine; the exit code."""
+    return execute([sys.executable, "-m", "colorize_jax.main", *arguments])
 
 
 def go(
     place: Workplace,
-    only: Sequence[str] = (),
+    runs: Sequence[Run],
     say: Callable[[str], None] = print,
-    run_command: Callable[[Sequence[str]], int] = execute,
-) -> list[str]:
-    """Every run of the study that is not done, in order.
+    start: Callable[[str, Sequence[str]], int] = start_here,
+    check: bool = True,
+) -> dict[str, str]:
+    """Runs what is not done, in order. A run that fails keeps only those that need it.
 
     Args:
         place: the study.
-        only: names of runs, or patterns of them as a shell has them (`seg_*`); (): all.
+        runs: some of its runs.
         say: is told what is run.
-        run_command: gives the exit code of a command.
+        start: gives the exit code of a run from its name and the arguments of
+            `python -m colorize_jax.main`.
+        check: whether the settings of a run that is done must be those of the study.
 
     Returns:
-        What failed, or waits for what failed: one line for each. It does not keep the others.
+        What became of each, as the end of a sentence that begins with its name: `DONE`, "failed
+        with exit code 1", "waits: col is not done". None comes after one that `WAS_STOPPED`.
 
     Raises:
-        Interrupted: a run was stopped; the same command goes on.
         ConfigError: a run that is done had other settings.
     """
-    runs = [
-        run
-        for run in place.study.runs()
-        if not only or any(fnmatch.fnmatchcase(run.name, pattern) for pattern in only)
-    ]
-    problems = []
+    states = {}
     for number, run in enumerate(runs, 1):
         try:
             if place.results(run.name) is not None:
-                place.check_same(run)
+                if check:
+                    place.check_same(run)
+                states[run.name] = DONE
                 continue
             _check_start(place, run)
-            command = place.command(run)
+            arguments = place.command(run)
             place.branch_off(run)
         except NotYet as reason:
-            problems.append(f"{run.name} waits: {reason}")
+            states[run.name] = f"waits: {reason}"
             continue
         say(f"run {number} of {len(runs)}: {run.name}{_expected(place, run)}")
-        code = run_command([sys.executable, "-m", "colorize_jax.main", *command])
+        code = start(run.name, arguments)
         if code == STOPPED:
-            raise Interrupted(f"{run.name} was stopped; the same command goes on")
-        if code:
-            problems.append(f"{run.name} failed with exit code {code}")
-    return problems
+            states[run.name] = WAS_STOPPED
+            break
+        states[run.name] = f"failed with exit code {code}" if code else DONE
+    return states
 
 
 def _check_start(place: Workplace, run: Run) -> None:

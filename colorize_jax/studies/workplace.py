@@ -1,6 +1,6 @@
 """Where the runs of a study lie, what became of them, and the command behind each."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import dataclasses
 import os
 import pathlib
@@ -85,21 +85,29 @@ class Workplace:
                 if (there / name).exists():
                     shutil.copyfile(there / name, here / name)
 
-    def chosen(self, search: Search) -> tuple[Run, Mapping[str, Any]]:
-        """The best candidate of a search and its settings; NotYet before all are done."""
-        found = []
-        for run, candidate in zip(search.runs(), search.candidates, strict=True):
-            done = self.results(run.name)
-            if done is None:
-                raise NotYet(f"{run.name} is not done")
-            metric = done["metric"]
-            if metric["value"] is not None:
-                sign = 1 if metric["higher_is_better"] else -1
-                found.append((sign * metric["value"], run, candidate))
-        if not found:
+    def best(self, names: Iterable[str]) -> str:
+        """The one of these runs with the best score; "" if none of them is done and has one."""
+        metrics = {name: found["metric"] for name in names if (found := self.results(name))}
+        signed = {
+            name: metric["value"] * (1 if metric["higher_is_better"] else -1)
+            for name, metric in metrics.items()
+            if metric["value"] is not None
+        }
+        return max(signed, key=signed.get, default="")
+
+    def chosen(self, search: Search) -> tuple[str, Mapping[str, Any]]:
+        """The best candidate of a search, its name and settings; NotYet before all are done."""
+        candidates = {
+            run.name: candidate
+            for run, candidate in zip(search.runs(), search.candidates, strict=True)
+        }
+        for name in candidates:
+            if self.results(name) is None:
+                raise NotYet(f"{name} is not done")
+        best = self.best(candidates)
+        if not best:
             raise NotYet(f"no candidate of {search.name} has a score")
-        _, run, candidate = max(found, key=lambda triple: triple[0])
-        return run, candidate
+        return best, candidates[best]
 
     def settings(self, run: Run) -> dict[str, Any]:
         """All settings of a run, in terms of $DATA and $STUDY; NotYet if a search is missing."""
@@ -109,8 +117,7 @@ class Workplace:
             settings["init_from"] = f"$STUDY/{name}" + (f"/checkpoints/{step}" if step else "")
         if run.search:
             best, candidate = self.chosen(self.study.searches()[run.search])
-            settings |= candidate
-            settings["schedule_from"] = f"$STUDY/{best.name}"
+            settings |= {**candidate, "schedule_from": f"$STUDY/{best}"}
         if run.branch:
             settings["checkpoint.accept_changes"] = True
         return settings
@@ -140,7 +147,7 @@ class Workplace:
 
     def arguments(self, run: Run) -> list[str]:
         """Of `python -m colorize_jax.main`, in terms of $DATA and $STUDY."""
-        flags = [f"--config.{name}={_shown(value)}" for name, value in self.settings(run).items()]
+        flags = [f"--config.{name}={shown(value)}" for name, value in self.settings(run).items()]
         return [f"--config={run.recipe}", f"--workdir=$STUDY/{run.name}", *flags]
 
     def command(self, run: Run) -> list[str]:
@@ -155,7 +162,7 @@ class Workplace:
 
     def check_same(self, run: Run) -> None:
         """ConfigError, by setting, if the folder of a run that is done holds another one."""
-        changes = [f"{n}={_shown(v)}" for n, v in self.settings(run).items()]
+        changes = [f"{n}={shown(v)}" for n, v in self.settings(run).items()]
         wanted = load_config(run.recipe, [self._placed(change) for change in changes])
         path = self.workdir / run.name / "config.json"
         there = json_files.read(
@@ -175,8 +182,8 @@ class Workplace:
             )
 
 
-def _shown(value) -> str:
-    """As the command line takes it."""
+def shown(value) -> str:
+    """The value of a setting as the command line takes it."""
     return repr(value).replace(" ", "") if isinstance(value, tuple) else str(value)
 
 
