@@ -1,7 +1,9 @@
 """Studies: what is run, in which order, with which settings, and what the page says of it."""
 
 import json
+import os
 import pathlib
+import subprocess
 from unittest import mock
 
 import numpy as np
@@ -14,7 +16,7 @@ from colorize_jax.errors import ColorizeError, ConfigError
 from colorize_jax.studies import execution, page, plan, plots
 from colorize_jax.studies.child import STOPPED
 from colorize_jax.studies.plan import Gain, Plot, Row, Run, Search, Study, Table, seeded
-from colorize_jax.studies.workplace import Workplace, shell
+from colorize_jax.studies.workplace import Workplace
 from colorize_jax.training import same_run
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -222,7 +224,8 @@ def _fill(place):
 def test_page_has_means_spreads_differences_and_what_was_not_run(place):
     before = page.page(place, "the command")
     assert "| Ours | 50.7 | not run | - | - | `seg-0`, `seg-1` |" in before
-    assert "# seg: search-0 is not done, and decides its settings" in before
+    assert before.count("\nthe command --only='seg-*'\n") == 1 and "schedule_from" not in before
+    assert "None was run yet." in before
     _fill(place)
     text = page.page(place, "the command")
     assert "| Random | 32.8 | 20.5 ± 0.7 | 2 | 1.5 | `random-0`, `random-1` |" in text
@@ -234,27 +237,30 @@ def test_page_has_means_spreads_differences_and_what_was_not_run(place):
     assert "photos of mine" not in text
 
 
-def test_page_has_the_command_of_every_run_once_for_all_seeds(place):
+def test_page_has_a_command_for_every_run(tmp_path):
+    """Read by a shell: those that the study itself runs, one for both seeds."""
+    place = Workplace(_study(), tmp_path, "/photos")
     _fill(place)
-    text = page.page(place, "the command")
-    lines = [line for line in text.splitlines() if line.startswith("python -m colorize_jax.main")]
-    assert len(lines) == 5
-    assert "--workdir=$STUDY/seg-$SEED --config.data.batch_size=4" in lines[3]
-    assert "--config.seed=$SEED --config.init_from=$STUDY/col/checkpoints/20" in lines[3]
-    assert '"--config.data.scale=(64,80)"' in lines[3].replace("'", '"')
+    text = page.page(place, "the command").split("```sh")[2].split("```")[0]
+    assert max(map(len, text.splitlines())) <= 120
+    (tmp_path / "python").write_text('#!/bin/sh\nprintf "%s\\n" "$@" ----- >> "$STUDY/said"\n')
+    (tmp_path / "python").chmod(0o755)
+    variables = {"STUDY": str(place.workdir), "DATA": place.data, "SEED": "1"}
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run(["bash", "-euc", text], env=variables | path, check=True)
+    said = [one.split("\n")[:-1] for one in (tmp_path / "said").read_text().split("-----\n")[:-1]]
+    runs = [run for run in place.study.runs() if not run.name.endswith("-0") or not run.search]
+    wanted = [place.command(run) for run in runs if run.name != "random-0"]
+    assert [words[:2] for words in said] == [["-m", "colorize_jax.main"]] * len(wanted)
+    assert [sorted(words[2:]) for words in said] == [sorted(words) for words in wanted]
 
 
-def test_commands_are_for_a_shell():
-    import subprocess
-
-    line = shell(["--config.a=$DATA/b c", "--config.x=('d','e')", "--config.y=1"])
-    echo = line.replace("python -m colorize_jax.main", "printf '%s\\n'")
-    found = subprocess.run(
-        ["bash", "-c", f"DATA=/data; {echo}"], capture_output=True, text=True, check=True
-    )
-    assert found.stdout.splitlines() == [
-        "--config.a=/data/b c", "--config.x=('d','e')", "--config.y=1"
-    ]  # fmt: skip
+def test_commands_are_for_a_shell(capfd):
+    words = ["--config.a=$DATA/b c", "--config.x=('d','e')", '--config.y="1`2', "z" * 96]
+    command = page.shell(["printf", r"%s\n", *words])
+    subprocess.run(["bash", "-c", f"DATA=/data; {command}"], check=True)
+    words[0] = "--config.a=/data/b c"
+    assert capfd.readouterr().out.splitlines() == words and "\\\n    zzz" in command
 
 
 def test_one_run_and_none(place):
@@ -302,15 +308,19 @@ def test_study_of_the_project_is_sound():
             load_config(str(ROOT / run.recipe), changes)
 
 
-def test_results_of_the_docs_are_what_their_records_say(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "records", "there"),
+    [("small", "docs/small", "docs/results.md"), ("paper", "", "docs/recipes.md")],
+)
+def test_pages_of_the_docs_are_those_of_their_studies(name, records, there, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     study.main([
-        "configs/studies/small.py", "--workdir=docs/small", "--only=nothing",
-        f"--page={tmp_path}/results.md",
+        f"configs/studies/{name}.py", f"--workdir={records or tmp_path}", "--only=nothing",
+        f"--page={tmp_path}/page.md",
     ])  # fmt: skip
-    text = (ROOT / "docs/results.md").read_text()
-    assert (tmp_path / "results.md").read_text() == text
-    assert (tmp_path / "figure4.png").stat().st_size > 10_000
+    assert (tmp_path / "page.md").read_text() == (ROOT / there).read_text()
+    if name == "small":
+        assert (tmp_path / "figure4.png").stat().st_size > 10_000
 
 
 def test_example_of_the_docs_is_sound(tmp_path):

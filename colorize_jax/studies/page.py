@@ -1,14 +1,22 @@
 """The page of a study in Markdown: tables, plots, and the command behind every number."""
 
 from collections.abc import Sequence
+import re
 import statistics
 
 from colorize_jax.studies.plan import Gain, Plot, Row, Run, Search, Table
-from colorize_jax.studies.workplace import NotYet, Workplace, shell
+from colorize_jax.studies.workplace import NotYet, Workplace
 from colorize_jax.training.report import duration
 from colorize_jax.training.results import markdown_table
 
 NOT_RUN = "not run"
+_MAIN = ("python", "-m", "colorize_jax.main")
+_WIDTH = 100  # of a line of a command
+_COMMANDS = """
+From the root of the sources, with `DATA` and `STUDY` set to the folders of the data and of the
+study. Runs that differ in their seed alone are written once, and so is what the candidates of a
+search share. A run that takes what a search finds is started by the study until that is known.
+"""
 
 
 def page(place: Workplace, command: str) -> str:
@@ -33,7 +41,7 @@ def page(place: Workplace, command: str) -> str:
             parts.append(_points(place, section))
         if section.seen:
             parts.append(section.seen.strip())
-    return "\n\n".join([*parts, *_appendix(place)]) + "\n"
+    return "\n\n".join([*parts, *_appendix(place, command)]) + "\n"
 
 
 def table(place: Workplace, section: Table) -> str:
@@ -97,13 +105,11 @@ def _points(place: Workplace, plot: Plot) -> str:
     return markdown_table("curve|photos seen|score of snapshot|seeds|runs", lines)
 
 
-def _appendix(place: Workplace) -> list[str]:
+def _appendix(place: Workplace, command: str) -> list[str]:
     """What was run, on what, how long, and by which command."""
     rows = []
     for run in place.study.runs():
-        found = place.results(run.name)
-        if found is None:
-            rows.append([f"`{run.name}`", str(run.settings.get("seed", 0)), NOT_RUN, *[""] * 5])
+        if not (found := place.results(run.name)):
             continue
         metric, schedule = found["metric"], found["schedule"]
         value = "none" if metric["value"] is None else f"{metric['value']:.4f}"
@@ -113,34 +119,59 @@ def _appendix(place: Workplace) -> list[str]:
             f"{found['data']['photos']:,}", duration(found["seconds"]),
             found["hardware"],
         ])  # fmt: skip
-    commands = (_command(place, step) for step in place.study.steps)
-    listed = "\n".join(dict.fromkeys(line for lines in commands for line in lines))
+    header = "run|seed|score|steps|drops after|photos|time|hardware"
+    commands = [
+        _search(place, step) if isinstance(step, Search) else _command(place, step, command)
+        for step in place.study.steps
+    ]
     return [
         "## Every run",
-        markdown_table("run|seed|score|steps|drops after|photos|time|hardware", rows),
+        markdown_table(header, rows) if rows else "None was run yet.",
         "## Every command",
-        "From the root of the sources, with `DATA` and `STUDY` set to the folders of the data and "
-        "of the study. Runs that differ in their seed alone are written once.",
-        f"```sh\n{listed}\n```",
+        _COMMANDS.strip(),
+        "```sh\n" + "\n".join(dict.fromkeys(commands)) + "\n```",
     ]
 
 
-def _command(place: Workplace, step: Run | Search) -> list[str]:
-    if isinstance(step, Search):
-        return [line for run in step.runs() for line in _command(place, run)]
-    # One line for all seeds of a run.
-    seed = step.settings.get("seed", 0)
-    name = step.name.removesuffix(f"-{seed}")
+def _search(place: Workplace, search: Search) -> str:
+    """A function of the shell with what all candidates share, and a line for each of them."""
+    candidates = [place.arguments(run)[:1] + place.arguments(run)[2:] for run in search.runs()]
+    shared = [word for word in candidates[0] if all(word in words for words in candidates)]
+    workdir = f"--workdir=$STUDY/{search.name}-$1"
+    lines = [f'search() {{ {shell([*_MAIN, *shared, workdir])} "${{@:2}}"; }}']
+    for number, words in enumerate(candidates):
+        own = [word for word in words if word not in shared]
+        lines.append(shell(["search", str(number), *own]))
+    return "\n".join(lines)
+
+
+def _command(place: Workplace, run: Run, study: str) -> str:
+    """One command for all seeds of a run, after the copies that a branch needs; that of the study
+    if it decides about settings of the run."""
+    seed = run.settings.get("seed")
+    seeded = run.name.endswith(f"-{seed}")
     try:
-        arguments = place.arguments(step)
-    except NotYet as reason:
-        return [f"# {name}: {reason}, and decides its settings"]
+        words = place.arguments(run)
+    except NotYet:
+        name = f"'{run.name.removesuffix(str(seed))}*'" if seeded else run.name
+        return f"{study} --only={name}"
+    if seeded:
+        own = f"--workdir=$STUDY/{run.name}", f"--config.seed={seed}"
+        words = [word.removesuffix(str(seed)) + "$SEED" if word in own else word for word in words]
     copied = [
         f"mkdir -p {target.rpartition('/')[0]} && cp -r {source} {target}"
-        for source, target in place.copies(step).items()
+        for source, target in place.copies(run).items()
     ]
-    line = shell(arguments)
-    if "seed" in step.settings and name != step.name:
-        line = line.replace(f"--config.seed={seed}", "--config.seed=$SEED")
-        line = line.replace(f"/{step.name} ", f"/{name}-$SEED ")
-    return [*copied, line]
+    return "\n".join([*copied, shell([*_MAIN, *words])])
+
+
+def shell(words: Sequence[str]) -> str:
+    """A command for a shell in which DATA and STUDY are set, on lines of about 100 characters."""
+    lines = [""]
+    for word in words:
+        if not re.fullmatch(r"[\w%+,./:=@$-]+", word):
+            word = '"' + re.sub(r'(["\\`])', r"\\\1", word) + '"'
+        if len(lines[-1]) + len(word) > _WIDTH:
+            lines.append("   ")
+        lines[-1] += f" {word}"
+    return " \\\n".join(lines).strip()

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 import dataclasses
 import os
 import pathlib
-import shlex
 import shutil
 from typing import Any
 
@@ -185,11 +184,3 @@ class Workplace:
 def shown(value) -> str:
     """The value of a setting as the command line takes it."""
     return repr(value).replace(" ", "") if isinstance(value, tuple) else str(value)
-
-
-def shell(arguments: list[str]) -> str:
-    """The command for a shell in which DATA and STUDY are set."""
-    quoted = [a if set("'\" ()").isdisjoint(a) else shlex.quote(a) for a in arguments]
-    # Inside single quotes the shell would leave the variables alone.
-    quoted = [q.replace("'", '"') if "$" in q else q for q in quoted]
-    return " ".join(["python -m colorize_jax.main", *quoted])
