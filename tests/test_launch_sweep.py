@@ -192,8 +192,10 @@ def test_submits_each_once(sweep, through):
 
 
 def test_dry_run_asks_every_launcher_for_one_and_leaves_nothing(sweep):
-    assert sweep.run("--dry-run").returncode == 0
-    assert [call[:3] for call in sweep.calls()] == [["local", "--dry-run", "--"]] * 3
+    for through in ("local", "slurm"):
+        assert sweep.run("--dry-run", f"--through={through}").returncode == 0
+    called = [(call[0], "--dry-run" in call) for call in sweep.calls()]
+    assert called == [("local", True)] * 3 + [("slurm", True)] * 3
     assert not sweep.workdir.exists()
 
 
