@@ -30,7 +30,7 @@ NAMES = (
 )
 RESULTS = {
     "step": 4, "eval/iou/cat": 0.5, "seed": 0, "seconds": 3.0, "data": {"photos": 5},
-    "schedule": {"steps": 4, "drops": []},
+    "schedule": {"steps": 4, "drops": []}, "hardware": "an abacus",
 }  # fmt: skip
 # Notes its arguments and, if it trains, leaves scores; exits as the test wants for a run.
 LAUNCHER = """
