@@ -20,7 +20,7 @@ from colorize_jax.studies import plan
 from colorize_jax.studies.plan import Run
 from colorize_jax.studies.workplace import Workplace
 from colorize_jax.tasks.task import batch_shapes, make_task
-from colorize_jax.training import optimizers, same_run
+from colorize_jax.training import same_run, schedules
 from colorize_jax.training.step import abstract_state
 
 STUDY = load_file(str(saved.ROOT / "configs/studies/paper.py"), "get_study").get_study()
@@ -208,10 +208,10 @@ def _check_pretraining(run, config):
             "train", "folders", 0,
         )  # fmt: skip
         assert (config.init_from, config.rebalance_photos) == (COLOR_CLASSIFIER, 100)
-        assert optimizers.make_schedule(config, 1_281_167).steps == 4 * 1_281_167 // 128
+        assert schedules.make_schedule(config, 1_281_167).steps == 4 * 1_281_167 // 128
         return
     epochs, drops, columns, outputs = PRETRAINED[run.name]
-    schedule = optimizers.make_schedule(config, PHOTOS)
+    schedule = schedules.make_schedule(config, PHOTOS)
     assert (schedule.steps, schedule.drops) == (epochs * PHOTOS // 8, drops)
     if run.name == "vgg16":
         assert schedule.snapshots == (92_500, 462_500, 925_000, 1_387_500)
