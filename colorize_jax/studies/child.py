@@ -16,19 +16,22 @@ def execute(words: Sequence[str]) -> int:
     """
     # `python` of a launcher is the Python that runs this file.
     path = os.pathsep.join((os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)))
-    # In a session of its own it does not get Ctrl-C from the terminal as well.
-    process = subprocess.Popen(words, env=os.environ | {"PATH": path}, start_new_session=True)
-    told = []
+    process, told = None, []
 
     def tell(number, frame):
         told.append(number)
-        os.killpg(process.pid, signal.SIGTERM)
+        if process is not None:
+            os.killpg(process.pid, signal.SIGTERM)
 
     numbers = [signal.SIGTERM, signal.SIGINT]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
         numbers.append(signal.SIGHUP)
     handlers = {number: signal.signal(number, tell) for number in numbers}
     try:
+        # In a session of its own it does not get Ctrl-C from the terminal as well.
+        process = subprocess.Popen(words, env=os.environ | {"PATH": path}, start_new_session=True)
+        if told:  # while it was being started
+            os.killpg(process.pid, signal.SIGTERM)
         code = process.wait()
         return STOPPED if told and code else code
     finally:
