@@ -173,11 +173,11 @@ def main(argv: Sequence[str]) -> int:
     except (ColorizeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if execution.WAS_STOPPED in states.values():
-        return STOPPED
     failed = [name for name, state in states.items() if state.startswith("failed")]
     if failed:
         print(f"error: failed: {', '.join(failed)}", file=sys.stderr)
+    if execution.WAS_STOPPED in states.values():
+        return STOPPED
     return 1 if failed else 0
 
 
