@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from colorize_jax.data import pipeline, sources
+from colorize_jax.data import pipeline, sources, views
 from colorize_jax.data.folder import Folder
 from colorize_jax.data.views import RandomWindow
 from colorize_jax.errors import ConfigError, DataError, WorkerError
@@ -51,10 +51,16 @@ def test_batches_have_their_shapes_and_positions(folder):
     assert len(batches) == 3
 
 
-@pytest.mark.parametrize(("threads", "workers"), [(0, 0), (5, 0), (1, 2)])
-def test_threads_workers_and_restarts_change_nothing(folder, threads, workers):
-    expected = _batches(tiny.config(data__batch_size=4), folder, 0, 6)
-    config = tiny.config(data__batch_size=4, data__threads=threads, data__workers=workers)
+SEVERAL = {"data__views": 2, "data__scaling": "resized"}
+
+
+@pytest.mark.parametrize(
+    ("threads", "workers", "settings"), [(0, 0, {}), (5, 0, SEVERAL), (1, 2, SEVERAL)]
+)
+def test_threads_workers_and_restarts_change_nothing(folder, threads, workers, settings):
+    settings = {"data__batch_size": 4} | settings
+    expected = _batches(tiny.config(**settings), folder, 0, 6)
+    config = tiny.config(**settings, data__threads=threads, data__workers=workers)
     _assert_equal(_batches(config, folder, 0, 6), expected)
     _assert_equal(_batches(config, folder, 4, 6), expected[4:])
 
@@ -65,6 +71,30 @@ def test_batch_size_does_not_change_the_positions(folder):
     np.testing.assert_array_equal(
         np.concatenate([b["image"] for b in small]), np.concatenate([b["image"] for b in large])
     )
+
+
+@pytest.mark.parametrize("scaling", views.SCALINGS)
+def test_the_first_of_several_views_is_what_is_seen_alone(folder, scaling):
+    one, two, three = (
+        _batches(tiny.config(data__views=count, data__scaling=scaling), folder, 2, 3)[0]
+        for count in (1, 2, 3)
+    )
+    assert one["image"].shape == (8, 32, 32, 3) and three["image"].shape == (8, 3, 32, 32, 3)
+    np.testing.assert_array_equal(two["image"][:, 0], one["image"])
+    np.testing.assert_array_equal(three["image"][:, :2], two["image"])
+    for row in three["image"]:
+        assert len({view.tobytes() for view in row}) == 3
+    _assert_equal([{k: v for k, v in b.items() if k != "image"} for b in (two, three)],
+                  [{k: v for k, v in one.items() if k != "image"}] * 2)  # fmt: skip
+
+
+def test_views_draw_apart_from_all_other_positions(tmp_path, rng):
+    """Of one photo, so that equal draws would show equal pixels."""
+    tiny.write_photos(tmp_path, 1, rng, size=(200, 300))
+    view = RandomWindow((40, 60), 32, True)
+    examples = pipeline.TrainingExamples(_photos(tmp_path), 0, view, views=3)
+    crops = {crop.tobytes() for position in range(20) for crop in examples[position]["image"]}
+    assert len(crops) == 60
 
 
 def test_every_epoch_reads_every_photo_once_in_another_order(folder):
@@ -140,9 +170,9 @@ def test_crops_that_cannot_be_had_are_refused(setting, value, message):
         pipeline.check(tiny.config(**{setting: value}))
 
 
-@pytest.mark.parametrize("hosts", [2, 4])
-def test_hosts_share_the_same_global_batches(folder, hosts):
-    config = tiny.config(data__batch_size=8)
+@pytest.mark.parametrize(("hosts", "settings"), [(2, SEVERAL), (4, {})])
+def test_hosts_share_the_same_global_batches(folder, hosts, settings):
+    config = tiny.config(data__batch_size=8, **settings)
 
     def read(make, **options):
         with contextlib.closing(make(folder, config, **options)) as batches:

@@ -1,18 +1,21 @@
 """What is seen of a photo: scale, crop, padding and mirror, and the mask that goes along."""
 
 import dataclasses
+import io
 import pickle
 
 import numpy as np
+from PIL import Image
 import pytest
 import tiny
 
-from colorize_jax.data import masks, pipeline, transforms, views
+from colorize_jax.data import jpeg, masks, pipeline, transforms, views
 from colorize_jax.data.record import Record
 from colorize_jax.data.views import (
     CentralCrop,
     RandomCrop,
     RandomCrops,
+    RandomResizedCrop,
     RandomWindow,
     Reading,
     TenCrops,
@@ -22,6 +25,7 @@ from colorize_jax.errors import ConfigError, DataError
 
 CLASSES = 250
 READING = Reading(classes=CLASSES)
+BOXES = {"area": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)}
 
 
 def _record(rng, height, width, labels=None):
@@ -146,6 +150,7 @@ def test_masks_lie_where_their_photos_do(rng, size, mirror):
     views_ = (
         RandomWindow((40, 56), 40, mirror, READING),
         RandomCrop(40, mirror, (0.6, 1.7), 0, READING),
+        RandomResizedCrop(40, mirror, **BOXES, reading=READING),
     )
     for view in views_:
         for _ in range(5):
@@ -155,15 +160,126 @@ def test_masks_lie_where_their_photos_do(rng, size, mirror):
 
 
 def test_nearest_is_what_pillow_gives(rng):
-    from PIL import Image
-
     mask = rng.integers(0, 21, (37, 53), dtype=np.uint8)
     for height, width in ((37, 53), (20, 30), (64, 91), (1, 1), (111, 10)):
         resized = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
         np.testing.assert_array_equal(transforms.nearest(mask, height, width), resized)
 
 
-@pytest.mark.parametrize("scaling", ["shortest", "factor", "none"])
+def _boxes(count, height, width, **settings):
+    return [
+        transforms.random_box(
+            np.random.default_rng(i), height, width, **BOXES | {"mirror": True} | settings
+        )
+        for i in range(count)
+    ]
+
+
+def test_areas_are_uniform_and_ratios_in_their_logarithm():
+    # Small boxes of any ratio fit at the first try, so that none is drawn again.
+    boxes = _boxes(2000, 900, 600, area=(0.1, 0.4), ratio=(0.5, 2.0))
+    areas = np.array([box.height * box.width for box in boxes]) / (900 * 600)
+    ratios = np.log2([box.width / box.height for box in boxes])
+    np.testing.assert_allclose(np.quantile(areas, [0, 0.25, 0.5, 0.75, 1]),
+                               [0.1, 0.175, 0.25, 0.325, 0.4], atol=0.012)  # fmt: skip
+    np.testing.assert_allclose(np.quantile(ratios, [0, 0.25, 0.5, 0.75, 1]),
+                               [-1, -0.5, 0, 0.5, 1], atol=0.07)  # fmt: skip
+    assert abs(np.corrcoef(areas, ratios)[0, 1]) < 0.07
+    assert 0.46 < np.mean([box.mirror for box in boxes]) < 0.54
+    for start, length, side in (("y", "height", 900), ("x", "width", 600)):
+        free = [getattr(b, start) / max(side - getattr(b, length), 1) for b in boxes]
+        np.testing.assert_allclose(np.quantile(free, [0, 0.5, 1]), [0, 0.5, 1], atol=0.05)
+
+
+def test_boxes_that_do_not_fit_are_drawn_again():
+    boxes = _boxes(500, 100, 100)
+    areas = np.array([box.height * box.width for box in boxes]) / 100**2
+    assert areas.max() <= 1 and areas.min() < 0.1 and areas.max() > 0.9
+    assert 0.42 < areas.mean() < 0.53  # uniform would be 0.54; the largest seldom fit
+    assert all(box.y + box.height <= 100 and box.x + box.width <= 100 for box in boxes)
+
+
+@pytest.mark.parametrize(
+    ("size", "box"),
+    [
+        ((30, 300), transforms.Box(0, 130, 30, 40)),
+        ((300, 30), transforms.Box(130, 0, 40, 30)),
+        ((1, 500), transforms.Box(0, 249, 1, 1)),
+        ((40, 45), transforms.Box(0, 0, 40, 45)),
+    ],
+)
+def test_if_no_box_fits_the_middle_within_the_ratios_is_taken(size, box):
+    assert _boxes(1, *size, area=(1.0, 1.0), mirror=False) == [box]
+
+
+@pytest.mark.parametrize("size", [(100, 100), (60, 100), (3, 200), (200, 3), (1, 1)])
+def test_no_box_is_smaller_than_the_smallest(size):
+    rows, columns = transforms.smallest_box(*size, **BOXES)
+    boxes = _boxes(300, *size)
+    assert 1 <= rows <= min(box.height for box in boxes)
+    assert 1 <= columns <= min(box.width for box in boxes)
+
+
+def test_each_side_of_a_box_is_averaged_by_its_own_factor(rng):
+    photo = rng.integers(0, 256, (100, 200, 3), dtype=np.uint8)
+    box = transforms.Box(6, 20, 64, 128)
+    expected = photo[6:70, 20:148].reshape(32, 2, 32, 4, 3).mean((1, 3))
+    crop = transforms.cut_box(photo, (100, 200), box, 32)
+    np.testing.assert_allclose(crop, expected, atol=0.51)
+    mirrored = transforms.cut_box(photo, (100, 200), dataclasses.replace(box, mirror=True), 32)
+    _assert_same_pixels(mirrored, crop[:, ::-1])
+    # As stored, and from a photo that the decoder has reduced by two.
+    as_stored = transforms.cut_box(photo, (100, 200), transforms.Box(5, 7, 32, 32), 32)
+    np.testing.assert_array_equal(as_stored, photo[5:37, 7:39])
+    small = photo.reshape(50, 2, 100, 2, 3).mean((1, 3)).astype(np.uint8)
+    np.testing.assert_allclose(transforms.cut_box(small, (100, 200), box, 32), expected, atol=2)
+
+
+VIEWS = {
+    "shortest": RandomWindow((64, 150), 32, True),
+    "factor": RandomCrop(32, True, (0.2, 0.9)),
+    "none": RandomCrop(32, True),
+    "resized": RandomResizedCrop(32, True, **BOXES),
+}
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Sizes of the JPEGs that were decoded, in their order."""
+    sizes, plain = [], jpeg.decode
+
+    def counted(*args):
+        pixels = plain(*args)
+        sizes.append(pixels.shape[:2])
+        return pixels
+
+    monkeypatch.setattr(jpeg, "decode", counted)
+    return sizes
+
+
+def _jpeg(rng, height, width):
+    small = Image.fromarray(rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8))
+    file = io.BytesIO()
+    small.resize((width, height)).save(file, "JPEG")
+    return Record("photo", file.getvalue(), labels=np.array([3]))
+
+
+@pytest.mark.parametrize("scaling", VIEWS)
+@pytest.mark.parametrize("size", [(40, 56), (240, 320), (800, 600)])
+def test_several_views_are_to_the_bit_what_each_would_be_alone(rng, decoded, scaling, size):
+    view, record = VIEWS[scaling], _jpeg(rng, *size)
+    alone = [view(record, np.random.default_rng(i))["image"] for i in range(6)]
+    levels, decoded[:] = set(decoded), []
+    seen = views.several(view, record, [np.random.default_rng(i) for i in range(6)])
+    np.testing.assert_array_equal(seen["image"], alone)
+    assert len({crop.tobytes() for crop in alone}) == 6
+    assert seen["labels"].tolist() == [3]
+    # Decoded once; of large photos once in every size that the views need.
+    assert sorted(decoded) == sorted(levels)
+    assert len(levels) == 1 or scaling in ("shortest", "factor")
+
+
+@pytest.mark.parametrize("scaling", ["shortest", "factor", "none", "resized"])
 def test_longest_side_comes_first(rng, scaling):
     config = tiny.config(
         data__longest_side=64, data__scaling=scaling, data__mirror=False, task__classes=CLASSES
@@ -275,6 +391,10 @@ def test_config_chooses_the_view():
         32, True, (0.5, 2.0), 0
     )
 
+    assert training(data__scaling="resized", data__area=(0.2, 1.0)) == RandomResizedCrop(
+        32, True, (0.2, 1.0), (3 / 4, 4 / 3)
+    )
+
     def evaluation(**settings):
         return views.evaluation_view(tiny.config(**settings))
 
@@ -293,6 +413,22 @@ def test_config_chooses_the_view():
         ({"data__scaling": "factor", "data__factor": (2.0, 0.5)}, r"factor=\(2\.0, 0\.5\) must"),
         ({"data__scaling": "factor", "data__factor": (0.0, 0.5)}, r"factor=\(0\.0, 0\.5\) must"),
         ({"data__scaling": "factor", "data__factor": (1.0,)}, r"factor=\(1\.0,\) must be"),
+        ({"data__scaling": "resized", "data__area": (0.0, 0.5)}, r"area=\(0\.0, 0\.5\) must be"),
+        ({"data__scaling": "resized", "data__area": (0.5, 0.1)}, r"area=\(0\.5, 0\.1\) must be"),
+        ({"data__scaling": "resized", "data__area": (0.5, 1.5)}, r"area=.* largest <= 1"),
+        ({"data__scaling": "resized", "data__ratio": (0.0, 1.0)}, r"ratio=.* 0 < smallest"),
+        ({"data__scaling": "resized", "data__ratio": (2.0, 1.0)}, r"ratio=\(2\.0, 1\.0\) must"),
+        ({"data__scaling": "resized", "data__ratio": (1.0,)}, r"ratio=\(1\.0,\) must"),
+        ({"data__labels": "masks", "data__views": 2, "eval__view": "whole"}, "views=2 .*masks"),
+        (
+            {
+                "data__labels": "masks",
+                "data__scaling": "resized",
+                "eval__view": "whole",
+                "data__pad_label": "background",
+            },
+            "pad_label='background' is of masks that are padded",
+        ),
         (
             {"eval__view": "whole"},
             "view='whole' is for photos with labels",
@@ -313,7 +449,7 @@ def test_settings_that_make_no_view(settings, message):
 
 
 def test_scale_matters_to_one_scaling_alone():
-    for scaling in ("factor", "none"):
+    for scaling in ("factor", "none", "resized"):
         pipeline.check(tiny.config(data__scaling=scaling, data__crop=64))
     pipeline.check(tiny.config(data__labels="lists", eval__view="ten", eval__shortest=32))
     pipeline.check(tiny.config(data__labels="masks", eval__view="whole", data__sbd="/sbd"))

@@ -188,6 +188,7 @@ def test_edge_buffer_scales_with_the_crop():
         ("task__edge_buffer", 16, "edge_buffer=16"),
         ("task__loss", "l1", "'histogram', 'regression'"),
         ("task__name", "jigsaw", "known: colorization"),
+        ("data__views", 2, "views=2, and the task 'colorization' takes 1"),
         ("task__window", 4, "window=4"),
         ("task__points", 0, "points"),
         ("model__name", "vgg19", "'vgg16'"),

@@ -331,6 +331,7 @@ def test_regression_without_hypercolumn_in_half_precision_with_microbatches(tmp_
         ({"schedule__name": "stairs"}, ConfigError),
         ({"data__source": "/does/not/exist"}, DataError),
         ({"task__loss": "l1"}, ConfigError),
+        ({"data__views": 2}, ConfigError),
     ],
 )
 def test_what_cannot_work_fails_before_anything_is_written(tmp_path, settings, error):

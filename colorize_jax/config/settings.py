@@ -89,10 +89,15 @@ def default_config() -> ConfigDict:
     config.data.sbd = ""
     config.data.per_class = 0  # exactly so many training photos of every class; 0: all
     # How large a training photo becomes: "shortest" (its shortest side, data.scale), "factor"
-    # (data.factor times as large) or "none" (as stored).
+    # (data.factor times as large), "none" (as stored) or "resized" (a random part of it, of
+    # data.area and data.ratio, is resized to the crop).
     config.data.scaling = "shortest"
     config.data.scale = (352, 600)  # the shortest side becomes an integer in [352, 600)
     config.data.factor = (0.5, 2.0)  # drawn between the two, for "factor"
+    config.data.area = (0.08, 1.0)  # share of the photo that is shown, for "resized"
+    config.data.ratio = (3.0 / 4, 4.0 / 3)  # width over height of what is shown, for "resized"
+    # Random views of every training photo, for tasks that compare them.
+    config.data.views = 1
     # Not 0: before anything else, training and evaluation, the longest side becomes this.
     config.data.longest_side = 0
     config.data.pad_label = "void"  # around small photos; or "background", as in the release
@@ -267,6 +272,9 @@ _RANGES = {
     "data.longest_side": _PIXELS,
     "data.scale": _PIXELS,
     "data.factor": (0, 2**10),
+    "data.area": _SHARE,
+    "data.ratio": (0, 2**10),
+    "data.views": (1, 2**10),
     "data.crop": (1, 2**14),
     "data.batch_size": (1, 2**20),
     "data.max_bad_fraction": _SHARE,

@@ -13,8 +13,9 @@ from colorize_jax import log
 from colorize_jax.data import canvases, storage, views
 from colorize_jax.data import workers as processes
 from colorize_jax.data.labelled import Labelled
+from colorize_jax.data.record import Record
 from colorize_jax.data.sources import Photos
-from colorize_jax.data.views import EvaluationView, Reading, View, Whole
+from colorize_jax.data.views import EvaluationView, Example, Reading, TrainingView, Whole
 from colorize_jax.errors import ConfigError, DataError, StorageError, WorkerError, why
 
 GOOD = -1  # in a batch's "bad": this row is the photo it should be
@@ -30,13 +31,15 @@ class TrainingExamples:
     Position p of the run always gives the same pixels. A photo that cannot be read, or whose mask
     cannot be, is replaced by another one, drawn by (seed, position), so that all other positions
     stay as they are. None is replaced because its storage is away: that is waited for, so many
-    seconds.
+    seconds. Of several views of a photo each has draws of its own, and the first is the one that
+    would be seen alone.
     """
 
     photos: Photos | Labelled
     seed: int
-    view: View
+    view: TrainingView
     retry_seconds: float = 0.0
+    views: int = 1
 
     def __post_init__(self):
         object.__setattr__(self, "order", self.photos.order(self.seed))
@@ -51,7 +54,7 @@ class TrainingExamples:
         for _ in range(_REPLACEMENTS):
             try:
                 photo = storage.read(self.photos, index)
-                seen = self.view(photo, _rng(self.seed, position, stream=0))
+                seen = self._seen(photo, position)
                 return seen | _row(position, index, bad=bad)
             except (DataError, OSError) as error:
                 last = f"{self.photos.name(index)} ({why(error)})"
@@ -61,6 +64,12 @@ class TrainingExamples:
             f"{_REPLACEMENTS} photos in a row could not be read, the last one {last}: is the "
             "source damaged or gone?"
         )
+
+    def _seen(self, photo: Record, position: int) -> Example:
+        if self.views == 1:
+            return self.view(photo, _rng(self.seed, position, stream=0))
+        rngs = [_rng(self.seed, position, stream=0, view=view) for view in range(self.views)]
+        return views.several(self.view, photo, rngs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,9 +126,10 @@ def _seen(
     return blank | _row(index, max(index, 0), bad=bad) | {"valid": np.bool_(False)}
 
 
-def _rng(seed: int, position: int, *, stream: int) -> np.random.Generator:
-    """Independent of all other positions: the lowest word of the counter is Philox's own."""
-    return np.random.Generator(np.random.Philox(key=seed, counter=[0, position, stream, 0]))
+def _rng(seed: int, position: int, *, stream: int, view: int = 0) -> np.random.Generator:
+    """Independent of all other positions and views: the lowest word of the counter is Philox's
+    own."""
+    return np.random.Generator(np.random.Philox(key=seed, counter=[0, position, stream, view]))
 
 
 def _row(position: int, photo: int, *, bad: int) -> dict[str, np.ndarray]:
@@ -228,11 +238,12 @@ def training_batches(
         int64, "photo": [rows] int64, "valid": [rows] bool, "bad": [rows] int64}, and, where the
         photos have them, "mask": [rows, crop, crop] uint8 or "labels": [rows, ...]. "photo" is the
         number in `photos` of the photo that is shown; "bad" is that of the photo that could not be
-        read and was replaced, or `GOOD`.
+        read and was replaced, or `GOOD`. With two or more `config.data.views` the image is [rows,
+        views, crop, crop, 3].
     """
     data = config.data
     view = views.training_view(config)
-    examples = TrainingExamples(photos, config.seed, view, data.retry_seconds)
+    examples = TrainingExamples(photos, config.seed, view, data.retry_seconds, data.views)
     rows = HostRows(examples, stop, data.batch_size, host, hosts)
     workers = data.workers if workers is None else workers
 

@@ -1,10 +1,12 @@
 """Scaling, cropping, mirroring and padding of photos and their masks; what is drawn at random."""
 
 import dataclasses
+import math
 
 import cv2
 import numpy as np
 
+_TRIES = 10
 # Parallelism is over photos.
 cv2.setNumThreads(1)
 
@@ -54,6 +56,69 @@ def random_window(
     return Window(height, width, y, x, crop, mirrored)
 
 
+@dataclasses.dataclass(frozen=True)
+class Box:
+    """A part of a photo as stored: `height` x `width` pixels from (y, x)."""
+
+    y: int
+    x: int
+    height: int
+    width: int
+    mirror: bool = False
+
+
+def random_box(
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    *,
+    area: tuple[float, float],
+    ratio: tuple[float, float],
+    mirror: bool,
+) -> Box:
+    """The part of a photo that a random resized crop shows, as of Inception (Szegedy et al. 2014,
+    section 6) with the numbers of SimCLR (Chen et al. 2020, appendix A).
+
+    Draws mirror; then, up to ten times, an area, uniform, and an aspect ratio, uniform in its
+    logarithm, until such a box fits into the photo; then its row and column, uniform. If none fits
+    it is the box of `central_box`.
+
+    Args:
+        rng: of this view alone.
+        height, width: of the photo as stored.
+        area: smallest and largest share of the photo's area.
+        ratio: smallest and largest width over height.
+        mirror: whether to mirror half of the boxes.
+    """
+    mirrored = bool(rng.integers(2)) and mirror
+    for _ in range(_TRIES):
+        pixels = rng.uniform(*area) * height * width
+        aspect = math.exp(rng.uniform(*map(math.log, ratio)))
+        rows, columns = round(math.sqrt(pixels / aspect)), round(math.sqrt(pixels * aspect))
+        if 0 < rows <= height and 0 < columns <= width:
+            y, x = (int(rng.integers(n + 1)) for n in (height - rows, width - columns))
+            return Box(y, x, rows, columns, mirrored)
+    rows, columns = central_box(height, width, ratio)
+    return Box((height - rows) // 2, (width - columns) // 2, rows, columns, mirrored)
+
+
+def central_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int]:
+    """(height, width) of the largest part of a photo whose width over height is within `ratio`."""
+    if width < ratio[0] * height:
+        return max(round(width / ratio[0]), 1), width
+    return height, max(min(round(height * ratio[1]), width), 1)
+
+
+def smallest_box(
+    height: int, width: int, *, area: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[float, float]:
+    """(height, width) that no part of a photo which `random_box` draws goes below."""
+    pixels = area[0] * height * width
+    sides = math.sqrt(pixels / ratio[1]), math.sqrt(pixels * ratio[0])
+    central = central_box(height, width, ratio)
+    return tuple(max(min(math.floor(a), b), 1) for a, b in zip(sides, central, strict=True))
+
+
 def longest_size(height: int, width: int, longest: int) -> tuple[int, int]:
     """(height, width) whose longest side is `longest`; the other one is truncated, at least 1."""
     if height >= width:
@@ -83,16 +148,40 @@ def cut_mask(mask: np.ndarray, window: Window) -> np.ndarray:
     )  # fmt: skip
 
 
+def cut_box(pixels: np.ndarray, whole: tuple[int, int], box: Box, crop: int) -> np.ndarray:
+    """A part of a photo as a crop, [crop, crop, 3] uint8; see `resampled`.
+
+    Args:
+        pixels: the photo, [height, width, 3] uint8, of any size.
+        whole: (height, width) of the photo as stored, in whose pixels the box is.
+        box: the part.
+        crop: side of the result.
+    """
+    # So large would the photo be if the box were as large as the crop.
+    step_y, step_x = crop / box.height, crop / box.width
+    return resampled(
+        pixels, whole[0] * step_y, whole[1] * step_x, y=box.y * step_y, x=box.x * step_x,
+        rows=crop, columns=crop, mirror=box.mirror, stretched=True,
+    )  # fmt: skip
+
+
+def cut_box_of_mask(mask: np.ndarray, box: Box, crop: int) -> np.ndarray:
+    """What `cut_box` does, of a mask [height, width] uint8 as stored: [crop, crop]."""
+    part = mask[box.y : box.y + box.height, box.x : box.x + box.width]
+    return nearest(part, crop, crop, mirror=box.mirror)
+
+
 def resampled(
     pixels: np.ndarray,
-    height: int,
-    width: int,
+    height: float,
+    width: float,
     *,
-    y: int = 0,
-    x: int = 0,
+    y: float = 0,
+    x: float = 0,
     rows: int = 0,
     columns: int = 0,
     mirror: bool = False,
+    stretched: bool = False,
 ) -> np.ndarray:
     """A part of a photo as it is when scaled to height x width: uint8 [rows, columns, 3].
 
@@ -104,25 +193,29 @@ def resampled(
         pixels: the photo, [height, width, 3] uint8.
         height, width: of the whole photo, scaled.
         y, x: where the part begins in it.
-        rows, columns: size of the part; 0: all.
+        rows, columns: size of the part; 0: all, if height and width are whole numbers.
         mirror: whether the part is mirrored.
+        stretched: whether the sides are scaled by different factors, and each is averaged by its
+            own.
     """
     rows, columns = rows or height, columns or width
-    if (height, width) == pixels.shape[:2]:
+    if (height, width) == pixels.shape[:2] and y == int(y) and x == int(x):
+        y, x = int(y), int(x)
         part = pixels[y : y + rows, x : x + columns]
         return np.ascontiguousarray(part[:, ::-1] if mirror else part)
     step_x, step_y = pixels.shape[1] / width, pixels.shape[0] / height
     left, upper = x * step_x, y * step_y
-    factor = max(int(min(step_x, step_y)), 1)
+    factors = (step_x, step_y) if stretched else (min(step_x, step_y),) * 2
+    factor_x, factor_y = (max(int(factor), 1) for factor in factors)
     # A cell beyond the part on each side is what interpolation can touch. Rows and columns that
     # fill no whole cell at the far border are left out.
-    x0, x1 = _cells(left, columns * step_x, factor, pixels.shape[1])
-    y0, y1 = _cells(upper, rows * step_y, factor, pixels.shape[0])
-    pixels = pixels[y0 * factor : y1 * factor, x0 * factor : x1 * factor]
-    if factor > 1:
+    x0, x1 = _cells(left, columns * step_x, factor_x, pixels.shape[1])
+    y0, y1 = _cells(upper, rows * step_y, factor_y, pixels.shape[0])
+    pixels = pixels[y0 * factor_y : y1 * factor_y, x0 * factor_x : x1 * factor_x]
+    if max(factor_x, factor_y) > 1:
         pixels = cv2.resize(pixels, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)
-    left, upper = left / factor - x0, upper / factor - y0
-    step_x, step_y = step_x / factor, step_y / factor
+    left, upper = left / factor_x - x0, upper / factor_y - y0
+    step_x, step_y = step_x / factor_x, step_y / factor_y
     if mirror:
         left, step_x = left + columns * step_x, -step_x
     # OpenCV counts from the centers of pixels, we from their corners.

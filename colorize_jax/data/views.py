@@ -1,10 +1,13 @@
 """What is seen of a photo, its mask and its labels: in training at random, in evaluation not.
 
 A view is a function (record, rng) -> {"image", and "mask" or "labels" where the photo has them}; a
-mask goes the way of its photo, by nearest pixels, labels pass through.
+mask goes the way of its photo, by nearest pixels, labels pass through. Training may ask for several
+views of a photo; see `several`.
 """
 
+from collections.abc import Callable, Sequence
 import dataclasses
+import math
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +19,7 @@ from colorize_jax.data.transforms import Window
 from colorize_jax.errors import ConfigError, DataError
 
 LABELS = ("", "masks", "lists", "folders")
-SCALINGS = ("shortest", "factor", "none")
+SCALINGS = ("shortest", "factor", "none", "resized")
 PAD_LABELS = {"void": VOID, "background": 0}
 VIEWS = ("center", "random10", "ten", "whole")
 MULTIPLE = 128  # of the sides of a whole photo: the stride of the coarsest layer there is
@@ -25,7 +28,7 @@ Example = dict[str, np.ndarray]
 
 
 class View(Protocol):
-    """What training sees; picklable. DataError if the photo or its mask cannot be read."""
+    """What is seen; picklable. DataError if the photo or its mask cannot be read."""
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Example:
         """{"image", "mask" or "labels"} of a photo, all that is random drawn from `rng`."""
@@ -70,7 +73,64 @@ class Reading:
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomWindow:
+class Draw:
+    """What has been drawn of a photo, before anything is decoded.
+
+    Attributes:
+        size: (height, width) that `decode.Photo.pixels` is asked for.
+        cut: these pixels -> {"image", and "mask" where the photo has one}.
+    """
+
+    size: tuple[int, int]
+    cut: Callable[[np.ndarray], Example]
+
+
+class TrainingView(Protocol):
+    """What training sees: a view that draws first and decodes then."""
+
+    reading: Reading
+
+    def draw(self, photo: decode.Photo, mask: np.ndarray | None, rng: np.random.Generator) -> Draw:
+        """All that is random, of a photo and its mask (None: it has none) as they were read."""
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> Example:
+        """The crop, [crop, crop, 3], with mask and labels."""
+        photo, mask = self.reading(record)
+        drawn = self.draw(photo, mask, rng)
+        return drawn.cut(photo.pixels(*drawn.size)) | _labels(record)
+
+
+def several(
+    view: TrainingView, record: Record, rngs: Sequence[np.random.Generator]
+) -> dict[str, np.ndarray]:
+    """Views of one photo, one for every generator: "image" is [views, crop, crop, 3].
+
+    Each of them is, to the bit, what the view alone shows with that generator. Masks are left out.
+    The photo is decoded once, unless it is so large that the decoder gives it in several sizes and
+    the views need different ones.
+    """
+    photo, _ = view.reading(record)
+    drawn = [view.draw(photo, None, rng) for rng in rngs]
+    images: list[np.ndarray | None] = [None] * len(drawn)
+    pixels = None
+    # The decoder gives the smallest size that is large enough. From the smallest request on, the
+    # same pixels serve for as long as they are large enough.
+    for i in sorted(range(len(drawn)), key=lambda i: drawn[i].size):
+        if pixels is None or not _enough(pixels, photo, drawn[i].size):
+            pixels = photo.pixels(*drawn[i].size)
+        images[i] = drawn[i].cut(pixels)["image"]
+    return {"image": np.stack(images)} | _labels(record)
+
+
+def _enough(pixels: np.ndarray, photo: decode.Photo, size: tuple[int, int]) -> bool:
+    height, width = pixels.shape[:2]
+    return (height, width) == (photo.height, photo.width) or (
+        height >= size[0] and width >= size[1]
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomWindow(TrainingView):
     """A crop of the photo with its shortest side scaled to an integer in [scale[0], scale[1]).
 
     Draws scale, mirror, row and column; see `transforms.random_window`.
@@ -81,17 +141,16 @@ class RandomWindow:
     mirror: bool
     reading: Reading = Reading()
 
-    def __call__(self, record: Record, rng: np.random.Generator) -> Example:
-        """The crop, [crop, crop, 3], with mask and labels."""
-        photo, mask = self.reading(record)
+    def draw(self, photo: decode.Photo, mask: np.ndarray | None, rng: np.random.Generator) -> Draw:
+        """As `TrainingView.draw`."""
         window = transforms.random_window(
             rng, photo.height, photo.width, scale=self.scale, crop=self.crop, mirror=self.mirror
         )
-        return _cut(photo, mask, window) | _labels(record)
+        return Draw((window.height, window.width), lambda pixels: _cut(pixels, mask, window))
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomCrop:
+class RandomCrop(TrainingView):
     """A crop of the photo made `factor` times as large, padded where it is too small.
 
     Draws the factor (a real number), mirror, row and column, in this order, all uniform; every
@@ -105,9 +164,8 @@ class RandomCrop:
     pad: int = VOID
     reading: Reading = Reading()
 
-    def __call__(self, record: Record, rng: np.random.Generator) -> Example:
-        """The crop, [crop, crop, 3], with mask and labels."""
-        photo, mask = self.reading(record)
+    def draw(self, photo: decode.Photo, mask: np.ndarray | None, rng: np.random.Generator) -> Draw:
+        """As `TrainingView.draw`."""
         factor = rng.uniform(*self.factor)
         mirrored = bool(rng.integers(2)) and self.mirror
         height, width = (max(int(n * factor), 1) for n in (photo.height, photo.width))
@@ -118,17 +176,59 @@ class RandomCrop:
         part = {
             "y": rows.start, "x": columns.start, "rows": rows.length, "columns": columns.length
         }  # fmt: skip
-        pixels = transforms.resampled(photo.pixels(height, width), height, width, **part)
 
         def placed(part, value):
             shape, before = (self.crop, self.crop), (rows.before, columns.before)
             whole = transforms.padded(part, shape, before, value)
             return np.ascontiguousarray(whole[:, ::-1]) if mirrored else whole
 
-        seen = {"image": placed(pixels, 0)}
-        if mask is not None:
-            seen["mask"] = placed(transforms.nearest(mask, height, width, **part), self.pad)
-        return seen | _labels(record)
+        def cut(pixels):
+            seen = {"image": placed(transforms.resampled(pixels, height, width, **part), 0)}
+            if mask is not None:
+                seen["mask"] = placed(transforms.nearest(mask, height, width, **part), self.pad)
+            return seen
+
+        return Draw((height, width), cut)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomResizedCrop(TrainingView):
+    """A random part of the photo, of random area and aspect ratio, resized to the crop.
+
+    See `transforms.random_box`. The sides of the part are scaled by different factors; a mask goes
+    the same way.
+
+    Attributes:
+        area: smallest and largest share of the photo.
+        ratio: smallest and largest width over height.
+    """
+
+    crop: int
+    mirror: bool
+    area: tuple[float, float]
+    ratio: tuple[float, float]
+    reading: Reading = Reading()
+
+    def draw(self, photo: decode.Photo, mask: np.ndarray | None, rng: np.random.Generator) -> Draw:
+        """As `TrainingView.draw`."""
+        whole = photo.height, photo.width
+        box = transforms.random_box(
+            rng, *whole, area=self.area, ratio=self.ratio, mirror=self.mirror
+        )
+
+        def cut(pixels):
+            seen = {"image": transforms.cut_box(pixels, whole, box, self.crop)}
+            if mask is not None:
+                seen["mask"] = transforms.cut_box_of_mask(mask, box, self.crop)
+            return seen
+
+        # Asks for as many pixels as the smallest box needs, whatever is drawn: so that one decoding
+        # serves for any number of views.
+        smallest = transforms.smallest_box(*whole, area=self.area, ratio=self.ratio)
+        size = (
+            math.ceil(side * self.crop / part) for side, part in zip(whole, smallest, strict=True)
+        )
+        return Draw(tuple(size), cut)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +243,7 @@ class CentralCrop:
         """The crop, [crop, crop, 3], with mask and labels; `rng` is not used."""
         photo, mask = self.reading(record)
         window = transforms.central_window(photo.height, photo.width, self.crop, self.shortest)
-        return _cut(photo, mask, window) | _labels(record)
+        return _cut(photo.pixels(window.height, window.width), mask, window) | _labels(record)
 
     def blank(self, unreadable: Record) -> Example:
         """As `EvaluationView.blank`."""
@@ -180,7 +280,7 @@ class TenCrops:
 class RandomCrops:
     """Ten times what training sees of the photo: the image is [10, crop, crop, 3]."""
 
-    view: RandomWindow | RandomCrop
+    view: TrainingView
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Example:
         """The crops, [10, crop, crop, 3], with labels."""
@@ -247,11 +347,13 @@ def reading(config) -> Reading:
     return Reading(config.data.longest_side, config.task.classes, config.data.max_pixels)
 
 
-def training_view(config) -> RandomWindow | RandomCrop:
+def training_view(config) -> TrainingView:
     """What `config.data.scaling` says."""
     data, how = config.data, reading(config)
     if data.scaling == "shortest":
         return RandomWindow(tuple(data.scale), data.crop, data.mirror, how)
+    if data.scaling == "resized":
+        return RandomResizedCrop(data.crop, data.mirror, tuple(data.area), tuple(data.ratio), how)
     factor = tuple(data.factor) if data.scaling == "factor" else (1.0, 1.0)
     return RandomCrop(data.crop, data.mirror, factor, PAD_LABELS[data.pad_label], how)
 
@@ -285,6 +387,13 @@ def check(config) -> None:
         raise ConfigError(
             f"config.data.factor={tuple(data.factor)} must be (smallest, largest) with 0 < smallest"
         )
+    if data.scaling == "resized":
+        _check_boxes(data)
+    if data.views > 1 and data.labels == "masks":
+        raise ConfigError(
+            f"config.data.views={data.views} with config.data.labels='masks': only one view of a "
+            "photo with a mask can be had: add --config.data.views=1"
+        )
     if data.labels == "masks" and view != "whole":
         raise ConfigError(
             f"config.eval.view={view!r} with config.data.labels='masks': photos with masks are "
@@ -300,7 +409,8 @@ def check(config) -> None:
             f"config.eval.shortest={config.eval.shortest} is of the views 'center' and 'ten'; "
             f"config.eval.view={view!r} takes a photo as it is"
         )
-    if data.pad_label != "void" and (data.labels != "masks" or data.scaling == "shortest"):
+    padded = data.labels == "masks" and data.scaling in ("factor", "none")
+    if data.pad_label != "void" and not padded:
         raise ConfigError(
             f"config.data.pad_label={data.pad_label!r} is of masks that are padded: there are none "
             f"with config.data.labels={data.labels!r} and config.data.scaling={data.scaling!r}"
@@ -329,8 +439,18 @@ def _check_scale(data) -> None:
         )
 
 
-def _cut(photo: decode.Photo, mask: np.ndarray | None, window: Window) -> Example:
-    seen = {"image": transforms.cut(photo.pixels(window.height, window.width), window)}
+def _check_boxes(data) -> None:
+    for name, most, wanted in (
+        ("area", 1, "with 0 < smallest <= largest <= 1, as in (0.08,1.0)"),
+        ("ratio", math.inf, "of width to height with 0 < smallest <= largest, as in (0.75,1.33)"),
+    ):
+        value = tuple(data[name])
+        if not (len(value) == 2 and 0 < value[0] <= value[1] <= most):
+            raise ConfigError(f"config.data.{name}={value} must be (smallest, largest) {wanted}")
+
+
+def _cut(pixels: np.ndarray, mask: np.ndarray | None, window: Window) -> Example:
+    seen = {"image": transforms.cut(pixels, window)}
     if mask is not None:
         seen["mask"] = transforms.cut_mask(mask, window)
     return seen

@@ -75,6 +75,7 @@ class Task:
         predict: (variables, batch) -> uint8 [batch, height, width] classes of all pixels, or None.
         labels: {name: (shape, dtype)} of what a row of a training batch has besides its photo.
         frozen: groups of the encoder's parameters that are not trained.
+        views: how many views of a photo a training batch has, config.data.views.
         axis_name: the mapped axis that the batch is split over, or None under jit.
     """
 
@@ -92,14 +93,16 @@ class Task:
     predict: Callable[[Tree, Batch], jax.Array] | None = None
     labels: Mapping[str, tuple[tuple[int, ...], Any]] = dataclasses.field(default_factory=dict)
     frozen: tuple[str, ...] = ()
+    views: int = 1
     axis_name: str | None = None
 
 
 def batch_shapes(task: Task, config) -> dict[str, jax.ShapeDtypeStruct]:
     """A training batch of the recipe, without its content."""
     size, crop = config.data.batch_size, config.data.crop
+    views = (config.data.views,) if config.data.views > 1 else ()
     shapes = {
-        "image": ((crop, crop, 3), np.uint8),
+        "image": ((*views, crop, crop, 3), np.uint8),
         "position": ((), np.int32),
         "photo": ((), np.int32),
         "valid": ((), bool),
@@ -124,4 +127,10 @@ def make_task(config, axis_name: str | None = None, classes: Sequence[str] = ())
     if config.task.name not in TASKS:
         raise ConfigError(f"config.task.name is {config.task.name!r}; known: {', '.join(TASKS)}")
     module = importlib.import_module(f"colorize_jax.tasks.{config.task.name}")
-    return module.make_task(config, axis_name, classes)
+    task = module.make_task(config, axis_name, classes)
+    if config.data.views != task.views:
+        raise ConfigError(
+            f"config.data.views={config.data.views}, and the task {config.task.name!r} takes "
+            f"{task.views} of every photo: add --config.data.views={task.views}"
+        )
+    return task

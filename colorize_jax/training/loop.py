@@ -199,7 +199,8 @@ class _Run:
         """What this host has found and the others must have found too."""
         config = self.config
         check_numbers(config)
-        memory.check_batch(config.data.batch_size // jax.process_count(), config.data.crop)
+        rows = config.data.batch_size // jax.process_count()
+        memory.check_batch(rows, config.data.crop, config.data.views)
         sharding.check_batch(config.data.batch_size, config.microbatches or 1, self.mesh)
         pipeline.check(config)
         same_run.check_config(self.workdir, config)
@@ -391,7 +392,8 @@ class _Run:
         )
         with contextlib.closing(self.bad.note(found, self.photos)) as found:
             for batch in found:
-                yield batch["image"]
+                image = batch["image"]
+                yield image if self.config.data.views == 1 else image[:, 0]
 
     def _take_up(self, search: dict) -> None:
         """Where early stopping was."""

@@ -40,14 +40,16 @@ def available(device: jax.Device) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE") // jax.local_device_count()
 
 
-def check_batch(rows: int, crop: int) -> None:
+def check_batch(rows: int, crop: int, views: int = 1) -> None:
     """ConfigError if the photos of a batch alone are more than the machine can hold.
 
     Args:
         rows: of the batch in this process.
         crop: side of its square photos.
+        views: of every photo.
     """
-    size, memory = 3 * rows * crop**2, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    size = 3 * rows * views * crop**2
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if size > memory:
         raise ConfigError(
             f"a batch of config.data.batch_size with crops of config.data.crop={crop} pixels takes "

@@ -121,7 +121,8 @@ def replay(
     }
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / f"replay_{step}.json").write_text(json.dumps(result, indent=1) + "\n")
-    rows = [Row(name, [image]) for name, image in zip(names, batch["image"], strict=True)]
+    images = batch["image"] if config.data.views > 1 else batch["image"][:, None]
+    rows = [Row(name, list(views)) for name, views in zip(names, images, strict=True)]
     (workdir / f"replay_{step}.png").write_bytes(png(page(rows)))
     say_once("\n".join(_table(result)))
     say_once(f"written to {workdir}/replay_{step}.json; the batch is replay_{step}.png beside it")
