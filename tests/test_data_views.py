@@ -215,7 +215,7 @@ def test_if_no_box_fits_the_middle_within_the_ratios_is_taken(size, box):
 @pytest.mark.parametrize("size", [(100, 100), (60, 100), (3, 200), (200, 3), (1, 1)])
 def test_no_box_is_smaller_than_the_smallest(size):
     rows, columns = transforms.smallest_box(*size, **BOXES)
-    boxes = _boxes(300, *size)
+    boxes = _boxes(300, *size) + _boxes(100, *size, area=(0.08, 0.08))
     assert 1 <= rows <= min(box.height for box in boxes)
     assert 1 <= columns <= min(box.width for box in boxes)
 
@@ -233,6 +233,9 @@ def test_each_side_of_a_box_is_averaged_by_its_own_factor(rng):
     np.testing.assert_array_equal(as_stored, photo[5:37, 7:39])
     small = photo.reshape(50, 2, 100, 2, 3).mean((1, 3)).astype(np.uint8)
     np.testing.assert_allclose(transforms.cut_box(small, (100, 200), box, 32), expected, atol=2)
+    between = transforms.cut_box(small, (100, 200), transforms.Box(5, 8, 64, 64), 32)
+    expected = (small[2:34, 4:36].astype(int) + small[3:35, 4:36]) / 2  # half a pixel down
+    np.testing.assert_allclose(between, expected, atol=1)
 
 
 VIEWS = {
