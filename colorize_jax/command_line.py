@@ -1,42 +1,35 @@
-"""Runs a command's main function so that a mistake of the user's becomes a sentence."""
+"""Reads a command line and runs the command so that a mistake of the user's becomes a sentence."""
 
-from collections.abc import Callable, Iterator
+import argparse
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
+import faulthandler
 import os
 import signal
 import sys
 import threading
 import traceback
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import logging
 
-from colorize_jax import help, log, paths
+from colorize_jax import log
 from colorize_jax.config import recipe
-from colorize_jax.config.settings import check_numbers
 from colorize_jax.errors import ColorizeError, Interrupted, exit_code, printable
 from colorize_jax.training import signals
 
 
-def run(main: Callable, required: tuple[str, ...] = ("config",)) -> None:
-    """`app.run(main)`, with ColorizeError and mistakes in the flags printed as one sentence.
+def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
+    """Calls main with what the command line says; mistakes are printed as one sentence.
 
     What it prints may fail to be read or written: that ends nothing.
     """
     log.occupy_standard_streams()
-    if any(word in help.FLAGS for word in sys.argv[1:]):
-        own = flags.FLAGS.get_key_flags_for_module(sys.modules["__main__"])
-        about = sys.modules["__main__"].__doc__ or ""
-        help.show(help.of_flags(own, about, required))
-        return
-    flags.mark_flags_as_required(required)
-
-    def guarded(argv):
-        if len(argv) > 1:
-            raise app.UsageError(f"unexpected: {' '.join(argv[1:])}")
-        logging.set_verbosity(logging.WARNING)
+    faulthandler.enable(2)  # tells where a library crashed
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.WARNING)
+    with log.outlived(), _told_to_end():
         try:
-            main(argv)
+            main(parse(parser))
         except (ColorizeError, OSError) as error:
             prefix = "" if isinstance(error, Interrupted) else "error: "
             print(f"{prefix}{error}", file=sys.stderr)
@@ -45,8 +38,32 @@ def run(main: Callable, required: tuple[str, ...] = ("config",)) -> None:
             traceback.print_exc()
             _leave(1)
 
-    with log.outlived(), _told_to_end():
-        app.run(guarded, flags_parser=_parse)
+
+def parse(
+    parser: argparse.ArgumentParser, words: Sequence[str] | None = None
+) -> argparse.Namespace:
+    """A command line, whose `--config=RECIPE --config.NAME=VALUE` becomes a config.
+
+    Args:
+        parser: of the command; --config is an argument of it if it takes a recipe.
+        words: of the command line; None: those of this process.
+
+    Returns:
+        What argparse gives. If it has `config`, that is the config, and `stated` has the names of
+        the settings that the command line gives, as in "model.width".
+
+    Raises:
+        ConfigError: see `recipe.load_config`.
+        SystemExit: with 2, if there is an argument that the command does not know.
+    """
+    changes, others = recipe.split(sys.argv[1:] if words is None else words)
+    asked = parser.parse_args(others)
+    if hasattr(asked, "config"):
+        asked.config = recipe.load_config(asked.config, changes)
+        asked.stated = recipe.stated(changes)
+    elif changes:
+        parser.error(f"--config.{changes[0]}: this command takes no recipe")
+    return asked
 
 
 def interruptible(main: Callable[[], None]) -> None:
@@ -90,11 +107,6 @@ def _told_to_end() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def stated() -> frozenset[str]:
-    """Names of the settings that the command line gives, as in "model.width"."""
-    return frozenset(config_flags.get_override_values(flags.FLAGS["config"]))
-
-
 def _leave(code: int) -> None:
     """Ends the process, also where other hosts wait for it, or a reader hangs on a dead disk."""
     signals.leave_within(signals.CLOSING_SECONDS, code)
@@ -120,44 +132,3 @@ def say(text: str) -> None:
     for: names of files are bytes that others chose."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     print(printable(text).encode(encoding, "backslashreplace").decode(encoding), flush=True)
-
-
-_PATHS = ("config", "workdir", "checkpoint", "output")  # flags
-
-
-def _expanded(argv: list[str]) -> list[str]:
-    """The command line with ~ and $NAME replaced in the flags that are paths."""
-    found, is_path = [], False
-    for word in argv:
-        name, equals, value = word.partition("=")
-        is_flag = word.startswith("-") and name.lstrip("-") in _PATHS
-        if is_flag and equals:
-            word = f"{name}={paths.expand(value)}"
-        elif is_path:
-            word = paths.expand(word)
-        is_path = is_flag and not equals
-        found.append(word)
-    return found
-
-
-def _parse(argv):
-    try:
-        argv = _expanded(argv)
-        for word, following in zip(argv, [*argv[1:], ""], strict=True):
-            name, equals, value = word.partition("=")
-            if name in ("-config", "--config"):  # says more of a broken one than absl does
-                recipe.read_config(value if equals else following)
-        rest = app.parse_flags_with_usage(argv)
-        config = flags.FLAGS["config"].value
-        if config is not None:
-            paths.expand_settings(config)
-            check_numbers(config)
-        return rest
-    except ColorizeError as error:
-        sys.exit(f"error: {error}")
-    except AttributeError as error:  # ml_collections' answer to a field that does not exist
-        inner = error.args[0] if error.args else error
-        hint = " ".join(str(inner.args[0] if isinstance(inner, Exception) else inner).split())
-        sys.exit(f"error: the config has no field {hint}")
-    except OSError as error:
-        sys.exit(f"error: {error}")

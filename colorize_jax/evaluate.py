@@ -6,28 +6,40 @@ python -m colorize_jax.evaluate --config=configs/voc2007_cls.py --config.data.so
 Shows the table of a run's end and leaves its results.json and images/ in --output.
 """
 
+import argparse
 import pathlib
 
-from absl import flags
-from ml_collections import config_flags
-
-from colorize_jax import command_line
-
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe that the network was trained by.")
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of a run, or a checkpoints/<step>.")
-_OUTPUT = flags.DEFINE_string("output", None, "Folder for the results.")
+from colorize_jax import command_line, help
+from colorize_jax.paths import argument
 
 
-def main(argv):
+def main(asked: argparse.Namespace) -> None:
     """Evaluates."""
-    del argv
     from colorize_jax.training import evaluation, hosts
 
-    hosts.start(_CONFIG.value.distributed)
+    hosts.start(asked.config.distributed)
     evaluation.evaluate(
-        _CONFIG.value, _CHECKPOINT.value, pathlib.Path(_OUTPUT.value), stated=command_line.stated()
+        asked.config, asked.checkpoint, pathlib.Path(asked.output), stated=asked.stated
     )
 
 
+def parser() -> help.Parser:
+    """Of this command."""
+    found = help.Parser(
+        "python -m colorize_jax.evaluate",
+        usage="%(prog)s --config=RECIPE [--config.NAME=VALUE ...]\n"
+        "    --checkpoint=PATH --output=DIR",
+        description=__doc__,
+        recipes=True,
+    )
+    add = found.add_argument
+    add(
+        "--checkpoint", required=True, type=argument, metavar="PATH",
+        help="a run's workdir, or one of its checkpoints/<step>",
+    )  # fmt: skip
+    add("--output", required=True, type=argument, metavar="DIR", help="for the results")
+    return found
+
+
 if __name__ == "__main__":
-    command_line.run(main, required=("config", "checkpoint", "output"))
+    command_line.run(main, parser())

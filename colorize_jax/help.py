@@ -1,4 +1,4 @@
-"""What `--help` of a command shows: its own flags, the recipes, and every setting.
+"""What `--help` of a command shows: its own flags and the recipes; every setting, if asked for.
 
 Settings and their comments are read from the source of config/settings.py, recipes from the
 docstrings of their files, so that each is written in one place. No recipe is run for it.
@@ -6,7 +6,6 @@ docstrings of their files, so that each is written in one place. No recipe is ru
 
 import argparse
 import ast
-from collections.abc import Iterator, Sequence
 import dataclasses
 import inspect
 import os
@@ -17,11 +16,10 @@ import textwrap
 
 from ml_collections import ConfigDict
 
+from colorize_jax.config import recipe
 from colorize_jax.config import settings as settings_module
 
-WIDTH = 100
-FLAGS = ("-h", "-help", "--help", "-helpshort", "--helpshort", "-helpfull", "--helpfull")
-_SEE = "Recipes and settings of runs: python -m colorize_jax.main --help\n"
+WIDTH, SCREEN = 100, 45  # letters of a line, and lines of a help that is read at a glance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,44 +60,53 @@ def settings() -> list[Setting]:
     return found
 
 
-def recipes(folder: pathlib.Path) -> Iterator[tuple[str, str, list[tuple[str, str]]]]:
-    """(path, what it is, [(variant, what it is)]) of every recipe in a folder, from its docstring.
-
-    Variants stand in the docstring below a line that begins with "Variants", indented by four.
-    """
-    for path in sorted(folder.glob("*.py")):
-        try:
-            tree = ast.parse(path.read_text())
-        except (OSError, ValueError, SyntaxError):
-            continue
-        names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-        about = ast.get_docstring(tree)
-        if "get_config" not in names or not about:
-            continue
-        block = re.search(r"^Variants.*\n((?: {4}.*\n?)+)", about, re.MULTILINE)
-        rows = re.findall(r"^ {4}(\w+) {2,}(.*(?:\n {6,}.*)*)", block[1] if block else "", re.M)
-        yield str(path), about.splitlines()[0], [(n, " ".join(t.split())) for n, t in rows]
+def recipes(function: str = "get_config") -> dict[str, str]:
+    """{name: docstring} of the recipes, or with "get_study" of the studies, that come with the
+    package; a recipe in configs/ of the working directory that does not is there by its path."""
+    files = dict(recipe.shipped(function))
+    if function == "get_config":
+        own = {path.resolve() for path in files.values()}
+        here = sorted(pathlib.Path("configs").glob("*.py"))
+        files |= {str(path): path for path in here if path.resolve() not in own}
+    found = {name: about_file(path, function) for name, path in files.items()}
+    return {name: about for name, about in found.items() if about}
 
 
-def folder_of_recipes() -> pathlib.Path:
-    """configs/ of the working directory, or the one beside the package."""
-    here = pathlib.Path("configs")
-    return here if here.is_dir() else pathlib.Path(__file__).parent.parent / "configs"
+def about_file(path: pathlib.Path, function: str) -> str:
+    """The docstring of a Python file, which is not run; "" if it lacks the function."""
+    try:
+        tree = ast.parse(path.read_text())
+    except (OSError, ValueError, SyntaxError):
+        return ""
+    names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    return (ast.get_docstring(tree) or "") if function in names else ""
 
 
-def recipes_and_settings() -> str:
-    """The text that follows the flags of a command which takes a recipe."""
-    lines = ["Recipes, as in --config=FILE or --config=FILE:VARIANT,ANOTHER:", ""]
-    for path, what, variants in recipes(folder_of_recipes()):
-        lines.append(f"  {path}")
-        lines += _paragraph(what, 6)
-        width = max((len(name) for name, _ in variants), default=0) + 1
-        for name, text in variants:
-            lines += textwrap.wrap(
-                text, WIDTH, initial_indent=f"      {':' + name:{width}}  ",
-                subsequent_indent=" " * (8 + width),
-            )  # fmt: skip
-    lines += ["", "Settings with their defaults; a recipe changes some, and a flag any of them:"]
+def variants(about: str) -> dict[str, str]:
+    """{variant: what it is} of a recipe's docstring, where they stand below a line that begins with
+    "Variants", indented by four."""
+    block = re.search(r"^Variants.*\n((?: {4}.*\n?)+)", about, re.MULTILINE)
+    rows = re.findall(r"^ {4}(\w+) {2,}(.*(?:\n {6,}.*)*)", block[1] if block else "", re.M)
+    return {name: " ".join(text.split()) for name, text in rows}
+
+
+def list_of(function: str, room: int) -> str:
+    """A line for every recipe or study, and one for its variants where `room` lines hold all."""
+    found = recipes(function)
+    width = max(map(len, found), default=0)
+    lines = []
+    for name, about in found.items():
+        lines.append(_line(f"  {name:{width}}  {about.splitlines()[0]}"))
+        if names := variants(about):
+            lines.append(_line(" " * (width + 4) + " ".join(f":{name}" for name in names)))
+    if len(lines) > room:
+        lines = [line for line in lines if line[2] != " "]
+    return "\n".join(lines) + "\n"
+
+
+def all_settings() -> str:
+    """Every setting with its default and its comment."""
+    lines = ["Settings with their defaults; a recipe changes some, and a command line any of them:"]
     for setting in settings():
         if isinstance(setting.default, ConfigDict):
             lines += ["", f"  config.{setting.name}", *_paragraph(setting.comment, 6)]
@@ -121,6 +128,10 @@ def _shown(value) -> str:
     return f'"{text}"' if not text or re.search(r"[ (),*]", text) else text
 
 
+def _line(text: str) -> str:
+    return text if len(text) <= WIDTH else f"{text[: WIDTH - 3]}..."
+
+
 def _paragraph(text: str, indent: int) -> list[str]:
     space = " " * indent
     return textwrap.wrap(text, WIDTH, initial_indent=space, subsequent_indent=space)
@@ -137,22 +148,58 @@ class _Format(argparse.RawDescriptionHelpFormatter):
         return f"{text} (default: %(default)s)"
 
 
+class _Help(argparse.Action):
+    """--help, --help=settings, --help=RECIPE."""
+
+    def __call__(self, parser, namespace, topic, option=None):
+        if not topic:
+            parser.print_help()
+        elif topic == "settings":
+            show(all_settings())
+        else:
+            known, (name, _, _) = recipes(), topic.partition(":")
+            about = known.get(name) or about_file(pathlib.Path(name), "get_config")
+            if not about:
+                parser.error(f"--help={topic}: known: settings, {', '.join(known)}")
+            show(f"{about}\n")
+        parser.exit()
+
+
 class Parser(argparse.ArgumentParser):
-    """An argparse parser whose help goes on with recipes and settings if it, or one of its
-    commands, takes them, and otherwise says which command shows them.
+    """An argparse parser whose help fits a screen.
 
     Args:
-        recipes: whether they matter although this parser has no --config.
+        recipes: whether the command takes --config=RECIPE, which is then read by
+            `command_line.parse`.
+        studies: whether its help lists the studies.
     """
 
-    def __init__(self, *arguments, recipes: bool = False, **settings):
-        super().__init__(*arguments, **{"formatter_class": _Format} | settings)
-        self._recipes = recipes
+    def __init__(self, *arguments, recipes: bool = False, studies: bool = False, **settings):
+        settings = {"formatter_class": _Format, "add_help": not recipes} | settings
+        if recipes:
+            usage = "%(prog)s --config=RECIPE [--config.NAME=VALUE ...] [...]"
+            settings = {"usage": usage} | settings
+        super().__init__(*arguments, **settings)
+        self._recipes, self._studies = recipes, studies
+        if recipes:
+            self.add_argument(
+                "-h", "--help", nargs="?", const="", metavar="TOPIC", action=_Help,
+                help="show this; --help=settings: all settings, --help=RECIPE: what a recipe does",
+            )  # fmt: skip
+            self.add_argument(
+                "--config", required=True, metavar="RECIPE", help="recipe, by its name or the path "
+                "of its file; --config.NAME=VALUE changes a setting, as in --config.data.crop=224",
+            )  # fmt: skip
 
     def format_help(self) -> str:
         """What --help prints."""
-        takes = self._recipes or any(action.dest == "config" for action in self._actions)
-        return f"{super().format_help()}\n{recipes_and_settings() if takes else _SEE}"
+        text = super().format_help()
+        if self._recipes:
+            text += "\nRecipes; variants as in --config=vgg16_col:long,no_drop\n"
+            text += list_of("get_config", SCREEN - text.count("\n"))
+        if self._studies:
+            text += "\nStudies\n" + list_of("get_study", SCREEN)
+        return text
 
     def print_help(self, file=None) -> None:
         """Prints it, or as much as its reader wants."""
@@ -160,24 +207,6 @@ class Parser(argparse.ArgumentParser):
             show(self.format_help())
         else:
             super().print_help(file)
-
-
-def of_flags(flags: Sequence, about: str, required: Sequence[str]) -> str:
-    """The help of a command with absl's flags.
-
-    Args:
-        flags: absl's, of the command's own module.
-        about: its docstring.
-        required: names of flags that must be given.
-    """
-    lines = [about.strip(), "", "Flags:"]
-    for flag in flags:
-        must = " (required)" if flag.name in required else ""
-        lines += textwrap.wrap(
-            f"{flag.help}{must}", WIDTH, initial_indent=f"  {'--' + flag.name:<14}",
-            subsequent_indent=" " * 16,
-        )  # fmt: skip
-    return "\n".join([*lines, "", recipes_and_settings()])
 
 
 def show(text: str) -> None:

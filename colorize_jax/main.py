@@ -7,35 +7,43 @@ with everything saved: the same command goes on; 74 if the last state could not 
 something is wrong that a person must see to, and the last line says what.
 """
 
+import argparse
 import pathlib
 
-from absl import flags
-from ml_collections import config_flags
-
-from colorize_jax import command_line
+from colorize_jax import command_line, help
+from colorize_jax.paths import argument
 from colorize_jax.training.signals import Signals
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Recipe, for example configs/vgg16_col.py or configs/vgg16_col.py:long."
-)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for all that the run leaves.")
 
-
-def main(argv):
+def main(asked: argparse.Namespace) -> None:
     """Trains, or replays a step that was not finite."""
-    del argv
     with Signals() as signals:
-        # JAX starts only once the flags are known to be right, and with all hosts at once.
+        # JAX starts only once the command line is known to be right, and with all hosts at once.
         from colorize_jax.training import hosts, loop, nonfinite
 
-        signals.wait_for(lambda: hosts.start(_CONFIG.value.distributed))
-        stated = command_line.stated()
-        if _CONFIG.value.replay:
-            workdir = pathlib.Path(_WORKDIR.value)
-            signals.wait_for(lambda: nonfinite.replay(_CONFIG.value, workdir, stated))
+        config, workdir = asked.config, asked.workdir
+        signals.wait_for(lambda: hosts.start(config.distributed))
+        if config.replay:
+            folder = pathlib.Path(workdir)
+            signals.wait_for(lambda: nonfinite.replay(config, folder, asked.stated))
         else:
-            loop.train(_CONFIG.value, _WORKDIR.value, signals, stated=stated)
+            loop.train(config, workdir, signals, stated=asked.stated)
+
+
+def parser() -> help.Parser:
+    """Of this command."""
+    found = help.Parser(
+        "python -m colorize_jax.main",
+        usage="%(prog)s --config=RECIPE [--config.NAME=VALUE ...] --workdir=FOLDER",
+        description=__doc__,
+        recipes=True,
+    )
+    found.add_argument(
+        "--workdir", required=True, type=argument, metavar="FOLDER",
+        help="for all that the run leaves",
+    )  # fmt: skip
+    return found
 
 
 if __name__ == "__main__":
-    command_line.run(main, required=("config", "workdir"))
+    command_line.run(main, parser())

@@ -1,6 +1,6 @@
 r"""Runs the runs of a study that are not done yet, and writes its page: tables, plots, commands.
 
-python -m colorize_jax.study configs/studies/small.py --workdir=/ckpt/small --data=/data
+python -m colorize_jax.study small --workdir=/ckpt/small --data=/data
 
 Every run has its own folder in --workdir and is a run of `python -m colorize_jax.main`: kill it,
 and the same command goes on. What has a results.json there is done. --only=col runs that one, and
@@ -26,8 +26,8 @@ from colorize_jax.studies.workplace import Workplace
 
 def main(arguments: list[str] | None = None) -> None:
     """Parses the command line, runs, writes."""
-    parser = help.Parser("python -m colorize_jax.study", description=__doc__, recipes=True)
-    parser.add_argument("study", type=argument, help="Python file with get_study()")
+    parser = help.Parser("python -m colorize_jax.study", description=__doc__, studies=True)
+    parser.add_argument("study", help="name of one, or Python file with get_study()")
     parser.add_argument("--workdir", required=True, type=argument, help="folder of the study")
     parser.add_argument("--data", default="", type=argument, help="folder that $DATA stands for")
     parser.add_argument("--only", action="append", default=[], help="names, or patterns of them")

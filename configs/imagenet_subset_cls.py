@@ -1,4 +1,4 @@
-r"""A few photos of every class of ImageNet, or of any folder of class folders, after pretraining.
+r"""Classification with a few photos a class, of ImageNet or any class folders.
 
 python -m colorize_jax.main --config=configs/imagenet_subset_cls.py:crossval \
     --config.init_from=/ckpt/vgg16 --config.data.source=/data/imagenet --workdir=/ckpt/vgg16_100k

@@ -1,4 +1,4 @@
-r"""Colorization in two minutes: a small VGG on ten color photos that come with installed packages.
+r"""Colorization in two minutes: a small VGG on ten photos of installed packages.
 
 python -m colorize_jax.main --config=configs/quickstart.py --workdir=quickstart
 

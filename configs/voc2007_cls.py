@@ -1,4 +1,4 @@
-r"""VOC 2007 classification from a pretrained network: which of twenty classes are in a photo.
+r"""VOC 2007 classification: which of twenty classes are in a photo.
 
 python -m colorize_jax.main --config=configs/voc2007_cls.py --config.init_from=/ckpt/vgg16 \
     --config.data.source=/data/VOCdevkit/VOC2007 --workdir=/ckpt/vgg16_voc07

@@ -29,6 +29,6 @@ check_run() {
       --workdir=* | --workdir) workdir=1 ;;
     esac
   done
-  [[ $config ]] || fail "--config=FILE is missing behind --, for example --config=configs/vgg16_col.py"
+  [[ $config ]] || fail "--config=RECIPE is missing behind --, for example --config=vgg16_col"
   [[ $workdir ]] || fail "--workdir=FOLDER is missing behind --, for example --workdir=/ckpt/vgg16"
 }

@@ -46,7 +46,7 @@ def load(config_flag: str) -> Study:
     module = recipe.load_file(path, "sweep")  # that yields the settings to compare
     # A sweep may depend on the variant.
     takes_variant = bool(inspect.signature(module.sweep).parameters)
-    with recipe.explained(path):
+    with recipe.explained(module.__file__):
         sweep = [dict(settings) for settings in module.sweep(*([variant] if takes_variant else []))]
     runs = {}
     for settings in sweep:

@@ -105,7 +105,7 @@ def test_command_prints_tables(recipe, capsys, monkeypatch):
 
     monkeypatch.setattr(cost, "count_step", count_step)
     bench.main([
-        "cost", f"--config={recipe}", "--rows", "2", "4", "--set", "model.dtype=bfloat16",
+        "cost", f"--config={recipe}", "--rows", "2", "4", "--config.model.dtype=bfloat16",
     ])  # fmt: skip
     text = capsys.readouterr().out
     assert compiled == [("bfloat16", 2, 1), ("bfloat16", 4, 1)]
@@ -119,8 +119,8 @@ def test_command_prints_tables(recipe, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--set", "model.widht=1"], "--set model.widht=1"),
-        (["--set", "model.name='vgg17'"], "'vgg17'; known: 'vgg16'"),
+        (["--config.model.widht=1"], "Did you mean model.width?"),
+        (["--config.model.name=vgg17"], "'vgg17'; known: 'vgg16'"),
         (["--rows", "0", "4"], "--rows 0 4: two numbers"),
         (["--rows", "4", "4"], "--rows 4 4: two numbers"),
         (["--topology=v0:9"], "cannot compile for the TPU slice 'v0:9'"),

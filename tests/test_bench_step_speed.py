@@ -98,14 +98,12 @@ def _measured(monkeypatch, seconds_of):
     return fed
 
 
-COMMAND = ("step", "--config=configs/quickstart.py", "--set", "model.width=0.5")
+COMMAND = ("step", "--config=quickstart", "--config.model.width=0.5")
 
 
 def test_command_feeds_the_fastest(monkeypatch, capsys):
     fed = _measured(monkeypatch, lambda config, rows: {2: 0.5, 4: 0.625, 8: 1.25}[rows])
-    bench.main(
-        [*COMMAND, "--dtypes", "float32", "--rows", "8", "4", "2", "--source=builtin:photos"]
-    )
+    bench.main([*COMMAND, "--dtypes", "float32", "--rows", "8", "4", "2"])
     assert fed == [4]
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("|")[2].strip() for line in lines if "float32 |" in line] == [
@@ -123,7 +121,7 @@ def test_a_command_that_is_stopped_shows_what_it_has(monkeypatch, capsys):
         return 1.0
 
     _measured(monkeypatch, seconds_of)
-    bench.main([*COMMAND, "--rows", "2", "4"])
+    bench.main([*COMMAND, "--rows", "2", "4", "--config.data.source="])
     printed = capsys.readouterr()
     assert "| float32 | 2 (best) |" in printed.out
     assert "stopped; this is what was measured" in printed.err

@@ -10,9 +10,10 @@ from ml_collections import ConfigDict
 import pytest
 
 from colorize_jax import __main__ as commands
-from colorize_jax import convert, extract, help, probe, study
+from colorize_jax import convert, evaluate, extract, help, main, probe, study
 from colorize_jax.bench import __main__ as bench
-from colorize_jax.config.recipe import load_config
+from colorize_jax.bench import regression_scale
+from colorize_jax.config import recipe
 from colorize_jax.config.settings import default_config
 from colorize_jax.data import __main__ as data
 from colorize_jax.errors import ConfigError
@@ -34,81 +35,87 @@ def test_every_setting_has_its_default_and_a_comment():
     assert found["early_stopping"].comment.startswith("Finds the schedule while it trains")
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
-def test_every_variant_of_a_recipe_is_explained(path):
-    (variants,) = [v for p, _, v in help.recipes(path.parent) if p == str(path)]
+@pytest.mark.parametrize("name", recipe.shipped())
+def test_every_variant_of_a_recipe_is_explained(name):
+    variants = help.variants(help.recipes()[name])
     with pytest.raises(ConfigError) as error:
-        load_config(f"{path}:no_such_variant")
+        recipe.load_config(f"{name}:no_such_variant")
     known = str(error.value).partition("known: ")[2].split(", ")
-    assert sorted(name for name, _ in variants) == sorted(known)
-    assert all(text for _, text in variants)
+    assert sorted(variants) == sorted(known)
+    assert all(variants.values())
 
 
-def test_files_that_are_no_recipes_are_passed_over(tmp_path):
-    (tmp_path / "broken.py").write_text("def get_config(:")
-    (tmp_path / "other.py").write_text('"""A sweep."""')
-    (tmp_path / "mine.py").write_text(
+def test_recipes_of_ones_own_stand_beside_those_of_the_package(tmp_path, monkeypatch):
+    (tmp_path / "configs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs/broken.py").write_text("def get_config(:")
+    (tmp_path / "configs/other.py").write_text('"""A sweep."""')
+    (tmp_path / "configs/mine.py").write_text(
         '"""Mine.\n\nVariants, as in :a\n    a   one thing,\n        and more\n    bc  two\n"""\n'
         "raise SystemExit\ndef get_config(variant=''): ...\n"
     )
-    (found,) = help.recipes(tmp_path)
-    assert found[1:] == ("Mine.", [("a", "one thing, and more"), ("bc", "two")])
-
-
-def test_the_help_is_readable(monkeypatch):
+    found = help.recipes()
+    assert list(found) == [*recipe.shipped(), "configs/mine.py"]
+    assert help.variants(found["configs/mine.py"]) == {"a": "one thing, and more", "bc": "two"}
     monkeypatch.chdir(ROOT)
-    text = help.recipes_and_settings()
-    assert max(map(len, text.splitlines())) <= help.WIDTH
-    assert "  configs/vgg16_col.py\n" in text and "      :no_drop " in text
-    assert '  --config.data.scale="(352, 600)"  ' in text
-    assert "  --config.model.width=1.0                multiplies the channels" in text
+    assert list(help.recipes()) == list(recipe.shipped())
+    assert list(help.recipes("get_study")) == list(recipe.shipped("get_study"))
 
 
-@pytest.mark.parametrize("command", [bench, convert, data, extract, probe, study])
-def test_help_of_a_command_ends_well_and_explains_every_flag(command, capsys):
+def _said(capsys, call, *words):
     with pytest.raises(SystemExit) as ended:
-        command.main(["--help"])
-    assert ended.value.code == 0
-    said = capsys.readouterr().out
-    assert f"usage: {'python -m ' + command.__name__.removesuffix('.__main__')}" in said
-    assert ("--config.model.width=1.0" in said) == (command in (bench, study))
-    assert "python -m colorize_jax.main --help" in said or command in (bench, study)
+        call(list(words))
+    said = capsys.readouterr()
+    return ended.value.code, said.out + said.err
+
+
+COMMANDS = [
+    *((module, ()) for module in (main, evaluate, regression_scale, extract, probe, study)),
+    (convert, ()), *((convert, (name,)) for name in
+     ("caffe", "to-caffe", "torch", "to-torch", "to-onnx", "inspect")),
+    (bench, ()), *((bench, (name,)) for name in ("data", "memory", "cost", "step")),
+    (data, ()), *((data, (name,)) for name in ("check", "pack")),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        (bench, "data"), (bench, "memory"), (bench, "cost"), (bench, "step"),
-        (data, "check"), (data, "pack"), (extract,), (probe,), (study,),
-    ],
-    ids=lambda x: "-".join([x[0].__name__, *x[1:]]),
-)  # fmt: skip
-def test_no_flag_is_left_without_a_word(arguments, capsys, monkeypatch):
-    command, *words = arguments
-    monkeypatch.setenv("COLUMNS", "200")
-    bare = []
+    ("module", "words"), COMMANDS, ids=lambda x: "-".join(x) if isinstance(x, tuple) else x.__name__
+)
+def test_help_of_every_command_fits_a_screen(module, words, capsys, monkeypatch):
+    plain, bare = help.Parser.format_help, []
 
     def remember(self):
-        bare.extend(a.option_strings or a.dest for a in self._actions if not a.help)
-        return ""
+        bare.extend(a.dest for a in self._actions if not a.help and a.dest != "command")
+        return plain(self)
 
     monkeypatch.setattr(help.Parser, "format_help", remember)
-    with pytest.raises(SystemExit):
-        command.main([*words, "--help"])
-    assert not bare
+    call = module.parser().parse_args if hasattr(module, "parser") else module.main
+    code, said = _said(capsys, call, *words, "--help")
+    command = " ".join((module.__name__.removesuffix(".__main__"), *words))
+    assert code == 0 and said.startswith(f"usage: python -m {command} ")
+    lines = said.splitlines()
+    assert len(lines) <= help.SCREEN and max(map(len, lines)) <= help.WIDTH
+    takes_recipe = hasattr(module, "parser") or words in (("cost",), ("step",))
+    assert not bare  # no flag is left without a word
+    assert ("\n  vgg16_col  " in said) == takes_recipe == ("--config.NAME=VALUE" in said)
 
 
-@pytest.mark.parametrize("command", ["main", "evaluate"])
-def test_help_of_a_run_shows_flags_recipes_and_settings(command):
-    result = subprocess.run(
-        [sys.executable, "-m", f"colorize_jax.{command}", "--help"],
-        cwd=ROOT, capture_output=True, text=True, timeout=100,
-    )  # fmt: skip
-    assert result.returncode == 0 and not result.stderr
-    assert result.stdout.startswith(commands.about(command))
-    for shown in ("--workdir" if command == "main" else "--checkpoint", "configs/voc2012_seg.py",
-                  ":crossval", "--config.log.every=100"):  # fmt: skip
-        assert shown in result.stdout
+def test_variants_are_listed_where_they_have_room():
+    assert "\n" + " " * 23 + ":long :regression" in help.list_of("get_config", help.SCREEN)
+    short = help.list_of("get_config", 10)
+    assert len(short.splitlines()) == len(recipe.shipped()) and ":long" not in short
+
+
+def test_settings_and_recipes_are_shown_if_asked_for(capsys):
+    code, said = _said(capsys, main.parser().parse_args, "--help=settings")
+    assert code == 0 and max(map(len, said.splitlines())) <= help.WIDTH
+    assert '  --config.data.scale="(352, 600)"  ' in said
+    assert "  --config.model.width=1.0                multiplies the channels" in said
+    for topic in ("vgg16_col", "vgg16_col:long", str(ROOT / "configs/vgg16_col.py")):
+        code, said = _said(capsys, main.parser().parse_args, f"--help={topic}")
+        assert code == 0 and "    no_drop         the rate never drops" in said
+    code, said = _said(capsys, main.parser().parse_args, "--help=vgg17")
+    assert code == 2 and "--help=vgg17: known: settings, alexnet_col, " in said
 
 
 def test_a_reader_that_goes_away_is_no_error():

@@ -25,7 +25,10 @@ def _run(*flags):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--config=configs/quickstart.py", "--config.optimizer.rat=1"), 'Did you mean "rate"'),
+        (
+            ("--config=configs/quickstart.py", "--config.optimizer.rat=1"),
+            "Did you mean optimizer.rate?",
+        ),
         (("--config=configs/vgg16_col.py:short",), "no variant 'short'; known: long"),
         (("--config=configs/absent.py",), "configs/absent.py"),
         (("--config=configs/vgg16_col.py",), "config.data.source is empty"),

@@ -1,9 +1,12 @@
 """~ and variables in every path: flags, settings, and several sources."""
 
+import pathlib
+
 import pytest
+import saved
 import tiny
 
-from colorize_jax import command_line, paths
+from colorize_jax import command_line, evaluate, main, paths
 from colorize_jax.data import sources
 from colorize_jax.errors import ConfigError, printable, shown
 
@@ -55,12 +58,15 @@ def test_every_setting_that_names_a_place(home):
 
 
 def test_flags_of_commands(home):
-    words = ["main", "--config=~/r.py:long", "--workdir", "~/run", "--output=$HOME/o", "--seed=~"]
-    assert command_line._expanded(words) == [
-        "main", f"--config={home}/r.py:long", "--workdir", f"{home}/run", f"--output={home}/o",
-        "--seed=~",
-    ]  # fmt: skip
-    assert set(command_line._PATHS) >= {"config", "workdir"}
+    recipe = (saved.ROOT / "configs/vgg16_col.py").read_text()
+    pathlib.Path(home, "r.py").write_text(recipe)
+    asked = command_line.parse(
+        main.parser(), ["--config=~/r.py:long", "--workdir", "~/run", "--config.init_from=$HOME/a"]
+    )
+    assert asked.workdir == f"{home}/run" and asked.config.init_from == f"{home}/a"
+    assert asked.config.schedule.epochs == 10 and asked.stated == {"init_from"}
+    asked = evaluate.parser().parse_args(["--config=c", "--checkpoint=~/run", "--output=$HOME/o"])
+    assert (asked.checkpoint, asked.output) == (f"{home}/run", f"{home}/o")
 
 
 def test_names_are_shown_without_what_moves_a_terminal():

@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 import pytest
 
+from colorize_jax.bench import __main__ as bench
 from colorize_jax.config import recipe
 from colorize_jax.config.settings import check_numbers, config_form, default_config
 from colorize_jax.errors import ConfigError
@@ -80,7 +81,7 @@ def test_no_setting_can_do_without_a_kind_and_a_range():
         ("get_config = 3\n", "recipe.py has no function get_config"),
         ("def get_config(): pass\n", "get_config must give a ConfigDict and gives None"),
         (f"{_OWN}    return config.model\n", "the config of get_config has no checkpoint"),
-        (None, "there is no file .*recipe.py, or it is not Python"),
+        (None, "there is no file .*recipe.py, and no recipe"),
     ],
 )
 def test_a_broken_recipe_is_a_sentence_with_its_line(tmp_path, text, message):
@@ -91,6 +92,120 @@ def test_a_broken_recipe_is_a_sentence_with_its_line(tmp_path, text, message):
         path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         recipe.read_config(str(path))
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """A folder as pip makes it, with one recipe and one study."""
+    (tmp_path / "package/recipes/studies").mkdir(parents=True)
+    source = f"{_OWN}    config.steps = 7\n    return config\n"
+    (tmp_path / "package/recipes/mine.py").write_text(source)
+    (tmp_path / "package/recipes/studies/ours.py").write_text("def get_study(): ...")
+    monkeypatch.setattr(recipe, "_PACKAGE", tmp_path / "package")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return tmp_path
+
+
+def test_recipes_and_studies_are_found_by_name_where_the_package_is_installed(installed):
+    assert recipe.load_config("mine").steps == 7
+    assert recipe.load_file("ours", "get_study").get_study() is None
+    with pytest.raises(ConfigError, match="no file vgg17, and no recipe of this name; known: mine"):
+        recipe.read_config("vgg17")
+    with pytest.raises(ConfigError, match="no study of this name; known: ours"):
+        recipe.load_file("mine", "get_study")
+
+
+def test_a_checkout_has_them_beside_the_package_and_paths_go_on_working(installed):
+    (installed / "package/recipes").rename(installed / "configs")
+    assert list(recipe.shipped()) == ["mine"] and list(recipe.shipped("get_study")) == ["ours"]
+    assert recipe.load_config("mine").steps == recipe.load_config("../configs/mine.py").steps == 7
+    (installed / "elsewhere/mine").mkdir()  # as a workdir that is called like its recipe
+    assert recipe.load_config("mine").steps == 7
+
+
+def test_a_command_line_is_parted_into_changes_and_the_rest():
+    words = (
+        "--config=mine --config.steps=3 --workdir w --config.model.width 0.5 --config.model.remat "
+        "--config.distributed.id -1 --config.data.source="
+    )
+    changes, others = recipe.split(words.split())
+    assert others == ["--config=mine", "--workdir", "w"]
+    assert changes == [
+        "steps=3", "model.width=0.5", "model.remat", "distributed.id=-1", "data.source=",
+    ]  # fmt: skip
+    names = {"steps", "model.width", "model.remat", "distributed.id", "data.source"}
+    assert recipe.stated(changes) == names
+
+
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [
+        ("steps=3", 3),
+        ("model.width=1", 1.0),
+        ("optimizer.rate=1e-4", 1e-4),
+        ("model.remat", True),
+        ("model.remat=true", True),
+        ("model.hypercolumn=False", False),
+        ("data.source=5", "5"),  # text stays text
+        ("data.source=a=b", "a=b"),
+        ("schedule.drops=(0.5, 1)", (0.5, 1)),
+        ("schedule.drops=0.5", (0.5,)),
+        ("schedule.drops=", ()),
+        ("eval.classes=('cat','dog')", ("cat", "dog")),
+        ("eval.classes=cat,dog", ("cat", "dog")),
+        ("optimizer.groups={'head': {'rate': 0.1}}", ConfigDict({"head": {"rate": 0.1}})),
+    ],
+)
+def test_a_change_has_the_kind_of_its_setting(change, value):
+    config = recipe.load_config("vgg16_col", [change])
+    for part in change.partition("=")[0].split("."):
+        config = config[part]
+    assert config == value and type(config) is type(value)
+
+
+def test_settings_that_follow_others_follow_their_changes_too():
+    config = recipe.load_config("vgg16_col", ["data.crop=704"])
+    assert config.task.edge_buffer == 192
+    config = recipe.load_config("vgg16_col", ["task.edge_buffer=5", "data.crop=704"])
+    assert config.task.edge_buffer == 5
+
+
+def test_names_that_decide_about_other_settings_are_changed_first(monkeypatch):
+    def choose(config, group, name):
+        config[group].name = name
+        config[group].width = 0.25 if group == "model" else None
+
+    monkeypatch.setattr(recipe, "choose", choose)
+    changes = ["model.width=0.5", "model.name=alexnet"]
+    assert recipe.load_config("vgg16_col", changes).model.width == 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("optimizer.rat=1", r"no field optimizer.rat. Did you mean optimizer.rate\?"),
+        ("zzz=1", "no field zzz. --help=settings lists all"),
+        ("model=1", "config.model is a group of settings"),
+        ("steps=1.5", "config.steps=1.5 must be a whole number"),
+        ("steps", "config.steps needs a value"),
+        ("model.width=wide", "config.model.width=wide must be a number"),
+        ("optimizer.groups=head", "config.optimizer.groups=head must be settings with their val"),
+        ("steps.long=1", "no field steps.long"),
+        ("model.remat=maybe", "config.model.remat=maybe must be True or False"),
+        ("data.scale=wide", r"config.data.scale\[0\]=wide must be a whole number"),
+        ("data.crop=-1", "config.data.crop=-1 must be a whole number from 1"),
+    ],
+)
+def test_changes_that_make_no_sense_are_refused_by_name(change, message):
+    with pytest.raises(ConfigError, match=message):
+        recipe.load_config("vgg16_col", [change])
+
+
+def test_a_command_without_a_recipe_takes_no_settings(capsys):
+    with pytest.raises(SystemExit):
+        bench.main(["data", "/nowhere", "--config.data.crop=3"])
+    assert "--config.data.crop=3: this command takes no recipe" in capsys.readouterr().err
 
 
 def test_a_batch_that_no_machine_holds_is_refused():

@@ -315,17 +315,16 @@ LEAVING = """
 import sys, threading
 sys.path.insert(0, "{root}")
 from concurrent import futures
-from absl import flags
+import argparse
 from colorize_jax import command_line
 from colorize_jax.training.signals import Signals
 def hanging():
     print("ready", flush=True)
     futures.ThreadPoolExecutor(1).submit(threading.Event().wait, 1000).result()  # Python waits too
-def main(argv):
+def main(asked):
     with Signals() as signals:
         signals.wait_for(hanging)
-flags.DEFINE_string("config", None, "")
-command_line.run(main, required=())
+command_line.run(main, argparse.ArgumentParser())
 """
 
 

@@ -26,4 +26,4 @@ def telling(self, index):
 
 if __name__ == "__main__":
     pipeline.HostRows.__getitem__ = telling
-    command_line.run(main.main, required=("config", "workdir"))
+    command_line.run(main.main, main.parser())

@@ -2,8 +2,8 @@ r"""Measures speed on this machine, or counts what a training step costs on othe
 
 python -m colorize_jax.bench data /data/photos
 python -m colorize_jax.bench memory /data/photos --count=100000
-python -m colorize_jax.bench cost --config=configs/vgg16_col.py
-python -m colorize_jax.bench step --config=configs/vgg16_col.py --source=/data/photos
+python -m colorize_jax.bench cost --config=vgg16_col
+python -m colorize_jax.bench step --config=vgg16_col --config.data.source=/data/photos
 """
 
 import os
@@ -12,7 +12,6 @@ import tempfile
 
 from colorize_jax import command_line, help
 from colorize_jax.bench import input_speed
-from colorize_jax.config.recipe import load_config
 from colorize_jax.config.settings import default_config
 from colorize_jax.data import pack, sources, splits
 from colorize_jax.errors import ColorizeError, ConfigError
@@ -20,7 +19,7 @@ from colorize_jax.errors import ColorizeError, ConfigError
 
 def main(arguments: list[str] | None = None) -> None:
     """Parses the command line and prints a table."""
-    parser = help.Parser("python -m colorize_jax.bench", description=__doc__, recipes=True)
+    parser = help.Parser("python -m colorize_jax.bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     data = commands.add_parser("data", help="images per second of the input pipeline")
     data.add_argument("source", metavar="SOURCE", help=sources.KINDS)
@@ -38,8 +37,8 @@ def main(arguments: list[str] | None = None) -> None:
     memory.add_argument("--workers", type=int, default=0, help="processes that decode")
     _add_cost(commands)
     _add_step(commands)
-    settings = parser.parse_args(arguments)
     try:
+        settings = command_line.parse(parser, arguments)
         if settings.command == "cost":
             print(_cost(settings))
             return
@@ -69,20 +68,12 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"error: {error}")
 
 
-def _add_recipe(command) -> None:
-    """Adds the flags that `load_config` takes."""
-    command.add_argument("--config", required=True, help="recipe, as in main: FILE or FILE:VARIANT")
-    command.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="such as model.width=0.5"
-    )
-
-
 def _add_cost(commands) -> None:
     """Adds the command `cost`."""
     command = commands.add_parser(
-        "cost", help="FLOPs, bytes and memory of a training step, and a model of its time"
-    )
-    _add_recipe(command)
+        "cost", recipes=True,
+        help="FLOPs, bytes and memory of a training step, and a model of its time",
+    )  # fmt: skip
     command.add_argument("--topology", default="", help="compile for this TPU slice: v5e:2x4")
     command.add_argument(
         "--rows", type=int, nargs=2, default=(8, 32), metavar="N",
@@ -93,17 +84,18 @@ def _add_cost(commands) -> None:
 def _add_step(commands) -> None:
     """Adds the command `step`."""
     command = commands.add_parser(
-        "step", help="time, memory and arithmetic of training steps, on this machine"
-    )
-    _add_recipe(command)
-    command.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"),
-                         default=("float32", "bfloat16"), help="to measure")  # fmt: skip
+        "step", recipes=True,
+        help="time, memory and arithmetic of training steps, on this machine",
+    )  # fmt: skip
     command.add_argument(
-        "--rows", type=int, nargs="+", default=tuple(2**i for i in range(1, 13)),
+        "--dtypes", nargs="+", choices=("float32", "bfloat16"), metavar="DTYPE",
+        default=("float32", "bfloat16"), help="to measure",
+    )  # fmt: skip
+    command.add_argument(
+        "--rows", type=int, nargs="+", metavar="N", default=tuple(2**i for i in range(1, 13)),
         help="photos of one device in a step, growing; ends where more is no faster or too much",
     )  # fmt: skip
     command.add_argument("--seconds", type=float, default=6.0, help="to measure each for")
-    command.add_argument("--source", default="", help="photos to feed it with: " + sources.KINDS)
 
 
 def _step(settings) -> str:
@@ -114,11 +106,10 @@ def _step(settings) -> str:
 
     if min(settings.rows) < 1 or settings.seconds <= 0:
         raise ConfigError("--rows and --seconds must be positive")
-    config = load_config(settings.config, settings.set)
+    config = settings.config
     config.model.update(registry.by_depth(config.model))
     photos, seconds = None, settings.seconds
-    if settings.source:
-        config.data.source = settings.source
+    if config.data.source:
         splits.fall_back(config)
         opened = splits.open_splits(config)
         splits.ask_classes(config, opened)
@@ -154,7 +145,7 @@ def _cost(settings) -> str:
     few, many = settings.rows
     if not 0 < few < many:
         raise ConfigError(f"--rows {few} {many}: two numbers of photos are needed, few and many")
-    config = load_config(settings.config, settings.set)
+    config = settings.config
     config.model.update(registry.by_depth(config.model))
     config.microbatches = 1  # of several XLA counts one
     topology = settings.topology

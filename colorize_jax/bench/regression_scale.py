@@ -8,11 +8,12 @@ is the ratio of the two root mean squares over the same batches, so that the eff
 rates match, as the paper asks. It is then fixed in the config as task.regression_scale.
 """
 
+import argparse
 import sys
 
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from colorize_jax import command_line
+from colorize_jax import command_line, help
 from colorize_jax.data import pipeline, sources
 
 
@@ -74,12 +75,16 @@ def measure(config: ConfigDict, batches: int = 100) -> float:
     return (sums["histogram"] / sums["regression"]) ** 0.5
 
 
-def main(argv):
+def main(asked: argparse.Namespace) -> None:
     """Prints the factor."""
-    del argv
-    print(f"task.regression_scale = {measure(CONFIG.value):.3g}")
+    print(f"task.regression_scale = {measure(asked.config):.3g}")
+
+
+def parser() -> help.Parser:
+    """Of this command."""
+    name = "python -m colorize_jax.bench.regression_scale"
+    return help.Parser(name, description=__doc__, recipes=True)
 
 
 if __name__ == "__main__":
-    CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe of colorization.")
-    command_line.run(main)
+    command_line.run(main, parser())

@@ -1,12 +1,16 @@
 """Python files that describe runs: recipes with `get_config`, studies with `get_study`."""
 
 import ast
+from collections.abc import Sequence
 import contextlib
+import difflib
 import importlib.util
 import os
+import pathlib
 import textwrap
 import traceback
 import types
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -14,13 +18,40 @@ from colorize_jax import paths
 from colorize_jax.config.settings import check_numbers, default_config
 from colorize_jax.errors import ColorizeError, ConfigError
 
+_PACKAGE = pathlib.Path(__file__).parent.parent
+# What is called so decides which settings its group has.
+_CHOICES = ("task.name", "model.name", "optimizer.name", "schedule.name")
+_KINDS = {
+    bool: "True or False", int: "a whole number", float: "a number",
+    ConfigDict: "settings with their values, as in {'head': {'rate': 0.1}}",
+}  # fmt: skip
 
-def load_file(path: str, function: str) -> types.ModuleType:
-    """A Python file as a module; ConfigError if it cannot be read or lacks the function."""
-    path = paths.expand(path)
+
+def shipped(function: str = "get_config") -> dict[str, pathlib.Path]:
+    """{name: file} of the recipes that come with this package; of its studies for "get_study"."""
+    installed = _PACKAGE / "recipes"  # setup.py puts there what a checkout has in configs/
+    folder = installed if installed.is_dir() else _PACKAGE.parent / "configs"
+    folder = folder / "studies" if function == "get_study" else folder
+    return {path.stem: path for path in sorted(folder.glob("*.py"))}
+
+
+def load_file(name: str, function: str) -> types.ModuleType:
+    """A Python file as a module; ConfigError if it cannot be read or lacks the function.
+
+    Args:
+        name: the path of a file, or the name of one that comes with the package.
+        function: that it must have, such as "get_config" or "get_study".
+    """
+    known = shipped(function)
+    path = str(known[name]) if name in known else paths.expand(name)
+    if not os.path.isfile(path):
+        kind = "study" if function == "get_study" else "recipe"
+        raise ConfigError(
+            f"there is no file {path}, and no {kind} of this name; known: {', '.join(known)}"
+        )
     spec = importlib.util.spec_from_file_location("recipe", path)
-    if spec is None or not os.path.isfile(path):
-        raise ConfigError(f"there is no file {path}, or it is not Python")
+    if spec is None:
+        raise ConfigError(f"{path} is not Python")
     module = importlib.util.module_from_spec(spec)
     with explained(path):
         spec.loader.exec_module(module)
@@ -48,13 +79,18 @@ def explained(path: str):
 
 
 def read_config(recipe: str) -> ConfigDict:
-    """The config that `--config=FILE:VARIANT` names.
+    """The config that `--config=RECIPE` names.
+
+    Args:
+        recipe: its name, if it comes with the package, or the path of its file; and its variants
+            after a colon.
 
     Raises:
         ConfigError: with the line where the file's own code fails; or it gives no complete config.
     """
-    path, _, variant = recipe.partition(":")
-    module = load_file(path, "get_config")
+    name, _, variant = recipe.partition(":")
+    module = load_file(name, "get_config")
+    path = module.__file__
     with explained(path):
         config = module.get_config(variant) if variant else module.get_config()
     if not isinstance(config, ConfigDict):
@@ -77,27 +113,97 @@ def _names(config: ConfigDict, prefix: str = "") -> set[str]:
     return found
 
 
-def load_config(recipe: str, changes: list[str] = ()) -> ConfigDict:
-    """The config that `--config=FILE:VARIANT` names, for commands without absl's flags.
+def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The changes of settings in a command line, and its other words.
+
+    Returns:
+        changes: "NAME=VALUE" for every `--config.NAME=VALUE` or `--config.NAME VALUE`; "NAME" for a
+            `--config.NAME` without a value, which turns a setting on.
+        others: the rest, in order.
+    """
+    changes, others, left = [], [], list(words)
+    while left:
+        word = left.pop(0)
+        if not word.startswith("--config."):
+            others.append(word)
+            continue
+        if "=" not in word and left and not left[0].startswith("--"):
+            word = f"{word}={left.pop(0)}"
+        changes.append(word.removeprefix("--config."))
+    return changes, others
+
+
+def stated(changes: Sequence[str]) -> frozenset[str]:
+    """The names of the settings that these changes are of, as in "model.width"."""
+    return frozenset(change.partition("=")[0] for change in changes)
+
+
+def load_config(recipe: str, changes: Sequence[str] = ()) -> ConfigDict:
+    """The config that `--config=RECIPE --config.NAME=VALUE` names.
 
     Args:
-        recipe: the path of a file with `get_config(variant="")`, and the variant after a colon.
-        changes: "NAME=VALUE", as in "model.width=0.5".
+        recipe: as `read_config` takes it.
+        changes: "NAME=VALUE", as in "model.width=0.5", in any order; "NAME" alone turns a setting
+            on. A setting that follows another one, such as task.edge_buffer the crop, follows its
+            change.
+
+    Raises:
+        ConfigError: the recipe cannot be read, or a setting does not exist or makes no sense.
     """
     config = read_config(recipe)
-    for change in changes:
-        name, equals, text = change.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {change}: give NAME=VALUE")
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            value = text
-        try:
-            config.update_from_flattened_dict({name: value})
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise ConfigError(f"--set {change}: {reason}") from None
+    pairs = [change.partition("=") for change in changes]
+    for name, equals, text in sorted(pairs, key=lambda pair: pair[0] not in _CHOICES):
+        _change(config, name, text if equals else None)
+    config.lock()
     paths.expand_settings(config)
     check_numbers(config)
     return config
+
+
+def _change(config: ConfigDict, name: str, text: str | None) -> None:
+    """Gives a setting the value that a command line has for it; None: no value."""
+    *groups, field = name.split(".")
+    group = config
+    for part in groups:
+        group = group.get(part) if isinstance(group, ConfigDict) else None
+    if not isinstance(group, ConfigDict) or field not in group:
+        close = difflib.get_close_matches(name, _names(config), 1)
+        hint = f"Did you mean {close[0]}?" if close else "--help=settings lists all."
+        raise ConfigError(f"the config has no field {name}. {hint}")
+    kind = group.get_type(field)
+    if kind is ConfigDict and len(group[field]):
+        raise ConfigError(f"config.{name} is a group of settings: give one of them a value")
+    if text is None and kind is not bool:
+        raise ConfigError(f"config.{name} needs a value: --config.{name}=VALUE")
+    try:
+        value = True if text is None else _value(text, kind)
+    except ValueError:
+        raise ConfigError(f"config.{name}={text} must be {_KINDS[kind]}") from None
+    if name in _CHOICES:
+        choose(config, groups[0], value)
+    else:
+        group[field] = value
+
+
+def choose(config: ConfigDict, group: str, name: str) -> None:
+    """Gives a group, "task" or "model", the name that decides about its other settings."""
+    config[group].name = name
+
+
+def _value(text: str, kind: type) -> Any:
+    """What a command line says, for a setting of this kind; ValueError if it cannot be that."""
+    if kind is bool:
+        if text.lower() not in ("true", "false", "1", "0"):
+            raise ValueError(text)
+        return text.lower() in ("true", "1")
+    if kind is tuple:
+        with contextlib.suppress(ValueError, SyntaxError):
+            value = ast.literal_eval(text)
+            return tuple(value) if isinstance(value, tuple | list) else (value,)
+        # Names without quotes, as in cat,dog.
+        return tuple(part.strip() for part in text.strip("()").split(",") if part.strip())
+    if kind is ConfigDict:
+        with contextlib.suppress(SyntaxError, TypeError):
+            return ConfigDict(ast.literal_eval(text))
+        raise ValueError(text)
+    return kind(text)

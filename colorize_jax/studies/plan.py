@@ -16,7 +16,7 @@ class Run:
 
     Attributes:
         name: of its workdir in that of the study.
-        recipe: config file, with its variants after a colon, as --config takes it.
+        recipe: its name or the path of its file, with variants after a colon, as --config takes it.
         settings: of the config, {"model.width": 0.25}. $DATA stands for the folder of the data.
         start: an earlier run whose newest checkpoint it starts from, or NAME@STEP, a checkpoint.
         search: the name of a `Search`: the settings of its best candidate are added, and the

@@ -57,8 +57,8 @@ def start(settings) -> None:
         return
     # It would take SIGTERM away from `signals`, and knows nothing of SIGINT.
     jax.config.update("jax_enable_preemption_service", False)
-    # JAX aborts where another host is gone. The dump of all threads that absl asks for then tells
-    # nothing about that, and has crashed itself: 139 in the place of 134.
+    # JAX aborts where another host is gone. The dump of all threads that `command_line` asks for
+    # tells nothing about that, and has crashed itself: 139 in the place of 134.
     faulthandler.disable()
     try:
         if mode == "explicit":
