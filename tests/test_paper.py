@@ -10,9 +10,8 @@ from unittest import mock
 import jax
 import optax
 import pytest
-import saved
 
-from colorize_jax import convert
+from colorize_jax import command_line, convert, evaluate
 from colorize_jax.config.recipe import load_config, load_file
 from colorize_jax.data import pipeline
 from colorize_jax.models.vgg16 import Vgg16
@@ -23,7 +22,7 @@ from colorize_jax.tasks.task import batch_shapes, make_task
 from colorize_jax.training import same_run, schedules
 from colorize_jax.training.step import abstract_state
 
-STUDY = load_file(str(saved.ROOT / "configs/studies/paper.py"), "get_study").get_study()
+STUDY = load_file("paper", "get_study").get_study()
 PLACE = Workplace(STUDY, pathlib.Path("/study"), "/data")
 STEPS = {step.name: step for step in STUDY.steps}
 PHOTOS = 3_700_000  # that the steps of pretraining are counted by
@@ -113,7 +112,7 @@ SEARCHED = {
 
 def _config(run):
     changes = [word.removeprefix("--config.") for word in PLACE.command(run)[2:]]
-    return load_config(str(saved.ROOT / run.recipe), changes)
+    return load_config(run.recipe, changes)
 
 
 def _frozen(config):
@@ -167,7 +166,7 @@ def test_every_number_of_the_paper_has_its_row():
 
 def test_commands_of_the_text_are_complete():
     """The import is of the public classifier; an evaluation names a run and settings that exist."""
-    text = STUDY.text.replace("\\\n", " ").replace("$DATA", "/data")
+    text = STUDY.text.replace("\\\n", " ").replace("$DATA", "/data").replace("$STUDY", "/study")
     convert_words, evaluate_words = (
         shlex.split(re.search(rf"^python -m colorize_jax.{command} (.*)", text, re.M)[1])
         for command in ("convert", "evaluate")
@@ -178,13 +177,9 @@ def test_commands_of_the_text_are_complete():
     # Caffe's own preprocessing of this network, in our order of the channels.
     assert imported.call_args.kwargs["pixels"] == 255
     assert imported.call_args.kwargs["mean"] == [123.68, 116.779, 103.939]
-    recipe, *changes = (word for word in evaluate_words if word.startswith("--config"))
-    config = load_config(
-        str(saved.ROOT / recipe.removeprefix("--config=")),
-        [word.removeprefix("--config.") for word in changes],
-    )
-    checkpoint = evaluate_words[-2].removeprefix("--checkpoint=$STUDY/")
-    assert STEPS[checkpoint].settings["data.source"] == config.data.source.replace("/data", "$DATA")
+    asked = command_line.parse(evaluate.parser(), evaluate_words)
+    source = STEPS[asked.checkpoint.removeprefix("/study/")].settings["data.source"]
+    assert source == asked.config.data.source.replace("/data", "$DATA")
     for name in re.findall(r"--only='?(\w+)", text):
         assert name in STEPS
 

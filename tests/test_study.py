@@ -299,13 +299,13 @@ def test_plot_shows_what_there_is(place, tmp_path):
 
 
 def test_study_of_the_project_is_sound():
-    found = load_file(str(ROOT / "configs/studies/small.py"), "get_study").get_study()
+    found = load_file("small", "get_study").get_study()
     plan.check(found)
     place = Workplace(found, pathlib.Path("/study"), "/data")
     for run in found.runs():
         if not run.search:
             changes = [a.partition("--config.")[2] for a in place.command(run)[2:]]
-            load_config(str(ROOT / run.recipe), changes)
+            load_config(run.recipe, changes)
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_study_of_the_project_is_sound():
 def test_pages_of_the_docs_are_those_of_their_studies(name, records, there, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     study.main([
-        f"configs/studies/{name}.py", f"--workdir={records or tmp_path}", "--only=nothing",
+        name, f"--workdir={records or tmp_path}", "--only=nothing",
         f"--page={tmp_path}/page.md",
     ])  # fmt: skip
     assert (tmp_path / "page.md").read_text() == (ROOT / there).read_text()

@@ -1,6 +1,6 @@
 r"""The paper's numbers, cell by cell: Tables 1, 2, 3, 5 and 6 and Figure 4, with full networks.
 
-python -m colorize_jax.study configs/studies/paper.py --workdir=/ckpt/paper --data=/data \
+python -m colorize_jax.study paper --workdir=/ckpt/paper --data=/data \
     --only=vgg16 --only='seg_rates-*' --only=seg
 
 runs one row: its pretraining, the search for its rate and schedule, and the transfer. --data holds
@@ -52,16 +52,12 @@ class Target(NamedTuple):
 
 
 SEG = Target(
-    "configs/voc2012_seg.py",
+    "voc2012_seg",
     {"data.source": "$DATA/VOCdevkit/VOC2012", "data.sbd": "$DATA/benchmark_RELEASE/dataset"},
     (3e-4, 1e-3, 3e-3),
 )
-VOC07 = Target(
-    "configs/voc2007_cls.py", {"data.source": "$DATA/VOCdevkit/VOC2007"}, (3e-4, 1e-3, 3e-3)
-)
-IMAGENET = Target(
-    "configs/imagenet_subset_cls.py", {"data.source": "$DATA/imagenet"}, (1e-3, 3e-3, 1e-2)
-)
+VOC07 = Target("voc2007_cls", {"data.source": "$DATA/VOCdevkit/VOC2007"}, (3e-4, 1e-3, 3e-3))
+IMAGENET = Target("imagenet_subset_cls", {"data.source": "$DATA/imagenet"}, (1e-3, 3e-3, 1e-2))
 
 
 class Cell(NamedTuple):
@@ -81,18 +77,18 @@ def pretrainings() -> Iterator[Run]:
     """All starts that are trained here."""
     photos = {"data.source": "$DATA/imagenet/train,$DATA/places205"}
     for name, recipe in (
-        ("vgg16", "vgg16_col.py"),
-        ("vgg16_long", "vgg16_col.py:long"),
-        ("vgg16_regression", "vgg16_col.py:regression"),
-        ("vgg16_no_hypercolumn", "vgg16_col.py:no_hypercolumn"),
-        ("alexnet", "alexnet_col.py"),
-        ("alexnet_long", "alexnet_col.py:long"),
-        ("resnet152", "resnet152_col.py"),
-        ("resnet152_short", "resnet152_col.py:short"),
+        ("vgg16", "vgg16_col"),
+        ("vgg16_long", "vgg16_col:long"),
+        ("vgg16_regression", "vgg16_col:regression"),
+        ("vgg16_no_hypercolumn", "vgg16_col:no_hypercolumn"),
+        ("alexnet", "alexnet_col"),
+        ("alexnet_long", "alexnet_col:long"),
+        ("resnet152", "resnet152_col"),
+        ("resnet152_short", "resnet152_col:short"),
     ):
-        yield Run(name, f"configs/{recipe}", photos)
+        yield Run(name, recipe, photos)
     # Until its first drop it is the same run.
-    yield Run("vgg16_no_drop", "configs/vgg16_col.py:no_drop", photos, branch=f"vgg16@{step(2)}")
+    yield Run("vgg16_no_drop", "vgg16_col:no_drop", photos, branch=f"vgg16@{step(2)}")
     more = {"data.per_class": 0, "schedule.epochs": 4.0}
     yield Run(GRAY_CLASSIFIER, IMAGENET.recipe, IMAGENET.data | FROM_FILE | more)
 
@@ -241,7 +237,7 @@ The folder of the data holds `imagenet/train` and `imagenet/val` with a folder f
 like: [transfer.md](transfer.md). One row at a time, with what it needs:
 
 ```sh
-python -m colorize_jax.study configs/studies/paper.py --workdir=$STUDY --data=$DATA \\
+python -m colorize_jax.study paper --workdir=$STUDY --data=$DATA \\
     --only=vgg16 --only='seg_rates-*' --only=seg
 ```
 
@@ -309,7 +305,7 @@ All inputs are gray unless the row says color.
 `python -m colorize_jax.evaluate` scores a run again, here by other crops:
 
 ```sh
-python -m colorize_jax.evaluate --config=configs/voc2007_cls.py \\
+python -m colorize_jax.evaluate --config=voc2007_cls \\
     --config.data.source=$DATA/VOCdevkit/VOC2007 --config.eval.view=ten \\
     --checkpoint=$STUDY/cls_long --output=$STUDY/cls_long/ten
 ```

@@ -1,6 +1,6 @@
 r"""Does it learn, on two CPU cores: the paper's comparisons with a quarter of VGG-16's channels.
 
-python -m colorize_jax.study configs/studies/small.py --workdir=/ckpt/small --data=/data
+python -m colorize_jax.study small --workdir=/ckpt/small --data=/data
 
 --data holds tiny_imagenet_part1.zip and tiny_imagenet_part2.zip (the first 250 training photos of
 each class of Tiny ImageNet, and its validation photos, as tiny_imagenet/train/CLASS and
@@ -69,7 +69,7 @@ CLASSES = NETWORK | {
     "eval.every": 900,
     "log.every": 50,
 }
-SEG, CLS = "configs/voc2012_seg.py", "configs/imagenet_subset_cls.py"
+SEG, CLS = "voc2012_seg", "imagenet_subset_cls"
 
 
 def names(stem: str, seeds=SEEDS) -> tuple[str, ...]:
@@ -83,7 +83,7 @@ def dotted(settings: dict) -> dict:
 
 def pretrained(name: str, variant: str = "", branch: str = "", **settings) -> Run:
     changed = PRETRAINING | dotted(settings)
-    return Run(name, f"configs/vgg16_col.py{variant}", changed, branch=branch)
+    return Run(name, f"vgg16_col{variant}", changed, branch=branch)
 
 
 def segmentation(
