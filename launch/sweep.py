@@ -53,11 +53,11 @@ def load(config_flag: str) -> Study:
         name = run_name(settings)
         if name in runs:
             raise ConfigError(f"sweep() of {path} yields {name} twice")
+        config = recipe.read_config(config_flag)
         try:
-            recipe.read_config(config_flag).update_from_flattened_dict(settings)
-        except (KeyError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise ConfigError(f"sweep() of {path} yields {name}: {reason}") from None
+            recipe.change(config, [f"{field}={shown(value)}" for field, value in settings.items()])
+        except ConfigError as error:
+            raise ConfigError(f"sweep() of {path} yields {name}: {error}") from None
         runs[name] = Run(name, config_flag, settings)
     if not runs:
         raise ConfigError(f"sweep() of {path} yields nothing")

@@ -151,13 +151,22 @@ def load_config(recipe: str, changes: Sequence[str] = ()) -> ConfigDict:
         ConfigError: the recipe cannot be read, or a setting does not exist or makes no sense.
     """
     config = read_config(recipe)
+    change(config, changes)
+    paths.expand_settings(config)
+    check_numbers(config)
+    return config
+
+
+def change(config: ConfigDict, changes: Sequence[str]) -> None:
+    """Makes these changes, as `load_config` takes them, in place; paths stay as they are given.
+
+    Raises:
+        ConfigError: a setting does not exist, or is of another kind.
+    """
     pairs = [change.partition("=") for change in changes]
     for name, equals, text in sorted(pairs, key=lambda pair: pair[0] not in _CHOICES):
         _change(config, name, text if equals else None)
     config.lock()
-    paths.expand_settings(config)
-    check_numbers(config)
-    return config
 
 
 def _change(config: ConfigDict, name: str, text: str | None) -> None:
