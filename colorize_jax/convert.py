@@ -20,7 +20,8 @@ import sys
 from typing import Any
 
 from colorize_jax import command_line, help, paths
-from colorize_jax.errors import ColorizeError
+from colorize_jax.config import recipe
+from colorize_jax.errors import ColorizeError, ConfigError
 
 
 def from_caffe(
@@ -227,10 +228,10 @@ def _caffe(add) -> None:
     parser.add_argument("path", metavar="FILE", help="NAME.caffemodel.h5")
     parser.add_argument("output", metavar="OUT", help="new folder for the checkpoint")
     _add_input(parser)
-    parser.add_argument(
-        "--model", action="append", default=[], type=_setting, metavar="NAME=VALUE",
-        help="what the file does not show, as in lrn=False or fc6_padding=VALID",
-    )  # fmt: skip
+    parser.epilog = (
+        "What the file does not show is told by --config.model.lrn=False,\n"
+        "--config.model.fc6_padding=VALID and the like."
+    )
 
 
 def _to_caffe(add) -> None:
@@ -291,10 +292,11 @@ def _size(text: str) -> tuple[int, int]:
     return sides
 
 
-def _setting(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError("NAME=VALUE")
+def _setting(change: str) -> tuple[str, Any]:
+    """(name, value) of a setting of `config.model`, given as in "model.lrn=False"."""
+    name, equals, value = change.removeprefix("model.").partition("=")
+    if not change.startswith("model.") or not equals:
+        raise ConfigError(f"--config.{change}: give --config.model.NAME=VALUE")
     try:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError):
@@ -316,11 +318,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     for command in COMMANDS:
         command(add)
-    settings = vars(parser.parse_args(arguments))
+    changes, others = recipe.split(sys.argv[1:] if arguments is None else arguments)
+    settings = vars(parser.parse_args(others))
     function, _ = settings.pop("function"), settings.pop("command")
+    if changes and function is not from_caffe:
+        parser.error(f"--config.{changes[0]}: only caffe takes settings")
     # Weights are only moved here: no accelerator need be free, or there at all.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     try:
+        if changes:
+            settings["model"] = [_setting(change) for change in changes]
         for name in {"path", "output"}.intersection(settings):
             settings[name] = paths.expand(settings[name])
         function(**settings, say=command_line.say)

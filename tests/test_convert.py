@@ -121,13 +121,24 @@ def test_a_head_that_is_not_there_cannot_be_written(vgg, tmp_path, capsys):
 def test_settings_that_a_file_does_not_show_are_told(tmp_path, rng, capsys):
     layers = caffe_files.alexnet(width=1 / 16, fc6=2)
     path = caffe_files.write(tmp_path / "alexnet.h5", layers, rng)
-    _run("caffe", path, tmp_path / "out", "--model=lrn=False", "--model=fc6_padding=VALID")
+    _run(
+        "caffe",
+        path,
+        tmp_path / "out",
+        "--config.model.lrn=False",
+        "--config.model.fc6_padding=VALID",
+    )
     encoder = reading.saved_encoder(tmp_path / "out")
     assert (encoder.lrn, encoder.fc6_padding) == (False, "VALID")
-    said = _refused(capsys, "caffe", path, tmp_path / "other", "--model=norm=none")
+    said = _refused(capsys, "caffe", path, tmp_path / "other", "--config.model.norm=none")
     assert "model.norm follows from the file" in said and "lrn" in said
-    said = _refused(capsys, "caffe", path, tmp_path / "other", "--model=width=wide")
+    said = _refused(capsys, "caffe", path, tmp_path / "other", "--config.model.width=wide")
     assert "model.width is 'wide', not a float" in said
+    said = _refused(capsys, "caffe", path, tmp_path / "other", "--config.data.crop=3")
+    assert "give --config.model.NAME=VALUE" in said
+    with pytest.raises(SystemExit):
+        convert.main(["inspect", str(path), "--config.model.lrn=False"])
+    assert "only caffe takes settings" in capsys.readouterr().err
 
 
 def test_inspect_tells_a_file_and_a_checkpoint(vgg, tmp_path, capsys):
