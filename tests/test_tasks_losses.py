@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import sklearn.metrics
 
 from colorize_jax.tasks import losses
@@ -88,3 +89,18 @@ def test_void_labels_are_not_counted_and_have_finite_gradients(rng):
     np.testing.assert_array_equal((gradient != 0).any(-1), labels != 255)
     _, counted = losses.cross_entropy(logits, labels, void=3)
     assert counted.sum() == 5
+
+
+@pytest.mark.parametrize(
+    ("loss", "shapes"),
+    [
+        (losses.histogram_kl, [(4, 8), (4, 1)]),
+        (losses.weighted_kl, [(4, 8), (4, 8), (4, 1)]),
+        (losses.regression_loss, [(4, 2), (4, 1)]),
+        (losses.sigmoid_loss, [(4, 8), (4, 1)]),
+        (losses.cross_entropy, [(4, 8), (1,)]),
+    ],
+)
+def test_shapes_that_would_broadcast_are_refused(loss, shapes):
+    with pytest.raises(AssertionError, match="shape"):
+        jax.eval_shape(loss, *(jnp.zeros(shape) for shape in shapes))

@@ -1,5 +1,7 @@
 """Scores against golden vectors, scikit-image and scikit-learn."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,3 +92,17 @@ def test_ties_and_nan_are_not_among_the_top_k():
     labels = jnp.array([0, 0, 0, 0])
     np.testing.assert_array_equal(metrics.top_k(logits, labels, 1), [False, False, True, False])
     np.testing.assert_array_equal(metrics.top_k(logits, labels, 2), [True, False, True, False])
+
+
+@pytest.mark.parametrize(
+    ("score", "shapes"),
+    [
+        (metrics.psnr, [(2, 4, 4, 3), (1, 4, 4, 3)]),
+        (metrics.auc, [(2, 4, 4, 3), (2, 1, 1, 3)]),
+        (functools.partial(metrics.confusion, classes=3), [(4,), (1,)]),
+        (functools.partial(metrics.top_k, k=1), [(4, 8), (1,)]),
+    ],
+)
+def test_shapes_that_would_broadcast_are_refused(score, shapes):
+    with pytest.raises(AssertionError, match="shape"):
+        jax.eval_shape(score, *(jnp.zeros(shape) for shape in shapes))

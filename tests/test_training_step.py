@@ -175,3 +175,20 @@ def test_first_loss_is_that_of_zero_logits():
 def test_a_batch_that_cannot_be_shared_is_refused(batch_size, microbatches, message):
     with pytest.raises(ConfigError, match=message):
         sharding.check_batch(batch_size, microbatches, sharding.make_mesh())
+
+
+@pytest.mark.parametrize("wrong", [lambda x: x.mean(), lambda x: x[:, None]])
+def test_a_loss_must_be_one_number_for_every_row(wrong):
+    task = _task()
+
+    def loss(outputs, targets):
+        values, counts = task.loss(outputs, targets)
+        return {name: wrong(value) for name, value in values.items()}, counts
+
+    batch = tasks.batch_shapes(task, tiny.config())
+    state = jax.eval_shape(lambda b: init_state(jax.random.key(0), task, DESCENT, b), batch)
+    step = functools.partial(
+        train_step, task=dataclasses.replace(task, loss=loss), optimizer=DESCENT
+    )
+    with pytest.raises(AssertionError, match="assert_shape"):
+        jax.eval_shape(step, state, batch, jax.random.key(0))

@@ -1,5 +1,9 @@
-"""Scores of predictions: pure functions of arrays."""
+"""Scores of predictions: pure functions of arrays.
 
+Shapes that do not go together, and would broadcast to a wrong score, are an AssertionError.
+"""
+
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -13,6 +17,7 @@ def psnr(predicted: jax.Array, truth: jax.Array) -> jax.Array:
 
     At most 100 dB: a perfect photo must not make a mean infinite.
     """
+    chex.assert_equal_shape((predicted, truth))
     error = jnp.square(predicted - truth).mean((-3, -2, -1))
     return -10 * jnp.log10(jnp.maximum(error, 1e-10))
 
@@ -51,6 +56,7 @@ def auc(predicted: jax.Array, truth: jax.Array) -> jax.Array:
 
 def _difference_ab(predicted: jax.Array, truth: jax.Array) -> jax.Array:
     """Of Lab's a and b, per pixel: RGB [..., 3] in [0, 1] -> [..., 2]."""
+    chex.assert_equal_shape((predicted, truth))
     return spaces.lab(predicted)[..., 1:] - spaces.lab(truth)[..., 1:]
 
 
@@ -68,6 +74,7 @@ def confusion(
         [classes, classes] int32, rows by truth, columns by prediction: exact up to 2^31 pixels,
         where sums of float32 would stop counting at 2^24.
     """
+    chex.assert_equal_shape((truth, predicted))
     truth, predicted = truth.astype(jnp.int32).ravel(), predicted.astype(jnp.int32).ravel()
     known = (truth != void) & (truth >= 0) & (truth < classes)
     cell = jnp.where(known, truth * classes + predicted, classes**2)
@@ -95,6 +102,7 @@ def top_k(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
         [...] bool. Ties count against the prediction, and so does NaN: a network that says the same
         of every class knows none.
     """
+    chex.assert_shape(labels, logits.shape[:-1])
     own = jnp.take_along_axis(logits, labels[..., None].astype(jnp.int32), -1)
     not_beaten = ~(logits < own)  # its own among them
     return not_beaten.sum(-1) <= k

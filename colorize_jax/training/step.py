@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -171,6 +172,9 @@ def forward(
 
     Returns:
         The task's losses and counts of every row, and the collections that changed.
+
+    Raises:
+        AssertionError: the task's loss does not give one number for every row.
     """
     inputs, targets = task.prepare(keys, batch)
     outputs, updated = task.model.apply(
@@ -182,6 +186,8 @@ def forward(
         **options,
     )
     values, counts = task.loss(outputs, targets)
+    # The mean of all rows would train as well, by a gradient divided by their number once more.
+    chex.assert_shape((*values.values(), counts), (len(keys),))
     return values, counts, updated
 
 
