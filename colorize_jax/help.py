@@ -19,6 +19,11 @@ from ml_collections import ConfigDict
 from colorize_jax.config import recipe
 from colorize_jax.config import settings as settings_module
 
+# Where the dictionaries stand of the settings that a choice brings.
+_SETTINGS = {
+    "task": "tasks/*.py", "model": "models/*.py", "optimizer": "training/optimizers.py",
+    "schedule": "training/schedules.py",
+}  # fmt: skip
 WIDTH, SCREEN = 100, 45  # letters of a line, and lines of a help that is read at a glance
 
 
@@ -37,26 +42,58 @@ class Setting:
     comment: str
 
 
-def settings() -> list[Setting]:
-    """Every section and setting in the order of the source, with its comments."""
-    source = textwrap.dedent(inspect.getsource(settings_module.default_config))
-    lines = source.splitlines()
-    defaults = settings_module.default_config()
+def settings(task: str = "colorization", network: str = "vgg16") -> list[Setting]:
+    """Every section and setting of a config of that task and network, in the order of the source,
+    with its comments."""
+    comments = _comments(inspect.getsource(settings_module.default_config))
+    own = {}  # what a choice brings stands in the dictionary SETTINGS of its module
+    package = pathlib.Path(__file__).parent
+    for group, room in _SETTINGS.items():
+        paths = sorted(package.glob(room))
+        for path in sorted(paths, key=lambda path: path.stem == task):
+            for key, comment in _comments(path.read_text()).items():
+                own[key if "." in key else f"{group}.{key}"] = comment
+    defaults = settings_module.default_config(task, network)
+    brought = {key: comment for key, comment in own.items() if key not in comments}
+    names = list(comments)
+    for key in brought:  # behind the settings of its section
+        group = key.partition(".")[0]
+        names.insert(max(i for i, n in enumerate(names) if n.partition(".")[0] == group) + 1, key)
     found = []
-    for node in ast.parse(source).body[0].body:
-        if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Attribute):
-            continue
-        name = ast.unparse(node.targets[0]).removeprefix("config.")
-        above, at = [], node.lineno - 2
+    for name in names:
+        group, _, inner = name.partition(".")
+        section = defaults[group] if inner else defaults
+        if (inner or group) in section:
+            found.append(Setting(name, section[inner or group], (comments | brought)[name]))
+    return found
+
+
+def _comments(source: str) -> dict[str, str]:
+    """{name: the comment above and behind} of every `config.a.b = ...`, and of every key of a
+    dictionary SETTINGS, in a piece of source."""
+    source = textwrap.dedent(source)
+    lines, found = source.splitlines(), {}
+
+    def add(name, first, last):
+        above, at = [], first.lineno - 2
         while at >= 0 and lines[at].lstrip().startswith("#"):
             above.insert(0, lines[at])
             at -= 1
-        last = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode()
-        comment = " ".join(part.strip("# \\") for part in (*above, last) if "#" in part)
-        value = defaults
-        for part in name.split("."):
-            value = value[part]
-        found.append(Setting(name, value, comment))
+        behind = lines[last.end_lineno - 1].encode()[last.end_col_offset :].decode()
+        found[name] = " ".join(part.strip("# ,\\") for part in (*above, behind) if "#" in part)
+
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
+            continue
+        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+        if ast.unparse(target).startswith("config."):
+            add(ast.unparse(target).removeprefix("config."), node, node)
+        elif ast.unparse(target) in ("SETTINGS", "OPTIMIZERS"):
+            for brought in ast.walk(node.value):
+                if isinstance(brought, ast.Dict):
+                    for key, value in zip(brought.keys, brought.values, strict=True):
+                        if not isinstance(value, ast.Dict | ast.Call) and key.value not in found:
+                            add(key.value, key, value)
     return found
 
 

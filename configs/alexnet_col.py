@@ -13,13 +13,12 @@ Variants, as in --config=configs/alexnet_col.py:long
     long  10 epochs, drops at the same fractions: the longer training of Table 1
 """
 
-from colorize_jax.config.settings import default_config, variants
+from colorize_jax.config import default_config, variants
 
 
 def get_config(variant=""):
     asked = variants(variant, ("long",))
-    config = default_config()
-    config.model.name = "alexnet"
+    config = default_config(network="alexnet")
     if "long" in asked:
         config.schedule.epochs = 10.0
         config.checkpoint.snapshots = (0.2, 1.0, 2.0, 3.0, 10.0)

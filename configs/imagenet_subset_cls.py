@@ -23,7 +23,7 @@ Variants, as in --config=configs/imagenet_subset_cls.py:alexnet,random,crossval
     crossval   finds the schedule on 90 % of the training photos, then trains on all of them
 """
 
-from colorize_jax.config.settings import (
+from colorize_jax.config import (
     NETWORKS,
     default_config,
     transfer,
@@ -34,14 +34,13 @@ from colorize_jax.config.settings import (
 
 def get_config(variant=""):
     asked = variants(variant, (*NETWORKS, "random", "crossval"))
-    config = default_config()
+    config = default_config("classification")
     transfer(config, asked, classifier=True)
     config.data.labels = "folders"
     config.data.split, config.data.eval_split = "train", "val"
     config.data.per_class = 100
     config.data.scale = (256, 257)
     config.data.batch_size = 128
-    config.task.name, config.task.loss = "classification", "softmax"
     config.optimizer.rate = 0.01 if "random" in asked else 0.001
     config.optimizer.bias_rate = 1.0
     config.schedule.epochs = 40.0

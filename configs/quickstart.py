@@ -11,7 +11,7 @@ Variants, as in --config=configs/quickstart.py:regression
 Learning rates: python launch/sweep.py --config=configs/quickstart.py --workdir=sweeps/rates
 """
 
-from colorize_jax.config.settings import default_config, variants
+from colorize_jax.config import default_config, variants
 
 
 def get_config(variant=""):

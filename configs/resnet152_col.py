@@ -18,13 +18,12 @@ Variants, as in --config=configs/resnet152_col.py:short
     short  3 epochs, drops at the same fractions (Table 3)
 """
 
-from colorize_jax.config.settings import default_config, variants
+from colorize_jax.config import default_config, variants
 
 
 def get_config(variant=""):
     asked = variants(variant, ("short",))
-    config = default_config()
-    config.model.name = "resnet152"
+    config = default_config(network="resnet152")
     config.model.hypercolumn = False
     config.data.scale = (256, 480)
     config.data.crop = 224

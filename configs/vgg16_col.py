@@ -18,7 +18,7 @@ Variants, as in --config=configs/vgg16_col.py:long or :long,no_drop
 Learning rates, one run after the other or as jobs: python launch/sweep.py --help
 """
 
-from colorize_jax.config.settings import default_config, variants
+from colorize_jax.config import default_config, variants
 
 
 def get_config(variant=""):

@@ -23,7 +23,7 @@ Variants, as in --config=configs/voc2007_cls.py:alexnet,random,crossval
     crossval   finds the schedule on 90 % of the training split, then trains on all of it
 """
 
-from colorize_jax.config.settings import (
+from colorize_jax.config import (
     NETWORKS,
     default_config,
     transfer,
@@ -34,14 +34,14 @@ from colorize_jax.config.settings import (
 
 def get_config(variant=""):
     asked = variants(variant, (*NETWORKS, "random", "crossval"))
-    config = default_config()
+    config = default_config("classification")
     transfer(config, asked, classifier=True)
     config.steps = 80_000
     config.data.labels = "lists"
     config.data.split, config.data.eval_split = "trainval", "test"
     config.data.scaling = "factor"
     config.data.batch_size = 16
-    config.task.name, config.task.loss = "classification", "sigmoid"
+    config.task.loss = "sigmoid"
     config.optimizer.bias_rate = 1.0
     config.optimizer.clip = 10.0
     config.optimizer.weight_decay = 1e-6

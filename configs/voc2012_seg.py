@@ -31,7 +31,7 @@ color (Table 5). Batch norm is absorbed at the start; --config.model.norm=batch 
 ResNet always does.
 """
 
-from colorize_jax.config.settings import (
+from colorize_jax.config import (
     NETWORKS,
     default_config,
     transfer,
@@ -42,7 +42,7 @@ from colorize_jax.config.settings import (
 
 def get_config(variant=""):
     asked = variants(variant, (*NETWORKS, "random", "crossval", "no_fov"))
-    config = default_config()
+    config = default_config("segmentation")
     transfer(config, asked)
     config.steps = 40_000
     config.model.fov = "no_fov" not in asked
@@ -51,7 +51,6 @@ def get_config(variant=""):
     config.data.scaling = "none"
     config.data.crop = 448
     config.data.batch_size = 10
-    config.task.name, config.task.loss = "segmentation", "cross_entropy"
     config.task.edge_buffer = config.data.get_ref("crop") * 32 // 448
     config.optimizer.bias_rate = 1.0
     config.schedule.drops = (22.5 / 40, 30 / 40)

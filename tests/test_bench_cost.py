@@ -100,7 +100,7 @@ def _check_exchanged(text, state):
         for some in types
         for shape in re.findall(r"f32\[([\d,]*)\]", some)
     ]
-    moved = scaling.exchanged(state.params, state.batch_stats, "float32")
+    moved = scaling.exchanged(state.params, state.collections["batch_stats"], "float32")
     # Biases before batch norm have no gradient and are not exchanged.
     biases = [x for x in jax.tree.leaves(state.params["encoder"]) if x.ndim == 1]
     expected = moved.gradients + moved.norm - sum(x.size * 4 for x in biases)

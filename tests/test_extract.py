@@ -35,7 +35,7 @@ def workdir(tmp_path_factory):
         step=jnp.int32(1),
         # Twice as large, so that some signal is left at the top.
         params={"encoder": jax.tree.map(lambda x: 2 * x, variables["params"])},
-        batch_stats={"encoder": variables["batch_stats"]},
+        collections={"batch_stats": {"encoder": variables["batch_stats"]}},
         opt_state=(),
         nonfinite=jnp.int32(0),
     )

@@ -13,8 +13,7 @@ from colorize_jax import __main__ as commands
 from colorize_jax import convert, evaluate, extract, help, main, probe, study
 from colorize_jax.bench import __main__ as bench
 from colorize_jax.bench import regression_scale
-from colorize_jax.config import recipe
-from colorize_jax.config.settings import default_config
+from colorize_jax.config import default_config, recipe
 from colorize_jax.data import __main__ as data
 from colorize_jax.errors import ConfigError
 from colorize_jax.training.same_run import flat

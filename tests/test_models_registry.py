@@ -5,9 +5,8 @@ import pathlib
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 import pytest
-import tiny
 
-from colorize_jax.config.settings import default_config
+from colorize_jax.config import check_numbers, choices, default_config
 from colorize_jax.errors import CheckpointError, ConfigError
 from colorize_jax.models import registry
 from colorize_jax.models.alexnet import AlexNet
@@ -52,17 +51,11 @@ def test_every_network_reads_all_of_its_settings():
         ({"name": "resnet"}, "'vgg16', 'alexnet', 'resnet152', 'resnet101', 'resnet50'"),
         ({"name": "resnet50", "depth": 101}, "name='resnet50' and config.model.depth=101"),
         ({"name": "resnet50", "norm": "none"}, "resnet50 keeps its batch norm"),
-        ({"name": "resnet152", "depth": 50, "lrn": False}, "lrn=False: resnet50 has no such"),
         ({"name": "resnet152", "norm": "none"}, "resnet152 keeps its batch norm"),
         ({"name": "resnet152", "norm": "layer"}, "norm is 'layer'; known: 'batch', 'none'"),
         ({"name": "resnet152", "depth": 34}, "depth is 34; known: 152, 101, 50, 26, 14"),
         ({"name": "resnet152", "variant": "tf"}, "variant is 'tf'; known: 'caffe', 'torch'"),
-        ({"name": "resnet152", "fc6_kernel": 3}, "fc6_kernel=3: resnet152 has no such setting"),
-        ({"name": "resnet152", "fc6_padding": "VALID"}, "fc6_padding='VALID': resnet152 has no"),
-        ({"name": "resnet152", "lrn": False}, "lrn=False: resnet152 has no such setting"),
-        ({"name": "alexnet", "depth": 50}, "depth=50: alexnet has no such setting"),
-        ({"depth": 50}, "depth=50: vgg16 has no such setting; leave it at 152"),
-        ({"variant": "torch"}, "variant='torch': vgg16 has no such setting"),
+        ({"fc6_padding": "FULL"}, "fc6_padding is 'FULL'; known: 'SAME', 'VALID'"),
         ({"norm_decay": 1.0}, "norm_decay=1.0: give a number from 0 to below 1"),
         ({"fc6_kernel": 6}, "must be odd in VGG-16"),
         ({"name": "alexnet", "fc6_kernel": -1}, "fc6_kernel=-1 must be positive"),
@@ -73,25 +66,57 @@ def test_what_a_network_does_not_have_is_named(settings, message):
         _encoder(**settings)
 
 
+@pytest.mark.parametrize(
+    ("network", "setting", "value"),
+    [("resnet50", "lrn", False), ("resnet152", "fc6_kernel", 3), ("alexnet", "depth", 50),
+     ("vgg16", "variant", "torch")],
+)  # fmt: skip
+def test_a_setting_of_another_network_is_named(network, setting, value):
+    config = default_config(network=network)
+    assert setting not in config.model
+    with config.unlocked():
+        config.model[setting] = value
+    with pytest.raises(ConfigError, match=f"config.model.{setting}: {network} has no such setting"):
+        check_numbers(config)
+
+
+def test_another_network_brings_its_settings_and_keeps_those_of_both():
+    config = default_config(network="vgg16")
+    config.model.fc6_kernel, config.model.width = 3, 0.5
+    choices.choose(config, "model", "alexnet")
+    assert (config.model.fc6_kernel, config.model.width, config.model.lrn) == (3, 0.5, True)
+    choices.choose(config, "model", "resnet50")
+    assert "fc6_kernel" not in config.model and config.model.variant == "caffe"
+    check_numbers(config)
+
+
+def test_another_task_brings_its_settings_which_follow_the_config():
+    config = default_config()
+    choices.choose(config, "task", "segmentation")
+    assert set(config.task) == {"name", "classes", "points", "edge_buffer"}
+    config.data.crop = 224
+    assert config.task.edge_buffer == 61 and config.eval.classes == ()
+    choices.choose(config, "task", "classification")
+    assert set(config.task) == {"name", "classes", "loss"} and "hidden" not in config.model
+    assert "classes" not in config.eval
+
+
 def test_checkpoints_of_before_the_other_networks_are_read():
     settings = dict(_settings(fc6_kernel=7))
-    for new in ("lrn", "depth", "variant", "in_channels", "fc6_padding"):
+    for new in ("in_channels", "fc6_padding"):
         del settings[new]
     assert registry.make_encoder(ConfigDict(settings)) == Vgg16()
 
 
 def test_a_run_of_before_goes_on_although_fc6_had_its_size_written_out():
     before = same_run.plain(default_config())
-    before["model"]["fc6_kernel"] = 7
-    for new in ("lrn", "depth", "variant"):
-        del before["model"][new]
+    before["model"] |= {"fc6_kernel": 7, "depth": 152, "lrn": True}  # once all had all settings
     assert same_run.differences(before, default_config()) == []
     before["model"]["fc6_kernel"] = 3
     assert same_run.differences(before, default_config()) == [
         "  config.model.fc6_kernel: 3 there, 7 here"
     ]
-    resnet = default_config()
-    resnet.model.name = "resnet152"
+    resnet = default_config(network="resnet152")
     assert same_run.differences(same_run.plain(resnet), resnet) == []
 
 
@@ -107,17 +132,16 @@ def test_a_run_of_before_goes_on_although_fc6_had_its_size_written_out():
 )
 def test_a_start_from_another_network_is_refused(monkeypatch, found, ours, message):
     monkeypatch.setattr(start.reading, "saved_encoder", lambda path: found)
-    config = tiny.config(init_from="/ckpt/other", model__width=1.0, model__fc6_kernel=0)
-    config.model.update(ours)
+    config = default_config(network=ours["name"])
+    config.init_from = "/ckpt/other"
     with pytest.raises(CheckpointError, match=message):
         start.check(config, registry.make_encoder(config.model), pathlib.Path("/ckpt"))
 
 
 def test_response_norm_cannot_be_rebalanced(monkeypatch):
     monkeypatch.setattr(start.reading, "saved_encoder", lambda path: AlexNet(norm="none"))
-    config = default_config()
-    config.init_from, config.rebalance_photos = "/ckpt/alexnet", 10
-    config.model.name, config.model.norm = "alexnet", "none"
+    config = default_config(network="alexnet")
+    config.init_from, config.rebalance_photos, config.model.norm = "/ckpt/alexnet", 10, "none"
     with pytest.raises(ConfigError, match=r"local response norm computes.*config.model.lrn=False"):
         start.check(config, registry.make_encoder(config.model), pathlib.Path("/ckpt"))
     config.model.lrn = False

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
-from colorize_jax.config.settings import default_config
+from colorize_jax.config import default_config
 from colorize_jax.errors import ConfigError
 from colorize_jax.models import layers, registry
 from colorize_jax.models.vgg16 import Vgg16

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 import saved
 
-from colorize_jax.config.settings import default_config
+from colorize_jax.config import default_config
 from colorize_jax.config.sizing import size_to_machine
 
 NOTEBOOKS = sorted((saved.ROOT / "notebooks").glob("*.ipynb"))

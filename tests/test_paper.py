@@ -18,7 +18,8 @@ from colorize_jax.models.vgg16 import Vgg16
 from colorize_jax.studies import plan
 from colorize_jax.studies.plan import Run
 from colorize_jax.studies.workplace import Workplace
-from colorize_jax.tasks.task import batch_shapes, make_task
+from colorize_jax.tasks.registry import make_task
+from colorize_jax.tasks.task import batch_shapes
 from colorize_jax.training import same_run, schedules
 from colorize_jax.training.step import abstract_state
 
@@ -135,11 +136,11 @@ def _shapes(config):
     """(parameters, batch statistics) of the run's network; each network is traced once."""
     config = _with_classes(config)
     model, task = config.model.to_json(), config.task
-    key = model, task.name, task.loss == "regression"
+    key = model, task.name, task.get("loss") == "regression"
     if key not in _SHAPES:
         task = make_task(config)
         state = abstract_state(task, optax.identity(), batch_shapes(task, config))
-        _SHAPES[key] = state.params, state.batch_stats
+        _SHAPES[key] = state.params, state.collections["batch_stats"]
     return _SHAPES[key]
 
 

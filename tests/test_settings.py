@@ -4,8 +4,7 @@ from ml_collections import ConfigDict
 import pytest
 
 from colorize_jax.bench import __main__ as bench
-from colorize_jax.config import recipe
-from colorize_jax.config.settings import check_numbers, config_form, default_config
+from colorize_jax.config import check_numbers, config_form, default_config, recipe
 from colorize_jax.errors import ConfigError
 from colorize_jax.training import memory
 
@@ -41,7 +40,7 @@ def get_config():
     ],
 )
 def test_absurd_settings_are_refused_by_name(name, value, message):
-    config = default_config()
+    config = default_config("segmentation" if name == "eval.classes" else "colorization")
     config.update_from_flattened_dict({name: value})
     with pytest.raises(ConfigError, match=message):
         check_numbers(config)
@@ -158,7 +157,7 @@ def test_a_command_line_is_parted_into_changes_and_the_rest():
     ],
 )
 def test_a_change_has_the_kind_of_its_setting(change, value):
-    config = recipe.load_config("vgg16_col", [change])
+    config = recipe.load_config("voc2012_seg" if "classes" in change else "vgg16_col", [change])
     for part in change.partition("=")[0].split("."):
         config = config[part]
     assert config == value and type(config) is type(value)
@@ -171,14 +170,10 @@ def test_settings_that_follow_others_follow_their_changes_too():
     assert config.task.edge_buffer == 5
 
 
-def test_names_that_decide_about_other_settings_are_changed_first(monkeypatch):
-    def choose(config, group, name):
-        config[group].name = name
-        config[group].width = 0.25 if group == "model" else None
-
-    monkeypatch.setattr(recipe, "choose", choose)
-    changes = ["model.width=0.5", "model.name=alexnet"]
-    assert recipe.load_config("vgg16_col", changes).model.width == 0.5
+def test_names_that_decide_about_other_settings_are_changed_first():
+    changes = ["model.lrn=False", "task.layer=conv5", "model.name=alexnet", "task.name=rotation"]
+    config = recipe.load_config("vgg16_col", changes)
+    assert not config.model.lrn and config.task.layer == "conv5" and "points" not in config.task
 
 
 @pytest.mark.parametrize(

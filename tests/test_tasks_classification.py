@@ -10,13 +10,14 @@ import tiny
 from colorize_jax.errors import ConfigError
 from colorize_jax.models.vgg16 import Vgg16
 from colorize_jax.tasks.classification import positions_inside
-from colorize_jax.tasks.task import make_task
+from colorize_jax.tasks.registry import make_task
+from colorize_jax.tasks.task import Facts
 
 NAMES = ("bird", "cat", "dog")
 
 
 def _task(loss="softmax", **settings):
-    return make_task(tiny.classification(loss, **settings), classes=NAMES)
+    return make_task(tiny.classification(loss, **settings), Facts(classes=NAMES))
 
 
 def _batch(rng, labels, shape=(32, 32)):
@@ -40,7 +41,9 @@ def _variables(task, batch):
 
 
 def _evaluated(task, variables, batch):
-    return jax.device_get(jax.jit(lambda b: task.evaluate(variables, None, None, b))(batch))
+    return jax.device_get(
+        jax.jit(lambda b: task.evaluator.on_batch(variables, None, None, b))(batch)
+    )
 
 
 def test_top_1_and_top_5_and_those_of_every_class(rng):
@@ -49,7 +52,7 @@ def test_top_1_and_top_5_and_those_of_every_class(rng):
     batch["valid"][6] = False
     logits = np.asarray(task.model.apply(variables, *task.prepare(None, batch)[0]))
     hits = (logits.argmax(-1) == batch["labels"])[:6]
-    found = task.summarize(*_evaluated(task, variables, batch))
+    found = task.evaluator.summarize(*_evaluated(task, variables, batch))
     assert found["top1"] == pytest.approx(hits.mean()) and found["top5"] == 1.0
     for label, name in enumerate(NAMES):
         expected = hits[batch["labels"][:6] == label].mean()
@@ -73,7 +76,7 @@ def test_average_precision_leaves_out_difficult_photos_and_classes_without_posit
     task, batch = _task("sigmoid"), _batch(rng, labels)
     variables = _variables(task, batch)
     sums, rows = _evaluated(task, variables, batch)
-    found = task.summarize(sums, rows)
+    found = task.evaluator.summarize(sums, rows)
     logits = rows["logits"]
     for index, name in enumerate(NAMES[:2]):
         known = labels[:, index] != 0
@@ -148,7 +151,6 @@ def test_positions_are_inside_where_their_centers_are():
         ("softmax", "data__labels", "lists", "needs 'folders'"),
         ("sigmoid", "data__labels", "masks", "needs 'lists'"),
         ("softmax", "task__classes", 0, "how many classes"),
-        ("softmax", "model__fov", True, "for segmentation"),
         ("softmax", "model__fc6_kernel", 3, "at least 65"),
     ],
 )

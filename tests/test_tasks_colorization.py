@@ -9,7 +9,7 @@ import tiny
 from colorize_jax.errors import ConfigError
 from colorize_jax.tasks import colorization
 from colorize_jax.tasks.points import sample_points
-from colorize_jax.tasks.task import make_task
+from colorize_jax.tasks.registry import make_task
 from colorize_jax.training.step import row_keys
 
 
@@ -88,8 +88,10 @@ def test_the_constant_is_the_best_one(loss, rng):
     keys = row_keys(jax.random.key(0), jnp.arange(8))
     inputs, _ = task.prepare(keys, batch)
     variables = jax.jit(task.model.init)(jax.random.key(0), *inputs)
-    sums = task.statistics(keys, batch)
-    evaluate = jax.jit(lambda sums: task.evaluate(variables, sums, keys, batch)[0]["constant"])
+    sums = task.evaluator.statistics(keys, batch)
+    evaluate = jax.jit(
+        lambda sums: task.evaluator.on_batch(variables, sums, keys, batch)[0]["constant"]
+    )
     best = evaluate(sums)
     for name in ("hue", "chroma") if loss == "histogram" else ("ab",):
         for direction in rng.normal(size=(3, *sums[name].shape)):
@@ -105,17 +107,19 @@ def test_hidden_units_that_never_respond_are_counted_and_named(rng):
     inputs, _ = task.prepare(keys, batch)
     variables = jax.jit(task.model.init)(jax.random.key(0), *inputs)
     evaluate = jax.jit(
-        lambda variables, batch: task.evaluate(variables, task.statistics(keys, batch), keys, batch)
+        lambda variables, batch: task.evaluator.on_batch(
+            variables, task.evaluator.statistics(keys, batch), keys, batch
+        )
     )
     for alive in (8, 3, 0):
         bias = 2.0 * (np.arange(8) < alive) - 1  # weights of 1e-4 are no match for it
         variables["params"]["head"]["hidden"]["bias"] = np.float32(bias)
-        scores = task.summarize(*jax.device_get(evaluate(variables, batch)))
+        scores = task.evaluator.summarize(*jax.device_get(evaluate(variables, batch)))
         assert scores["active_units"] == alive / 8
-        said = task.remark(scores)
+        said = task.evaluator.remark(scores)
         assert (said == "") == (alive > 0)
     assert "0% of the head's hidden units" in said and "smaller config.optimizer.rate" in said
-    assert "3% of" in task.remark({"active_units": 0.03})
+    assert "3% of" in task.evaluator.remark({"active_units": 0.03})
     variables["params"]["head"]["hidden"]["bias"] = np.ones(8, np.float32)
     unseen = evaluate(variables, batch | {"valid": np.zeros(8, bool)})[0]
     assert not unseen["active"].any()
@@ -128,7 +132,9 @@ def test_rows_that_are_not_valid_do_not_count(rng):
     inputs, _ = task.prepare(keys, batch)
     variables = jax.jit(task.model.init)(jax.random.key(0), *inputs)
     evaluate = jax.jit(
-        lambda batch: task.evaluate(variables, task.statistics(keys, batch), keys, batch)[0]
+        lambda batch: task.evaluator.on_batch(
+            variables, task.evaluator.statistics(keys, batch), keys, batch
+        )[0]
     )
     half = jax.tree.map(lambda x: np.concatenate([x[:4], x[:4] * 0]), batch)
     other = half | {"image": np.concatenate([batch["image"][:4], batch["image"][:4] // 2])}
@@ -141,7 +147,7 @@ def test_pictures_are_gray_prediction_truth(loss, rng):
     task, batch = make_task(tiny.config(task__loss=loss)), tiny.batch(rng)
     inputs, _ = task.prepare(row_keys(jax.random.key(0), jnp.arange(8)), batch)
     variables = jax.jit(task.model.init)(jax.random.key(0), *inputs)
-    panels = np.asarray(jax.jit(task.pictures)(variables, batch))
+    panels = np.asarray(jax.jit(task.evaluator.pictures)(variables, batch))
     assert panels.shape == (8, 3, 32, 32, 3) and panels.dtype == np.uint8
     gray, predicted, truth = panels.astype(int).swapaxes(0, 1)
     np.testing.assert_array_equal(truth, batch["image"])
@@ -157,12 +163,16 @@ def test_a_photo_is_scored_beside_itself_left_gray(rng):
     variables = jax.jit(task.model.init)(jax.random.key(0), *inputs)
     head = jax.tree.map(jnp.zeros_like, variables["params"]["head"])
     variables = variables | {"params": variables["params"] | {"head": head}}
-    sums, rows = jax.jit(task.evaluate)(variables, task.statistics(keys, batch), keys, batch)
+    sums, rows = jax.jit(task.evaluator.on_batch)(
+        variables, task.evaluator.statistics(keys, batch), keys, batch
+    )
     for name in ("psnr", "auc"):
         np.testing.assert_allclose(rows[name], rows[f"{name}_gray"], rtol=1e-3)
         assert sums[name] == pytest.approx(float(rows[name].sum()), rel=1e-5)
     np.testing.assert_allclose(rows["score"], 0, atol=1e-3)
-    assert "(gray" in task.caption({name: values[0] for name, values in rows.items()}).text
+    assert (
+        "(gray" in task.evaluator.caption({name: values[0] for name, values in rows.items()}).text
+    )
 
 
 def test_colors_worse_than_none_are_said_where_the_loss_is_good():
@@ -187,7 +197,7 @@ def test_edge_buffer_scales_with_the_crop():
     [
         ("task__edge_buffer", 16, "edge_buffer=16"),
         ("task__loss", "l1", "'histogram', 'regression'"),
-        ("task__name", "jigsaw", "known: colorization"),
+        ("task__name", "mosaic", "known: .*colorization"),
         ("data__views", 2, "views=2, and the task 'colorization' takes 1"),
         ("task__window", 4, "window=4"),
         ("task__points", 0, "points"),
@@ -199,7 +209,6 @@ def test_edge_buffer_scales_with_the_crop():
         ("model__width", 0.0, "width"),
         ("data__crop", 40, "multiple of 32"),
         ("model__in_channels", 3, "in_channels=1"),
-        ("model__fov", True, "fov=False"),
         ("model__fc6_padding", "VALID", "for classification"),
         ("finetune", "conv9", "conv9"),
     ],

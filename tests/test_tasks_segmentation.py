@@ -11,7 +11,8 @@ import tiny
 from colorize_jax.data.masks import VOID, palette
 from colorize_jax.errors import ConfigError
 from colorize_jax.tasks import scores
-from colorize_jax.tasks.task import make_task
+from colorize_jax.tasks.registry import make_task
+from colorize_jax.tasks.task import Facts
 from colorize_jax.training.step import row_keys
 
 
@@ -56,16 +57,16 @@ def test_loss_is_the_mean_cross_entropy_of_the_pixels_that_are_not_void(rng):
 
 @pytest.mark.parametrize("shape", [(32, 64), (96, 32)])
 def test_scores_are_those_of_the_predicted_masks(rng, shape):
-    task = make_task(tiny.segmentation(), classes=("sky", "cat", "dog"))
+    task = make_task(tiny.segmentation(), Facts(classes=("sky", "cat", "dog")))
     batch = _batch(rng, 4, *shape)
     batch["valid"][3] = False
     variables = _variables(task, _batch(rng))
-    predicted = np.asarray(jax.jit(task.predict)(variables, batch))
+    predicted = np.asarray(jax.jit(task.evaluator.predict)(variables, batch))
     assert predicted.shape == batch["mask"].shape
     sums, rows = jax.device_get(
-        jax.jit(lambda batch: task.evaluate(variables, None, None, batch))(batch)
+        jax.jit(lambda batch: task.evaluator.on_batch(variables, None, None, batch))(batch)
     )
-    found = task.summarize(sums, rows)
+    found = task.evaluator.summarize(sums, rows)
 
     expected = np.zeros((3, 3), int)
     known = batch["mask"][:3] != VOID
@@ -86,10 +87,10 @@ def test_scores_are_those_of_the_predicted_masks(rng, shape):
 
 def test_the_score_can_be_that_of_some_classes(rng):
     config = tiny.segmentation(eval__classes=("sky", "dog"))
-    task = make_task(config, classes=("sky", "cat", "dog"))
+    task = make_task(config, Facts(classes=("sky", "cat", "dog")))
     assert task.score.name == "miou_2" and task.score.higher
     confusion = np.array([[8, 1, 1], [0, 5, 0], [3, 0, 2]])
-    found = task.summarize({"confusion": confusion, "loss": 4.0, "pixels": 20}, {})
+    found = task.evaluator.summarize({"confusion": confusion, "loss": 4.0, "pixels": 20}, {})
     assert found["miou_2"] == pytest.approx((8 / 13 + 2 / 6) / 2)
     assert found["miou_2_most_frequent"] == pytest.approx(10 / 20 / 2)
     assert found["loss"] == pytest.approx(0.2)
@@ -109,10 +110,10 @@ def test_the_score_can_be_that_of_some_classes(rng):
     ],
 )
 def test_classes_without_a_score_are_told(confusion, message):
-    task = make_task(tiny.segmentation(), classes=("sky", "cat", "dog"))
+    task = make_task(tiny.segmentation(), Facts(classes=("sky", "cat", "dog")))
     sums = {"confusion": np.array(confusion), "loss": 4.0, "pixels": np.sum(confusion)}
-    found = task.summarize(sums, {})
-    assert re.search(message, task.remark(found))
+    found = task.evaluator.summarize(sums, {})
+    assert re.search(message, task.evaluator.remark(found))
     assert found["miou"] != 1
 
 
@@ -120,18 +121,18 @@ def test_what_lies_in_the_border_of_the_canvas_counts_nothing(rng):
     task, batch = make_task(tiny.segmentation()), _batch(rng, 2, 64, 64)
     variables = _variables(task, _batch(rng))
     batch["mask"][:, 40:] = VOID
-    sums, _ = jax.jit(lambda batch: task.evaluate(variables, None, None, batch))(batch)
+    sums, _ = jax.jit(lambda batch: task.evaluator.on_batch(variables, None, None, batch))(batch)
     assert sums["confusion"].sum() == sums["pixels"] == (batch["mask"] != VOID).sum()
 
 
 def test_overlays_are_photo_truth_prediction(rng):
     task, batch = make_task(tiny.segmentation()), _batch(rng)
     variables = _variables(task, batch)
-    panels = np.asarray(jax.jit(task.pictures)(variables, batch))
+    panels = np.asarray(jax.jit(task.evaluator.pictures)(variables, batch))
     assert panels.shape == (4, 3, 32, 32, 3) and panels.dtype == np.uint8
     np.testing.assert_array_equal(panels[:, 0], batch["image"])
     colors = palette(3).astype(float)
-    for panel, classes in ((1, batch["mask"]), (2, task.predict(variables, batch))):
+    for panel, classes in ((1, batch["mask"]), (2, task.evaluator.predict(variables, batch))):
         classes = np.asarray(classes)[..., None]
         expected = 0.4 * batch["image"] + 0.6 * colors[classes[..., 0]]
         expected = np.where(classes == 0, batch["image"], expected)
@@ -156,7 +157,7 @@ def test_fov_blocks_are_read_last(rng):
     without = make_task(tiny.segmentation())
     plain = _variables(without, batch)["params"]["head"]["hidden"]["kernel"]
     assert len(params["head"]["hidden"]["kernel"]) == len(plain) + fov
-    predicted = task.predict(_variables(task, batch), _batch(rng, 1, 128, 256))
+    predicted = task.evaluator.predict(_variables(task, batch), _batch(rng, 1, 128, 256))
     assert predicted.shape == (1, 128, 256)
 
 
@@ -164,7 +165,6 @@ def test_fov_blocks_are_read_last(rng):
     ("setting", "value", "message"),
     [
         ("task__classes", 1, "between 2 and 254"),
-        ("task__loss", "histogram", "cross_entropy"),
         ("data__labels", "lists", "needs 'masks'"),
         ("eval__classes", ("zebra",), "'zebra'"),
         ("model__fc6_padding", "VALID", "for classification"),

@@ -11,7 +11,7 @@ import saved
 import tiny
 
 from colorize_jax.models import layers
-from colorize_jax.tasks.task import make_task
+from colorize_jax.tasks.registry import make_task
 from colorize_jax.training import evaluation, loop, sharding
 from colorize_jax.training.runner import Runner
 from colorize_jax.training.step import init_variables

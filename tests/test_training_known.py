@@ -9,14 +9,15 @@ import pytest
 import tiny
 
 from colorize_jax.checkpoints import reading
+from colorize_jax.config import choices, default_config
 from colorize_jax.config.recipe import load_config
-from colorize_jax.config.settings import default_config
 from colorize_jax.data import sources, splits
 from colorize_jax.errors import CheckpointError, DataError
 from colorize_jax.models import registry
-from colorize_jax.tasks.task import batch_shapes, make_task
+from colorize_jax.tasks.registry import make_task
+from colorize_jax.tasks.task import batch_shapes
 from colorize_jax.training import evaluation, known, same_run, saving, start
-from colorize_jax.training.step import TrainState, init_variables
+from colorize_jax.training.step import TrainState, init_variables, split_variables
 
 TRANSFERS = {
     "seg": "configs/voc2012_seg.py", "cls": "configs/voc2007_cls.py", "col": "configs/vgg16_col.py",
@@ -30,6 +31,7 @@ def saved(tmp_path):
     def make(where="pretrained", **model):
         config = tiny.config(data__holdout=0.04)
         config.model.fc6_kernel = 0
+        choices.choose(config, "model", model.get("name", "vgg16"))
         config.model.update({"width": 1 / 32} | model)
         config.model.update(registry.by_depth(config.model))
         encoder = registry.make_encoder(config.model)
@@ -37,7 +39,8 @@ def saved(tmp_path):
         variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
         state = TrainState(
             step=np.zeros((), np.int32), opt_state=(), nonfinite=np.zeros((), np.int32),
-            **({"batch_stats": {}} | {k: {"encoder": tree} for k, tree in variables.items()}),
+            params={"encoder": variables["params"]},
+            collections={"batch_stats": {"encoder": variables.get("batch_stats", {})}},
         )  # fmt: skip
         note = {"config": json.loads(config.to_json_best_effort()), "step": 4}
         saving.write(tmp_path / where / "checkpoints" / "4", state, note)
@@ -50,6 +53,7 @@ def _settled(tmp_path, recipe, init_from, stated=(), **settings):
     config = load_config(TRANSFERS[recipe.partition(":")[0]] + recipe[3:])
     config.init_from = init_from
     changes = {name.replace("__", "."): value for name, value in settings.items()}
+    choices.choose(config, "model", changes.get("model.name", config.model.name))
     config.update_from_flattened_dict(changes)
     config, said = known.settled(config, tmp_path / "run", {*stated, *changes})
     if config.data.labels:
@@ -86,7 +90,7 @@ def test_a_run_takes_the_network_from_where_it_starts(tmp_path, saved, recipe, m
     if recipe == "cls":
         assert config.data.crop == (227 if config.model.name == "alexnet" else 224)
         resnet = "resnet" in config.model.name
-        assert config.model.fc6_padding == ("SAME" if resnet else "VALID")
+        assert config.model.get("fc6_padding") == (None if resnet else "VALID")
 
 
 def test_what_was_stated_stands_or_is_an_error_by_name(tmp_path, saved):
@@ -162,7 +166,7 @@ def _note(config, **more):
 
 
 def test_an_evaluation_takes_the_network_and_its_outputs_from_the_checkpoint():
-    trained = tiny.config(model__fov=True, model__norm="none", model__hidden=8, task__bins=16,
+    trained = tiny.config(model__norm="none", model__hidden=8, task__bins=16,
                           task__loss="regression")  # fmt: skip
     note = {"config": json.loads(trained.to_json_best_effort())}
     config, said = known.for_evaluation(default_config(), note, ())
@@ -261,10 +265,11 @@ def test_the_message_and_the_table_tell_the_same_number(photos, monkeypatch, tmp
     shapes = jax.eval_shape(
         lambda batch: init_variables(jax.random.key(0), task, batch), batch_shapes(task, trained)
     )
-    state = TrainState(
-        step=np.zeros((), np.int32), opt_state=(), nonfinite=np.zeros((), np.int32),
-        **jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes),
-    )  # fmt: skip
+    params, collections = split_variables(
+        jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    )
+    zero = np.zeros((), np.int32)
+    state = TrainState(zero, params, collections, opt_state=(), nonfinite=zero)
     saving.write(tmp_path / "a" / "checkpoints" / "1", state, _note(trained, step=1))
     said = []
     monkeypatch.setattr(evaluation, "say_once", said.append)

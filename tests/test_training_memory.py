@@ -8,7 +8,7 @@ import saved
 import tiny
 
 from colorize_jax.errors import CheckpointError, OutOfMemoryError
-from colorize_jax.tasks.task import make_task
+from colorize_jax.tasks.registry import make_task
 from colorize_jax.training import loop, memory, optimizers, schedules, sharding
 from colorize_jax.training.step import init_state
 

@@ -14,7 +14,7 @@ from colorize_jax.checkpoints import reading
 from colorize_jax.data import sources
 from colorize_jax.errors import ConfigError
 from colorize_jax.features import feature_files
-from colorize_jax.tasks.task import make_task
+from colorize_jax.tasks.registry import make_task
 from colorize_jax.training import optimizers, same_run, saving, schedules, sharding, start
 from colorize_jax.training.step import init_state, init_variables
 
@@ -70,9 +70,9 @@ def _changed(before, after):
 def test_a_step_of_pretraining(name):
     _, _, before, after, metrics = _pretrained(name)
     assert np.isfinite(metrics["loss"]) and metrics["nonfinite"] == 0
-    assert _changed(before.batch_stats["encoder"], after.batch_stats["encoder"]) == set(
-        before.batch_stats["encoder"]
-    )
+    assert _changed(
+        before.collections["batch_stats"]["encoder"], after.collections["batch_stats"]["encoder"]
+    ) == set(before.collections["batch_stats"]["encoder"])
     assert _changed(before.params["encoder"], after.params["encoder"]) == set(
         before.params["encoder"]
     )
@@ -126,15 +126,18 @@ def test_a_step_of_transfer_starts_from_what_was_pretrained(name, tmp_path):
     }  # fmt: skip
     assert _changed(before.params["encoder"], after.params["encoder"]) == trained
     if keeps:
-        stats, first = after.batch_stats["encoder"], saved.batch_stats["encoder"]
+        stats, first = (
+            after.collections["batch_stats"]["encoder"],
+            saved.collections["batch_stats"]["encoder"],
+        )
         moved = {group for group in first if encoder.layer_of(group) in ("res4a", "res5a")}
-        assert _changed(before.batch_stats["encoder"], stats) == moved
+        assert _changed(before.collections["batch_stats"]["encoder"], stats) == moved
         # What is trained follows the new photos at once; what is frozen does not forget its age.
         assert {stats[group]["count"].item() for group in moved} == {1.0}
-        assert before.batch_stats["encoder"]["bn5a_branch2a"]["count"] == 0
+        assert before.collections["batch_stats"]["encoder"]["bn5a_branch2a"]["count"] == 0
         assert _changed(first, stats) == moved
     else:
-        assert not before.batch_stats
+        assert not before.collections["batch_stats"]
     shown = start.describe(config, found[0], before)
     assert f"{len(encoder.layers)} layers, encoder/conv1 to encoder/{encoder.top}" in shown
 

@@ -17,16 +17,16 @@ import tiny
 
 from colorize_jax.data import pipeline
 from colorize_jax.errors import CheckpointError, NonFiniteError
-from colorize_jax.tasks import task as tasks
+from colorize_jax.tasks import registry as tasks
 from colorize_jax.training import loop, nonfinite, saving
 from colorize_jax.training.step import init_state, pass_over, train_step
 
 POISON = 10**6  # added to a position, it makes that row bad
 
 
-def _poisoned(config, what="input", classes=()):
+def _poisoned(config, facts=None, what="input"):
     """The task, with a NaN in the input of bad rows, or in the gradient of a batch with one."""
-    task = tasks.make_task(config, classes=classes)
+    task = tasks.make_task(config, facts)
 
     def prepare(keys, batch):
         (gray, *others), targets = task.prepare(keys, batch)

@@ -31,7 +31,7 @@ def _state(step):
     return TrainState(
         step=jnp.int32(step),
         params={"encoder": {"kernel": noise}},
-        batch_stats={},
+        collections={"batch_stats": {}},
         opt_state=(noise + 1,),
         nonfinite=jnp.int32(0),
     )

@@ -7,7 +7,7 @@ import optax
 import pytest
 import tiny
 
-from colorize_jax.config.settings import default_config
+from colorize_jax.config import default_config
 from colorize_jax.errors import ConfigError
 from colorize_jax.training import early_stopping, optimizers, schedules
 

@@ -23,7 +23,7 @@ from colorize_jax.errors import (
     NonFiniteError,
     OutOfMemoryError,
 )
-from colorize_jax.tasks.task import make_task
+from colorize_jax.tasks.registry import make_task
 from colorize_jax.training import early_stopping, evaluation, loop, nonfinite, start
 from colorize_jax.training.runner import Runner
 from colorize_jax.training.step import TrainState
@@ -356,7 +356,7 @@ def test_the_names_of_all_layers_are_told_on_request(pretrained, devkit):
         "valid": np.ones(1, bool),
     }  # fmt: skip
     state = TrainState(
-        step=0, opt_state=(), nonfinite=0, batch_stats={},
+        step=0, opt_state=(), nonfinite=0, collections={"batch_stats": {}},
         params=jax.eval_shape(
             lambda: task.model.init(
                 jax.random.key(0), *task.prepare(jax.random.split(jax.random.key(0), 1), batch)[0]

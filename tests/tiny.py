@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from colorize_jax.config.settings import default_config
+from colorize_jax.config import choices, default_config
 
 
 def config(**settings):
@@ -29,9 +29,13 @@ def config(**settings):
     config.eval.pictures = 3
     config.eval.statistics_batches = 2
     config.log.every = 2
+    settings = {name.replace("__", "."): value for name, value in settings.items()}
+    for group in ("task", "model"):
+        if name := settings.get(f"{group}.name"):
+            choices.choose(config, group, name)
     for name, value in settings.items():
         with config.unlocked():
-            config.update_from_flattened_dict({name.replace("__", "."): value})
+            config.update_from_flattened_dict({name: value})
     return config
 
 
@@ -45,7 +49,6 @@ def segmentation(**settings):
             "data__eval_split": "val",
             "data__scaling": "none",
             "task__name": "segmentation",
-            "task__loss": "cross_entropy",
             "task__classes": 3,
             "task__edge_buffer": 2,
             "eval__view": "whole",

@@ -12,7 +12,7 @@ import tempfile
 
 from colorize_jax import command_line, help
 from colorize_jax.bench import input_speed
-from colorize_jax.config.settings import default_config
+from colorize_jax.config import default_config
 from colorize_jax.data import pack, sources, splits
 from colorize_jax.errors import ColorizeError, ConfigError
 

@@ -9,9 +9,10 @@ import jax
 from ml_collections import ConfigDict
 import optax
 
-from colorize_jax.config.settings import check_numbers
+from colorize_jax.config import check_numbers
 from colorize_jax.errors import ConfigError
-from colorize_jax.tasks.task import Task, batch_shapes, make_task
+from colorize_jax.tasks.registry import make_task
+from colorize_jax.tasks.task import Task, batch_shapes
 from colorize_jax.training import optimizers, schedules, sharding
 from colorize_jax.training.step import TrainState, abstract_state
 
@@ -90,7 +91,8 @@ def plan_step(config, rows: int, devices) -> Plan:
     mesh = sharding.make_mesh(devices)
     config = config.copy_and_resolve_references()
     config.data.batch_size = size = rows * mesh.size
-    config.eval.classes = ()  # names, which only the photos know
+    if "classes" in config.eval:
+        config.eval.classes = ()  # names, which only the photos know
     check_numbers(config)
     sharding.check_batch(size, config.microbatches, mesh)
     task = make_task(config)

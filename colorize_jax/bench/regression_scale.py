@@ -28,7 +28,7 @@ def measure(config: ConfigDict, batches: int = 100) -> float:
     import jax.numpy as jnp
     from tqdm import tqdm
 
-    from colorize_jax.tasks import colorization
+    from colorize_jax.tasks.registry import make_task
     from colorize_jax.training.step import row_keys
 
     config = ConfigDict(config.to_dict())
@@ -40,7 +40,7 @@ def measure(config: ConfigDict, batches: int = 100) -> float:
     def squared_gradient(loss):
         """(variables, keys, batch) -> sum of squares; and the variables of a fresh start."""
         config.task.loss = loss
-        task = colorization.make_task(ConfigDict(config.to_dict()))
+        task = make_task(ConfigDict(config.to_dict()))
 
         def of_batch(variables, keys, batch):
             (gray, points), targets = task.prepare(keys, batch)

@@ -182,7 +182,7 @@ def report(name: str, state: Any, counts: Sequence[Counts], dtype: str, devices:
         dtype: of the computation.
         devices: that the step was compiled for, in words.
     """
-    moved = exchanged(state.params, state.batch_stats, dtype)
+    moved = exchanged(state.params, state.collections["batch_stats"], dtype)
     return "\n\n".join([
         f"**{name} in {dtype}, compiled for {devices}**",
         _sizes(state.params, moved),

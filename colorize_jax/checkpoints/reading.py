@@ -11,12 +11,13 @@ from orbax.checkpoint import v1 as ocp
 
 from colorize_jax import json_files, paths
 from colorize_jax.checkpoints import manifest
-from colorize_jax.config.settings import config_form
+from colorize_jax.config import config_form
 from colorize_jax.errors import CheckpointError, ConfigError, why
 from colorize_jax.log import say_once
 from colorize_jax.models import registry
 
 Tree = Any
+_BESIDES = ("step", "opt_state")  # in the state besides the network's variables
 FOLDER = "checkpoints"  # of a workdir; in it a folder for every step
 
 # Orbax logs a failure with several stack traces; here it becomes a sentence.
@@ -152,7 +153,7 @@ def load_head(path: str | pathlib.Path) -> Tree:
 
 
 def read_variables(folder: pathlib.Path, wanted: dict[str, Tree], sharding) -> dict[str, Tree]:
-    """Some of "params" and "batch_stats" of a checkpoint.
+    """Some of the parameters and other collections of a checkpoint.
 
     Args:
         folder: from `find`.
@@ -181,7 +182,7 @@ def groups_besides(path: str | pathlib.Path, used: str) -> list[str]:
 def saved_arrays(folder: pathlib.Path) -> dict[str, jax.ShapeDtypeStruct]:
     """{"params/encoder/conv1_1/kernel": its shape and type, ...} of a checkpoint from `find`."""
     metadata = ocp.checkpointables_metadata(folder).metadata["state"]
-    tree = {kind: metadata[kind] for kind in ("params", "batch_stats")}
+    tree = {kind: metadata[kind] for kind in metadata if kind not in _BESIDES}
     flat = traverse_util.flatten_dict(tree, sep="/")
     return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in flat.items()}
 
@@ -244,7 +245,7 @@ def read_state(folder: pathlib.Path, wanted: dict[str, Tree], sharding) -> dict[
         CheckpointError: it holds another network.
     """
     wanted = abstract(wanted, sharding)
-    check_shapes(folder, {kind: wanted[kind] for kind in ("params", "batch_stats")})
+    check_shapes(folder, {kind: tree for kind, tree in wanted.items() if kind not in _BESIDES})
     try:
         return ocp.load_checkpointables(folder, {"state": wanted})["state"]
     except (OSError, ValueError, KeyError) as error:

@@ -12,7 +12,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from colorize_jax.checkpoints import manifest, reading
-from colorize_jax.config.settings import default_config
+from colorize_jax.config import default_config
 from colorize_jax.errors import CheckpointError, SaveError, why
 
 Tree = Any
@@ -57,7 +57,8 @@ def save_encoder(
     """
     output = pathlib.Path(output).absolute()
     check_output(output)
-    config = json.loads(json.dumps(default_config().to_dict()))
+    network = settings.get("model", {}).get("name", "vgg16")
+    config = json.loads(json.dumps(default_config(network=network).to_dict()))
     for group, values in settings.items():
         config[group] |= values
     params, batch_stats = (

@@ -5,6 +5,7 @@ from colorize_jax.config.settings import (
     check_numbers,
     config_form,
     default_config,
+    default_like,
     suited,
     transfer,
     transfer_rates,
@@ -12,6 +13,6 @@ from colorize_jax.config.settings import (
 )
 
 __all__ = [
-    "NETWORKS", "check_numbers", "config_form", "default_config", "suited", "transfer",
-    "transfer_rates", "variants",
+    "NETWORKS", "check_numbers", "config_form", "default_config", "default_like", "suited",
+    "transfer", "transfer_rates", "variants",
 ]  # fmt: skip

@@ -15,7 +15,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from colorize_jax import paths
-from colorize_jax.config.settings import check_numbers, default_config
+from colorize_jax.config import choices
+from colorize_jax.config.settings import check_numbers, default_like
 from colorize_jax.errors import ColorizeError, ConfigError
 
 _PACKAGE = pathlib.Path(__file__).parent.parent
@@ -95,7 +96,7 @@ def read_config(recipe: str) -> ConfigDict:
         config = module.get_config(variant) if variant else module.get_config()
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"{path}: get_config must give a ConfigDict and gives {config!r:.50}")
-    if lacking := sorted(_names(default_config()) - _names(config)):
+    if lacking := sorted(_names(default_like(config)) - _names(config)):
         raise ConfigError(
             f"{path}: the config of get_config has no {lacking[0]}; let it begin with that of "
             "colorize_jax.config.default_config()"
@@ -189,14 +190,9 @@ def _change(config: ConfigDict, name: str, text: str | None) -> None:
     except ValueError:
         raise ConfigError(f"config.{name}={text} must be {_KINDS[kind]}") from None
     if name in _CHOICES:
-        choose(config, groups[0], value)
+        choices.choose(config, groups[0], value)
     else:
         group[field] = value
-
-
-def choose(config: ConfigDict, group: str, name: str) -> None:
-    """Gives a group, "task" or "model", the name that decides about its other settings."""
-    config[group].name = name
 
 
 def _value(text: str, kind: type) -> Any:

@@ -1,17 +1,33 @@
 """Every setting with its default, which is the paper's recipe for VGG-16; recipes change some."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from colorize_jax import json_files
+from colorize_jax.config import choices
 from colorize_jax.errors import ConfigError
 from colorize_jax.json_files import Number
 
 
-def default_config() -> ConfigDict:
-    """The complete config, locked: a recipe that sets an unknown field fails by name."""
+def default_config(
+    task: str = "colorization",
+    network: str = "vgg16",
+    optimizer: str = "caffe_sgd",
+    schedule: str = "drops",
+) -> ConfigDict:
+    """The complete config of what is chosen, locked: a recipe that sets an unknown field fails by
+    name.
+
+    Args:
+        task: becomes config.task.name; see there.
+        network: becomes config.model.name.
+        optimizer, schedule: their names.
+
+    Raises:
+        ConfigError: there is no such choice.
+    """
     config = ConfigDict()
     config.seed = 0  # of everything that is drawn: parameters, order, crops, points
     # A pretrained network to start from: a run's workdir, one of its checkpoints/<step>, or what
@@ -46,27 +62,15 @@ def default_config() -> ConfigDict:
     config.distributed.id = -1  # of this one
 
     config.model = ConfigDict()
-    config.model.name = "vgg16"  # or "alexnet", "resnet152", "resnet101", "resnet50", ...
+    # The encoder: "vgg16", "alexnet", "resnet152", "resnet101", "resnet50", ..., or "module:Class"
+    # of your own. It brings settings of its own.
+    config.model.name = network
     config.model.width = 1.0  # multiplies the channels of the trunk
-    config.model.fc6_kernel = 0  # 0: that of the network, 7 in VGG-16 and 6 in AlexNet
-    # Or "VALID": one answer for a crop of 224 (AlexNet, conv1 and pools without padding too: 227),
-    # as a classifier.
-    config.model.fc6_padding = "SAME"
-    config.model.lrn = True  # AlexNet: local response norm after conv1 and conv2
-    # ResNet: layers, if its name does not say them; or 101, 50, and of small ones 26, 14.
-    config.model.depth = 152
-    # ResNet: "caffe" halves maps in the 1x1 convolutions, as the paper's; "torch" in the 3x3 ones,
-    # as torchvision's.
-    config.model.variant = "caffe"
     config.model.in_channels = 1  # gray; 3: color
     config.model.norm = "batch"  # or "none", once it is absorbed; a ResNet always keeps it
     # Of its running averages, which evaluation sees: 0.999 looks back over 1,000 steps. For short
     # runs less, such as 0.99: a few times that many steps should follow the last drop of the rate.
     config.model.norm_decay = 0.999
-    config.model.hypercolumn = True  # False: the head reads the top layer alone
-    config.model.fov = False  # two more blocks on the trunk for a larger field of view
-    config.model.alignment = "corner"  # or "center": where a coarse map lies in the input
-    config.model.hidden = 1024  # units of the head's hidden layer
     # Compute the trunk's activations again in the backward pass instead of keeping them: about a
     # third more arithmetic, less memory. (Not on CPU: its compiler undoes it.)
     config.model.remat = False
@@ -119,23 +123,12 @@ def default_config() -> ConfigDict:
     config.data.retry_seconds = 120.0
 
     config.task = ConfigDict()
-    config.task.name = "colorization"  # or "segmentation", "classification"
-    config.task.loss = "histogram"  # or "regression" of Lab's a and b
-    config.task.classes = 0  # of a transfer task, of masks with background; 0: as the data has them
-    config.task.points = 128  # sampled pixels in every photo
-    # Pixels at every border that are never sampled; 96 of 352, and it scales with the crop.
-    config.task.edge_buffer = config.data.get_ref("crop") * 96 // 352
-    config.task.window = 7  # side of the window of a target histogram
-    config.task.bins = 32  # of a histogram of hue, and of one of chroma
-    # Lets the regression loss pull as hard as the histogram loss at the start. Measured with
-    #   python -m colorize_jax.bench.regression_scale --config=configs/vgg16_col.py:regression \
-    #     --config.model.width=0.0625 --config.model.fc6_kernel=3 \
-    #     --config.data.source=builtin:photos
-    # 4.55; it hardly depends on the network or the photos (4.2 to 4.8 on three other sets).
-    config.task.regression_scale = 4.5
+    # What is learned: "colorization", "segmentation", "classification" or another task of this
+    # package, or "module:function" of your own. It brings settings of its own.
+    config.task.name = task
 
     config.optimizer = ConfigDict()
-    config.optimizer.name = "caffe_sgd"  # or "sgd", "adam", "adamw", "lars"
+    config.optimizer.name = optimizer  # "caffe_sgd", the paper's; or "sgd", "adam", "adamw", "lars"
     config.optimizer.rate = 1e-3  # learning rate before its first drop
     # If not 0, the batch size at which `rate` holds: the rate grows linearly with the batch.
     config.optimizer.rate_batch_size = 0
@@ -143,18 +136,14 @@ def default_config() -> ConfigDict:
     #   config.optimizer.groups = {"discriminator": {"name": "adam", "rate": 2e-4, "b1": 0.5}}
     # All are updated at the same step: simultaneously, not in turns.
     config.optimizer.groups = ConfigDict()
-    config.optimizer.bias_rate = 2.0  # biases learn so many times as fast
-    config.optimizer.clip = 0.0  # largest norm of the gradient of one parameter; 0: any
-    config.optimizer.momentum = 0.9  # share of the last update in the next one
-    config.optimizer.weight_decay = 5e-4  # of weights, not of biases
 
     config.schedule = ConfigDict()
-    config.schedule.name = "drops"  # or "cosine", half a wave of it down to the end; "constant"
+    config.schedule.name = (
+        schedule  # "drops"; or "cosine", half a wave of it down to the end; "constant"
+    )
     config.schedule.epochs = 3.0  # length of the run, if steps is 0
     config.schedule.warmup = 0.0  # fraction of the run in which the rate rises from zero
     # Where the rate drops tenfold, as fractions of the run: 2.0, 2.5 and 2.75 of 3 epochs.
-    config.schedule.drops = (2.0 / 3, 2.5 / 3, 2.75 / 3)
-    config.schedule.factor = 0.1  # of the rate at every drop; always this for early stopping's
 
     # Finds the schedule while it trains on a part of the training split: a window that scores no
     # better than the one before drops the rate; after two drops, the third such window ends the
@@ -181,8 +170,6 @@ def default_config() -> ConfigDict:
     # training), "ten" (corners and center, mirrored too) or, of photos with masks, "whole".
     config.eval.view = "center"
     config.eval.shortest = 0  # side before "center" and "ten" crop; 0: that of the crop
-    # Names of classes; the score is averaged over them besides. (): over all alone.
-    config.eval.classes = ()
     config.eval.pictures = 8  # rows of images/<step>.png
     config.eval.export = False  # predictions of segmentation, as PASCAL VOC wants them submitted
     # Not 0: before every evaluation the averages of batch norm are taken anew over so many training
@@ -194,6 +181,8 @@ def default_config() -> ConfigDict:
     config.log = ConfigDict()
     config.log.every = 100  # steps
     config.log.names = False  # of all that was loaded, is new or was left over at the start
+    for group, name in zip(choices.GROUPS, (task, network, optimizer, schedule), strict=True):
+        choices.add(config, group, name)
     return config.lock()
 
 
@@ -226,8 +215,9 @@ def transfer(config: ConfigDict, asked: set[str], classifier: bool = False) -> N
     config.init_from = "random" if "random" in asked else ""
     # A random start has batch norm, a pretrained one has it absorbed; a ResNet keeps its own.
     config.model.norm = "batch" if "random" in asked else "none"
-    for setting, value in suited(named.pop() if named else "vgg16", classifier).items():
-        config.update_from_flattened_dict({setting: value})
+    settings = suited(named.pop() if named else "vgg16", classifier)
+    choices.choose(config, "model", settings["model.name"])
+    config.update_from_flattened_dict(settings)
 
 
 def suited(name: str, classifier: bool = False) -> dict[str, Any]:
@@ -241,7 +231,7 @@ def suited(name: str, classifier: bool = False) -> dict[str, Any]:
     settings = {"model.name": name} | ({"model.norm": "batch"} if resnet else {})
     if classifier:
         settings["data.crop"] = 227 if name == "alexnet" else 224
-        settings["model.fc6_padding"] = "SAME" if resnet else "VALID"  # it has no fc6
+        settings |= {} if resnet else {"model.fc6_padding": "VALID"}  # a ResNet has no fc6
     return settings
 
 
@@ -256,6 +246,13 @@ def transfer_rates(variant: str, rates: Sequence[float]) -> Iterator[dict]:
             yield ({"model.norm": norm} if norm else {}) | {"optimizer.rate": rate}
 
 
+# Between them they have every setting that an older file may hold.
+_EVERY_SETTING = (
+    ("colorization", "vgg16", "caffe_sgd", "drops"),
+    ("segmentation", "alexnet", "sgd", "cosine"),
+    ("classification", "resnet152", "adam", "constant"),
+    ("colorization", "vgg16", "lars", "drops"),
+)
 # The largest number of what is counted: that of the step is an int32 on the devices.
 _MOST = 2**31 - 1
 _POSITIVE = (1, _MOST)
@@ -304,9 +301,19 @@ _RANGES = {
 
 
 def config_form() -> dict:
-    """What the settings of a config must be, for `json_files.check`. Any may be missing, and others
-    there: a file may hold the config of another version."""
-    return _form(default_config(), "")
+    """What the settings of a config in a file must be, for `json_files.check`. Any may be missing,
+    and others there: a file may hold the config of another version, or of a task elsewhere."""
+    found = {}
+    for choice in _EVERY_SETTING:
+        found = _joined(found, _form(default_config(*choice), ""))
+    return found
+
+
+def _joined(one: dict, other: dict) -> dict:
+    """All fields of two nested forms."""
+    both = {name: _joined(one[name], other[name]) for name in one.keys() & other.keys()
+            if isinstance(one[name], dict) and isinstance(other[name], dict)}  # fmt: skip
+    return one | other | both
 
 
 def _form(settings: ConfigDict, prefix: str) -> dict:
@@ -328,8 +335,31 @@ def _form(settings: ConfigDict, prefix: str) -> dict:
 
 def check_numbers(config: ConfigDict) -> None:
     """ConfigError, by name, for a setting that makes no sense whatever the other settings are: one
-    of another kind than its default, or a number that is not finite or out of its range."""
+    that what is chosen does not have, of another kind than its default, or a number that is not
+    finite or out of its range."""
+    usual = default_like(config)
+    for group in choices.GROUPS:
+        if unknown := sorted(set(config[group]) - set(usual[group])):
+            raise ConfigError(
+                f"config.{group}.{unknown[0]}: {config[group].name} has no such setting; known: "
+                f"{', '.join(sorted(usual[group]))}. A recipe begins with default_config(TASK, "
+                "NETWORK, OPTIMIZER, SCHEDULE), which has those of all four"
+            )
     try:
-        json_files.check(config.to_dict(), config_form())
+        json_files.check(config.to_dict(), _form(usual, ""))
     except json_files.FormError as error:
         raise ConfigError(f"config.{error.field}={error.value} must be {error.wanted}") from None
+
+
+def default_like(config: ConfigDict) -> ConfigDict:
+    """The defaults of all settings, for the task and the network that a config has chosen."""
+    return default_config(*names(config))
+
+
+def names(config: Mapping[str, Any]) -> list[str]:
+    """What a config, or the one of a file, has chosen: the arguments of `default_config`."""
+    usual = ("colorization", "vgg16", "caffe_sgd", "drops")
+    return [
+        config.get(group, {}).get("name") or name
+        for group, name in zip(choices.GROUPS, usual, strict=True)
+    ]

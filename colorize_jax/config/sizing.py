@@ -20,9 +20,10 @@ def size_to_machine(config: ConfigDict, devices: list[jax.Device] | None = None)
     if devices[0].platform == "cpu":
         if config.init_from == "random":  # otherwise the network is that of the checkpoint
             config.model.width = 0.25
-            if not config.model.name.startswith("resnet"):  # the only ones without fc6
+            if "fc6_kernel" in config.model:
                 config.model.fc6_kernel = 3
-        config.model.hidden = 256
+        if "hidden" in config.model:
+            config.model.hidden = 256
         # Scales from that of an evaluation on, which shows the whole shortest side.
         config.data.crop, config.data.scale = 64, (64, 129)
         config.data.batch_size = 16 * count

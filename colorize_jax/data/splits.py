@@ -171,7 +171,7 @@ def ask_classes(config, opened: Splits) -> list[str]:
     Returns:
         A line that says so, or none.
     """
-    if config.task.classes or not opened.classes:
+    if config.task.get("classes", 1) or not opened.classes:
         return []
     config.task.classes = len(opened.classes)
     return [f"config.task.classes={len(opened.classes)}, as in {config.data.source}"]
@@ -184,7 +184,7 @@ def _in_both(training: Labelled, evaluation: Labelled) -> int:
 
 
 def _masks(config) -> Splits:
-    data, classes = config.data, config.task.classes
+    data, classes = config.data, config.task.get("classes", 0)
     _require_splits(config, "masks")
     if classes == 1 or classes > 255:
         raise ConfigError(
@@ -322,7 +322,7 @@ def _require_splits(config, what: str) -> None:
 
 
 def _check_number(config, classes: Sequence[str]) -> None:
-    if config.task.classes not in (0, len(classes)):
+    if config.task.get("classes", 0) not in (0, len(classes)):
         raise ConfigError(
             f"config.task.classes={config.task.classes}, but {config.data.source} has "
             f"{len(classes)} classes: add --config.task.classes={len(classes)}, or leave it out"

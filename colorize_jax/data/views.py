@@ -344,7 +344,7 @@ def canvas_of(height: int, width: int, crop: int) -> tuple[int, int]:
 
 def reading(config) -> Reading:
     """How the photos of a run are read."""
-    return Reading(config.data.longest_side, config.task.classes, config.data.max_pixels)
+    return Reading(config.data.longest_side, config.task.get("classes", 0), config.data.max_pixels)
 
 
 def training_view(config) -> TrainingView:

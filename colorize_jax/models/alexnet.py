@@ -1,5 +1,7 @@
 """AlexNet, as the paper and its release have it: groups, and batch norm or local response norm."""
 
+from typing import ClassVar
+
 import numpy as np
 
 from colorize_jax.models import layers
@@ -35,12 +37,12 @@ class AlexNet(FcTrunk):
 
     # Every activation from the bottom to the top, with its stride in pixels of the input.
     strides = _STRIDES
-    # Those that columns are made of, in their order.
     hypercolumn = strides
-    # Those that have weights, from the bottom to the top.
-    layers = tuple(name for name in strides if name != "gray")
+    layers = tuple(strides)[1:]
     blocks = _BLOCKS
-    # What must be the same for parameters to fit, and to mean the same.
+    SETTINGS: ClassVar = FcTrunk.SETTINGS | {
+        "lrn": True
+    }  # local response norm after conv1 and conv2
     architecture = ("width", "fc6_kernel", "lrn")
 
     @property

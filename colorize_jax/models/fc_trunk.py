@@ -1,64 +1,52 @@
 """What VGG-16 and AlexNet share: blocks of convolutions, then fc6 and fc7 as convolutions."""
 
 import functools
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
+from colorize_jax.errors import ConfigError
 from colorize_jax.models import layers, norm
+from colorize_jax.models.encoder import Encoder, check_known
 
 
-class FcTrunk(nn.Module):
-    """Blocks of a subclass, then fc6 and fc7. A subclass says what `layers` it has, and defines
+class FcTrunk(Encoder):
+    """Blocks of a subclass, then fc6 and fc7. A subclass says what `strides` it has, and defines
 
         blocks: a tuple, for which `_block(x, block, train)` gives the input of the next
             block and {layer: activation}; it makes its layers by `_layer`.
         _features(channels): how many channels there are of so many at width 1.
 
+    See `Encoder` for the other attributes. Batch norm has no parameters and can be absorbed.
+    Dropout acts in frozen layers too.
+
     Attributes:
-        width: multiplies the channels of every layer.
-        in_channels: of the input: 1 for gray, 3 for color.
         fc6_kernel: side of fc6's kernel; smaller than the paper's for small machines.
         fc6_padding: "SAME", or "VALID" for a classifier: one answer for a crop of the size that
             the network is made for. Then cells begin inside the input, where `strides` and
             hypercolumns do not look.
-        norm_decay: of the running averages of batch norm.
-        norm: "batch" for parameter-free batch norm after every convolution, "none" once it is
-            absorbed into the weights.
-        frozen: layers whose batch norm keeps still: they normalize by their running averages, and
-            leave them as they are, while training too. Dropout acts as ever.
         dropout: rate after fc6 and fc7, while training.
-        remat: keep only the input of every block for the backward pass, and compute the rest again.
-        dtype: of the computation; parameters and statistics are float32.
-        axis_name: see `norm.BatchNorm`.
     """
 
-    width: float = 1.0
-    in_channels: int = 1
     fc6_kernel: int = 7
     fc6_padding: str = "SAME"
-    norm_decay: float = norm.DECAY
-    norm: str = "batch"
-    frozen: tuple[str, ...] = ()
     dropout: float = 0.5
-    remat: bool = False
-    dtype: jnp.dtype = jnp.float32
-    axis_name: str | None = None
 
-    top = "fc7"
-    # Whether batch norm can be absorbed into the weights.
+    SETTINGS: ClassVar = {
+        "fc6_kernel": 0,  # side of the kernel; 0: the network's own, 7 in VGG-16 and 6 in AlexNet
+        # Or "VALID": one answer for a crop of 224 (AlexNet, conv1 and pools without padding too:
+        # 227), as a classifier.
+        "fc6_padding": "SAME",
+    }
     absorbs = True
 
-    @property
-    def frozen_groups(self) -> tuple[str, ...]:
-        """The groups of parameters that belong to frozen layers."""
-        return self.frozen
-
-    @staticmethod
-    def layer_of(group: str) -> str:
-        """The layer that a group of parameters or of batch statistics belongs to."""
-        return group.removeprefix("batch_")
+    @classmethod
+    def check_settings(cls, own):
+        """See `Encoder.check_settings`."""
+        check_known("fc6_padding", own["fc6_padding"], ("SAME", "VALID"))
+        if own["fc6_kernel"] < 1:
+            raise ConfigError(f"config.model.fc6_kernel={own['fc6_kernel']} must be positive")
 
     @nn.compact
     def __call__(self, gray: jax.Array, train: bool = False) -> dict[str, jax.Array]:

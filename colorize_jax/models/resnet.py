@@ -2,13 +2,13 @@
 
 import functools
 import re
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from colorize_jax.models import layers, norm
+from colorize_jax.models.encoder import Encoder, check_known
 
 # Blocks of the stages 2 to 5. Of 26 and 14 layers: small ones of ours.
 DEPTHS = {
@@ -40,42 +40,30 @@ def _blocks(depth: int) -> dict[str, int]:
     return found
 
 
-class ResNet(nn.Module):
+class ResNet(Encoder):
     """conv1 and pool1, then four stages of blocks 1x1, 3x3, 1x1, each added to what it reads.
 
     Every convolution is followed by batch norm with a scale and a bias that are learned, and has
     none itself. Batch norm is never absorbed: in transfer too it keeps training.
 
+    See `Encoder` for the other attributes; `norm` is "batch", the only one there is.
+
     Attributes:
-        width: multiplies the channels of every layer.
         depth: layers as the name counts them, one of `DEPTHS`.
         variant: one of `VARIANTS`: "caffe" halves a map in the first, 1x1 convolution of a block
             and lets pool1's last window hang over; "torch" halves it in the 3x3 convolution and
             pads pool1 on both sides. The same parameters do not compute the same in both.
-        in_channels: of the input: 1 for gray, 3 for color.
-        norm_decay: of the running averages of batch norm.
-        norm: "batch", the only one there is.
-        frozen: layers (conv1 and blocks) whose batch norm keeps still: they normalize by their
-            running averages, and leave them as they are, while training too.
-        remat: keep only the input of every block for the backward pass, and compute the rest again.
-        dtype: of the computation; parameters and statistics are float32.
-        axis_name: see `norm.BatchNorm`.
     """
 
-    width: float = 1.0
     depth: int = 152
     variant: str = "caffe"
-    in_channels: int = 1
-    norm_decay: float = norm.DECAY
-    norm: str = "batch"
-    frozen: tuple[str, ...] = ()
-    remat: bool = False
-    dtype: jnp.dtype = jnp.float32
-    axis_name: str | None = None
 
-    # Whether batch norm can be absorbed into the weights.
-    absorbs = False
-    # What must be the same for parameters to fit, and to mean the same.
+    SETTINGS: ClassVar = {
+        "depth": 152,  # layers, if the name does not say them; or 101, 50, and small ones 26, 14
+        # "caffe" halves maps in the 1x1 convolutions, as the paper's network; "torch" in the 3x3
+        # ones, as torchvision's.
+        "variant": "caffe",
+    }
     architecture = ("width", "depth", "variant")
 
     @property
@@ -92,15 +80,11 @@ class ResNet(nn.Module):
         read = {"conv1", *_READ, *last.values()}
         return {name: stride for name, stride in self.strides.items() if name in read}
 
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """The activations that have weights below them, from the bottom to the top."""
-        return ("conv1", *_blocks(self.depth))
-
-    @property
-    def top(self) -> str:
-        """The last block."""
-        return self.layers[-1]
+    @classmethod
+    def check_settings(cls, own):
+        """See `Encoder.check_settings`."""
+        check_known("depth", own["depth"], tuple(DEPTHS))
+        check_known("variant", own["variant"], tuple(VARIANTS))
 
     @property
     def smallest_input(self) -> int:
@@ -124,10 +108,6 @@ class ResNet(nn.Module):
         if group.endswith("conv1"):
             return "conv1"
         return "res" + re.sub("^(res|bn|scale)|_.*", "", group)
-
-    def top_centers(self, side: int) -> np.ndarray:
-        """Where the cells of the top lie in an input of so many pixels: [cells] pixels."""
-        return (np.arange(-(-side // 32)) + 0.5) * 32
 
     @nn.compact
     def __call__(self, gray: jax.Array, train: bool = False) -> dict[str, jax.Array]:

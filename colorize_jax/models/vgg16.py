@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from colorize_jax.errors import ConfigError
 from colorize_jax.models import layers
 from colorize_jax.models.fc_trunk import FcTrunk
 
@@ -24,13 +25,17 @@ class Vgg16(FcTrunk):
 
     # Every activation from the bottom to the top, with its stride in pixels of the input.
     strides = _strides()
-    # Those that columns are made of, in their order.
     hypercolumn = strides
-    # Those that have weights, from the bottom to the top.
-    layers = tuple(name for name in strides if name != "gray")
+    layers = tuple(strides)[1:]
     blocks = tuple(range(len(BLOCKS)))
-    # What must be the same for parameters to fit, and to mean the same.
     architecture = ("width", "fc6_kernel")
+
+    @classmethod
+    def check_settings(cls, own):
+        """See `Encoder.check_settings`."""
+        super().check_settings(own)
+        if own["fc6_kernel"] % 2 == 0:
+            raise ConfigError(f"config.model.fc6_kernel={own['fc6_kernel']} must be odd in VGG-16")
 
     @property
     def smallest_input(self) -> int:

@@ -9,8 +9,8 @@ from typing import Any
 
 from colorize_jax import json_files
 from colorize_jax.checkpoints import reading
+from colorize_jax.config import config_form
 from colorize_jax.config.recipe import load_config
-from colorize_jax.config.settings import config_form
 from colorize_jax.errors import ColorizeError, ConfigError
 from colorize_jax.studies.plan import Plot, Run, Search, Study
 from colorize_jax.training import early_stopping, known, report, results, same_run

@@ -6,34 +6,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from colorize_jax.color import spaces
 from colorize_jax.errors import ConfigError
-from colorize_jax.models import registry
 from colorize_jax.models.classifier import Classifier
 from colorize_jax.tasks import losses, metrics, scores
-from colorize_jax.tasks.task import Caption, Score, Task
+from colorize_jax.tasks.task import Caption, Evaluator, Facts, Score, Task
 
+SETTINGS = {
+    "loss": "softmax",  # one class for every photo; or "sigmoid": any number of them
+    "classes": 0,  # how many there are; 0: as the data has them
+}
 NO_CLASS = -1
 # Step-wise is the one that counts; the two others are what VOC 2007 and the release report.
 _KINDS = {"step": "", "voc11": "_voc11", "trapezoid": "_trapezoid"}
 
 
-def make_task(config, axis_name: str | None = None, classes=()) -> Task:
+def make_task(config, encoder, facts: Facts) -> Task:
     """A linear layer on the trunk's top, as `config.task.loss` says: "softmax" or "sigmoid"."""
     number, crop = config.task.classes, config.data.crop
     _check(config)
     kind = {"softmax": _OneClass, "sigmoid": _ManyClasses}[config.task.loss](
-        tuple(classes) or tuple(f"class {i}" for i in range(number))
+        facts.classes or tuple(f"class {i}" for i in range(number))
     )
-    encoder = registry.make_trained_encoder(config, axis_name)
     model = Classifier(encoder=encoder, classes=number, dtype=encoder.dtype)
     if crop < encoder.smallest_input:
         raise ConfigError(
-            f"config.data.crop={crop} is too small for {config.model.name}, "
-            f"config.model.fc6_padding={config.model.fc6_padding!r}: it must be at least "
-            f"{encoder.smallest_input}"
+            f"config.data.crop={crop} is too small for {config.model.name} as "
+            f"config.model has it: it must be at least {encoder.smallest_input}"
         )
-    network_input = spaces.INPUTS[config.model.in_channels]
+    network_input = encoder.network_input
 
     def prepare(keys, batch):
         del keys
@@ -71,19 +71,20 @@ def make_task(config, axis_name: str | None = None, classes=()) -> Task:
         image = batch["image"]
         return image[:, :1] if image.ndim == 5 else image[:, None]  # of several crops the first
 
+    evaluator = Evaluator(
+        on_batch=evaluate,
+        summarize=summarize,
+        pictures=pictures,
+        panels=("photo",),
+        caption=kind.caption,
+    )
     return Task(
         model=model,
         prepare=prepare,
         loss=loss,
-        evaluate=evaluate,
-        summarize=summarize,
+        evaluators={"": evaluator},
         score=kind.score,
-        pictures=pictures,
-        panels=("photo",),
-        caption=kind.caption,
         labels={"labels": kind.label},
-        frozen=encoder.frozen_groups,
-        axis_name=axis_name,
     )
 
 
@@ -201,8 +202,3 @@ def _check(config):
         )
     if task.classes < 1:
         raise ConfigError(f"config.task.classes={task.classes}: how many classes are there?")
-    if config.model.fov or not config.model.hypercolumn or config.eval.classes:
-        raise ConfigError(
-            "config.model.fov, config.model.hypercolumn and config.eval.classes are for "
-            "segmentation: classification reads the trunk's top, and averages over all classes"
-        )

@@ -5,12 +5,23 @@ import jax.numpy as jnp
 
 from colorize_jax.color import histograms, instantiate, spaces
 from colorize_jax.errors import ConfigError
-from colorize_jax.models import hypercolumn, registry
+from colorize_jax.models import hypercolumn
 from colorize_jax.models.heads import Head
 from colorize_jax.models.point_network import PointNetwork
 from colorize_jax.tasks import losses, metrics, points
-from colorize_jax.tasks.task import Caption, Score, Task
+from colorize_jax.tasks.task import Caption, Evaluator, Facts, Task
 
+SETTINGS = points.SETTINGS | {
+    "loss": "histogram",  # or "regression" of Lab's a and b
+    "window": 7,  # side of the window of a target histogram
+    "bins": 32,  # of a histogram of hue, and of one of chroma
+    # Lets the regression loss pull as hard as the histogram loss at the start. Measured with
+    #   python -m colorize_jax.bench.regression_scale --config=configs/vgg16_col.py:regression \
+    #     --config.model.width=0.0625 --config.model.fc6_kernel=3 \
+    #     --config.data.source=builtin:photos
+    # 4.55; it hardly depends on the network or the photos (4.2 to 4.8 on three other sets).
+    "regression_scale": 4.5,
+}
 AB_SCALE = 100.0  # a and b are predicted in hundreds, so that outputs are of order one
 FEW_UNITS = 0.1  # share of the hidden units below which a run is told of it
 # Of the predicted colors, each beside that of the same photo left gray.
@@ -110,13 +121,12 @@ def _dead_units(share: float) -> str:
     )
 
 
-def make_model(config, axis_name: str | None = None) -> PointNetwork:
+def make_model(config, encoder) -> PointNetwork:
     """The network of the recipe, with one linear output for every target of its loss."""
     outputs = {
         "histogram": {"hue": config.task.bins, "chroma": config.task.bins},
         "regression": {"ab": 2},
     }[config.task.loss]
-    encoder = registry.make_trained_encoder(config, axis_name)
     return PointNetwork(
         encoder=encoder,
         head=Head(outputs, hidden=config.model.hidden, dtype=encoder.dtype),
@@ -125,12 +135,12 @@ def make_model(config, axis_name: str | None = None) -> PointNetwork:
     )
 
 
-def make_task(config, axis_name: str | None = None, classes=()) -> Task:
+def make_task(config, encoder, facts: Facts) -> Task:
     """Colorization with the histogram or the regression loss, as `config.task.loss` says."""
-    del classes
+    del facts
     _check(config)
     settings = config.task
-    model = make_model(config, axis_name)
+    model = make_model(config, encoder)
     points.check(config, model)
     regression = settings.loss == "regression"
 
@@ -234,34 +244,23 @@ def make_task(config, axis_name: str | None = None, classes=()) -> Task:
         panels = jnp.stack([left_gray(rgb), colors(variables, batch["image"]), rgb], 1)
         return jnp.round(panels * 255).astype(jnp.uint8)
 
-    return Task(
-        model=model,
-        prepare=prepare,
-        loss=loss,
-        evaluate=evaluate,
+    evaluator = Evaluator(
+        on_batch=evaluate,
         summarize=summarize,
+        statistics=statistics,
         remark=remark,
-        score=Score("loss", higher=False),
         pictures=pictures,
         panels=("gray", "predicted", "truth"),
         caption=caption,
-        statistics=statistics,
-        frozen=model.encoder.frozen_groups,
-        axis_name=axis_name,
     )
+    return Task(model=model, prepare=prepare, loss=loss, evaluators={"": evaluator})
 
 
 def _check(config):
     task = config.task
-    if config.model.in_channels != 1 or config.model.fov:
+    if config.model.in_channels != 1:
         raise ConfigError(
-            "colorization wants config.model.in_channels=1, since color would give the answer "
-            "away, and config.model.fov=False: those blocks are for transfer"
-        )
-    if config.data.labels or config.eval.classes or task.classes:
-        raise ConfigError(
-            "colorization has no classes: config.data.labels and config.eval.classes must be "
-            "empty, config.task.classes 0"
+            "colorization wants config.model.in_channels=1, since color would give the answer away"
         )
     if task.loss not in ("histogram", "regression"):
         raise ConfigError(f"config.task.loss is {task.loss!r}; known: 'histogram', 'regression'")

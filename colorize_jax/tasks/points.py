@@ -6,6 +6,21 @@ from colorize_jax.errors import ConfigError
 from colorize_jax.models import hypercolumn
 
 
+def _edge_buffer(config):
+    return config.data.get_ref("crop") * 96 // 352
+
+
+# Settings that every task has which is trained at points.
+SETTINGS = {
+    "points": 128,  # sampled pixels in every photo
+    # Pixels at every border that are never sampled; 96 of 352, and it scales with the crop.
+    "edge_buffer": _edge_buffer,
+    "model.hypercolumn": True,  # False: the head reads the top layer alone
+    "model.alignment": "corner",  # or "center": where a coarse map lies in the input
+    "model.hidden": 1024,  # units of the head's hidden layer
+}
+
+
 def sample_points(key: jax.Array, *, points: int, edge_buffer: int, crop: int) -> jax.Array:
     """[points, 2] integer (y, x), uniform, at least `edge_buffer` pixels from every border."""
     return jax.random.randint(key, (points, 2), edge_buffer, crop - edge_buffer)
@@ -40,7 +55,7 @@ def check(config, model) -> None:
         )
     if task.points < 1:
         raise ConfigError("config.task.points must be positive")
-    if config.model.fc6_padding != "SAME":
+    if getattr(model.encoder, "fc6_padding", "SAME") != "SAME":
         raise ConfigError(
             "config.model.fc6_padding='VALID' is for classification: a network that answers at "
             "every pixel needs 'SAME'"

@@ -6,22 +6,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from colorize_jax.color import spaces
 from colorize_jax.data.masks import VOID, palette
 from colorize_jax.errors import ConfigError
-from colorize_jax.models import hypercolumn, layers, registry
+from colorize_jax.models import hypercolumn, layers
 from colorize_jax.models.fov import FieldOfView
 from colorize_jax.models.heads import Head
 from colorize_jax.models.point_network import PointNetwork
 from colorize_jax.tasks import losses, metrics, points, scores
-from colorize_jax.tasks.task import Caption, Score, Task
+from colorize_jax.tasks.task import Caption, Evaluator, Facts, Score, Task
 
+SETTINGS = points.SETTINGS | {
+    "classes": 0,  # of the masks, with background; 0: as the data has them
+    "model.fov": False,  # two more blocks on the encoder for a larger field of view
+    # Names of classes; the score is averaged over them besides. (): over all alone.
+    "eval.classes": (),
+}
 VISIBLE = 0.6  # how much of an overlay is the classes' colors; the rest is the photo
 
 
-def make_model(config, axis_name: str | None = None) -> PointNetwork:
+def make_model(config, encoder) -> PointNetwork:
     """The trunk, the FoV blocks if asked for, and a head with one output for every class."""
-    encoder = registry.make_trained_encoder(config, axis_name)
     dtype = encoder.dtype
     return PointNetwork(
         encoder=encoder,
@@ -55,14 +59,14 @@ def remark(scores: dict[str, float]) -> str:
     )
 
 
-def make_task(config, axis_name: str | None = None, classes=()) -> Task:
+def make_task(config, encoder, facts: Facts) -> Task:
     """Cross-entropy at sampled pixels, void ones left out; mean IoU over whole photos."""
     crop, number = config.data.crop, config.task.classes
-    names = tuple(classes) or tuple(f"class {i}" for i in range(number))
+    names = facts.classes or tuple(f"class {i}" for i in range(number))
     _check(config, names)
-    model = make_model(config, axis_name)
+    model = make_model(config, encoder)
     points.check(config, model)
-    network_input = spaces.INPUTS[config.model.in_channels]
+    network_input = encoder.network_input
     averaged = [names.index(name) for name in config.eval.classes]
 
     def prepare(keys, batch):
@@ -131,21 +135,22 @@ def make_task(config, axis_name: str | None = None, classes=()) -> Task:
         legend = {names[i]: tuple(colors[i].tolist()) for i in np.flatnonzero(row["seen"]) if i}
         return Caption(f"mean IoU of its classes {row['score']:.3f}", legend)
 
-    return Task(
-        model=model,
-        prepare=prepare,
-        loss=loss,
-        evaluate=evaluate,
+    evaluator = Evaluator(
+        on_batch=evaluate,
         summarize=summarize,
-        score=Score(f"miou_{len(averaged)}" if averaged else "miou", higher=True),
         remark=remark,
         pictures=pictures,
         panels=("photo", "truth", "predicted"),
         caption=caption,
         predict=predict,
+    )
+    return Task(
+        model=model,
+        prepare=prepare,
+        loss=loss,
+        evaluators={"": evaluator},
+        score=Score(f"miou_{len(averaged)}" if averaged else "miou", higher=True),
         labels={"mask": ((crop, crop), jnp.uint8)},
-        frozen=model.encoder.frozen_groups,
-        axis_name=axis_name,
     )
 
 
@@ -153,10 +158,6 @@ def _check(config, names):
     number = config.task.classes
     if not 2 <= number < VOID:
         raise ConfigError(f"config.task.classes={number} must lie between 2 and {VOID - 1}")
-    if config.task.loss != "cross_entropy":
-        raise ConfigError(
-            f"config.task.loss is {config.task.loss!r}; segmentation has 'cross_entropy'"
-        )
     if config.data.labels != "masks":
         raise ConfigError(
             f"config.data.labels is {config.data.labels!r}; segmentation needs 'masks'"

@@ -1,21 +1,27 @@
 """The protocol between a task and everything that trains, evaluates and shows it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import dataclasses
-import importlib
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import numpy as np
 
-from colorize_jax.errors import ConfigError
-
 Tree = Any
 Batch = dict[str, jax.Array]
 
-# Name in `config.task.name` -> module in this package; each has make_task(config, axis_name).
-TASKS = ("colorization", "segmentation", "classification")
+
+class Facts(NamedTuple):
+    """What a task may know of the data before anything is compiled.
+
+    Attributes:
+        photos: how many there are to train on; a batch's "photo" is below it.
+        classes: what they are called, in the order of their numbers; () without labels.
+    """
+
+    photos: int = 1
+    classes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,51 +56,104 @@ class Caption(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
-    """Pure functions on batches; `keys` holds one JAX key for every row, `batch["valid"]` says
-    which rows are real.
+class Evaluator:
+    """One way to look at a network: scores, a probe, pictures.
 
     Attributes:
-        model: Linen module; `model.apply(variables, *inputs, train=...)` gives outputs.
-        prepare: (keys, batch) -> (inputs, targets), on the accelerator, from raw uint8 photos.
-        loss: (outputs, targets) -> ({"loss": [batch], part: [batch], ...}, counts [batch]). The
-            loss of a batch is the sum of the first over the sum of the counts.
-        evaluate: (variables, statistics, keys, batch) -> (sums over a batch, {name: [batch, ...]}
-            for every row). Where there is a "score" among them, higher is better, and the run
-            leaves pictures of the best and the worst photos.
-        summarize: (sums over all batches, rows of all batches) -> {name: number}; a name with a
-            slash, as in "iou/cat", is one class's.
-        score: which of them counts.
+        on_batch: (variables, statistics, keys, batch) -> (sums over a batch, {name: [batch, ...]}
+            for every row), compiled. Where there is a "score" among the rows, higher is better, and
+            the run leaves pictures of the best and the worst photos.
+        summarize: (sums over all batches, rows of all batches) -> {name: number}, on the host; a
+            name with a slash, as in "iou/cat", is one class's.
+        statistics: (keys, batch) -> sums over training batches, which `on_batch` gets; None if
+            there is nothing to learn from the training split, and then it gets None.
         remark: these numbers -> what a person should be told of them, or "".
         pictures: (variables, batch) -> uint8 [batch, panels, height, width, 3], or None: the panels
             lie side by side.
         panels: what these panels show, in their order.
-        caption: (one photo's {name: value} of what `evaluate` gives for rows) -> what to say of it.
-        statistics: (keys, batch) -> sums over a training batch from which the best constant
-            prediction follows; None if there is nothing to learn from the training split.
-        predict: (variables, batch) -> uint8 [batch, height, width] classes of all pixels, or None.
+        caption: (one photo's {name: value} of the rows) -> what to say of it.
+        predict: (variables, batch) -> uint8 [batch, height, width] classes of all pixels, for
+            `config.eval.export`; or None.
+    """
+
+    on_batch: Callable[[Tree, Tree, jax.Array, Batch], tuple[Tree, dict[str, jax.Array]]]
+    summarize: Callable[[Tree, dict[str, np.ndarray]], dict[str, float]]
+    statistics: Callable[[jax.Array, Batch], Tree] | None = None
+    remark: Callable[[dict[str, float]], str] = lambda scores: ""
+    pictures: Callable[[Tree, Batch], jax.Array] | None = None
+    panels: tuple[str, ...] = ()
+    caption: Callable[[dict[str, np.ndarray]], Caption] = lambda row: Caption()
+    predict: Callable[[Tree, Batch], jax.Array] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """Numbers that are fitted to training photos before step 0, as a class prior is.
+
+    They become the collection "constants" of the network, which no step changes, and lie in every
+    checkpoint.
+
+    Attributes:
+        sums: (keys, batch) -> sums over a training batch, compiled.
+        constants: sums over all batches -> the collection, as the model declares it.
+        batches: how many.
+    """
+
+    sums: Callable[[jax.Array, Batch], Tree]
+    constants: Callable[[Tree], Tree]
+    batches: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is learned, as pure functions on batches.
+
+    `keys` holds one JAX key for every row. A batch is {"image": uint8 [batch, height, width, 3],
+    "photo": [batch] numbers of the photos, "position": [batch], "valid": [batch] whether the row is
+    real, and what `labels` says}.
+
+    Attributes:
+        model: Linen module; `model.apply(variables, *inputs, train=...)` gives outputs. Its group
+            "encoder" is what survives a pretraining. Collections besides the parameters are state:
+            they are saved, and each training forward may change them, but for "constants".
+        prepare: (keys, batch) -> (inputs, targets), on the accelerator, from raw uint8 photos.
+        loss: (outputs, targets) -> ({"loss": [batch], part: [batch], ...}, counts [batch]). The
+            loss of a batch is the sum of the first over the sum of the counts. A row that is not
+            valid gives zeros. It sees all rows of the global batch, or of one microbatch.
+        evaluators: {"": how the task itself is scored, name: other ways}; scores of the others
+            are called after them, as in "knn/top1". Without "", the loss on held-out photos is
+            the score; see `evaluators.held_out`.
+        score: which score counts.
+        fit: what is fitted to training photos before step 0.
         labels: {name: (shape, dtype)} of what a row of a training batch has besides its photo.
-        frozen: groups of the encoder's parameters that are not trained.
-        views: how many views of a photo a training batch has, config.data.views.
-        axis_name: the mapped axis that the batch is split over, or None under jit.
+        views: how many views of each photo it takes (`config.data.views`); one is no axis.
+        microbatches: whether the loss of a part of the batch makes sense.
     """
 
     model: nn.Module
     prepare: Callable[[jax.Array, Batch], tuple[tuple, Tree]]
     loss: Callable[[Tree, Tree], tuple[dict[str, jax.Array], jax.Array]]
-    evaluate: Callable[[Tree, Tree, jax.Array, Batch], tuple[Tree, dict[str, jax.Array]]]
-    summarize: Callable[[Tree, dict[str, np.ndarray]], dict[str, float]]
-    score: Score
-    remark: Callable[[dict[str, float]], str] = lambda scores: ""
-    pictures: Callable[[Tree, Batch], jax.Array] | None = None
-    panels: tuple[str, ...] = ()
-    caption: Callable[[dict[str, np.ndarray]], Caption] = lambda row: Caption()
-    statistics: Callable[[jax.Array, Batch], Tree] | None = None
-    predict: Callable[[Tree, Batch], jax.Array] | None = None
+    evaluators: Mapping[str, Evaluator] = dataclasses.field(default_factory=dict)
+    score: Score = Score("loss", higher=False)
+    fit: Fit | None = None
     labels: Mapping[str, tuple[tuple[int, ...], Any]] = dataclasses.field(default_factory=dict)
-    frozen: tuple[str, ...] = ()
     views: int = 1
-    axis_name: str | None = None
+    microbatches: bool = True
+
+    @property
+    def evaluator(self) -> Evaluator:
+        """How the task itself is scored."""
+        return self.evaluators[""]
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Groups of the encoder's parameters that are not trained."""
+        return self.model.encoder.frozen_groups
+
+    @property
+    def axis_name(self) -> str | None:
+        """The mapped axis that the batch is split over (shard_map, pmap), or None under jit."""
+        return self.model.encoder.axis_name
 
 
 def batch_shapes(task: Task, config) -> dict[str, jax.ShapeDtypeStruct]:
@@ -111,26 +170,3 @@ def batch_shapes(task: Task, config) -> dict[str, jax.ShapeDtypeStruct]:
     return {
         name: jax.ShapeDtypeStruct((size, *shape), dtype) for name, (shape, dtype) in shapes.items()
     }
-
-
-def make_task(config, axis_name: str | None = None, classes: Sequence[str] = ()) -> Task:
-    """The task that `config.task.name` asks for.
-
-    Args:
-        config: the recipe.
-        axis_name: see `Task`.
-        classes: what they are called; numbers, if not given.
-
-    Raises:
-        ConfigError: there is no such task, or a setting does not fit it.
-    """
-    if config.task.name not in TASKS:
-        raise ConfigError(f"config.task.name is {config.task.name!r}; known: {', '.join(TASKS)}")
-    module = importlib.import_module(f"colorize_jax.tasks.{config.task.name}")
-    task = module.make_task(config, axis_name, classes)
-    if config.data.views != task.views:
-        raise ConfigError(
-            f"config.data.views={config.data.views}, and the task {config.task.name!r} takes "
-            f"{task.views} of every photo: add --config.data.views={task.views}"
-        )
-    return task

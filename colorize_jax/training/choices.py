@@ -6,6 +6,13 @@ from typing import Any
 from colorize_jax.errors import ConfigError
 
 
+def known_settings(where: str, name: str, known: Mapping[str, Mapping]) -> Mapping[str, Any]:
+    """The settings of a choice; ConfigError if there is none of that name."""
+    if name not in known:
+        raise ConfigError(f"{where}.name is {name!r}; known: {', '.join(known)}")
+    return known[name]
+
+
 def own_settings(
     where: str, settings: Mapping[str, Any], known: Mapping[str, Mapping], common: Collection[str]
 ) -> dict[str, Any]:
@@ -21,9 +28,7 @@ def own_settings(
         ConfigError: there is no such name, or a setting that it does not know.
     """
     name = settings["name"]
-    if name not in known:
-        raise ConfigError(f"{where}.name is {name!r}; known: {', '.join(known)}")
-    own = known[name]
+    own = known_settings(where, name, known)
     for setting in settings:
         if setting not in own and setting not in common:
             raise ConfigError(

@@ -9,14 +9,15 @@ import jax
 import numpy as np
 
 from colorize_jax.checkpoints import reading
-from colorize_jax.config.settings import check_numbers
+from colorize_jax.config import check_numbers
 from colorize_jax.data import pipeline, splits
 from colorize_jax.data.bad_records import BadRecords
 from colorize_jax.data.labelled import Labelled
 from colorize_jax.data.sources import Photos
 from colorize_jax.errors import CheckpointError, ConfigError, OutOfMemoryError
 from colorize_jax.log import say_once
-from colorize_jax.tasks.task import Task, batch_shapes, make_task
+from colorize_jax.tasks.registry import make_task
+from colorize_jax.tasks.task import Facts, Task, batch_shapes
 from colorize_jax.training import (
     export,
     extremes,
@@ -82,7 +83,7 @@ def evaluate(
     ):
         say_once(warning)
     photos, held_out = opened.training, opened.evaluation
-    task = make_task(config, classes=opened.classes)
+    task = make_task(config, Facts(len(photos), opened.classes))
     check(config, task)
     hosts.check_same(
         same_run.photo_facts(config, photos, held_out)
@@ -146,7 +147,8 @@ class Scoring:
         bad: BadRecords,
         through: Callable[[Iterator[dict]], Iterator[dict]] = iter,
     ):
-        self._config, self._task, self._runner = config, task, runner
+        self._config, self._own, self._fit = config, task.evaluator, task.fit
+        self._runner = runner
         self._training, self._held_out = training, held_out
         self._bad, self._through = bad, through
         self._host = {"host": jax.process_index(), "hosts": jax.process_count()}
@@ -161,9 +163,16 @@ class Scoring:
         """How many were scored."""
         return len(self.rows["position"])
 
+    def fit(self, variables):
+        """With the constants that the task fits to training photos; the same if it fits none."""
+        if self._fit is None:
+            return variables
+        with self._training_batches(self._fit.batches) as batches:
+            return self._runner.fitted(variables, batches)
+
     def find_statistics(self) -> None:
         """What the task wants to know about the training split."""
-        if self._task.statistics is None:
+        if self._own.statistics is None:
             return
         with self._training_batches(self._config.eval.statistics_batches) as batches:
             self._statistics = self._runner.statistics(batches)
@@ -218,7 +227,7 @@ class Scoring:
                 "config.data.batch_size or config.data.longest_side, or "
                 f"config.model.dtype=bfloat16. JAX said: {str(error).splitlines()[0]}"
             ) from None
-        if (remark := self._task.remark(found)) and remark != self._remark:
+        if (remark := self._own.remark(found)) and remark != self._remark:
             say_once(remark)
         self._remark = remark
         self.scores = {f"eval/{name}": value for name, value in found.items()}
@@ -238,10 +247,10 @@ class Scoring:
         rows = []
         for number, panels in shown.items():
             row = {name: values[number] for name, values in self.rows.items()}
-            caption = self._task.caption(row)
+            caption = self._own.caption(row)
             name = self._held_out.name(int(row["position"]))
             rows.append(pictures.Row(name, panels, caption.text, caption.legend))
-        return pictures.page(rows, self._task.panels)
+        return pictures.page(rows, self._own.panels)
 
     def leave_pictures(self, folder: pathlib.Path, variables) -> None:
         """The best and the worst photos, and all predictions if they are asked for.
@@ -266,7 +275,7 @@ class Scoring:
 
 def check(config, task) -> None:
     """ConfigError if the task has not what the evaluation is asked for."""
-    if config.eval.export and task.predict is None:
+    if config.eval.export and task.evaluator.predict is None:
         raise ConfigError(f"config.eval.export: {config.task.name} predicts no masks to export")
 
 

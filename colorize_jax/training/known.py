@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from colorize_jax import json_files, paths
 from colorize_jax.checkpoints import reading
-from colorize_jax.config.settings import config_form, default_config, suited
+from colorize_jax.config import choices, config_form, default_like, suited
 from colorize_jax.data import sources, splits
 from colorize_jax.data.labelled import Labelled
 from colorize_jax.data.sources import Photos
@@ -29,10 +29,19 @@ from colorize_jax.training import same_run, start
 _OWN = ("dtype", "remat", "norm_decay")
 
 
+# What a config has chosen that has chosen nothing.
+_FIRST = {
+    "task.name": "colorization",
+    "model.name": "vgg16",
+    "optimizer.name": "caffe_sgd",
+    "schedule.name": "drops",
+}
+
+
 def by_default(config: ConfigDict) -> frozenset[str]:
     """Names of the settings, "model.width", that differ from the default: stated, for who calls
     from Python and has no command line."""
-    usual = same_run.flat(same_run.plain(default_config()))
+    usual = same_run.flat(same_run.plain(default_like(config))) | _FIRST
     now = same_run.flat(same_run.plain(config))
     return frozenset(name for name in now if name not in usual or now[name] != usual[name])
 
@@ -95,7 +104,7 @@ def _ask_the_run(config: ConfigDict, saved: Mapping[str, Any]) -> None:
     """What a run asked its masks when it was begun: they are not read for it once more, nor need
     they be there yet."""
     data = config.data
-    config.task.classes = config.task.classes or saved["task"]["classes"]
+    config.task.classes = config.task.classes or saved["task"].get("classes", 0)
     if data.split == "train_aug" and not data.sbd and not saved["data"]["sbd"]:
         data.split = saved["data"]["split"]
 
@@ -119,9 +128,9 @@ def _started(config: ConfigDict) -> tuple[dict, pathlib.Path]:
 def _follow(config: ConfigDict, saved: Mapping[str, Any], stated: Collection[str]) -> None:
     """The trunk of `config.model` becomes the saved one, but for what was stated."""
     model, ours = registry.by_depth(saved), config.model
-    if registry.family(ours.name) is not registry.family(model["name"]):
+    if _class_of(ours) is not _class_of(model):
         # A recipe's own network that is not the default was named too, by its variant.
-        if "model.name" in stated or ours.name != default_config().model.name:
+        if "model.name" in stated or ours.name != _FIRST["model.name"]:
             return
         _suit(config, model["name"], stated, config.task.name == "classification")
     encoder = registry.make_encoder(model)
@@ -136,13 +145,16 @@ def _follow(config: ConfigDict, saved: Mapping[str, Any], stated: Collection[str
 
 
 def _suit(config: ConfigDict, name: str, stated: Collection[str], classifier: bool = False) -> None:
-    """Lets a recipe that was written for one network have another: what that lacks is left at its
-    default, and the rest is as `config.suited` has it."""
-    usual = registry.with_defaults({})
-    wanted = {f"model.{lacking}": usual[lacking] for lacking in registry.foreign(name)}
-    for setting, value in (wanted | suited(name, classifier)).items():
+    """Lets a recipe that was written for one network have another, with what `config.suited` has
+    for it."""
+    choices.choose(config, "model", name)
+    for setting, value in suited(name, classifier).items():
         if setting not in stated:
             config.update_from_flattened_dict({setting: value})
+
+
+def _class_of(settings: Mapping[str, Any]) -> type:
+    return registry.find_encoder(settings["name"])
 
 
 def for_evaluation(
@@ -168,11 +180,13 @@ def for_evaluation(
     saved = note["config"]
     model = registry.by_depth(saved["model"])
     before = same_run.flat(same_run.plain(config))
-    others = registry.family(config.model.name) is not registry.family(model["name"])
+    others = _class_of(config.model) is not _class_of(model)
     named = "model.name" in stated or "model.depth" in stated
     if others and not named and config.task.name == "classification":
         crop = suited(model["name"], classifier=True)["data.crop"]
         config.data.crop = config.data.crop if "data.crop" in stated else crop
+    if others and not named:
+        choices.choose(config, "model", model["name"])
     for name, value in model.items():
         if name in _OWN or (name in ("name", "depth") and named):
             continue
@@ -183,7 +197,7 @@ def for_evaluation(
     task = saved.get("task", {})
     if task.get("name") == config.task.name:
         for name in ("loss", "classes", "bins"):
-            if f"task.{name}" not in stated and name in task:
+            if f"task.{name}" not in stated and name in task and name in config.task:
                 config.task[name] = task[name]
     return config, [*_changes(before, config, "the checkpoint"), *splits.fall_back(config)]
 
@@ -281,7 +295,8 @@ def _as_trained(config: ConfigDict, saved: Mapping[str, Any]) -> ConfigDict:
     config = config.copy_and_resolve_references()
     for name in ("source", "labels", "split", "eval_split", "sbd", "per_class", "holdout"):
         config.data[name] = saved["data"].get(name, config.data[name])
-    config.task.classes = saved.get("task", {}).get("classes", 0)
+    if "classes" in config.task:
+        config.task.classes = saved.get("task", {}).get("classes", 0)
     config.seed = saved.get("seed", config.seed)
     return config
 
@@ -305,6 +320,6 @@ def _check_classes(config: ConfigDict, note: Mapping[str, Any], classes: Sequenc
 
 def _changes(before: dict[str, Any], config: ConfigDict, where) -> Iterator[str]:
     now = same_run.flat(same_run.plain(config))
-    changed = [f"{name}={now[name]!r}" for name in now if now[name] != before[name]]
+    changed = [f"{name}={now[name]!r}" for name in now if now[name] != before.get(name)]
     if changed:
         yield f"as in {where}: config.{', '.join(changed)}"

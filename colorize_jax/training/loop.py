@@ -15,14 +15,15 @@ import numpy as np
 
 from colorize_jax import log, paths
 from colorize_jax.checkpoints import reading
-from colorize_jax.config.settings import check_numbers
+from colorize_jax.config import check_numbers
 from colorize_jax.data import arrays, fingerprint, pipeline, sources, splits, storage
 from colorize_jax.data.bad_records import BadRecords
 from colorize_jax.errors import ConfigError, DataError, Interrupted, NonFiniteError, SaveError, why
 from colorize_jax.json_files import COUNT, Number
 from colorize_jax.log import say_once
 from colorize_jax.models import norm
-from colorize_jax.tasks.task import batch_shapes, make_task
+from colorize_jax.tasks.registry import make_task
+from colorize_jax.tasks.task import Facts, batch_shapes
 from colorize_jax.training import (
     early_stopping,
     evaluation,
@@ -212,7 +213,7 @@ class _Run:
             say_once(warning)
         self.photos, self.held_out = opened.training, opened.evaluation
         self.classes = opened.classes
-        self.task = make_task(config, classes=opened.classes)
+        self.task = make_task(config, Facts(len(self.photos), opened.classes))
         evaluation.check(config, self.task)
         if not same_run.begun(self.workdir):
             self.origin = start.find(config)
@@ -372,6 +373,7 @@ class _Run:
             return
         initialize = functools.partial(init_state, task=self.task, optimizer=self.optimizer)
         self.state = jax.jit(initialize, out_shardings=same)(self.key, batch=self.example)
+        self.state = self.state.with_variables(self.scoring.fit(self.state.variables))
         if self.config.init_from == start.RANDOM:
             say_once("starting from scratch")
             return
@@ -565,7 +567,7 @@ class _Run:
 
     def _score(self) -> np.ndarray | None:
         variables = self.scoring.with_fresh_norm(self.state.variables)
-        self.state = self.state.replace(batch_stats=variables["batch_stats"])
+        self.state = self.state.with_variables(variables)
         picture = self.scoring.score(variables)
         self.scores = self.scoring.scores
         return picture

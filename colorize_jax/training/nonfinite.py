@@ -13,13 +13,14 @@ import optax
 
 from colorize_jax import json_files
 from colorize_jax.checkpoints import manifest
-from colorize_jax.config.settings import config_form
+from colorize_jax.config import config_form
 from colorize_jax.data import pipeline, sources, splits
 from colorize_jax.errors import CheckpointError
 from colorize_jax.json_files import COUNT, POSITIVE
 from colorize_jax.log import say_once
 from colorize_jax.models.finetune import freeze
-from colorize_jax.tasks.task import make_task
+from colorize_jax.tasks.registry import make_task
+from colorize_jax.tasks.task import Facts
 from colorize_jax.training import hosts, known, optimizers, same_run, saving, schedules, sharding
 from colorize_jax.training.meter import NonFiniteStep
 from colorize_jax.training.pictures import Row, page, png
@@ -106,7 +107,7 @@ def replay(
             + report["config"]["data"]["source"]
         )
 
-    task = make_task(config, classes=opened.classes)
+    task = make_task(config, Facts(len(photos), opened.classes))
     schedule = schedules.make_schedule(config, len(photos))
     optimizer = optimizers.make_optimizer(config, schedule, task.frozen)
     here = sharding.replicated(sharding.make_mesh(jax.local_devices()[:1]))
@@ -156,24 +157,23 @@ def _look(task, state, batch, key, microbatches) -> tuple[list[dict], dict, dict
     parts = jax.tree.map(lambda x: interleave(jnp.asarray(x), microbatches), (batch, keys))
     names: list[str] = []
 
-    def total(params, batch_stats, batch, keys, dropout_key):
-        variables = {"params": freeze(params, task.frozen), "batch_stats": batch_stats}
-        values, counts, updated = forward(
+    def total(params, collections, batch, keys, dropout_key):
+        variables = {"params": freeze(params, task.frozen), **collections}
+        values, counts, collections, kept = forward(
             task, variables, batch, keys, dropout_key, capture_intermediates=True
         )
-        maps = dict(_arrays(updated.get("intermediates", {})))
+        maps = dict(_arrays(kept))
         names[:] = maps  # in the order of computation, which a dict out of jit would lose
         largest = jnp.array([_largest(x) for x in maps.values()])
-        batch_stats = updated.get("batch_stats", {})
-        return values["loss"].sum(), (values["loss"], counts, largest, batch_stats)
+        return values["loss"].sum(), (values["loss"], counts, largest, collections)
 
     gradient_of = jax.jit(jax.grad(total, has_aux=True))
-    batch_stats, losses, counts, largest, gradients = state.batch_stats, [], [], 0.0, None
+    collections, losses, counts, largest, gradients = state.collections, [], [], 0.0, None
     for i in range(microbatches):
         part, part_keys = jax.tree.map(lambda x, i=i: x[i], parts)
         dropout = jax.random.fold_in(dropout_key, i) if microbatches > 1 else dropout_key
-        found, (loss, count, peak, batch_stats) = gradient_of(
-            state.params, batch_stats, part, part_keys, dropout
+        found, (loss, count, peak, collections) = gradient_of(
+            state.params, collections, part, part_keys, dropout
         )
         losses.append(loss)
         counts.append(count)

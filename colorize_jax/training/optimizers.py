@@ -184,6 +184,11 @@ OPTIMIZERS = {
 SETTINGS = {name: choice.settings for name, choice in OPTIMIZERS.items()}
 
 
+def own_settings(name: str) -> Mapping[str, Any]:
+    """The settings of `config.optimizer` that an optimizer brings; see `config.choices`."""
+    return choices.known_settings("config.optimizer", name, SETTINGS)
+
+
 def make_optimizer(
     config, schedule: Schedule, frozen: Sequence[str] = ()
 ) -> optax.GradientTransformation:

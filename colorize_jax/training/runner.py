@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from colorize_jax.errors import DataError
-from colorize_jax.tasks.task import Task
+from colorize_jax.tasks.task import Evaluator, Task
 from colorize_jax.training import sharding
 from colorize_jax.training.meter import RUN_AHEAD
 from colorize_jax.training.step import forward, row_keys
@@ -19,17 +19,26 @@ Tree = Any
 
 
 class Runner:
-    """The compiled functions of a task on a mesh; points are keyed by (seed, batch, row)."""
+    """The compiled functions of a task and of one of its evaluators on a mesh; what is drawn is
+    keyed by (seed, batch, row).
 
-    def __init__(self, task: Task, mesh, seed: int):
-        self._task, self._mesh, self._key = task, mesh, jax.random.key(seed)
+    Args:
+        task: what is learned.
+        mesh: of the devices.
+        seed: of the run.
+        evaluator: None for the task's own.
+    """
+
+    def __init__(self, task: Task, mesh, seed: int, evaluator: Evaluator | None = None):
+        own = evaluator or task.evaluator
+        self._own, self._mesh, self._key = own, mesh, jax.random.key(seed)
 
         def keys_of(index, batch):
             rows = jnp.arange(len(batch["image"]))
             return row_keys(jax.random.fold_in(self._key, index), rows)
 
         def statistics(index, batch):
-            return task.statistics(keys_of(index, batch), batch)
+            return own.statistics(keys_of(index, batch), batch)
 
         def moments(index, batch, variables):
             """Means, and means of squares, of every batch norm on one batch."""
@@ -39,10 +48,10 @@ class Runner:
             )
             key = jax.random.fold_in(self._key, index)
             dropped = variables | {"batch_stats": forgotten}
-            _, _, updated = forward(task, dropped, batch, keys_of(index, batch), key)
+            _, _, collections, _ = forward(task, dropped, batch, keys_of(index, batch), key)
             return _each_norm(
                 lambda norm: (norm["mean"], norm["var"] + norm["mean"] ** 2, 1.0),
-                updated["batch_stats"],
+                collections["batch_stats"],
             )
 
         def settle(before, total):
@@ -54,7 +63,7 @@ class Runner:
             return _each_norm(norm, before, total)
 
         def evaluate(index, batch, variables, statistics):
-            sums, rows = task.evaluate(variables, statistics, keys_of(index, batch), batch)
+            sums, rows = own.on_batch(variables, statistics, keys_of(index, batch), batch)
             return sums, rows | {name: batch[name] for name in ("position", "valid")}
 
         def per_photo(function):
@@ -65,19 +74,28 @@ class Runner:
 
             return run
 
+        def fit_sums(index, batch):
+            return task.fit.sums(keys_of(index, batch), batch)
+
         same = sharding.replicated(mesh)
+        self._fit_sums = jax.jit(fit_sums, out_shardings=same)
+        self._constants = jax.jit(lambda sums: task.fit.constants(sums), out_shardings=same)
         self._statistics = jax.jit(statistics, out_shardings=same)
         self._moments = jax.jit(moments, out_shardings=same)
         self._settle = jax.jit(settle, out_shardings=same)
         self._evaluate = jax.jit(evaluate, out_shardings=same)
-        self._pictures = jax.jit(per_photo(task.pictures), out_shardings=same)
-        self._predict = jax.jit(per_photo(task.predict), out_shardings=same)
+        self._pictures = jax.jit(per_photo(own.pictures), out_shardings=same)
+        self._predict = jax.jit(per_photo(own.predict), out_shardings=same)
 
     def statistics(self, batches: Iterable[dict[str, np.ndarray]]) -> Tree:
         """The task's sums over training batches; None if it wants none."""
-        if self._task.statistics is None:
+        if self._own.statistics is None:
             return None
         return self._total(self._statistics, batches)
+
+    def fitted(self, variables: Tree, batches: Iterable[dict[str, np.ndarray]]) -> Tree:
+        """The variables with the task's constants fitted to these training batches."""
+        return variables | {"constants": self._constants(self._total(self._fit_sums, batches))}
 
     def fresh_norm(self, variables: Tree, batches: Iterable[dict[str, np.ndarray]]) -> Tree:
         """The variables with averages of batch norm over these training batches alone.
@@ -125,7 +143,7 @@ class Runner:
                 rows.append({name: values[valid] for name, values in found.items()})
 
         for index, batch in enumerate(batches):
-            if self._task.pictures is not None and len(shown) < pictures:
+            if self._own.pictures is not None and len(shown) < pictures:
                 found = self.pictures(variables, [batch])
                 shown.update(itertools.islice(found, pictures - len(shown)))
             placed = sharding.put_batch(batch, self._mesh)
@@ -137,7 +155,7 @@ class Runner:
                 "none of the held-out photos could be read: repair them, or evaluate on others"
             )
         joined = {name: np.concatenate([part[name] for part in rows]) for name in rows[0]}
-        return self._task.summarize(sums, joined), joined, shown
+        return self._own.summarize(sums, joined), joined, shown
 
     def pictures(
         self, variables: Tree, batches: Iterable

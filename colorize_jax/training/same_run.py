@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 import colorize_jax
 from colorize_jax import json_files
 from colorize_jax.checkpoints import manifest, reading
-from colorize_jax.config.settings import config_form, default_config
+from colorize_jax.config import config_form, default_like
 from colorize_jax.data import sources
 from colorize_jax.data.labelled import Labelled
 from colorize_jax.data.sources import Photos
@@ -129,11 +129,18 @@ GONE = {"early_stopping.metric": "score"}
 
 
 def differences(before: dict, config: ConfigDict) -> list[str]:
-    """One line for every setting that matters and is another than in a config of before."""
-    # A field that was not known then had the value that is its default now.
-    before = _complete(flat(plain(default_config())) | GONE | flat(before))
+    """One line for every setting that matters and is another than in a config of before.
+
+    A setting that was not known then had the value that is its default now. One that what was
+    chosen then does not read, as older files hold some, does not matter.
+    """
+    was = flat(before)
+    usual = flat(plain(default_like(before)))
+    usual |= GONE
+    before = _complete({name: was.get(name, usual[name]) for name in usual})
     now = _complete(GONE | flat(plain(config)))
-    now["task.classes"] = now["task.classes"] or before["task.classes"]  # 0: asks the data
+    if "task.classes" in before:  # 0: asks the data
+        now["task.classes"] = now.get("task.classes") or before["task.classes"]
     return [
         f"  config.{name}: {before.get(name, 'absent')!r} there, {now.get(name, 'absent')!r} here"
         for name in sorted(before.keys() | now.keys())
@@ -146,8 +153,11 @@ def _complete(settings: dict) -> dict:
     and a ResNet is called by its depth."""
     model = {k.removeprefix("model."): v for k, v in settings.items() if k.startswith("model.")}
     model = registry.by_depth(model)
-    model["fc6_kernel"] = model["fc6_kernel"] or registry.own_fc6_kernel(model["name"])
-    return settings | {f"model.{name}": value for name, value in model.items()}
+    if "fc6_kernel" in model:
+        model["fc6_kernel"] = model["fc6_kernel"] or registry.own_fc6_kernel(model["name"])
+    return settings | {
+        f"model.{name}": value for name, value in model.items() if f"model.{name}" in settings
+    }
 
 
 def flat(tree: dict, prefix: str = "") -> dict[str, Any]:

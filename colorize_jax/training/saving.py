@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from colorize_jax.checkpoints import manifest, reading, writing
 from colorize_jax.errors import CheckpointError, why
 from colorize_jax.training import hosts
-from colorize_jax.training.step import TrainState
+from colorize_jax.training.step import TrainState, split_variables
 
 Tree = Any
 DAMAGED = "damaged"  # beside it: what could not be used, for whoever wants to look at it
@@ -336,12 +336,7 @@ def _aside(folder: pathlib.Path) -> pathlib.Path:
 
 def as_tree(state: TrainState) -> dict[str, Tree]:
     """What of a state is written: plain names on disk, so that others can read a part of it."""
-    return {
-        "step": state.step,
-        "params": state.params,
-        "batch_stats": state.batch_stats,
-        "opt_state": state.opt_state,
-    }
+    return {"step": state.step, "opt_state": state.opt_state, **state.variables}
 
 
 def write(folder: pathlib.Path, state: TrainState, note: dict) -> None:
@@ -353,4 +348,5 @@ def read(folder: pathlib.Path, state: TrainState, sharding) -> TrainState:
     """The state of one checkpoint; see `Checkpoints.restore`."""
     saved = reading.read_state(folder, as_tree(state), sharding)
     nonfinite = jax.jit(lambda: jnp.zeros((), jnp.int32), out_shardings=sharding)()
-    return TrainState(**saved, nonfinite=nonfinite)
+    params, collections = split_variables({name: saved[name] for name in state.variables})
+    return TrainState(saved["step"], params, collections, saved["opt_state"], nonfinite)

@@ -28,6 +28,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+def own_settings(name: str) -> dict[str, Any]:
+    """The settings of `config.schedule` that a schedule brings; see `config.choices`."""
+    return choices.known_settings("config.schedule", name, SETTINGS)
+
+
 @dataclasses.dataclass(frozen=True)
 class Schedule:
     """How long a run is and how its rate changes, in steps.

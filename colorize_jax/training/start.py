@@ -158,7 +158,8 @@ def place(state, found: Start, sharding):
         CheckpointError: names a parameter that does not fit.
     """
 
-    def replaced(kind: str, tree: Tree) -> Tree:
+    def replaced(kind: str) -> Tree:
+        tree = state.variables[kind]
         ours = traverse_util.flatten_dict(tree.get("encoder", {}), sep="/")
         theirs = traverse_util.flatten_dict(found.variables.get(kind, {}), sep="/")
         for name in sorted(ours.keys() | theirs.keys()):
@@ -173,9 +174,8 @@ def place(state, found: Start, sharding):
         placed = jax.device_put(jax.tree.map(np.asarray, found.variables[kind]), sharding)
         return tree | {"encoder": placed}
 
-    return state.replace(
-        params=replaced("params", state.params),
-        batch_stats=replaced("batch_stats", state.batch_stats),
+    return state.with_variables(
+        state.variables | {kind: replaced(kind) for kind in ("params", "batch_stats")}
     )
 
 

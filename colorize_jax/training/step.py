@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
+from colorize_jax.errors import ConfigError
 from colorize_jax.models.finetune import freeze
 from colorize_jax.tasks.task import Batch, Task
 from colorize_jax.training import schedules
@@ -19,40 +19,56 @@ Tree = Any
 class TrainState:
     """All that training changes. Keys are not in it: they derive from (seed, step, row).
 
-    `nonfinite` is the latch: 0, or the number (from 1) of the first step whose loss or gradient was
-    not finite. That step, and all after it, leave everything else as it was before.
+    Attributes:
+        step: steps done.
+        params: what the optimizer changes.
+        collections: the other state of the network by Linen's names: "batch_stats" always, which is
+            empty without batch norm, and what else the task's model has, as "memory" or "ema".
+            Each training forward changes them, but for "constants".
+        opt_state: of the optimizer.
+        nonfinite: the latch: 0, or the number (from 1) of the first step whose loss or gradient was
+            not finite. That step, and all after it, leave everything else as it was before.
     """
 
     step: jax.Array
     params: Tree
-    batch_stats: Tree
+    collections: dict[str, Tree]
     opt_state: Tree
     nonfinite: jax.Array
 
     @property
     def variables(self) -> dict[str, Tree]:
         """What `model.apply` takes."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
+        return {"params": self.params, **self.collections}
+
+    def with_variables(self, variables: dict[str, Tree]) -> "TrainState":
+        """The state with other parameters and collections."""
+        params, collections = split_variables(variables)
+        return self.replace(params=params, collections=collections)
 
 
 def init_state(key: jax.Array, task: Task, optimizer, batch: Batch) -> TrainState:
     """A random start for a batch of that shape; parameters depend on the key alone."""
-    variables = init_variables(key, task, batch)
-    params = variables["params"]
+    params, collections = split_variables(init_variables(key, task, batch))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        batch_stats=variables["batch_stats"],
+        collections=collections,
         opt_state=optimizer.init(params),
         nonfinite=jnp.zeros((), jnp.int32),
     )
 
 
 def init_variables(key: jax.Array, task: Task, batch: Batch) -> dict[str, Tree]:
-    """{"params": ..., "batch_stats": ...} of a random start; the second is empty without norm."""
+    """{"params": ..., "batch_stats": ..., ...} of a random start, each collection of the model."""
     inputs, _ = task.prepare(row_keys(key, jnp.arange(len(batch["image"]))), batch)
     variables = task.model.init({"params": key}, *inputs)
-    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+    return {"batch_stats": {}} | {k: v for k, v in variables.items() if k != "intermediates"}
+
+
+def split_variables(variables: dict[str, Tree]) -> tuple[Tree, dict[str, Tree]]:
+    """(parameters, other collections) of what `model.apply` takes."""
+    return variables["params"], {k: v for k, v in variables.items() if k != "params"}
 
 
 def abstract_state(task: Task, optimizer, batch: Batch) -> TrainState:
@@ -104,37 +120,37 @@ def train_step(
         dropout_key = jax.random.fold_in(dropout_key, device)
     keys = row_keys(points_key, rows)
 
-    def sums(params, batch_stats, batch, keys, dropout_key):
-        variables = {"params": freeze(params, task.frozen), "batch_stats": batch_stats}
-        values, counts, updated = forward(task, variables, batch, keys, dropout_key)
+    def sums(params, collections, batch, keys, dropout_key):
+        variables = {"params": freeze(params, task.frozen), **collections}
+        values, counts, collections, _ = forward(task, variables, batch, keys, dropout_key)
         values = {name: value.sum() for name, value in values.items()}
-        return values["loss"], (values, counts.sum(), updated.get("batch_stats", {}))
+        return values["loss"], (values, counts.sum(), collections)
 
     gradient_of = jax.grad(sums, has_aux=True)
 
     def accumulate(carry, part):
-        batch_stats, total = carry
+        collections, total = carry
         part_batch, part_keys, index = part
-        grads, (values, count, batch_stats) = gradient_of(
-            state.params, batch_stats, part_batch, part_keys, jax.random.fold_in(dropout_key, index)
+        grads, (values, count, collections) = gradient_of(
+            state.params, collections, part_batch, part_keys, jax.random.fold_in(dropout_key, index)
         )
-        return (batch_stats, jax.tree.map(jnp.add, total, (grads, values, count))), None
+        return (collections, jax.tree.map(jnp.add, total, (grads, values, count))), None
 
     if microbatches == 1:
-        grads, (values, count, batch_stats) = gradient_of(
-            state.params, state.batch_stats, batch, keys, dropout_key
+        grads, (values, count, collections) = gradient_of(
+            state.params, state.collections, batch, keys, dropout_key
         )
     else:
         parts = jax.tree.map(lambda x: interleave(x, microbatches), (batch, keys))
         shapes = jax.eval_shape(
-            gradient_of, state.params, state.batch_stats, *jax.tree.map(lambda x: x[0], parts), key
+            gradient_of, state.params, state.collections, *jax.tree.map(lambda x: x[0], parts), key
         )
         grads, (values, count, _) = shapes
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, values, count))
         carry, _ = jax.lax.scan(
-            accumulate, (state.batch_stats, zeros), (*parts, jnp.arange(microbatches))
+            accumulate, (state.collections, zeros), (*parts, jnp.arange(microbatches))
         )
-        batch_stats, (grads, values, count) = carry
+        collections, (grads, values, count) = carry
 
     if axis is not None:
         grads, values, count = jax.lax.psum((grads, values, count), axis)
@@ -146,11 +162,12 @@ def train_step(
 
     # The norm of the updates too, so that no parameter ever becomes infinite. One norm of all, and
     # no AND of many flags: XLA's CPU backend would put that into the update of every parameter.
-    finite = jnp.isfinite(optax.tree.norm((metrics, batch_stats, updates)))
+    floats = [x for x in jax.tree.leaves(collections) if jnp.issubdtype(x.dtype, jnp.floating)]
+    finite = jnp.isfinite(optax.tree.norm((metrics, floats, updates)))
     updated = TrainState(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
-        batch_stats=batch_stats,
+        collections=collections,
         opt_state=opt_state,
         nonfinite=state.nonfinite,
     )
@@ -164,31 +181,40 @@ def train_step(
 
 def forward(
     task: Task, variables: Tree, batch: Batch, keys: jax.Array, dropout_key: jax.Array, **options
-) -> tuple[dict[str, jax.Array], jax.Array, dict[str, Tree]]:
+) -> tuple[dict[str, jax.Array], jax.Array, dict[str, Tree], Tree]:
     """The network in training mode on a batch, or on one microbatch.
 
     Args:
         options: for `model.apply`.
 
     Returns:
-        The task's losses and counts of every row, and the collections that changed.
+        The task's losses and counts of every row; the collections after it; and what Linen was
+        asked to keep of the way ("intermediates").
 
     Raises:
-        AssertionError: the task's loss does not give one number for every row.
+        ConfigError: the task's loss does not give one number for every row.
     """
+    _, collections = split_variables(variables)
     inputs, targets = task.prepare(keys, batch)
     outputs, updated = task.model.apply(
         variables,
         *inputs,
         train=True,
         rngs={"dropout": dropout_key},
-        mutable=["batch_stats", "intermediates"],
+        mutable=[*(name for name in collections if name != "constants"), "intermediates"],
         **options,
     )
     values, counts = task.loss(outputs, targets)
     # The mean of all rows would train as well, by a gradient divided by their number once more.
-    chex.assert_shape((*values.values(), counts), (len(keys),))
-    return values, counts, updated
+    wrong = {name: x.shape for name, x in {**values, "counts": counts}.items()
+             if x.shape != (len(keys),)}  # fmt: skip
+    if wrong:
+        raise ConfigError(
+            f"the task's loss gives arrays of shape {wrong} for {len(keys)} rows: it must give one "
+            "number for every row, and the counts to divide their sum by"
+        )
+    kept = updated.pop("intermediates", {})
+    return values, counts, collections | updated, kept
 
 
 def interleave(x: jax.Array, parts: int) -> jax.Array:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from colorize_jax.color.spaces import GRAY_MEAN
+from colorize_jax.config import default_config
 from colorize_jax.errors import ConfigError, WeightsError
 from colorize_jax.models import norm, registry
 from colorize_jax.models.vgg16 import Vgg16
@@ -173,7 +174,7 @@ def _noted(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of the model; ConfigError if one is not of `UNSEEN`, or of another type."""
-    usual = registry.with_defaults({})
+    usual = default_config(network="alexnet").model  # which has all of them
     for name, value in settings.items():
         if name not in UNSEEN:
             raise ConfigError(

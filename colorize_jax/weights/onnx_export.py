@@ -9,12 +9,12 @@ import warnings
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 import numpy as np
 
 from colorize_jax.checkpoints import reading
-from colorize_jax.config.settings import default_config
+from colorize_jax.config import default_config
 from colorize_jax.errors import WeightsError
+from colorize_jax.models import registry
 from colorize_jax.tasks import colorization
 
 INPUT = "gray"
@@ -109,11 +109,12 @@ def _colorizer(folder: pathlib.Path, encoder_variables: dict[str, Any]) -> Compu
     note = reading.saved_note(folder)["config"]
     if "hidden" not in head or note["task"]["name"] != "colorization":
         raise WeightsError(f"{folder} has no head of colorization; leave --colorizer away")
-    config = ConfigDict(default_config().to_dict())
+    config = default_config(network=note["model"]["name"])
     for group in ("model", "task"):
-        config[group].update(note[group])
+        known = {name: value for name, value in note[group].items() if name in config[group]}
+        config[group].update(known)
     config.model.dtype, config.model.remat = "float32", False
-    model = colorization.make_model(config)
+    model = colorization.make_model(config, registry.make_encoder(config.model))
     variables = {kind: {"encoder": tree} for kind, tree in encoder_variables.items()}
     variables["params"]["head"] = head
     return lambda gray: model.apply(variables, gray, method="dense")

@@ -14,7 +14,7 @@ import dataclasses
 import itertools
 from typing import Any, NamedTuple
 
-from colorize_jax.config.settings import transfer_rates
+from colorize_jax.config import transfer_rates
 from colorize_jax.studies.plan import Row, Run, Search, Study, Table
 
 PHOTOS = 3_700_000  # of the pretraining: the steps of its checkpoints follow from it
