@@ -138,9 +138,8 @@ def default_config(
     config.optimizer.groups = ConfigDict()
 
     config.schedule = ConfigDict()
-    config.schedule.name = (
-        schedule  # "drops"; or "cosine", half a wave of it down to the end; "constant"
-    )
+    # How the rate changes: "drops", "constant" or "cosine", half a wave of it down to the end.
+    config.schedule.name = schedule
     config.schedule.epochs = 3.0  # length of the run, if steps is 0
     config.schedule.warmup = 0.0  # fraction of the run in which the rate rises from zero
     # Where the rate drops tenfold, as fractions of the run: 2.0, 2.5 and 2.75 of 3 epochs.
