@@ -1,5 +1,8 @@
 """Colorization: predict the colors of a photo from its gray, at sampled pixels."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -9,7 +12,9 @@ from colorize_jax.models import hypercolumn
 from colorize_jax.models.heads import Head
 from colorize_jax.models.point_network import PointNetwork
 from colorize_jax.tasks import losses, metrics, points
-from colorize_jax.tasks.task import Caption, Evaluator, Facts, Task
+from colorize_jax.tasks.task import Batch, Caption, Evaluator, Facts, Task
+
+Tree = Any
 
 SETTINGS = points.SETTINGS | {
     "loss": "histogram",  # or "regression" of Lab's a and b
@@ -121,6 +126,76 @@ def _dead_units(share: float) -> str:
     )
 
 
+def colors_evaluator(
+    model: PointNetwork,
+    prepare: Callable,
+    loss: Callable,
+    colors: Callable[[Tree, jax.Array], jax.Array],
+    statistics: Callable[[jax.Array, Batch], Tree],
+    constant_outputs: Callable[[Tree, Tree], dict[str, jax.Array]],
+) -> Evaluator:
+    """How a task that predicts colors is scored: its losses, beside that of a constant prediction,
+    and the colors, beside those of the photos left gray; with pictures.
+
+    Args:
+        model, prepare, loss: of the `Task`; the loss divides by points.
+        colors: (variables, uint8 photos [batch, height, width, 3]) -> predicted RGB in [0, 1] of
+            the same shape.
+        statistics: see `Evaluator`.
+        constant_outputs: (variables, sums of the statistics) -> outputs, the same everywhere, with
+            the lowest loss on the training photos.
+    """
+
+    def evaluate(variables, sums, keys, batch):
+        inputs, targets = prepare(keys, batch)
+        hidden = model.apply(variables, *inputs, method="hidden_units")
+        values, counts = loss(model.apply(variables, hidden, method="read_out"), targets)
+        constant, _ = loss(constant_outputs(variables, sums), targets)
+        predicted, truth = colors(variables, batch["image"]), spaces.from_uint8(batch["image"])
+        gray = left_gray(truth)
+        valid = targets["valid"]
+        rows = {
+            "psnr": metrics.psnr(predicted, truth),
+            "psnr_gray": metrics.psnr(gray, truth),
+            "auc": metrics.auc(predicted, truth),
+            "auc_gray": metrics.auc(gray, truth),
+        }
+        sums = {
+            "values": {name: value.sum() for name, value in values.items()},
+            "constant": constant["loss"].sum(),
+            "points": counts.sum(),
+            **{name: jnp.where(valid, value, 0).sum() for name, value in rows.items()},
+            "error_ab": jnp.where(valid, metrics.squared_error_ab(predicted, truth), 0).sum(),
+            "photos": valid.sum(),
+            "active": ((hidden > 0) & valid[:, None, None]).any((0, 1)).astype(jnp.int32),
+        }
+        return sums, rows | {"score": rows["auc"] - rows["auc_gray"]}
+
+    def summarize(sums, rows):
+        del rows
+        means = {name: value / sums["points"] for name, value in sums["values"].items()}
+        means["loss_constant"] = sums["constant"] / sums["points"]
+        means |= {name: sums[name] / sums["photos"] for name in _COLOR_SCORES}
+        means["rmse_ab"] = (sums["error_ab"] / sums["photos"]) ** 0.5
+        means["active_units"] = (sums["active"] > 0).mean()
+        return {name: float(value) for name, value in means.items()}
+
+    def pictures(variables, batch):
+        rgb = spaces.from_uint8(batch["image"])
+        panels = jnp.stack([left_gray(rgb), colors(variables, batch["image"]), rgb], 1)
+        return jnp.round(panels * 255).astype(jnp.uint8)
+
+    return Evaluator(
+        on_batch=evaluate,
+        summarize=summarize,
+        statistics=statistics,
+        remark=remark,
+        pictures=pictures,
+        panels=("gray", "predicted", "truth"),
+        caption=caption,
+    )
+
+
 def make_model(config, encoder) -> PointNetwork:
     """The network of the recipe, with one linear output for every target of its loss."""
     outputs = {
@@ -205,63 +280,23 @@ def make_task(config, encoder, facts: Facts) -> Task:
         hue, chroma = (everywhere(jax.nn.softmax(outputs[name])) for name in ("hue", "chroma"))
         return instantiate.colorize(hue, chroma, gray)
 
-    def evaluate(variables, sums, keys, batch):
-        inputs, targets = prepare(keys, batch)
-        hidden = model.apply(variables, *inputs, method="hidden_units")
-        values, counts = loss(model.apply(variables, hidden, method="read_out"), targets)
-        constant, _ = loss(constant_outputs(sums), targets)
-        predicted, truth = colors(variables, batch["image"]), spaces.from_uint8(batch["image"])
-        gray = left_gray(truth)
-        valid = targets["valid"]
-        rows = {
-            "psnr": metrics.psnr(predicted, truth),
-            "psnr_gray": metrics.psnr(gray, truth),
-            "auc": metrics.auc(predicted, truth),
-            "auc_gray": metrics.auc(gray, truth),
-        }
-        sums = {
-            "values": {name: value.sum() for name, value in values.items()},
-            "constant": constant["loss"].sum(),
-            "points": counts.sum(),
-            **{name: jnp.where(valid, value, 0).sum() for name, value in rows.items()},
-            "error_ab": jnp.where(valid, metrics.squared_error_ab(predicted, truth), 0).sum(),
-            "photos": valid.sum(),
-            "active": ((hidden > 0) & valid[:, None, None]).any((0, 1)).astype(jnp.int32),
-        }
-        return sums, rows | {"score": rows["auc"] - rows["auc_gray"]}
-
-    def summarize(sums, rows):
-        del rows
-        means = {name: value / sums["points"] for name, value in sums["values"].items()}
-        means["loss_constant"] = sums["constant"] / sums["points"]
-        means |= {name: sums[name] / sums["photos"] for name in _COLOR_SCORES}
-        means["rmse_ab"] = (sums["error_ab"] / sums["photos"]) ** 0.5
-        means["active_units"] = (sums["active"] > 0).mean()
-        return {name: float(value) for name, value in means.items()}
-
-    def pictures(variables, batch):
-        rgb = spaces.from_uint8(batch["image"])
-        panels = jnp.stack([left_gray(rgb), colors(variables, batch["image"]), rgb], 1)
-        return jnp.round(panels * 255).astype(jnp.uint8)
-
-    evaluator = Evaluator(
-        on_batch=evaluate,
-        summarize=summarize,
-        statistics=statistics,
-        remark=remark,
-        pictures=pictures,
-        panels=("gray", "predicted", "truth"),
-        caption=caption,
+    evaluator = colors_evaluator(
+        model, prepare, loss, colors, statistics, lambda variables, sums: constant_outputs(sums)
     )
     return Task(model=model, prepare=prepare, loss=loss, evaluators={"": evaluator})
 
 
-def _check(config):
-    task = config.task
+def check_gray(config) -> None:
+    """ConfigError if the network would see the colors that it is to predict."""
     if config.model.in_channels != 1:
         raise ConfigError(
             "colorization wants config.model.in_channels=1, since color would give the answer away"
         )
+
+
+def _check(config):
+    task = config.task
+    check_gray(config)
     if task.loss not in ("histogram", "regression"):
         raise ConfigError(f"config.task.loss is {task.loss!r}; known: 'histogram', 'regression'")
     if task.window < 1 or task.window % 2 == 0:

@@ -1,0 +1,154 @@
+"""Colorization by classes: which of 313 bins of Lab's a and b a pixel's color lies in.
+
+After Zhang, Isola and Efros, "Colorful Image Colorization" (ECCV 2016), with its loss that lets
+rare colors count more; the network is that of `colorization`, and answers at sampled pixels.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from colorize_jax.color import gamut, histograms, instantiate, spaces
+from colorize_jax.errors import ConfigError
+from colorize_jax.models import hypercolumn
+from colorize_jax.models.heads import Head
+from colorize_jax.models.point_network import PointNetwork
+from colorize_jax.tasks import colorization, points
+from colorize_jax.tasks.task import Facts, Fit, Task
+
+SETTINGS = points.SETTINGS | {
+    "neighbors": 5,  # bins that a pixel's color is spread over; 10 in the paper's released code
+    # Share of the uniform distribution in that of the bins before it is inverted to weights; with 1
+    # all pixels count the same.
+    "uniform": 0.5,
+    "temperature": 0.38,  # of the colors in pictures; 1: dull, 0: the most likely bin
+    "prior_batches": 500,  # training batches that the distribution of the bins is taken from
+}
+
+
+class BinsHead(Head):
+    """A head that knows how often each bin occurs, beside its own outputs.
+
+    Its collection "constants" has the "prior", [313]: uniform until it is fitted.
+    """
+
+    def setup(self):  # noqa: D102 (Linen's)
+        super().setup()
+        uniform = 1 / gamut.BINS
+        self.prior = self.variable("constants", "prior", jnp.full, (gamut.BINS,), uniform)
+
+    def read_out(self, hidden: jax.Array) -> dict[str, jax.Array]:
+        """[..., hidden] -> {"bins": logits [..., 313], "prior": [313]}."""
+        return super().read_out(hidden) | {"prior": self.prior.value}
+
+
+def bin_targets(ab: jax.Array, *, neighbors: int) -> dict[str, jax.Array]:
+    """Targets of photos whose sampled pixels have these a and b, [..., points, 2].
+
+    Returns:
+        "bins": [..., points, 313] distributions; "has_color": [...], whether the photo counts.
+    """
+    return {"bins": gamut.encode(ab, neighbors), "has_color": gamut.has_color(ab)}
+
+
+def bin_losses(outputs: dict, targets: dict, *, uniform: float) -> dict[str, jax.Array]:
+    """Losses per point, [..., points], in nats.
+
+    Returns:
+        "loss": cross-entropy times the weight of the target's largest bin;
+        "loss_unweighted": cross-entropy. Both are 0 in photos without color.
+    """
+    log_p = jax.nn.log_softmax(outputs["bins"].astype(jnp.float32))
+    counts = targets["has_color"][..., None].astype(jnp.float32)
+    cross_entropy = -(targets["bins"] * log_p).sum(-1) * counts
+    weights = gamut.class_weights(outputs["prior"], uniform)[targets["bins"].argmax(-1)]
+    return {"loss": weights * cross_entropy, "loss_unweighted": cross_entropy}
+
+
+def make_task(config, encoder, facts: Facts) -> Task:
+    """Classification of colors, each weighted by how rare it is in the training photos."""
+    del facts
+    _check(config)
+    settings = config.task
+    head = BinsHead({"bins": gamut.BINS}, hidden=config.model.hidden, dtype=encoder.dtype)
+    model = PointNetwork(
+        encoder, head, hypercolumn=config.model.hypercolumn, alignment=config.model.alignment
+    )
+    points.check(config, model)
+
+    def targets_of(keys, batch):
+        at = points.of_rows(keys, config)
+        rgb = jax.vmap(histograms.at_points)(spaces.from_uint8(batch["image"]), at)
+        targets = bin_targets(spaces.lab(rgb)[..., 1:], neighbors=settings.neighbors)
+        return at, targets | {"valid": batch["valid"]}
+
+    def prepare(keys, batch):
+        at, targets = targets_of(keys, batch)
+        return (spaces.network_input(batch["image"]), at), targets
+
+    def loss(outputs, targets):
+        valid = targets["valid"].astype(jnp.float32)
+        values = bin_losses(outputs, targets, uniform=settings.uniform)
+        return {k: v.sum(1) * valid for k, v in values.items()}, valid * settings.points
+
+    def counted_bins(keys, batch):
+        """Distributions [batch, points, 313] of the pixels that count, and zeros of the others."""
+        _, targets = targets_of(keys, batch)
+        counted = targets["valid"] & targets["has_color"]
+        return targets["bins"] * counted[:, None, None]
+
+    def sums(keys, batch):
+        return counted_bins(keys, batch).sum((0, 1))
+
+    def constants(sums):
+        total = sums.sum()  # 0 if no photo has color: then no pixel counts, whatever the prior is
+        prior = jnp.where(total > 0, sums / jnp.where(total > 0, total, 1), 1 / gamut.BINS)
+        return {"head": {"prior": prior}}
+
+    def statistics(keys, batch):
+        """[313, 313]: the summed distributions of the pixels whose largest bin is the row's."""
+        found = counted_bins(keys, batch)
+        largest = found.argmax(-1)[..., None] == jnp.arange(gamut.BINS)
+        return jnp.einsum("bpi,bpj->ij", largest.astype(found.dtype), found, precision="highest")
+
+    def constant_outputs(variables, sums):
+        prior = variables["constants"]["head"]["prior"]
+        weighted = gamut.class_weights(prior, settings.uniform) @ sums
+        # One pixel's worth of the uniform distribution keeps bins that never occurred finite.
+        return {"bins": jnp.log(weighted + 1 / gamut.BINS), "prior": prior}
+
+    def colors(variables, image):
+        logits = model.apply(variables, spaces.network_input(image), method="dense")["bins"]
+        # As in the paper, colors are enlarged: distributions would take 1.3 kB for every pixel.
+        ab = gamut.annealed_mean(logits, settings.temperature)
+        ab = hypercolumn.from_grid(ab, *image.shape[1:3], config.model.alignment)
+        return instantiate.ab_to_rgb(ab, spaces.gray(spaces.from_uint8(image)))
+
+    evaluator = colorization.colors_evaluator(
+        model, prepare, loss, colors, statistics, constant_outputs
+    )
+    return Task(
+        model=model,
+        prepare=prepare,
+        loss=loss,
+        evaluators={"": evaluator},
+        fit=Fit(sums, constants, settings.prior_batches),
+    )
+
+
+def _check(config):
+    task = config.task
+    colorization.check_gray(config)
+    if not 1 <= task.neighbors <= gamut.BINS:
+        raise ConfigError(
+            f"config.task.neighbors={task.neighbors} must be between 1 and {gamut.BINS}, the "
+            "number of bins"
+        )
+    if not 0 < task.uniform <= 1:
+        raise ConfigError(
+            f"config.task.uniform={task.uniform} must be above 0, or a color that never occurred "
+            "would have an infinite weight, and at most 1"
+        )
+    if not task.temperature >= 0:
+        raise ConfigError(f"config.task.temperature={task.temperature} must not be negative")
+    if task.prior_batches < 1:
+        raise ConfigError("config.task.prior_batches must be positive")
