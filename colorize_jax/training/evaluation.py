@@ -167,6 +167,7 @@ class Scoring:
         """With the constants that the task fits to training photos; the same if it fits none."""
         if self._fit is None:
             return variables
+        say_once(f"fitting the task's constants to {self._fit.batches:,} training batches")
         with self._training_batches(self._fit.batches) as batches:
             return self._runner.fitted(variables, batches)
 
