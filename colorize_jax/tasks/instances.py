@@ -1,0 +1,300 @@
+"""Instance discrimination: which photo of all is this? (Wu, Xiong, Yu, Lin, CVPR 2018).
+
+Every photo is a class of its own. Instead of weights for each class there is a bank with the last
+feature of each photo, and the answer is the similarity of the new feature to all of them.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from colorize_jax.color import spaces
+from colorize_jax.errors import ConfigError
+from colorize_jax.tasks import losses
+from colorize_jax.tasks.task import Evaluator, Facts, Score, Task
+
+SETTINGS = {
+    "layer": "",  # whose mean over positions becomes the feature; "": the encoder's top
+    "dimensions": 128,  # of a feature
+    # "nce": noise-contrastive estimation, against photos that are drawn; "softmax": against all of
+    # them, for thousands of photos.
+    "loss": "nce",
+    "negatives": 4096,  # photos that "nce" draws for each row, with replacement
+    "temperature": 0.07,  # similarities are divided by it
+    "momentum": 0.5,  # share of the old feature in a photo's row of the bank
+    # Brightness, contrast and saturation change by a factor of up to 1 ± so much, the hue by so
+    # much of a turn. Without it the colors alone tell which photo it is.
+    "jitter": 0.4,
+    "gray": 0.2,  # share of the training crops that lose their color
+}
+# Below this the sum of exp(similarity / temperature) over a large bank leaves float32.
+_COLDEST = 0.02
+
+
+def unit(x: jax.Array) -> jax.Array:
+    """Vectors [..., dimensions], each divided by its length; zeros stay zeros."""
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-24))
+
+
+def updated(
+    bank: jax.Array, photo: jax.Array, features: jax.Array, valid: jax.Array, momentum: float
+) -> jax.Array:
+    """The bank after a batch: unit(momentum * old + (1 - momentum) * feature) for its photos.
+
+    A photo that comes twice starts from the old row both times, and the later place in the batch
+    wins: no row is written twice, which accelerators would do in any order.
+
+    Args:
+        bank: [photos, dimensions], unit vectors.
+        photo: [batch] rows of the bank.
+        features: [batch, dimensions], unit vectors.
+        valid: [batch] bool; a row that is not changes nothing.
+        momentum: share of the old row.
+    """
+    batch = jnp.arange(len(photo))
+    later = (photo[:, None] == photo) & (batch[:, None] < batch) & valid
+    new = unit(momentum * bank[photo] + (1 - momentum) * features)
+    # A row that does not count goes to a place of its own behind the bank, where it is dropped.
+    place = jnp.where(valid & ~later.any(1), photo, len(bank) + batch)
+    return bank.at[place].set(new, mode="drop", unique_indices=True)
+
+
+def estimated_z(logits: jax.Array, valid: jax.Array, photos: int) -> jax.Array:
+    """The normalizer of the softmax over all photos, by the ones that were drawn: a scalar.
+
+    Args:
+        logits: [batch, 1 + negatives], similarity / temperature; the photo's own row counts too.
+        valid: [batch] bool; 0 if none is.
+        photos: in the bank.
+    """
+    means = jnp.exp(logits).mean(1)
+    return photos * jnp.where(valid, means, 0).sum() / jnp.maximum(valid.sum(), 1)
+
+
+def noise_contrastive(logits: jax.Array, z: jax.Array, photos: int) -> jax.Array:
+    """Whether each similarity is the photo's own or one of K that were drawn: [batch] nats.
+
+    -log(P / (P + c)) of the own one, and -log(c / (P + c)) of each other, with P = exp(logit) / z
+    and c = K / photos (section 3.2). The released code adds 1e-7 to both divisors; logarithms need
+    no such guard.
+
+    Args:
+        logits: [batch, 1 + K], similarity / temperature, the photo's own row first.
+        z: see `estimated_z`; a constant.
+        photos: in the bank.
+    """
+    noise = jnp.log((logits.shape[1] - 1) / photos)
+    over = logits - jnp.log(jnp.maximum(z, np.finfo(np.float32).tiny)) - noise
+    return jax.nn.softplus(-over[:, 0]) + jax.nn.softplus(over[:, 1:]).sum(1)
+
+
+def jittered(key: jax.Array, rgb: jax.Array, strength: float, gray: float) -> jax.Array:
+    """A crop in other colors: gray by chance, then brightness, contrast, saturation and hue.
+
+    In this order always; torchvision draws the order too.
+
+    Args:
+        key: of this crop.
+        rgb: [height, width, 3] in [0, 1].
+        strength, gray: `config.task.jitter` and `config.task.gray`.
+    """
+    gray_key, brightness, contrast, saturation, hue = jax.random.split(key, 5)
+
+    def blended(key, rgb, other):
+        factor = jax.random.uniform(key, minval=1 - strength, maxval=1 + strength)
+        return jnp.clip(other + factor * (rgb - other), 0, 1)
+
+    rgb = jnp.where(jax.random.bernoulli(gray_key, gray), spaces.gray(rgb)[..., None], rgb)
+    rgb = blended(brightness, rgb, 0.0)
+    rgb = blended(contrast, rgb, spaces.gray(rgb).mean())
+    rgb = blended(saturation, rgb, spaces.gray(rgb)[..., None])
+    turn = jax.random.uniform(hue, minval=-strength, maxval=strength)
+    angle, chroma = spaces.hue_chroma(rgb)
+    value = rgb.max(-1)
+    return spaces.hsv_to_rgb(angle + turn, chroma / jnp.maximum(value, 1e-6), value)
+
+
+def two_views(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Photos [batch, side, side, 3] uint8, and the middle half of each, enlarged, mirrored and in
+    gray: two float32 views in [0, 1] that training would give to the same photo."""
+    rgb = spaces.from_uint8(images)
+    side = images.shape[-2]
+    margin = round(side * (1 - 0.5**0.5) / 2)
+    middle = rgb[:, margin : side - margin, margin : side - margin][:, :, ::-1]
+    gray = jnp.broadcast_to(spaces.gray(middle)[..., None], middle.shape)
+    return rgb, jax.image.resize(gray, rgb.shape, "linear")
+
+
+def told_apart(first: np.ndarray, second: np.ndarray, temperature: float) -> dict[str, float]:
+    """How well photos are found again by another view of them, among all of these photos.
+
+    Args:
+        first, second: [photos, dimensions] features of the two views.
+        temperature: see `SETTINGS`.
+
+    Returns:
+        "loss": cross-entropy of the own photo in a softmax over all, in nats: ln(photos) by
+        guessing. "accuracy": share of the photos whose second view is the most similar one of all.
+    """
+    loss = hits = 0.0
+    for start in range(0, len(first), 1024):  # at a time, so that memory is bounded
+        logits = first[start : start + 1024] @ second.T / temperature
+        own = logits[np.arange(len(logits)), start + np.arange(len(logits))]
+        largest = logits.max(1)
+        loss += (largest + np.log(np.exp(logits - largest[:, None]).sum(1)) - own).sum()
+        # Features that have all become the same are no answer.
+        hits += ((logits >= own[:, None]).sum(1) == 1).sum()
+    return {"loss": float(loss / len(first)), "accuracy": float(hits / len(first))}
+
+
+class InstanceNetwork(nn.Module):
+    """Encoder -> mean over the positions of one layer -> linear -> unit vectors; and the bank.
+
+    Its collection "memory" holds "bank" [photos, dimensions] and "z", the normalizer that "nce" has
+    estimated from the first batch, 0 before. Training changes them, after they were used.
+
+    Attributes:
+        encoder: see `models.encoder`.
+        projector: mean -> feature of `dimensions`.
+        layer: of the encoder.
+        photos: in the bank.
+        temperature, momentum: see `SETTINGS`.
+    """
+
+    encoder: nn.Module
+    projector: nn.Module
+    layer: str
+    photos: int
+    temperature: float
+    momentum: float
+
+    def setup(self):  # noqa: D102 (Linen's)
+        shape = (self.photos, self.projector.features)
+
+        def random_units():
+            return unit(jax.random.normal(self.make_rng("params"), shape))
+
+        self.bank = self.variable("memory", "bank", random_units)
+        self.z = self.variable("memory", "z", jnp.zeros, ())
+
+    def features(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Network input [batch, height, width, channels] -> unit vectors [batch, dimensions]."""
+        means = self.encoder(images, train)[self.layer].astype(jnp.float32).mean((1, 2))
+        return unit(self.projector(means))
+
+    def __call__(
+        self,
+        images: jax.Array,
+        photo: jax.Array,
+        valid: jax.Array,
+        rows: jax.Array | None,
+        train: bool = False,
+    ) -> dict[str, jax.Array]:
+        """Similarity to rows of the bank / temperature: {"logits", "z"}.
+
+        Args:
+            images: network input [batch, height, width, channels].
+            photo: [batch] numbers of the photos.
+            valid: [batch] whether a row counts.
+            rows: [batch, n] those of the bank to compare each photo with; None: all, in order.
+            train: batch statistics and dropout, and the bank is updated.
+        """
+        features, bank = self.features(images, train), self.bank.value
+        if rows is None:
+            similar = jnp.einsum("bd,nd->bn", features, bank, precision="highest")
+        else:
+            similar = jnp.einsum("bd,bnd->bn", features, bank[rows], precision="highest")
+        logits, z = similar / self.temperature, self.z.value
+        if train:
+            seen = jax.lax.stop_gradient((photo, features, valid, logits))
+            if (axis := self.encoder.axis_name) is not None:
+                seen = jax.lax.all_gather(seen, axis, tiled=True)
+            photo, features, valid, all_logits = seen
+            if rows is not None:
+                z = jnp.where(z > 0, z, estimated_z(all_logits, valid, self.photos))
+                self.z.value = z
+            self.bank.value = updated(bank, photo, features, valid, self.momentum)
+        return {"logits": logits, "z": z}
+
+
+def make_task(config, encoder, facts: Facts) -> Task:
+    """Each training photo against the bank, as `config.task.loss` says: "nce" or "softmax".
+
+    A microbatch sees what those before it have left in the bank. That is harmless: rows differ by
+    one update, and the bank is on average as old as an epoch anyway.
+    """
+    settings, photos = config.task, facts.photos
+    _check(config, encoder)
+    drawn = settings.loss == "nce"
+    layer = settings.layer or encoder.top
+    model = InstanceNetwork(
+        encoder, nn.Dense(settings.dimensions), layer, photos, settings.temperature,
+        settings.momentum,
+    )  # fmt: skip
+
+    def views_and_draws(key, image):
+        color_key, draw_key = jax.random.split(key)
+        image = jittered(color_key, spaces.from_uint8(image), settings.jitter, settings.gray)
+        return image, jax.random.randint(draw_key, (settings.negatives,), 0, photos)
+
+    def prepare(keys, batch):
+        photo, valid = batch["photo"], batch["valid"]
+        images, draws = jax.vmap(views_and_draws)(keys, batch["image"])
+        rows = jnp.concatenate([photo[:, None], draws], 1) if drawn else None
+        inputs = (encoder.network_input(images), photo, valid, rows)
+        return inputs, {"photo": photo, "valid": valid}
+
+    def loss(outputs, targets):
+        if drawn:
+            values = noise_contrastive(outputs["logits"], outputs["z"], photos)
+        else:
+            values, _ = losses.cross_entropy(outputs["logits"], targets["photo"], void=-1)
+        valid = targets["valid"]
+        return {"loss": jnp.where(valid, values, 0)}, valid.astype(jnp.float32)
+
+    # Held-out photos have no row in the bank: they are told apart among themselves.
+    def on_batch(variables, statistics, keys, batch):
+        del statistics, keys
+        first, second = (
+            model.apply(variables, encoder.network_input(view), method="features")
+            for view in two_views(batch["image"])
+        )
+        return {}, {"first": first, "second": second, "score": (first * second).sum(1)}
+
+    def summarize(sums, rows):
+        del sums
+        return told_apart(rows["first"], rows["second"], settings.temperature)
+
+    def pictures(variables, batch):
+        del variables
+        return jnp.round(255 * jnp.stack(two_views(batch["image"]), 1)).astype(jnp.uint8)
+
+    evaluator = Evaluator(on_batch, summarize, pictures=pictures, panels=("photo", "other view"))
+    score = Score("accuracy", higher=True)
+    return Task(model, prepare, loss, evaluators={"": evaluator}, score=score)
+
+
+def _check(config, encoder) -> None:
+    settings = config.task
+    if settings.layer and settings.layer not in encoder.layers:
+        raise ConfigError(
+            f"config.task.layer={settings.layer!r}: {config.model.name} has "
+            f"{', '.join(encoder.layers)}"
+        )
+    if settings.loss not in ("nce", "softmax"):
+        raise ConfigError(
+            f"config.task.loss is {settings.loss!r}; instances has 'nce' and 'softmax'"
+        )
+    for name, low, high in (
+        ("dimensions", 1, 2**16),
+        ("negatives", 1, 2**20),
+        ("temperature", _COLDEST, 1e3),
+        ("momentum", 0, 1),
+        ("jitter", 0, 1),
+        ("gray", 0, 1),
+    ):
+        if not low <= settings[name] <= high:
+            raise ConfigError(
+                f"config.task.{name}={settings[name]} must be from {low:g} to {high:g}"
+            )

@@ -1,0 +1,51 @@
+r"""Instance discrimination: each photo a class of its own, with a bank of features.
+
+python -m colorize_jax.main --config=configs/instances.py \
+    --config.data.source=/data/imagenet/train --workdir=/ckpt/instances
+
+The setting of Wu, Xiong, Yu and Lin (CVPR 2018) for ImageNet: ResNet-50 on color crops of 224
+pixels, 200 epochs, 4,096 photos drawn from the bank for each. Folders of classes are read as plain
+photos: labels are not used. The bank takes 512 bytes a photo on every device and in every
+checkpoint: 655 MB of ImageNet.
+
+Variants, as in --config=configs/instances.py:small
+    small  a narrow ResNet of 14 layers for two CPU cores and thousands of photos of 64 pixels, as
+           Tiny ImageNet; softmax over the whole bank instead of drawing from it
+
+python -m colorize_jax.main --config=configs/instances.py:small --workdir=/ckpt/instances \
+    --config.data.source=/data/tiny_imagenet/train
+"""
+
+from colorize_jax.config import default_config, variants
+
+
+def get_config(variant=""):
+    asked = variants(variant, ("small",))
+    network = "resnet14" if "small" in asked else "resnet50"
+    config = default_config("instances", network, optimizer="sgd")
+    config.model.variant = "torch"
+    config.model.in_channels = 3
+    config.data.scaling = "resized"
+    config.data.area = (0.2, 1.0)
+    config.data.crop = 224
+    config.data.batch_size = 256
+    config.optimizer.rate = 0.03
+    config.optimizer.weight_decay = 1e-4
+    config.schedule.epochs = 200.0
+    config.schedule.drops = (0.6, 0.8)  # after 120 and 160 epochs
+    config.checkpoint.snapshots = ()
+    if "small" in asked:
+        config.model.width = 0.25
+        config.model.norm_decay = 0.99
+        config.data.crop = 64
+        config.data.batch_size = 128
+        config.data.holdout = 0.02
+        config.data.threads = 2
+        config.task.loss = "softmax"
+        config.task.temperature = 0.1  # the paper's for CIFAR
+        config.schedule.epochs = 30.0
+        config.checkpoint.every = 1000
+        config.eval.every = 500
+        config.eval.norm_batches = 20
+        config.log.every = 50
+    return config
