@@ -6,7 +6,7 @@ python -m colorize_jax.main --config=configs/instances.py \
 The setting of Wu, Xiong, Yu and Lin (CVPR 2018) for ImageNet: ResNet-50 on color crops of 224
 pixels, 200 epochs, 4,096 photos drawn from the bank for each. Folders of classes are read as plain
 photos: labels are not used. The bank takes 512 bytes a photo on every device and in every
-checkpoint: 655 MB of ImageNet.
+checkpoint: 655 MB of ImageNet. The whole recipe was not run yet.
 
 Variants, as in --config=configs/instances.py:small
     small  a narrow ResNet of 14 layers for two CPU cores and thousands of photos of 64 pixels, as
