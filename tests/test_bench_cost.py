@@ -22,7 +22,7 @@ def _config(**settings):
 def _lowered(rows, dtype="float32"):
     """The tiny step on one device: XLA's analysis of it, not compiled, and its state's shapes."""
     plan = cost.plan_step(_config(model__dtype=dtype), rows, jax.devices()[:1])
-    lowered, state = plan.lower(), plan.state
+    lowered, state = plan.lower_step(1), plan.abstract_state()
     return lowered.cost_analysis(), state
 
 
@@ -53,7 +53,7 @@ def test_flops_are_three_times_the_multiply_adds_forward():
     """Of the real network: XLA's count of the step against one by hand."""
     config = load_config(str(ROOT / "configs/vgg16_col.py"))
     plan = cost.plan_step(config, 1, jax.devices()[:1])
-    lowered, state = plan.lower(), plan.state
+    lowered, state = plan.lower_step(1), plan.abstract_state()
     forward = 2 * _multiply_adds(state.params, config.task.points, config.data.crop)
     # The first layer has no gradient to its input; everything else is counted three times.
     first = state.params["encoder"]["conv1_1"]["kernel"]

@@ -18,7 +18,7 @@ import tiny
 from colorize_jax.data import pipeline
 from colorize_jax.errors import CheckpointError, NonFiniteError
 from colorize_jax.tasks import registry as tasks
-from colorize_jax.training import loop, nonfinite, saving
+from colorize_jax.training import loop, nonfinite, saving, setup
 from colorize_jax.training.step import init_state, pass_over, train_step
 
 POISON = 10**6  # added to a position, it makes that row bad
@@ -87,7 +87,7 @@ def poison(monkeypatch):
                 yield batch | {"position": batch["position"] + POISON * bad}
 
     monkeypatch.setattr(pipeline, "training_batches", poisoned)
-    for module in (loop, nonfinite):
+    for module in (loop, setup):
         monkeypatch.setattr(module, "make_task", _poisoned)
 
     def poison(*now):

@@ -151,7 +151,7 @@ def _cost(settings) -> str:
     topology = settings.topology
     devices = cost.topology_devices(topology) if topology else jax.devices()[:1]
     counts = [cost.count_step(config, rows, devices) for rows in (few, many)]
-    state = cost.plan_step(config, few, devices).state
+    state = cost.plan_step(config, few, devices).abstract_state()
     kind = f"{len(devices)} x {devices[0].device_kind}"
     return scaling.report(config.model.name, state, counts, config.model.dtype, kind)
 

@@ -5,16 +5,9 @@ import dataclasses
 import io
 import os
 
-import jax
-from ml_collections import ConfigDict
-import optax
-
-from colorize_jax.config import check_numbers
 from colorize_jax.errors import ConfigError
-from colorize_jax.tasks.registry import make_task
-from colorize_jax.tasks.task import Task, batch_shapes
-from colorize_jax.training import optimizers, schedules, sharding
-from colorize_jax.training.step import TrainState, abstract_state
+from colorize_jax.training import sharding
+from colorize_jax.training.setup import Setup, check_settings, set_up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,31 +49,7 @@ def topology_devices(name: str) -> list:
         ) from None
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """A training step that is not lowered yet.
-
-    Attributes:
-        config: with the batch size of all devices.
-        task, optimizer, mesh: what to learn, how and where.
-        batch, state: their shapes.
-    """
-
-    config: ConfigDict
-    task: Task
-    optimizer: optax.GradientTransformation
-    mesh: jax.sharding.Mesh
-    batch: dict[str, jax.ShapeDtypeStruct]
-    state: TrainState
-
-    def lower(self) -> jax.stages.Lowered:
-        """The step, lowered for the devices of the mesh."""
-        key = jax.eval_shape(lambda: jax.random.key(self.config.seed))
-        step = sharding.jit_step(self.task, self.optimizer, self.mesh, self.config.microbatches)
-        return step.lower(self.state, self.batch, key)
-
-
-def plan_step(config, rows: int, devices) -> Plan:
+def plan_step(config, rows: int, devices) -> Setup:
     """The training step of `config` for `rows` photos on each of some devices.
 
     Args:
@@ -90,17 +59,11 @@ def plan_step(config, rows: int, devices) -> Plan:
     """
     mesh = sharding.make_mesh(devices)
     config = config.copy_and_resolve_references()
-    config.data.batch_size = size = rows * mesh.size
+    config.data.batch_size = rows * mesh.size
     if "classes" in config.eval:
         config.eval.classes = ()  # names, which only the photos know
-    check_numbers(config)
-    sharding.check_batch(size, config.microbatches, mesh)
-    task = make_task(config)
-    # The number of photos moves the drops of the rate and nothing that is counted here.
-    schedule = schedules.make_schedule(config, 1_000_000)
-    optimizer = optimizers.make_optimizer(config, schedule, task.frozen)
-    batch = batch_shapes(task, config)
-    return Plan(config, task, optimizer, mesh, batch, abstract_state(task, optimizer, batch))
+    check_settings(config, mesh)
+    return set_up(config, mesh)
 
 
 def count_step(config, rows: int, devices) -> Counts:
@@ -109,7 +72,7 @@ def count_step(config, rows: int, devices) -> Counts:
     With `microbatches` above 1, flops and bytes accessed are not those of the step: XLA counts the
     body of a loop once.
     """
-    compiled = plan_step(config, rows, devices).lower().compile()
+    compiled = plan_step(config, rows, devices).lower_step(config.microbatches).compile()
     work, memory = compiled.cost_analysis(), compiled.memory_analysis()
     if isinstance(work, list):
         work = work[0]

@@ -15,6 +15,7 @@ from colorize_jax.bench import cost
 from colorize_jax.data import pipeline
 from colorize_jax.training import hardware, memory, sharding
 from colorize_jax.training.results import markdown_table
+from colorize_jax.training.setup import Setup
 from colorize_jax.training.step import init_state
 
 _WORTH = 1.03  # a batch twice as large must be so much faster for the sweep to go on
@@ -101,12 +102,12 @@ def measure(config: ConfigDict, rows: int, *, seconds: float, photos=None) -> Sp
         photos: if given, the step is also run on batches of them.
     """
     plan = cost.plan_step(config, rows, jax.devices())
-    lowered = plan.lower()
+    lowered = plan.lower_step(config.microbatches or 1)
     began = time.perf_counter()
     compiled = lowered.compile()
     compile_seconds = time.perf_counter() - began
-    batch = sharding.put_batch(_noise(plan.batch), plan.mesh)
-    key = jax.random.key(plan.config.seed)
+    batch = sharding.put_batch(_noise(plan.batch_shapes), plan.mesh)
+    key = plan.key
     start = functools.partial(init_state, task=plan.task, optimizer=plan.optimizer)
     state = jax.jit(start, out_shardings=sharding.replicated(plan.mesh))(key, batch=batch)
 
@@ -142,7 +143,7 @@ def _noise(shapes: dict[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
     }
 
 
-def _fed(plan: cost.Plan, step: Callable, photos, step_seconds: float, seconds: float) -> float:
+def _fed(plan: Setup, step: Callable, photos, step_seconds: float, seconds: float) -> float:
     """Photos a second if every batch is read, decoded, cropped and sent first."""
     settle = 3  # batches, while the pipeline fills
     count = settle + max(5, round(seconds / step_seconds))

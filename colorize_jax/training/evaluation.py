@@ -9,15 +9,13 @@ import jax
 import numpy as np
 
 from colorize_jax.checkpoints import reading
-from colorize_jax.config import check_numbers
 from colorize_jax.data import pipeline, splits
 from colorize_jax.data.bad_records import BadRecords
 from colorize_jax.data.labelled import Labelled
 from colorize_jax.data.sources import Photos
 from colorize_jax.errors import CheckpointError, ConfigError, OutOfMemoryError
 from colorize_jax.log import say_once
-from colorize_jax.tasks.registry import make_task
-from colorize_jax.tasks.task import Facts, Task, batch_shapes
+from colorize_jax.tasks.task import Task
 from colorize_jax.training import (
     export,
     extremes,
@@ -31,6 +29,7 @@ from colorize_jax.training import (
     start,
 )
 from colorize_jax.training.runner import Runner
+from colorize_jax.training.setup import check_settings, set_up
 from colorize_jax.training.step import init_variables
 
 
@@ -64,34 +63,29 @@ def evaluate(
     config, taken = known.for_evaluation(config, note, stated)
     for line in taken:
         say_once(line)
-    check_numbers(config)
-    memory.check_batch(config.data.batch_size // jax.process_count(), config.data.crop)
-    pipeline.check(config)
+    mesh = sharding.make_mesh()
+    check_settings(config, mesh, training=False)
     if config.early_stopping.mode != "off":
         raise ConfigError(
             "evaluation is of config.data.eval_split: leave early_stopping.mode 'off'"
         )
-    mesh = sharding.make_mesh()
-    sharding.check_batch(config.data.batch_size, 1, mesh)
     _check_network(folder, note["config"], config)
     config, opened, which, remarks = known.to_score(config, note, stated)
+    setup = set_up(config, mesh, opened, training=False)
     for warning in (
         *remarks,
-        *splits.ask_classes(config, opened),
         *opened.warnings,
         *splits.look_at_masks(opened, config, training=False),
     ):
         say_once(warning)
-    photos, held_out = opened.training, opened.evaluation
-    task = make_task(config, Facts(len(photos), opened.classes))
+    photos, held_out, task = opened.training, opened.evaluation, setup.task
     check(config, task)
     hosts.check_same(
         same_run.photo_facts(config, photos, held_out)
         | {"checkpoint": start.identity(config, folder)}
     )
-    runner = Runner(task, mesh, config.seed)
     shapes = jax.eval_shape(
-        lambda batch: init_variables(jax.random.key(0), task, batch), batch_shapes(task, config)
+        lambda batch: init_variables(jax.random.key(0), task, batch), setup.batch_shapes
     )
     variables = reading.read_variables(folder, shapes, sharding.replicated(mesh))
     count = min(config.eval.photos or len(held_out), len(held_out))
@@ -99,7 +93,7 @@ def evaluate(
 
     hosts.first_does(lambda: (output / "images").mkdir(parents=True, exist_ok=True))
     bad = BadRecords(output / "bad_records.jsonl", config.data.max_bad_fraction, say=say_once)
-    scored = Scoring(config, task, runner, photos, held_out, bad)
+    scored = Scoring(config, task, setup.runner, photos, held_out, bad)
     scored.find_statistics()
     variables = scored.with_fresh_norm(variables)
     picture = scored.score(variables)

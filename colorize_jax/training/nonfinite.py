@@ -19,12 +19,11 @@ from colorize_jax.errors import CheckpointError
 from colorize_jax.json_files import COUNT, POSITIVE
 from colorize_jax.log import say_once
 from colorize_jax.models.finetune import freeze
-from colorize_jax.tasks.registry import make_task
-from colorize_jax.tasks.task import Facts
-from colorize_jax.training import hosts, known, optimizers, same_run, saving, schedules, sharding
+from colorize_jax.training import hosts, known, same_run, saving, sharding
 from colorize_jax.training.meter import NonFiniteStep
 from colorize_jax.training.pictures import Row, page, png
-from colorize_jax.training.step import TrainState, abstract_state, forward, interleave, row_keys
+from colorize_jax.training.setup import check_settings, set_up
+from colorize_jax.training.step import TrainState, forward, interleave, row_keys
 
 _FORM = {
     "step": POSITIVE,
@@ -91,8 +90,10 @@ def replay(
         say_once(f"other than in the run: {line.strip()}")
     # A run by :crossval was a search first.
     config.early_stopping.mode = report["config"]["early_stopping"]["mode"]
-    opened = splits.open_splits(config)
-    photos = opened.training
+    mesh = sharding.make_mesh(jax.local_devices()[:1])
+    check_settings(config, mesh)
+    setup = set_up(config, mesh, splits.open_splits(config))
+    photos = setup.training
     step, microbatches = report["step"], config.microbatches or report["microbatches"]
     batches = pipeline.training_batches(photos, config, start=step - 1, stop=step, workers=0)
     batch = next(batches)
@@ -107,13 +108,8 @@ def replay(
             + report["config"]["data"]["source"]
         )
 
-    task = make_task(config, Facts(len(photos), opened.classes))
-    schedule = schedules.make_schedule(config, len(photos))
-    optimizer = optimizers.make_optimizer(config, schedule, task.frozen)
-    here = sharding.replicated(sharding.make_mesh(jax.local_devices()[:1]))
-    key = jax.random.key(config.seed)
-    state = saving.read(folder, abstract_state(task, optimizer, batch), here)
-    records, layers, gradients = _look(task, state, batch, key, microbatches)
+    state = saving.read(folder, setup.abstract_state(batch), sharding.replicated(mesh))
+    records, layers, gradients = _look(setup.task, state, batch, setup.key, microbatches)
     result = {
         "step": step,
         "records": [{"name": n, **r} for n, r in zip(names, records, strict=True)],

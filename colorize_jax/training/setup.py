@@ -1,0 +1,130 @@
+"""What never changes in a run, built from its config: for train, evaluate, replay and bench."""
+
+import dataclasses
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+import optax
+
+from colorize_jax.config import check_numbers
+from colorize_jax.data import pipeline, splits
+from colorize_jax.data.labelled import Labelled
+from colorize_jax.data.sources import Photos
+from colorize_jax.data.splits import Splits
+from colorize_jax.log import say_once
+from colorize_jax.tasks.registry import make_task
+from colorize_jax.tasks.task import Batch, Facts, Task, batch_shapes
+from colorize_jax.training import memory, optimizers, schedules, sharding
+from colorize_jax.training.runner import Runner
+from colorize_jax.training.schedules import Schedule
+from colorize_jax.training.step import TrainState, abstract_state
+
+_MANY_PHOTOS = 1_000_000  # where none are opened: their number moves the drops of the rate alone
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What never changes in a run.
+
+    Attributes:
+        config: of the run.
+        mesh: its devices.
+        photos: its splits; None where only shapes are asked for.
+        task: what is learned.
+        runner: of the task.
+        schedule, optimizer: how it is learned; None where nothing is trained.
+    """
+
+    config: ConfigDict
+    mesh: Mesh
+    photos: Splits | None
+    task: Task
+    runner: Runner
+    schedule: Schedule | None
+    optimizer: optax.GradientTransformation | None
+
+    @property
+    def training(self) -> Photos | Labelled:
+        """The photos to train on."""
+        return self.photos.training
+
+    @property
+    def held_out(self) -> Photos | Labelled:
+        """The photos to evaluate on."""
+        return self.photos.evaluation
+
+    @property
+    def key(self) -> jax.Array:
+        """The key of the run, of which all others are made."""
+        return jax.random.key(self.config.seed)
+
+    @property
+    def host(self) -> dict[str, int]:
+        """Which rows of a batch this process reads, for `pipeline`."""
+        return {"host": jax.process_index(), "hosts": jax.process_count()}
+
+    @property
+    def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """A training batch without its content."""
+        return batch_shapes(self.task, self.config)
+
+    def abstract_state(self, batch: Batch | None = None) -> TrainState:
+        """The shapes of the state, for a batch or for `batch_shapes`; nothing is allocated."""
+        return abstract_state(self.task, self.optimizer, batch or self.batch_shapes)
+
+    def lower_step(self, microbatches: int, batch: Batch | None = None) -> jax.stages.Lowered:
+        """The step in so many microbatches, lowered for the devices of the mesh."""
+        step = sharding.jit_step(self.task, self.optimizer, self.mesh, microbatches)
+        key = jax.eval_shape(lambda: self.key)
+        return step.lower(self.abstract_state(batch), batch or self.batch_shapes, key)
+
+
+def check_settings(config: ConfigDict, mesh: Mesh, training: bool = True) -> None:
+    """ConfigError for what the settings alone can tell, before any photo is looked for.
+
+    Args:
+        config: of the run.
+        mesh: its devices.
+        training: whether it trains; an evaluation has neither microbatches nor several views.
+    """
+    data = config.data
+    check_numbers(config)
+    rows = data.batch_size // jax.process_count()
+    memory.check_batch(rows, data.crop, data.views if training else 1)
+    parts = config.microbatches or 1  # 0: as many as it takes, of those that divide the batch
+    sharding.check_batch(data.batch_size, parts if training else 1, mesh)
+    pipeline.check(config)
+
+
+def set_up(
+    config: ConfigDict, mesh: Mesh, photos: Splits | None = None, training: bool = True
+) -> Setup:
+    """Builds what never changes in a run. Nothing is written.
+
+    Args:
+        config: of the run; `check_settings` has passed. `task.classes` is set to the number that
+            the photos have, if it is 0.
+        mesh: the devices.
+        photos: its splits; None: for shapes alone.
+        training: whether it trains: an evaluation needs no schedule and no optimizer.
+
+    Raises:
+        ConfigError: names a setting that cannot be.
+    """
+    facts, count = Facts(), _MANY_PHOTOS
+    if photos is not None:
+        for line in splits.ask_classes(config, photos):
+            say_once(line)
+        count = len(photos.training)
+        facts = Facts(count, photos.classes)
+    task = make_task(config, facts)
+    runner = Runner(task, mesh, config.seed)
+    if not training:
+        return Setup(config, mesh, photos, task, runner, None, None)
+    schedule = schedules.make_schedule(config, count)
+    optimizer = optimizers.make_optimizer(config, schedule, task.frozen)
+    setup = Setup(config, mesh, photos, task, runner, schedule, optimizer)
+    if config.optimizer.groups:  # only the parameters tell whether there are such groups
+        setup.abstract_state()
+    return setup
