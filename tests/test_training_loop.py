@@ -23,8 +23,9 @@ from colorize_jax.errors import (
     NonFiniteError,
     StorageError,
 )
-from colorize_jax.training import loop, same_run, sharding
+from colorize_jax.training import ending, loop, same_run, sharding
 from colorize_jax.training.report import Report
+from colorize_jax.training.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ class _Killed(Exception):
 
 def _kill_at(monkeypatch, step):
     """The run dies, as by kill -9, where it logs that step: after the last checkpoint before it."""
-    monkeypatch.setattr(loop._Run, "_rescue", lambda self, error: None)
+    monkeypatch.setattr(ending, "rescue", lambda run, error: None)
     plain = Report.progress
 
     def progress(self, at, values):
@@ -137,9 +138,9 @@ def test_whatever_ends_the_loop_what_was_trained_is_saved(finished, tmp_path, mo
 
     for step, owner, name, call in (  # the step that is saved; what fails at which call
         (2, Report, "progress", 1),
-        (3, loop._Run, "_score", 1),
+        (3, Run, "score", 1),
         (4, bad_records.BadRecords, "_count", 2),  # the batch of step 5
-        (5, loop._Run, "_save_is_late", 1),
+        (5, Run, "save_is_late", 1),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, failing(getattr(owner, name), call))

@@ -87,8 +87,7 @@ def poison(monkeypatch):
                 yield batch | {"position": batch["position"] + POISON * bad}
 
     monkeypatch.setattr(pipeline, "training_batches", poisoned)
-    for module in (loop, setup):
-        monkeypatch.setattr(module, "make_task", _poisoned)
+    monkeypatch.setattr(setup, "make_task", _poisoned)
 
     def poison(*now):
         positions[:] = now

@@ -1,5 +1,6 @@
 """Rows, pictures, time left."""
 
+import dataclasses
 import json
 import re
 import resource
@@ -12,7 +13,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from colorize_jax import log
 from colorize_jax.training import report
-from colorize_jax.training.meter import Meter, NonFiniteStep
+from colorize_jax.training.meter import Meter, NonFiniteStep, Window
 
 
 def test_rows_after_the_restored_step_and_torn_rows_are_cut(tmp_path):
@@ -53,13 +54,14 @@ def test_meter_means_and_speed(monkeypatch):
     meter.add(1, {"loss": np.float32(7), "nonfinite": 0}, waited=5.0)
     clock[0] = 30.0
     meter.restart()
-    assert meter.finish() == {"train/loss": 7}  # only compilation so far: no speed to tell
+    assert meter.means() == {"train/loss": 7}  # only compilation so far: no speed to tell
+    meter.clear()
     for step in (2, 3):
         clock[0] += 2
         meter.add(step, {"loss": np.float32(step), "nonfinite": 0}, waited=1.0)
     with meter.paused():
         clock[0] += 100
-    values = meter.finish()
+    values = meter.means()
     assert values == {
         "train/loss": 2.5,
         "train/images_per_second": 2.0,
@@ -75,12 +77,12 @@ def test_a_mean_that_is_taken_up_comes_out_the_same():
         for step, value in enumerate(values):
             if step == stop:
                 meter.check()
-                note = json.loads(json.dumps(meter.window()))
-                meter = Meter(batch_size=4)
-                meter.take_up(note)
+                note = json.loads(json.dumps(dataclasses.asdict(meter.window)))
+                meter = Meter(batch_size=4, window=Window(**note))
             meter.add(step, {"loss": value, "nonfinite": 0}, waited=0.0)
-        results.append(meter.finish()["train/loss"])
-        assert meter.window() == {"steps": 0, "sums": {}}
+        results.append(meter.means()["train/loss"])
+        meter.clear()
+        assert meter.window == Window()
     assert results == [results[0]] * 3
 
 
@@ -103,7 +105,7 @@ def test_meter_names_the_step_that_was_not_finite_two_steps_later_at_most():
     assert caught.value.step == 2 and np.isnan(caught.value.metrics["loss"])
     # What was started behind it never happened; what came before it counts.
     meter.add(3, {"loss": np.float32(3), "nonfinite": 0}, waited=0.0)
-    assert meter.finish()["train/loss"] == 2.0
+    assert meter.means()["train/loss"] == 2.0
 
 
 def test_rows_are_valid_json_and_a_resumed_report_appends(tmp_path):

@@ -20,7 +20,7 @@ from colorize_jax import files
 from colorize_jax.checkpoints import manifest, reading, writing
 from colorize_jax.errors import CheckpointError, SaveError
 from colorize_jax.models import registry
-from colorize_jax.training import loop, saving
+from colorize_jax.training import loop, progress, saving
 from colorize_jax.training.step import TrainState
 
 HERE = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -495,9 +495,9 @@ def test_a_note_that_no_run_has_written_is_not_gone_on_with(tmp_path, opened, ch
     with opened() as checkpoints:
         for step, note in ((1, good), (2, good | change)):
             saving.write(checkpoints.directory / str(step), _state(step), note)
-        assert checkpoints.note(1, loop._NOTE)["scores"] == {"eval/loss": 1.5}
+        assert checkpoints.note(1, progress.FORM)["scores"] == {"eval/loss": 1.5}
         with pytest.raises(CheckpointError, match=f"the note of .*/2 is damaged .*{message}"):
-            checkpoints.note(2, loop._NOTE)
+            checkpoints.note(2, progress.FORM)
 
 
 def test_only_a_number_is_the_name_of_a_step(tmp_path):

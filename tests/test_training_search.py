@@ -12,8 +12,10 @@ import tiny
 from colorize_jax import json_files
 from colorize_jax.errors import ConfigError, DataError
 from colorize_jax.tasks.task import Score
-from colorize_jax.training import loop, search
+from colorize_jax.training import loop, progress, search
+from colorize_jax.training.early_stopping import EarlyStopping
 from colorize_jax.training.report import Report
+from colorize_jax.training.run import Run
 from colorize_jax.training.runner import Runner
 
 SCORES = {2: 0.1, 4: 0.2, 6: 0.15, 8: 0.16, 10: 0.16, 12: 0.2, 14: 0.1}  # drops at 6 and 10
@@ -45,14 +47,14 @@ def scripted(monkeypatch):
         found, rows, strips = plain(self, variables, statistics, batches, pictures)
         return found | {"miou": SCORES.get(self.step, 0.0)}, rows, strips
 
-    score = loop._Run._score
+    score = Run.score
 
     def noted(run):
-        run.runner.step = run.step
+        run.setup.runner.step = run.progress.step
         return score(run)
 
     monkeypatch.setattr(Runner, "evaluate", evaluate)
-    monkeypatch.setattr(loop._Run, "_score", noted)
+    monkeypatch.setattr(Run, "score", noted)
 
 
 class _Killed(Exception):
@@ -120,20 +122,18 @@ def test_what_the_second_run_would_fail_for_is_said_before_the_first(devkit, tmp
 
 def test_a_search_that_comes_to_its_longest_length_says_so(devkit, tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr(loop, "say_once", said.append)
+    monkeypatch.setattr(search, "say_once", said.append)
     loop.train(_config(devkit, steps=1), tmp_path)
     assert any("ended by its longest allowed length, 1 steps" in line for line in said)
     assert json.loads((tmp_path / "schedule.json").read_text())["ended"] is False
 
 
 def test_the_note_of_an_older_search_goes_on(devkit):
-    fresh = search.Search(_config(devkit), Score("miou", higher=True), 1)
-    fresh.judge(2, {"eval/miou": 0.5})
-    old = fresh.to_json() | {"looks": [], "looked": 2}
-    json_files.check(old, search.STATE)
-    again = search.Search(_config(devkit), Score("miou", higher=True), 1)
-    again.restore(old)
-    assert again.to_json() == fresh.to_json()
+    fresh = search.begin(_config(devkit), Score("miou", higher=True))
+    fresh.update(2, 0.5)
+    old = {"stopping": fresh.to_json(), "looks": [], "looked": 2}
+    json_files.check(old, progress.SEARCHING["search"])
+    assert EarlyStopping.from_json(old["stopping"]) == fresh
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,15 @@ from colorize_jax.errors import (
     OutOfMemoryError,
 )
 from colorize_jax.tasks.registry import make_task
-from colorize_jax.training import early_stopping, evaluation, loop, nonfinite, start
+from colorize_jax.training import (
+    beginning,
+    early_stopping,
+    ending,
+    evaluation,
+    loop,
+    nonfinite,
+    start,
+)
 from colorize_jax.training.runner import Runner
 from colorize_jax.training.step import TrainState
 
@@ -60,7 +68,7 @@ def segmented(pretrained, devkit, tmp_path_factory):
     )
     said = []
     with pytest.MonkeyPatch.context() as patch:
-        for module in (loop, evaluation):
+        for module in (beginning, ending, evaluation):
             patch.setattr(module, "say_once", said.append)
         scores = loop.train(config, workdir)
     return config, workdir, "\n".join(said), scores

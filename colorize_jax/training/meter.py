@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import dataclasses
 import time
 
 import jax
@@ -22,18 +23,35 @@ class NonFiniteStep(Exception):
         self.step, self.metrics = step, metrics
 
 
+@dataclasses.dataclass
+class Window:
+    """The steps since the last row of metrics.jsonl, as far as their metrics were read.
+
+    Attributes:
+        steps: how many.
+        sums: {name: sum over them}.
+    """
+
+    steps: int = 0
+    sums: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
 class Meter:
     """Reads the metrics of a step once the devices are `RUN_AHEAD` steps further, so that the host
     never waits for a step that it does not have to wait for.
 
     Args:
         batch_size: photos of a step.
+        window: to go on with, as that of a checkpoint's note: the next row then is that of a run
+            that was left alone.
+
+    Attributes:
+        window: holds what was read since the last row.
     """
 
-    def __init__(self, batch_size: int):
-        self._batch_size = batch_size
+    def __init__(self, batch_size: int, window: Window | None = None):
+        self._batch_size, self.window = batch_size, window or Window()
         self._pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
-        self._sums, self._summed = {}, 0
         self._restart_clock()
 
     def _restart_clock(self) -> None:
@@ -83,27 +101,23 @@ class Meter:
             self._steps -= 1 + len(self._pending)  # the latch has held them back
             self._pending.clear()
             raise NonFiniteStep(step, values)
-        # One after the other, so that a sum taken up from `window` comes out the same.
-        self._sums = {name: self._sums.get(name, 0.0) + value for name, value in values.items()}
-        self._summed += 1
+        # One after the other, so that a sum that goes on from a note comes out the same.
+        sums = self.window.sums
+        self.window.sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
+        self.window.steps += 1
 
-    def window(self) -> dict:
-        """What was read since the last log, for a checkpoint's note; see `take_up`."""
-        return {"steps": self._summed, "sums": self._sums}
-
-    def take_up(self, window: dict) -> None:
-        """Goes on with the mean that `window` gave, so that the next log is that of an undisturbed
-        run."""
-        self._sums, self._summed = dict(window["sums"]), window["steps"]
-
-    def finish(self) -> dict[str, float]:
-        """{"train/...": mean since the last log}, and the speed unless no step was timed."""
+    def means(self) -> dict[str, float]:
+        """{"train/...": mean over the window}, and the speed unless no step was timed."""
         self.check()
         seconds = time.monotonic() - self._start - self._excluded
-        values = {f"train/{name}": value / self._summed for name, value in self._sums.items()}
+        steps, sums = self.window.steps, self.window.sums
+        values = {f"train/{name}": value / steps for name, value in sums.items()}
         if self._steps:
             values["train/images_per_second"] = self._steps * self._batch_size / seconds
             values["train/data_wait"] = self._waited / seconds
-        self._sums, self._summed = {}, 0
-        self._restart_clock()
         return values
+
+    def clear(self) -> None:
+        """Begins the next window, once the row of this one is written."""
+        self.window.steps, self.window.sums = 0, {}
+        self._restart_clock()

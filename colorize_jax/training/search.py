@@ -3,12 +3,31 @@
 import pathlib
 
 from colorize_jax.errors import ConfigError
+from colorize_jax.log import say_once
 from colorize_jax.tasks.task import Score
 from colorize_jax.training import early_stopping
 from colorize_jax.training.early_stopping import EarlyStopping, Found
 
-# What a checkpoint's note holds of it.
-STATE = {"stopping": early_stopping.STATE}
+
+def begin(config, score: Score) -> EarlyStopping | None:
+    """The state of a search that begins, for the progress of the run; None: it does not search.
+
+    Raises:
+        ConfigError: there is no such mode, or the photos have no labels.
+    """
+    mode = config.early_stopping.mode
+    if mode == "off":
+        return None
+    if mode != "search":
+        raise ConfigError(
+            f"config.early_stopping.mode is {mode!r}; known: 'off', 'search', 'crossval'"
+        )
+    if not config.data.labels:
+        raise ConfigError(
+            "config.early_stopping is for photos with labels: a part of their training split "
+            "is held out and scored"
+        )
+    return EarlyStopping(minimum=config.early_stopping.minimum, higher=score.higher)
 
 
 class Search:
@@ -18,20 +37,12 @@ class Search:
         config: of the run.
         score: what its task is judged by.
         held_out: photos of the part of the training split that is scored.
-
-    Raises:
-        ConfigError: the photos have no labels.
+        stopping: the state of the search, which `judge` changes.
     """
 
-    def __init__(self, config, score: Score, held_out: int):
-        self._score, self._held_out = score, held_out
+    def __init__(self, config, score: Score, held_out: int, stopping: EarlyStopping):
+        self._score, self._held_out, self._stopping = score, held_out, stopping
         self._batch_size = config.data.batch_size
-        if not config.data.labels:
-            raise ConfigError(
-                "config.early_stopping is for photos with labels: a part of their training split "
-                "is held out and scored"
-            )
-        self._stopping = EarlyStopping(minimum=config.early_stopping.minimum, higher=score.higher)
 
     @property
     def drops(self) -> tuple[int, ...]:
@@ -39,9 +50,9 @@ class Search:
         return tuple(self._stopping.dropped)
 
     @property
-    def ended(self) -> bool:
-        """Whether the third plateau was seen."""
-        return self._stopping.stopped is not None
+    def ended(self) -> int | None:
+        """The step at which the third plateau ended the run, if it was seen."""
+        return self._stopping.stopped
 
     def judge(self, step: int, scores: dict[str, float]) -> str:
         """At the end of a window: "go_on", "drop" or "stop"."""
@@ -55,21 +66,13 @@ class Search:
             for _, score in self._stopping.windows[-2:]
         ]
         before = f", {scores[0]} before" if len(scores) > 1 else ""
-        if self.ended:
+        if self.ended is not None:
             what = "the third plateau ends the run"
         elif self.drops and self.drops[-1] == step:
             what = f"no better: drop {len(self.drops)} of {self._stopping.drops} of the rate"
         else:
             what = "goes on"
         return f"early stopping: {scores[-1]}{before}: {what}"
-
-    def to_json(self) -> dict:
-        """What a resumed run needs."""
-        return {"stopping": self._stopping.to_json()}
-
-    def restore(self, saved: dict) -> None:
-        """The opposite of `to_json`."""
-        self._stopping = EarlyStopping.from_json(saved["stopping"])
 
     def write(self, workdir: pathlib.Path, step: int, photos: int) -> None:
         """schedule.json, for `config.schedule_from`.
@@ -79,6 +82,11 @@ class Search:
             step: the run's last one.
             photos: that it trained on.
         """
+        if self.ended is None:
+            say_once(
+                f"the search was ended by its longest allowed length, {step} steps, before the "
+                "last plateau: more of config.steps may find a better schedule"
+            )
         found = Found(
             steps=step,
             drops=self.drops,
@@ -86,6 +94,6 @@ class Search:
             full_photos=photos + self._held_out,
             batch_size=self._batch_size,
             windows=self._stopping.windows,
-            ended=self.ended,
+            ended=self.ended is not None,
         )
         early_stopping.write_schedule(workdir / early_stopping.FILE, found)

@@ -1,0 +1,269 @@
+"""What a run does before its first step: it checks, finds its checkpoint, compiles, and starts."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import functools
+import pathlib
+import time
+from typing import NamedTuple
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from colorize_jax.checkpoints import reading
+from colorize_jax.data import fingerprint, pipeline, sources, splits, storage
+from colorize_jax.errors import DataError
+from colorize_jax.log import say_once
+from colorize_jax.models import norm
+from colorize_jax.tasks.task import Batch
+from colorize_jax.training import (
+    evaluation,
+    forecast,
+    hosts,
+    known,
+    memory,
+    results,
+    same_run,
+    search,
+    sharding,
+    start,
+)
+from colorize_jax.training.progress import Progress
+from colorize_jax.training.run import Run
+from colorize_jax.training.saving import Checkpoints
+from colorize_jax.training.setup import Setup, check_settings, set_up
+from colorize_jax.training.step import init_state
+
+
+class Checked(NamedTuple):
+    """What is known of a run before anything is written.
+
+    Attributes:
+        setup: what never changes.
+        progress: of a run that has done nothing yet.
+        contents: from `fingerprint.contents`.
+        origin: the checkpoint that it starts from, if it does and has not begun.
+    """
+
+    setup: Setup
+    progress: Progress
+    contents: list[tuple[str, str]]
+    origin: pathlib.Path | None
+
+
+def check(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh) -> Checked:
+    """Checks what is asked for and opens the photos; the same on all hosts. Nothing is written."""
+    checked = hosts.together(lambda: _check(config, workdir, mesh))
+    setup = checked.setup
+    hosts.check_same(
+        same_run.photo_facts(config, setup.training, setup.held_out, checked.contents)
+        | {
+            "steps and drops of the rate": checked.progress.schedule,
+            "checkpoint of config.init_from": start.identity(config, checked.origin),
+        }
+    )
+    return checked
+
+
+def _check(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh) -> Checked:
+    """On this host."""
+    check_settings(config, mesh)
+    same_run.check_config(workdir, config)
+    opened = _open_photos(config, workdir)
+    setup = set_up(config, mesh, opened)
+    same_run.check_config(workdir, config)  # with the classes that there are now
+    for warning in (*opened.warnings, *splits.look_at_masks(opened, config)):
+        say_once(warning)
+    evaluation.check(config, setup.task)
+    stopping = search.begin(config, setup.task.score)
+    origin, which = None, results.evaluated(config)
+    if not same_run.begun(workdir):
+        origin = start.find(config)
+        start.check(config, setup.task.model.encoder, origin)
+        if origin is not None:
+            which = _look_at_start(setup, origin) or which
+    if small := forecast.small_settings(config, mesh.devices.flat[0].platform):
+        say_once(small)
+    contents = fingerprint.contents((setup.training, setup.held_out), config.data.threads)
+    progress = Progress(
+        config=same_run.plain(config),
+        photos=len(setup.training),
+        names=setup.training.digest() + setup.held_out.digest(),
+        contents=[digest for _, digest in contents],
+        classes=list(opened.classes),
+        schedule=[setup.schedule.steps, *setup.schedule.drops],
+        microbatches=config.microbatches,
+        which=which,
+        search=stopping,
+    )
+    return Checked(setup, progress, contents, origin)
+
+
+def _open_photos(config: ConfigDict, workdir: pathlib.Path) -> splits.Splits:
+    """The splits. Where a run has begun the photos were there once: they are waited for."""
+    if not same_run.begun(workdir):
+        return splits.open_splits(config)
+    data = config.data
+
+    def opened():
+        try:
+            return splits.open_splits(config)
+        except (DataError, OSError) as error:
+            if gone := storage.missing((*sources.parse(data.source)[0], data.sbd)):
+                raise storage.Away(gone) from error
+            raise
+
+    return storage.patiently(opened, data.retry_seconds)
+
+
+def _look_at_start(setup: Setup, origin: pathlib.Path) -> str:
+    """What to say of the held-out photos if the start was trained on some of them, else ""."""
+    config = setup.config
+    saved = reading.saved_note(origin)["config"]
+    before, now = saved.get("data", {}), config.data
+    if now.labels or before.get("holdout") == now.holdout:
+        return ""
+    seen = known.trained_on(setup.held_out, config, saved)
+    if not seen:
+        return ""
+    say_once(
+        f"{seen:,} of the {len(setup.held_out):,} photos held out were trained on by "
+        f"{origin}, which held out {before.get('holdout')}: the scores are too good"
+    )
+    return f"held out, {seen:,} of them from the start's training too"
+
+
+def resume(checked: Checked, saved: Checkpoints, wait: Callable) -> int | None:
+    """The step of the newest usable checkpoint, whose note the progress takes over; None: no such.
+
+    Args:
+        checked: of the run.
+        saved: its checkpoints.
+        wait: `run.wait_for` with the signals of the run.
+
+    Raises:
+        CheckpointError: it is the run of other photos or another schedule, or cannot be used.
+    """
+    setup, progress = checked.setup, checked.progress
+    newest = saved.usable(wait(lambda: hosts.together(saved.verify)))
+    if newest is None:
+        return None
+    note = wait(lambda: hosts.together(lambda: saved.note(newest, progress.form)))
+    config, workdir = setup.config, saved.directory.parent
+    same_run.check_photos(workdir, config, note, progress.photos, progress.names)
+    same_run.check_contents(workdir, config, note, checked.contents)
+    if progress.search is None:
+        now = progress.schedule
+        same_run.check_schedule(workdir, config, note.get("schedule", now), now)
+    progress.resume(note)
+    return newest
+
+
+def first_batch(run: Run) -> Batch:
+    """A batch on the devices, for its shapes."""
+    setup = run.setup
+    batches = pipeline.training_batches(
+        setup.training, setup.config, start=0, stop=1, workers=0, **setup.host
+    )
+    with contextlib.closing(run.bad.note(batches, setup.training)) as batches:
+        batch = run.wait_for(lambda: next(batches))
+    return sharding.put_batch(batch, setup.mesh)
+
+
+def compile_step(run: Run, batch: Batch) -> None:
+    """Compiles the step for the microbatches of the config, or of the run so far, or as many as it
+    takes."""
+    setup, progress = run.setup, run.progress
+    config, before = setup.config, progress.microbatches
+
+    def compiled(microbatches: int):
+        return setup.lower_step(microbatches, batch).compile()
+
+    say_once("compiling the step")
+    began, rows = time.monotonic(), config.data.batch_size // setup.mesh.size
+    if config.microbatches or (before and rows % before == 0):
+        progress.microbatches = config.microbatches or before
+        run.compiled = compiled(progress.microbatches)
+    else:
+        limit = hosts.first_says(memory.available(jax.local_devices()[0]))
+        progress.microbatches, run.compiled = memory.smallest_that_fits(
+            compiled, rows, limit, config
+        )
+        found = f"config.microbatches=0: {progress.microbatches} fit(s) into the memory of a device"
+        say_once(found + (f"; the run had {before} so far" if before else ""))
+    gib = memory.need(run.compiled) / memory.GIB
+    say_once(
+        f"compiled in {time.monotonic() - began:.1f} s; it needs {gib:.2f} GiB on every device"
+    )
+
+
+def place_parameters(
+    run: Run, batch: Batch, newest: int | None, origin: pathlib.Path | None
+) -> None:
+    """Where the parameters come from:
+    1. the newest usable checkpoint of this run, if there is one;
+    2. else random, depending on the seed alone, and
+    3. what the task fits to training photos, and
+    4. the encoder from `config.init_from`, if that is given (start.py).
+
+    Args:
+        run: whose state is set.
+        batch: gives the shapes.
+        newest: step of that checkpoint.
+        origin: the checkpoint of `config.init_from`, if it was looked for.
+    """
+    setup, config = run.setup, run.setup.config
+    same = sharding.replicated(setup.mesh)
+    if newest is not None:
+        shapes = setup.abstract_state(batch)
+        run.state = run.wait_for(lambda: run.saved.restore(newest, shapes, same))
+        say_once(f"going on from step {newest}, checkpoint {run.saved.directory / str(newest)}")
+        return
+    initialize = functools.partial(init_state, task=setup.task, optimizer=setup.optimizer)
+    run.state = jax.jit(initialize, out_shardings=same)(setup.key, batch=batch)
+    run.state = run.state.with_variables(run.scoring.fit(run.state.variables))
+    if config.init_from == start.RANDOM:
+        say_once("starting from scratch")
+        return
+    origin = origin or start.find(config)
+    encoder = run.wait_for(
+        lambda: start.load_start(
+            config, setup.task.model.encoder, origin, lambda count: _first_photos(run, count)
+        )
+    )
+    run.state = start.place(run.state, encoder, same)
+    run.progress.start = str(encoder.folder)
+    say_once(start.describe(config, encoder, run.state))
+
+
+def _first_photos(run: Run, count: int) -> Iterator[jax.Array]:
+    """Batches of at least so many training photos, the same on every host."""
+    photos, config = run.setup.training, run.setup.config
+    batches = -(-count // config.data.batch_size)
+    found = pipeline.training_batches(photos, config, start=0, stop=batches, workers=0)
+    with contextlib.closing(run.bad.note(found, photos)) as found:
+        for batch in found:
+            image = batch["image"]
+            yield image if config.data.views == 1 else image[:, 0]
+
+
+def describe(run: Run) -> None:
+    """Says what is trained on what, and about how long it takes."""
+    setup, progress, config = run.setup, run.progress, run.setup.config
+    mesh, size, schedule = setup.mesh, config.data.batch_size, setup.schedule
+    count = sum(x.size for x in jax.tree.leaves(run.state.params))
+    device = mesh.devices.flat[0].device_kind
+    parts = f" in {progress.microbatches} microbatches" if progress.microbatches > 1 else ""
+    limit = config.eval.photos or len(setup.held_out)
+    scored = f", {limit:,} of them evaluated" if limit < len(setup.held_out) else ""
+    say_once(
+        f"{config.model.name}, {count:,} parameters, on {mesh.size} x {device}\n"
+        f"{progress.photos:,} photos to train on, {len(setup.held_out):,} held out{scored}\n"
+        f"{schedule.steps:,} steps of {size} photos, {size // mesh.size} on every device{parts}"
+    )
+    if left := run.last - progress.step:
+        say_once(forecast.guess(run.compiled, config, progress.microbatches, left))
+    running = config.model.norm == "batch" and not config.eval.norm_batches
+    if running and (lag := norm.warning(config.model.norm_decay, schedule.steps)):
+        say_once(lag)

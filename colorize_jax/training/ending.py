@@ -1,0 +1,125 @@
+"""How a run ends: with its results, by a signal, by a step that is not finite, by a fault."""
+
+import math
+
+import jax
+
+from colorize_jax.errors import Interrupted, NonFiniteError, SaveError, why
+from colorize_jax.log import say_once
+from colorize_jax.training import hosts, nonfinite, results, sharding
+from colorize_jax.training.meter import NonFiniteStep
+from colorize_jax.training.run import Run
+from colorize_jax.training.step import pass_over
+
+
+def leave_results(run: Run) -> None:
+    """The table, pictures, and results.json, which says that all the rest is there."""
+    setup, progress = run.setup, run.progress
+    if not run.scoring.rows:  # an earlier process made the last evaluation
+        run.score()
+    run.tick()
+    found = results.Results(
+        config=setup.config, step=progress.step, scores=progress.scores, best=progress.best,
+        score=setup.task.score, checkpoint=run.saved.directory / str(run.last),
+        which=progress.which, trained_on=progress.photos, evaluated_on=run.scoring.photos,
+        digest=progress.names, seconds=progress.seconds, start=progress.start,
+        unreadable=run.scoring.unreadable, steps=run.schedule.steps, drops=run.schedule.drops,
+    )  # fmt: skip
+    say_once(results.table(found))
+    run.scoring.leave_pictures(run.workdir, run.state.variables)
+    if run.search is not None:
+        hosts.first_does(lambda: run.search.write(run.workdir, run.last, progress.photos))
+    hosts.first_does(lambda: results.write(run.workdir / results.FILE, found))
+
+
+def leave(run: Run) -> None:
+    """Saves what was trained since the last save, after a signal.
+
+    Raises:
+        Interrupted: always, if it could be saved.
+        SaveError: if not.
+    """
+    if run.progress.step > run.saved_step:
+        try:
+            run.save()
+        except NonFiniteStep as found:
+            try:
+                skip_step(run, found)
+            except NonFiniteError as error:
+                rescue(run, error)
+                raise
+            run.save()
+    step = run.progress.step
+    what = f"{run.signals.received or 'a signal to another host'}: stopped after step"
+    if not run.saved_well():
+        raise SaveError(
+            f"{what} {step}, which could not be saved: {run.saved.failure}. "
+            f"{run.newest_checkpoint()}"
+        )
+    run.signals.leave_soon()
+    if not step:
+        raise Interrupted(f"{what} 0: nothing is lost; the same command starts again")
+    raise Interrupted(
+        f"{what} {step} of {run.last}, which is saved; the same command goes on from there"
+    )
+
+
+def rescue(run: Run, error: BaseException) -> None:
+    """Saves what was trained since the last save, whatever has ended the loop.
+
+    Not with several hosts: the others know nothing of it, and all must save together. Not if the
+    step itself has failed and has taken its state with it.
+    """
+    insisted = isinstance(error, KeyboardInterrupt) and run.signals.received
+    if jax.process_count() > 1 or run.progress.step <= run.saved_step or insisted:
+        return
+    try:
+        try:
+            run.save()
+        except NonFiniteStep as found:  # the latch has kept the state before that step
+            run.progress.step = found.step - 1
+            run.save()
+        if not run.saved_well():
+            raise SaveError(run.saved.failure)
+    except Exception as failure:
+        say_once(
+            f"step {run.progress.step} could not be saved: {why(failure)}. "
+            f"{run.newest_checkpoint()}"
+        )
+        return
+    say_once(f"stopped after step {run.progress.step}, which is saved, for the reason that follows")
+
+
+def skip_step(run: Run, found: NonFiniteStep) -> None:
+    """Reports a step that was not finite, and makes the run go on behind it.
+
+    The latch has kept the state as it was before that step, whatever was started since.
+
+    Raises:
+        NonFiniteError: config.nonfinite_skips steps were skipped already.
+    """
+    config, progress = run.setup.config, run.progress
+    progress.step = found.step - 1
+    shown = ", ".join(f"{name} {value:.4g}" for name, value in found.metrics.items())
+    if all(map(math.isfinite, found.metrics.values())):
+        shown += ", but its update overflows"
+    said = f"step {found.step} is not finite ({shown}); "
+    try:
+        path = nonfinite.write_report(
+            run.workdir, config, found, run.state, run.setup.training, progress.microbatches
+        )
+        said += f"{path} names its batch, and --config.replay={path} shows where it begins"
+    except Exception as error:  # a full disk: the report is a help, not a condition
+        said += f"its report could not be written: {why(error)}"
+    if len(progress.skipped) >= config.nonfinite_skips:
+        run.saved.wait()
+        raise NonFiniteError(
+            f"{said}. {run.newest_checkpoint()}. A run with a lower config.optimizer.rate, in "
+            f"another --workdir, may get through; config.nonfinite_skips="
+            f"{len(progress.skipped) + 1} would go on without the batch"
+        )
+    progress.skipped.append(found.step)
+    say_once(f"{said}; going on without it ({len(progress.skipped)} so far)")
+    same = sharding.replicated(run.setup.mesh)
+    run.state = jax.jit(pass_over, out_shardings=same)(run.state, found.step)
+    progress.step = found.step
