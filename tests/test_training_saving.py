@@ -21,7 +21,7 @@ from colorize_jax.checkpoints import manifest, reading, writing
 from colorize_jax.errors import CheckpointError, SaveError
 from colorize_jax.models import registry
 from colorize_jax.training import loop, progress, saving
-from colorize_jax.training.step import TrainState
+from colorize_jax.training.step import TrainState, split_variables
 
 HERE = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
@@ -189,10 +189,11 @@ def _encoders(workdir, *steps, **changes):
     config = tiny.config()
     encoder = registry.make_encoder(config.model)
     variables = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), registry.variable_shapes(encoder))
-    state = TrainState(
-        step=np.zeros((), np.int32), opt_state=(), nonfinite=np.zeros((), np.int32),
-        **{kind: {"encoder": tree} for kind, tree in variables.items()},
-    )  # fmt: skip
+    params, collections = split_variables(
+        {kind: {"encoder": tree} for kind, tree in variables.items()}
+    )
+    zero = np.zeros((), np.int32)
+    state = TrainState(zero, params, collections, opt_state=(), nonfinite=zero)
     note = {"config": json.loads(config.to_json_best_effort()) | changes}
     for step in steps:
         saving.write(workdir / "checkpoints" / str(step), state, note | {"step": step})
@@ -287,12 +288,10 @@ def test_the_encoder_to_transfer_is_the_one_that_was_saved(tmp_path, saved, lack
     encoder = registry.make_encoder(config.model).clone(frozen=("conv1_1",))
     image = jnp.ones((1, 160, 160, encoder.in_channels))
     variables = jax.jit(encoder.init)(jax.random.key(0), image)
-    state = TrainState(
-        step=jnp.int32(1),
-        opt_state=(),
-        nonfinite=jnp.int32(0),
-        **{kind: {"encoder": tree, "head": jnp.ones(3)} for kind, tree in variables.items()},
+    params, collections = split_variables(
+        {kind: {"encoder": tree, "head": jnp.ones(3)} for kind, tree in variables.items()}
     )
+    state = TrainState(jnp.int32(1), params, collections, opt_state=(), nonfinite=jnp.int32(0))
     note = {"config": json.loads(config.to_json_best_effort())}
     for name in lacking:
         del note["config"]["model"][name]

@@ -129,15 +129,11 @@ def _train(
     began, mesh = time.monotonic(), sharding.make_mesh()
     wait = functools.partial(wait_for, signals)
 
-    # ------------------------------------------------------------------------------------------
-    # Settings and photos: nothing is written before all hosts have found them good.
-    # ------------------------------------------------------------------------------------------
+    # ---------------- Settings and photos: nothing is written before they are found good. ---------
     checked = wait(lambda: beginning.check(config, workdir, mesh))
     setup, progress = checked.setup, checked.progress
 
-    # ------------------------------------------------------------------------------------------
-    # The workdir, and the checkpoint to go on from.
-    # ------------------------------------------------------------------------------------------
+    # ---------------- The workdir, and the checkpoint to go on from. ------------------------------
     saved = stack.enter_context(
         saving.Checkpoints(
             workdir,
@@ -151,18 +147,14 @@ def _train(
     run = Run(setup, progress, workdir, signals, saved, began)
 
     with memory.explained(config, mesh, run.needs):
-        # --------------------------------------------------------------------------------------
-        # The step and the parameters.
-        # --------------------------------------------------------------------------------------
+        # ---------------- The step and the parameters. --------------------------------------------
         batch = beginning.first_batch(run)
         beginning.compile_step(run, batch)
         beginning.place_parameters(run, batch, newest, checked.origin)
         if jax.process_count() == 1:
             signals.check()  # from while it compiled
 
-        # --------------------------------------------------------------------------------------
-        # Training. What ends it, what was trained is saved.
-        # --------------------------------------------------------------------------------------
+        # ---------------- Training. Whatever ends it, what was trained is saved. ------------------
         with run.open_report():
             beginning.describe(run)
             try:
@@ -179,9 +171,7 @@ def _train(
                 ending.rescue(run, error)
                 raise
 
-        # --------------------------------------------------------------------------------------
-        # Results.
-        # --------------------------------------------------------------------------------------
+        # ---------------- Results. ----------------------------------------------------------------
         if not run.saved_well():
             raise SaveError(
                 f"all {run.last} steps are done, but the last state could not be saved: "
@@ -211,7 +201,7 @@ def _loop(run: Run) -> None:
         run.log()  # what ended the run came before its row
     with contextlib.ExitStack() as stack:
         while True:
-            # ------------------------------ Evaluation: what is due after this step and not done.
+            # ---------------- Evaluation: what is due after this step and not done. ---------------
             step = progress.step
             at_window = step % run.evaluate_every == 0
             if (at_window or step == run.last) and progress.evaluated < step:
@@ -221,7 +211,7 @@ def _loop(run: Run) -> None:
                 if run.search is not None and step and at_window:
                     run.judge()
 
-            # ------------------------------ Save
+            # ---------------- Save ----------------------------------------------------------------
             due = step % config.checkpoint.every == 0 or step in setup.schedule.snapshots
             if (due or late or step == run.last) and run.saved_step < step:
                 with meter.paused():
@@ -229,7 +219,7 @@ def _loop(run: Run) -> None:
             if step >= run.last:
                 return
 
-            # ------------------------------ Step
+            # ---------------- Step ----------------------------------------------------------------
             if next_batch is None:  # not before the first evaluation: reading starts processes
                 next_batch = functools.partial(next, stack.enter_context(run.batches()))
                 run.last_save = first = time.monotonic()
@@ -241,7 +231,7 @@ def _loop(run: Run) -> None:
             progress.step = step = step + 1
             meter.add(step, metrics, waited=waited)
 
-            # ------------------------------ Log
+            # ---------------- Log -----------------------------------------------------------------
             row = step % config.log.every == 0 or step == run.last
             if pace is None:  # the first step of this process
                 meter.restart()
@@ -255,7 +245,7 @@ def _loop(run: Run) -> None:
                 pace.told = True  # rows hold the time left
                 run.log()
 
-            # ------------------------------ Stop
+            # ---------------- Stop ----------------------------------------------------------------
             stop, late = run.agreement.any(run.signals.received is not None, run.save_is_late())
             if stop:
                 raise Stop
