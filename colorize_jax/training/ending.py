@@ -6,7 +6,7 @@ import jax
 
 from colorize_jax.errors import Interrupted, NonFiniteError, SaveError, why
 from colorize_jax.log import say_once
-from colorize_jax.training import hosts, nonfinite, results, sharding
+from colorize_jax.training import hosts, nonfinite, results, search, sharding
 from colorize_jax.training.meter import NonFiniteStep
 from colorize_jax.training.run import Run
 from colorize_jax.training.step import pass_over
@@ -27,8 +27,13 @@ def leave_results(run: Run) -> None:
     )  # fmt: skip
     say_once(results.table(found))
     run.scoring.leave_pictures(run.workdir, run.state.variables)
-    if run.search is not None:
-        hosts.first_does(lambda: run.search.write(run.workdir, run.last, progress.photos))
+    if progress.search is not None:
+        hosts.first_does(
+            lambda: search.write(
+                run.workdir, progress.search, step=run.last, photos=progress.photos,
+                batch_size=setup.config.data.batch_size, held_out=len(setup.held_out),
+            )
+        )  # fmt: skip
     hosts.first_does(lambda: results.write(run.workdir / results.FILE, found))
 
 

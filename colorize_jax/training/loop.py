@@ -208,7 +208,7 @@ def _loop(run: Run) -> None:
                 meter.check()
                 with meter.paused():
                     run.evaluate()
-                if run.search is not None and step and at_window:
+                if progress.search is not None and step and at_window:
                     run.judge()
 
             # ---------------- Save ----------------------------------------------------------------

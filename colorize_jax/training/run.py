@@ -21,6 +21,7 @@ from colorize_jax.training import (
     memory,
     optimizers,
     schedules,
+    search,
     sharding,
 )
 from colorize_jax.training.meter import Meter
@@ -28,7 +29,6 @@ from colorize_jax.training.progress import Progress
 from colorize_jax.training.report import Report
 from colorize_jax.training.saving import Checkpoints
 from colorize_jax.training.schedules import Schedule
-from colorize_jax.training.search import Search
 from colorize_jax.training.setup import Setup
 from colorize_jax.training.signals import Signals, Stop
 from colorize_jax.training.step import TrainState
@@ -58,7 +58,6 @@ class Run:
         state: the arrays; set before the first step.
         compiled: the step, once it is compiled.
         report: metrics.jsonl and the lines on the terminal, once it is open.
-        search: early stopping's, if the run searches for its schedule.
         meter: metrics and speed since the last row.
         scoring: the held-out photos.
         bad: is told of photos that cannot be read.
@@ -83,9 +82,6 @@ class Run:
         self.setup, self.progress = setup, progress
         self.workdir, self.signals, self.saved = workdir, signals, saved
         self.compiled: Any = None
-        self.search: Search | None = None
-        if progress.search is not None:
-            self.search = Search(config, setup.task.score, len(setup.held_out), progress.search)
         self.meter = Meter(config.data.batch_size, progress.window)
         host = setup.host["host"]
         name = f"bad_records_{host}.jsonl" if host else "bad_records.jsonl"
@@ -110,14 +106,16 @@ class Run:
     @property
     def last(self) -> int:
         """The last step: that of the schedule, or the one at which a search has ended."""
-        ended = self.search.ended if self.search is not None else None
-        return self.setup.schedule.steps if ended is None else ended
+        stopping = self.progress.search
+        if stopping is not None and stopping.stopped is not None:
+            return stopping.stopped
+        return self.setup.schedule.steps
 
     @property
     def evaluate_every(self) -> int:
         """Steps between two evaluations."""
-        config = self.setup.config
-        return config.eval.every if self.search is None else config.early_stopping.window
+        config, searching = self.setup.config, self.progress.search is not None
+        return config.early_stopping.window if searching else config.eval.every
 
     def needs(self) -> tuple[int, int]:
         """Microbatches, and bytes of a device that the compiled step takes; 0 before it is."""
@@ -214,13 +212,13 @@ class Run:
 
     def judge(self) -> None:
         """Early stopping at the end of a window: goes on, drops the rate, or ends the run."""
-        step = self.progress.step
-        verdict = self.search.judge(step, self.progress.scores)
-        say_once(f"step {step}: {self.search.described()}")
+        progress, name = self.progress, self.setup.task.score.name
+        verdict = progress.search.update(progress.step, progress.scores[f"eval/{name}"])
+        say_once(search.described(progress.search))
         if verdict == "drop":
-            self.progress.schedule.append(step)
+            progress.schedule.append(progress.step)
             same = sharding.replicated(self.setup.mesh)
-            drop = functools.partial(schedules.drop_from, steps=self.search.drops)
+            drop = functools.partial(schedules.drop_from, steps=progress.search.dropped)
             opt_state = jax.jit(drop, out_shardings=same)(self.state.opt_state)
             self.state = self.state.replace(opt_state=opt_state)
 

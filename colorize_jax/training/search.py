@@ -30,70 +30,49 @@ def begin(config, score: Score) -> EarlyStopping | None:
     return EarlyStopping(minimum=config.early_stopping.minimum, higher=score.higher)
 
 
-class Search:
-    """The protocol of `early_stopping.EarlyStopping`, fed by a run.
+def described(stopping: EarlyStopping) -> str:
+    """The last judgement in words."""
+    step, _ = stopping.windows[-1]
+    scores = [
+        "not a number" if score is None else f"{score:.4f}" for _, score in stopping.windows[-2:]
+    ]
+    before = f", {scores[0]} before" if len(scores) > 1 else ""
+    if stopping.stopped is not None:
+        what = "the third plateau ends the run"
+    elif stopping.dropped and stopping.dropped[-1] == step:
+        what = f"no better: drop {len(stopping.dropped)} of {stopping.drops} of the rate"
+    else:
+        what = "goes on"
+    return f"step {step}: early stopping: {scores[-1]}{before}: {what}"
+
+
+def write(
+    workdir: pathlib.Path, stopping: EarlyStopping, *, step: int, batch_size: int, photos: int,
+    held_out: int,
+) -> None:  # fmt: skip
+    """schedule.json, for `config.schedule_from`.
 
     Args:
-        config: of the run.
-        score: what its task is judged by.
-        held_out: photos of the part of the training split that is scored.
-        stopping: the state of the search, which `judge` changes.
+        workdir: of the run.
+        stopping: how the search has ended.
+        step: the run's last one.
+        batch_size: of the run.
+        photos: that it trained on.
+        held_out: those of the training split that were scored.
     """
-
-    def __init__(self, config, score: Score, held_out: int, stopping: EarlyStopping):
-        self._score, self._held_out, self._stopping = score, held_out, stopping
-        self._batch_size = config.data.batch_size
-
-    @property
-    def drops(self) -> tuple[int, ...]:
-        """Steps at which the rate was dropped so far."""
-        return tuple(self._stopping.dropped)
-
-    @property
-    def ended(self) -> int | None:
-        """The step at which the third plateau ended the run, if it was seen."""
-        return self._stopping.stopped
-
-    def judge(self, step: int, scores: dict[str, float]) -> str:
-        """At the end of a window: "go_on", "drop" or "stop"."""
-        return self._stopping.update(step, scores[f"eval/{self._score.name}"])
-
-    def described(self) -> str:
-        """The last judgement in words."""
-        step, _ = self._stopping.windows[-1]
-        scores = [
-            "not a number" if score is None else f"{score:.4f}"
-            for _, score in self._stopping.windows[-2:]
-        ]
-        before = f", {scores[0]} before" if len(scores) > 1 else ""
-        if self.ended is not None:
-            what = "the third plateau ends the run"
-        elif self.drops and self.drops[-1] == step:
-            what = f"no better: drop {len(self.drops)} of {self._stopping.drops} of the rate"
-        else:
-            what = "goes on"
-        return f"early stopping: {scores[-1]}{before}: {what}"
-
-    def write(self, workdir: pathlib.Path, step: int, photos: int) -> None:
-        """schedule.json, for `config.schedule_from`.
-
-        Args:
-            workdir: of the run.
-            step: the run's last one.
-            photos: that it trained on.
-        """
-        if self.ended is None:
-            say_once(
-                f"the search was ended by its longest allowed length, {step} steps, before the "
-                "last plateau: more of config.steps may find a better schedule"
-            )
-        found = Found(
-            steps=step,
-            drops=self.drops,
-            photos=photos,
-            full_photos=photos + self._held_out,
-            batch_size=self._batch_size,
-            windows=self._stopping.windows,
-            ended=self.ended is not None,
+    ended = stopping.stopped is not None
+    if not ended:
+        say_once(
+            f"the search was ended by its longest allowed length, {step} steps, before the last "
+            "plateau: more of config.steps may find a better schedule"
         )
-        early_stopping.write_schedule(workdir / early_stopping.FILE, found)
+    found = Found(
+        steps=step,
+        drops=tuple(stopping.dropped),
+        photos=photos,
+        full_photos=photos + held_out,
+        batch_size=batch_size,
+        windows=stopping.windows,
+        ended=ended,
+    )
+    early_stopping.write_schedule(workdir / early_stopping.FILE, found)
