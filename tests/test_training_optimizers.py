@@ -255,13 +255,14 @@ def _gan(rng):
 
 
 def test_every_group_has_its_own_optimizer_at_the_same_step(rng):
-    config = _named("caffe_sgd", groups=GROUPS, weight_decay=0.3)
+    groups = GROUPS | {"encoder": {"rate": 0.05}}
+    config = _named("caffe_sgd", groups=groups, weight_decay=0.3)
     schedule = schedules.Schedule(steps=4, drops=(2,), snapshots=())
     params, *gradients = (_gan(rng) for _ in range(5))
     optimizer = optimizers.make_optimizer(config, schedule, frozen=("conv1",))
     found = _after(optimizer, params, gradients)[-1]
     alone = {
-        "encoder": _named("caffe_sgd", weight_decay=0.3),
+        "encoder": _named("caffe_sgd", rate=0.05, weight_decay=0.3),
         "head": _named("caffe_sgd", weight_decay=0.0),
         "discriminator": _named("adam", rate=0.1, b1=0.5),
     }
