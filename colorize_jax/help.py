@@ -6,6 +6,7 @@ docstrings of their files, so that each is written in one place. No recipe is ru
 
 import argparse
 import ast
+from collections.abc import Iterator
 import dataclasses
 import inspect
 import os
@@ -16,7 +17,7 @@ import textwrap
 
 from ml_collections import ConfigDict
 
-from colorize_jax.config import recipe
+from colorize_jax.config import choices, recipe
 from colorize_jax.config import settings as settings_module
 
 # Where the dictionaries stand of the settings that a choice brings.
@@ -145,7 +146,7 @@ def all_settings() -> str:
     """Every setting with its default and its comment."""
     lines = ["Settings with their defaults; a recipe changes some, and a command line any of them:"]
     for setting in settings():
-        if isinstance(setting.default, ConfigDict):
+        if isinstance(setting.default, ConfigDict) and len(setting.default):
             lines += ["", f"  config.{setting.name}", *_paragraph(setting.comment, 6)]
             continue
         line = f"  --config.{setting.name}={_shown(setting.default)}"
@@ -154,12 +155,30 @@ def all_settings() -> str:
             lines.append(beside.rstrip())
         else:
             lines += [line, *_paragraph(setting.comment, 6)]
+    for group in choices.GROUPS:
+        lines += ["", f"  With another config.{group}.name, in the place of what it brings:"]
+        lines += _other_choices(group)
     return "\n".join(lines) + "\n"
+
+
+def _other_choices(group: str) -> Iterator[str]:
+    """Lines on the settings that the choices of a group bring which are not the default."""
+    for name in choices.names(group):
+        config = settings_module.default_config()
+        if name == config[group].name:
+            continue
+        choices.choose(config, group, name)
+        own = []
+        for key in choices.own_settings(group, name):
+            place, setting = key.split(".")
+            shown = setting if place == group else key
+            own.append(f"{shown}={_shown(config[place][setting])}")
+        yield from _paragraph(f"{name}: {', '.join(own) or 'none of its own'}", 4)
 
 
 def _shown(value) -> str:
     """A value as it is typed in a shell."""
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str) else "{}" if value == ConfigDict() else repr(value)
     if isinstance(value, tuple):
         text = repr(tuple(round(v, 4) if isinstance(v, float) else v for v in value))
     return f'"{text}"' if not text or re.search(r"[ (),*]", text) else text

@@ -34,6 +34,13 @@ def test_every_setting_has_its_default_and_a_comment():
     assert found["early_stopping"].comment.startswith("Finds the schedule while it trains")
 
 
+def test_what_other_choices_bring_is_told_with_its_defaults():
+    shown = help.all_settings().splitlines()
+    assert "    cosine: end=0.0" in shown and "    constant: none of its own" in shown
+    assert "    sgd: momentum=0.9, nesterov=False, weight_decay=0.0005" in shown
+    assert "  --config.optimizer.groups={}" in shown
+
+
 @pytest.mark.parametrize("name", recipe.shipped())
 def test_every_variant_of_a_recipe_is_explained(name):
     variants = help.variants(help.recipes()[name])

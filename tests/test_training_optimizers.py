@@ -10,8 +10,9 @@ import pytest
 import tiny
 
 from colorize_jax.checkpoints import reading, writing
+from colorize_jax.config import check_numbers
 from colorize_jax.errors import ConfigError
-from colorize_jax.training import optimizers, schedules
+from colorize_jax.training import optimizers, same_run, schedules
 
 HERE = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
@@ -229,13 +230,11 @@ def test_the_state_of_the_default_keeps_its_names_for_checkpoints_of_before():
     assert names(("conv1_1",)) == [f"{inner}/3/count", *(f"{inner}/{name}" for name in trace)]
 
 
-def _named(name, rate=0.02, groups=None, **own):
-    """A config with another optimizer, and nothing of the one before."""
-    config = tiny.config()
-    with config.unlocked():
-        config.optimizer = {"name": name, "rate": rate, "rate_batch_size": 0} | own
-        config.optimizer.groups = groups or {}
-    return config
+def _named(name, **settings):
+    """A config with another optimizer."""
+    return tiny.config(
+        optimizer__name=name, **{f"optimizer__{key}": value for key, value in settings.items()}
+    )
 
 
 GROUPS = {
@@ -325,18 +324,45 @@ def test_a_step_that_is_passed_over_counts_for_the_rate_and_is_no_update_of_adam
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "message"),
+    ("groups", "message"),
     [
-        ("adagrad", {}, r"optimizer.name is 'adagrad'; known: caffe_sgd, sgd, adam"),
-        ("adam", {"clip": 1.0}, r"optimizer.clip is no setting of 'adam', which has b1, b2"),
-        ("adam", {"groups": {"head": {"clip": 1.0}}}, r"groups.head.clip is no setting of 'adam'"),
-        ("adam", {"groups": {"head": {"name": "x"}}}, r"groups.head.name is 'x'; known"),
-        ("adam", {"groups": {"head": {"groups": {}}}}, r"groups.head.groups is no setting"),
-        ("adam", {"groups": {"tail": {"b1": 0.5}}}, r"groups.tail: .* has discriminator, encoder"),
+        ({"head": {"clip": 1.0}}, "groups.head.clip: adam has no such setting.*known: b1, b2"),
+        ({"head": {"name": "lars", "b1": 0.5}}, "groups.head.b1: lars has no such setting"),
+        ({"head": {"name": "adagrad"}}, "groups.head: .*'adagrad'; known: caffe_sgd, sgd, adam"),
+        ({"head": {"groups": {}}}, "groups.head.groups: adam has no such setting for a group"),
+        ({"head": {"rate": "fast"}}, "groups.head.rate=fast must be a number"),
+        ({"head": {"b1": 1.5}}, "groups.head.b1=1.5 must be a number from 0 to 1"),
+        ({"head": 0.1}, "groups.head=0.1 must be settings"),
     ],
 )
-def test_what_an_optimizer_does_not_know_is_refused_by_name(name, settings, message, rng):
-    config = _named(name, **settings)
-    schedule = schedules.Schedule(steps=4, drops=(), snapshots=())
+def test_what_a_group_s_optimizer_does_not_know_is_refused_by_name(groups, message):
     with pytest.raises(ConfigError, match=message):
-        optimizers.make_optimizer(config, schedule).init(_gan(rng))
+        check_numbers(_named("adam", groups=groups))
+
+
+def test_settings_of_another_optimizer_are_refused_by_name():
+    with pytest.raises(ConfigError, match="'adagrad'; known: caffe_sgd, sgd, adam"):
+        _named("adagrad")
+    config = _named("adam")
+    with config.unlocked():
+        config.optimizer.clip = 1.0
+    with pytest.raises(ConfigError, match="config.optimizer.clip: adam has no such setting"):
+        check_numbers(config)
+
+
+def test_groups_that_the_model_lacks_are_named(rng):
+    schedule = schedules.Schedule(steps=4, drops=(), snapshots=())
+    optimizer = optimizers.make_optimizer(_named("adam", groups={"tail": {"b1": 0.5}}), schedule)
+    with pytest.raises(ConfigError, match="groups.tail: .* has discriminator, encoder"):
+        optimizer.init(_gan(rng))
+
+
+def test_a_run_with_groups_is_known_again_and_what_changed_in_them_is_named():
+    config = _named("adam", groups=GROUPS)
+    before = same_run.plain(config)
+    assert same_run.differences(before, config) == []
+    config.optimizer.groups.head.weight_decay = 0.1
+    del before["optimizer"]["groups"]["discriminator"]["b1"]
+    assert [line.split(":")[0].strip() for line in same_run.differences(before, config)] == [
+        "config.optimizer.groups.discriminator.b1", "config.optimizer.groups.head.weight_decay"
+    ]  # fmt: skip

@@ -30,7 +30,7 @@ def config(**settings):
     config.eval.statistics_batches = 2
     config.log.every = 2
     settings = {name.replace("__", "."): value for name, value in settings.items()}
-    for group in ("task", "model"):
+    for group in choices.GROUPS:
         if name := settings.get(f"{group}.name"):
             choices.choose(config, group, name)
     for name, value in settings.items():

@@ -14,13 +14,13 @@ from ml_collections import ConfigDict
 
 from colorize_jax.errors import ConfigError
 
-# {group: the function that gives the settings of a choice}, looked up by name when it is asked for,
-# as a user's own task is: the rooms of these modules lie above this one.
+# {group: the module with its `names()` and `own_settings(name)`}, imported when it is asked, as a
+# user's own task is: the rooms of these modules lie above this one.
 GROUPS = {
-    "task": "colorize_jax.tasks.registry:own_settings",
-    "model": "colorize_jax.models.registry:own_settings",
-    "optimizer": "colorize_jax.training.optimizers:own_settings",
-    "schedule": "colorize_jax.training.schedules:own_settings",
+    "task": "colorize_jax.tasks.registry",
+    "model": "colorize_jax.models.registry",
+    "optimizer": "colorize_jax.training.optimizers",
+    "schedule": "colorize_jax.training.schedules",
 }
 # The default of a setting: a value, or what a function makes of the config, as a share of the crop.
 Default = Any | Callable[[ConfigDict], Any]
@@ -58,14 +58,18 @@ def load(setting: str, name: str) -> tuple[Any, Any]:
     return module, getattr(module, attribute)
 
 
+def names(group: str) -> tuple[str, ...]:
+    """The choices of this package."""
+    return importlib.import_module(GROUPS[group]).names()
+
+
 def own_settings(group: str, name: str) -> dict[str, Default]:
     """The settings that a choice brings: {"task.points": 128, "model.hidden": 1024, ...}.
 
     Raises:
         ConfigError: there is no choice of that name.
     """
-    place, _, function = GROUPS[group].partition(":")
-    found = getattr(importlib.import_module(place), function)(name)
+    found = importlib.import_module(GROUPS[group]).own_settings(name)
     return {key if "." in key else f"{group}.{key}": value for key, value in found.items()}
 
 

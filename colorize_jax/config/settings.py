@@ -132,9 +132,9 @@ def default_config(
     config.optimizer.rate = 1e-3  # learning rate before its first drop
     # If not 0, the batch size at which `rate` holds: the rate grows linearly with the batch.
     config.optimizer.rate_batch_size = 0
-    # Other settings for groups of parameters, each with an optimizer of its own, as in
-    #   config.optimizer.groups = {"discriminator": {"name": "adam", "rate": 2e-4, "b1": 0.5}}
-    # All are updated at the same step: simultaneously, not in turns.
+    # Other settings for groups of parameters, as in
+    #   config.optimizer.groups = {"discriminator": {"name": "adam", "rate": 2e-4, "b1": 0.5}}.
+    # All groups are updated at the same step: simultaneously, not in turns.
     config.optimizer.groups = ConfigDict()
 
     config.schedule = ConfigDict()
@@ -142,7 +142,6 @@ def default_config(
     config.schedule.name = schedule
     config.schedule.epochs = 3.0  # length of the run, if steps is 0
     config.schedule.warmup = 0.0  # fraction of the run in which the rate rises from zero
-    # Where the rate drops tenfold, as fractions of the run: 2.0, 2.5 and 2.75 of 3 epochs.
 
     # Finds the schedule while it trains on a part of the training split: a window that scores no
     # better than the one before drops the rate; after two drops, the third such window ends the
@@ -285,8 +284,11 @@ _RANGES = {
     "task.bins": (1, 2**12),
     "optimizer.rate": (0, 3e38),  # as long as it is a float32
     "optimizer.momentum": _SHARE,
+    "optimizer.b1": _SHARE,
+    "optimizer.b2": _SHARE,
     "schedule.drops": _SHARE,
     "schedule.warmup": _SHARE,
+    "schedule.end": _SHARE,
     "early_stopping.holdout": _SHARE,
     "early_stopping.window": _POSITIVE,
     "checkpoint.every": _POSITIVE,
@@ -344,10 +346,40 @@ def check_numbers(config: ConfigDict) -> None:
                 f"{', '.join(sorted(usual[group]))}. A recipe begins with default_config(TASK, "
                 "NETWORK, OPTIMIZER, SCHEDULE), which has those of all four"
             )
+    _check(config.to_dict(), _form(usual, ""), "config")
+    for group, changes in config.optimizer.groups.items():
+        _check_group(f"config.optimizer.groups.{group}", changes, config.optimizer.name)
+
+
+def _check_group(where: str, changes: Any, optimizer: str) -> None:
+    """ConfigError for settings of a group of parameters that its optimizer does not have.
+
+    Args:
+        where: they stand.
+        changes: the settings.
+        optimizer: name of that of the other parameters.
+    """
+    if not isinstance(changes, ConfigDict) or not isinstance(changes.get("name", ""), str):
+        raise ConfigError(f"{where}={changes!r} must be settings, as in {{'rate': 0.1}}")
     try:
-        json_files.check(config.to_dict(), _form(usual, ""))
+        usual = default_config(optimizer=changes.get("name", optimizer)).optimizer
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    known = [name for name in usual if name not in ("groups", "rate_batch_size")]
+    if unknown := sorted(set(changes) - set(known)):
+        raise ConfigError(
+            f"{where}.{unknown[0]}: {usual.name} has no such setting for a group; known: "
+            f"{', '.join(sorted(known))}"
+        )
+    _check(changes.to_dict(), _form(usual, "optimizer."), where)
+
+
+def _check(values: dict, form: dict, where: str) -> None:
+    """ConfigError, by name, for settings that have not that form."""
+    try:
+        json_files.check(values, form)
     except json_files.FormError as error:
-        raise ConfigError(f"config.{error.field}={error.value} must be {error.wanted}") from None
+        raise ConfigError(f"{where}.{error.field}={error.value} must be {error.wanted}") from None
 
 
 def default_like(config: ConfigDict) -> ConfigDict:

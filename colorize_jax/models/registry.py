@@ -24,6 +24,11 @@ IN_CHANNELS = (1, 3)
 _COMMON = ("width", "in_channels", "norm", "norm_decay", "remat")
 
 
+def names() -> tuple[str, ...]:
+    """The encoders of this package."""
+    return tuple(ENCODERS)
+
+
 def find_encoder(name: str) -> type[Encoder]:
     """The class that `config.model.name` means: a name of this package, or "module:Class".
 

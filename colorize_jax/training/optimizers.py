@@ -10,7 +10,7 @@ import optax
 
 from colorize_jax.errors import ConfigError
 from colorize_jax.models import finetune
-from colorize_jax.training import choices, schedules
+from colorize_jax.training import schedules
 from colorize_jax.training.schedules import Schedule
 
 Tree = Any
@@ -184,9 +184,16 @@ OPTIMIZERS = {
 SETTINGS = {name: choice.settings for name, choice in OPTIMIZERS.items()}
 
 
+def names() -> tuple[str, ...]:
+    """The optimizers that there are."""
+    return tuple(SETTINGS)
+
+
 def own_settings(name: str) -> Mapping[str, Any]:
     """The settings of `config.optimizer` that an optimizer brings; see `config.choices`."""
-    return choices.known_settings("config.optimizer", name, SETTINGS)
+    if name not in SETTINGS:
+        raise ConfigError(f"config.optimizer.name is {name!r}; known: {', '.join(SETTINGS)}")
+    return SETTINGS[name]
 
 
 def make_optimizer(
@@ -204,8 +211,8 @@ def make_optimizer(
         frozen: groups of the encoder's parameters that stay as they are.
 
     Raises:
-        ConfigError: an optimizer is not known, or does not know a setting. And from the optimizer's
-            own `init`: the parameters have no such group.
+        ConfigError: an optimizer is not known. And from the optimizer's own `init`: the parameters
+            have no such group.
     """
     groups = tuple(config.optimizer.groups)
     rest = _make(config, schedule)
@@ -246,8 +253,7 @@ def initial_rate(config, group: str = "") -> float:
 
 def _make(config, schedule: Schedule, group: str = "") -> optax.GradientTransformation:
     settings = _settings(config, group)
-    where = f"config.optimizer.groups.{group}" if group else "config.optimizer"
-    own = choices.own_settings(where, settings, SETTINGS, ("name", "rate"))
+    own = {name: settings[name] for name in own_settings(settings["name"])}
     rate = schedule.rate(initial_rate(config, group))
     if config.early_stopping.mode == "search":
         scale = schedules.scale_by_found_drops(rate, schedule.factor)
@@ -259,9 +265,8 @@ def _make(config, schedule: Schedule, group: str = "") -> optax.GradientTransfor
 def _settings(config, group: str) -> dict[str, Any]:
     """Name, rate and own settings of a group's optimizer; of "": of all that is in no group. What a
     group does not say is as in the rest, or the default of an optimizer that the rest has not."""
-    shared = ("groups", "rate_batch_size")
-    settings = {name: value for name, value in config.optimizer.items() if name not in shared}
+    rest = dict(config.optimizer)
     changes = dict(config.optimizer.groups[group]) if group else {}
-    if changes.get("name", settings["name"]) != settings["name"]:
-        settings = {"rate": settings["rate"]}
-    return settings | changes
+    if changes.get("name", rest["name"]) != rest["name"]:
+        rest = {"rate": rest["rate"], **own_settings(changes["name"])}
+    return rest | changes

@@ -137,6 +137,8 @@ def differences(before: dict, config: ConfigDict) -> list[str]:
     was = flat(before)
     usual = flat(plain(default_like(before)))
     usual |= GONE
+    # No defaults tell which groups of parameters have other settings.
+    usual |= {name: value for name, value in was.items() if name.startswith("optimizer.groups.")}
     before = _complete({name: was.get(name, usual[name]) for name in usual})
     now = _complete(GONE | flat(plain(config)))
     if "task.classes" in before:  # 0: asks the data

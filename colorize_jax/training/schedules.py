@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from colorize_jax.errors import ConfigError
-from colorize_jax.training import choices, early_stopping
+from colorize_jax.training import early_stopping
 
 NEVER = jnp.iinfo(jnp.int32).max
 MOST_DROPS = 2  # that early stopping makes
@@ -28,9 +28,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+def names() -> tuple[str, ...]:
+    """The schedules that there are."""
+    return tuple(SETTINGS)
+
+
 def own_settings(name: str) -> dict[str, Any]:
     """The settings of `config.schedule` that a schedule brings; see `config.choices`."""
-    return choices.known_settings("config.schedule", name, SETTINGS)
+    if name not in SETTINGS:
+        raise ConfigError(f"config.schedule.name is {name!r}; known: {', '.join(SETTINGS)}")
+    return SETTINGS[name]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,11 +86,9 @@ def make_schedule(config, photos: int) -> Schedule:
     may take.
 
     Raises:
-        ConfigError: the schedule is not known or does not know a setting, the run has no step, or
-            early stopping finds drops and the schedule has none.
+        ConfigError: the run has no step, or early stopping finds drops and the schedule has none.
     """
     batch, settings = config.data.batch_size, config.schedule
-    own = choices.own_settings("config.schedule", settings, SETTINGS, ("name", "epochs", "warmup"))
     searching = config.early_stopping.mode == "search"
     if config.schedule_from and searching:
         raise ConfigError(
@@ -95,12 +100,12 @@ def make_schedule(config, photos: int) -> Schedule:
             f"config.{finds} gives a schedule of drops, and config.schedule.name is "
             f"{settings.name!r}: set config.schedule.name='drops'"
         )
-    factor = own.get("factor", 1.0)
+    factor = settings.get("factor", 1.0)
     if config.schedule_from:
         found = early_stopping.read_schedule(config.schedule_from)
         (steps, drops), factor = found.scaled(photos, batch), early_stopping.FACTOR
     else:
-        steps, drops = _from_config(config, own, photos)
+        steps, drops = _from_config(config, photos)
     if steps >= NEVER:
         raise ConfigError(
             f"{steps:,} steps are more than a run can count, which is {NEVER - 1:,}: lower "
@@ -120,12 +125,12 @@ def make_schedule(config, photos: int) -> Schedule:
         snapshots=tuple(step for step in snapshots if 0 < step <= steps),
         factor=factor,
         warmup=warmup,
-        end=own.get("end"),
+        end=settings.get("end"),
     )
 
 
-def _from_config(config, own, photos: int) -> tuple[int, tuple[int, ...]]:
-    fractions, batch = tuple(own.get("drops", ())), config.data.batch_size
+def _from_config(config, photos: int) -> tuple[int, tuple[int, ...]]:
+    fractions, batch = tuple(config.schedule.get("drops", ())), config.data.batch_size
     if any(not 0 < f < 1 for f in fractions) or list(fractions) != sorted(fractions):
         raise ConfigError(
             f"config.schedule.drops={fractions}: give increasing fractions of the run, between 0 "
