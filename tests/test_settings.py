@@ -163,6 +163,14 @@ def test_a_change_has_the_kind_of_its_setting(change, value):
     assert config == value and type(config) is type(value)
 
 
+def test_groups_of_parameters_are_changed_one_by_one_or_all_at_once():
+    groups = "optimizer.groups={'head': {'rate': 0.1}}"
+    one = recipe.load_config("vgg16_col", [groups, "optimizer.groups.head.rate=0.2"])
+    assert one.optimizer.groups.to_dict() == {"head": {"rate": 0.2}}
+    other = recipe.load_config("vgg16_col", [groups, "optimizer.groups={'encoder': {}}"])
+    assert other.optimizer.groups.to_dict() == {"encoder": {}}
+
+
 def test_settings_that_follow_others_follow_their_changes_too():
     config = recipe.load_config("vgg16_col", ["data.crop=704"])
     assert config.task.edge_buffer == 192

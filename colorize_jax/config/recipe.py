@@ -22,6 +22,7 @@ from colorize_jax.errors import ColorizeError, ConfigError
 _PACKAGE = pathlib.Path(__file__).parent.parent
 # What is called so decides which settings its group has.
 _CHOICES = ("task.name", "model.name", "optimizer.name", "schedule.name")
+_ANY_NAMES = ("optimizer.groups",)  # groups whose settings may have any names
 _KINDS = {
     bool: "True or False", int: "a whole number", float: "a number",
     ConfigDict: "settings with their values, as in {'head': {'rate': 0.1}}",
@@ -181,7 +182,7 @@ def _change(config: ConfigDict, name: str, text: str | None) -> None:
         hint = f"Did you mean {close[0]}?" if close else "--help=settings lists all."
         raise ConfigError(f"the config has no field {name}. {hint}")
     kind = group.get_type(field)
-    if kind is ConfigDict and len(group[field]):
+    if kind is ConfigDict and name not in _ANY_NAMES:
         raise ConfigError(f"config.{name} is a group of settings: give one of them a value")
     if text is None and kind is not bool:
         raise ConfigError(f"config.{name} needs a value: --config.{name}=VALUE")
