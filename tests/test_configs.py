@@ -73,8 +73,8 @@ def test_recipe_has_the_shapes_of_its_network(name, variant):
         assert head["hidden"]["kernel"].shape == (columns, 1024)
     network = variant.split(",")[-1]
     if name == "voc2012_seg":
-        trunk = {"alexnet": 9569, "resnet152": 11584}.get(network, 12417)
-        columns = trunk if "no_fov" in variant else trunk + 2048
+        encoder = {"alexnet": 9569, "resnet152": 11584}.get(network, 12417)
+        columns = encoder if "no_fov" in variant else encoder + 2048
         assert head["hidden"]["kernel"].shape == (columns, 1024)
         assert head["classes"]["kernel"].shape == (1024, number)
     if name.endswith("_cls"):

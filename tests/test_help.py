@@ -28,9 +28,9 @@ def test_every_setting_has_its_default_and_a_comment():
     assert set(plain) == set(flat(config.to_dict()))
     assert not [name for name, setting in plain.items() if not setting.comment]
     assert plain["task.edge_buffer"].default == 96 and plain["data.crop"].default == 352
-    assert plain["model.width"].comment == "multiplies the channels of the trunk"
+    assert plain["model.width"].comment == "Multiplies the number of channels of every layer."
     above = plain["finetune"].comment
-    assert above.startswith("What is trained besides") and above.endswith("costs no gradient.")
+    assert above.startswith("Says what is trained besides") and above.endswith("costs no gradient.")
     assert found["early_stopping"].comment.startswith("Finds the schedule while it trains")
 
 
@@ -115,8 +115,8 @@ def test_variants_are_listed_where_they_have_room():
 def test_settings_and_recipes_are_shown_if_asked_for(capsys):
     code, said = _said(capsys, main.parser().parse_args, "--help=settings")
     assert code == 0 and max(map(len, said.splitlines())) <= help.WIDTH
-    assert '  --config.data.scale="(352, 600)"  ' in said
-    assert "  --config.model.width=1.0                multiplies the channels" in said
+    assert '  --config.data.scale="(352, 600)"\n' in said
+    assert "  --config.model.width=1.0                Multiplies the number" in said
     for topic in ("vgg16_col", "vgg16_col:long", str(ROOT / "configs/vgg16_col.py")):
         code, said = _said(capsys, main.parser().parse_args, f"--help={topic}")
         assert code == 0 and "    no_drop         the rate never drops" in said

@@ -1,4 +1,4 @@
-"""Trunk and linear classifier together: what is averaged, and what it is called."""
+"""Encoder and linear classifier together: what is averaged, and what it is called."""
 
 import flax.linen as nn
 import jax
@@ -10,7 +10,7 @@ from colorize_jax.models.vgg16 import Vgg16
 
 
 class Top(nn.Module):
-    """A trunk whose top layer is its input, and three times that in training."""
+    """An encoder whose top layer is its input, and three times that in training."""
 
     top = "top"
 

@@ -1,4 +1,4 @@
-"""Trunk, hypercolumn and head together."""
+"""Encoder, hypercolumn and head together."""
 
 from typing import ClassVar
 
@@ -64,7 +64,7 @@ def test_head_starts_tiny_so_that_all_answers_are_uniform(rng):
     assert all(np.abs(x).max() < 0.1 for x in outputs.values())
 
 
-class Trunk(nn.Module):
+class Encoder(nn.Module):
     """A cheap one of stride 32."""
 
     strides: ClassVar[dict[str, int]] = {"gray": 1, "conv": 4, "top": 32}
@@ -79,7 +79,7 @@ class Trunk(nn.Module):
 
 def _with_fov(**settings):
     head = Head({"classes": 5}, hidden=16, output_init=layers.he_truncated)
-    return PointNetwork(Trunk(), head, fov=FieldOfView(1 / 64), **settings)
+    return PointNetwork(Encoder(), head, fov=FieldOfView(1 / 64), **settings)
 
 
 def _grid_answers(network, rng, height, width):
@@ -114,12 +114,12 @@ def test_with_fov_on_other_sizes_dense_answers_squeeze_the_coarse_maps(rng):
 
 def test_fov_is_read_last_and_with_the_top_layer_alone_too():
     gray, points = jnp.zeros((1, 128, 128, 1)), jnp.zeros((1, 4, 2), jnp.int32)
-    for hypercolumn, trunk in ((True, 1 + 4 + 6), (False, 6)):
+    for hypercolumn, encoder in ((True, 1 + 4 + 6), (False, 6)):
         network = _with_fov(hypercolumn=hypercolumn)
         params = jax.eval_shape(network.init, jax.random.key(0), gray, points)["params"]
         assert set(params) == {"encoder", "fov", "head"}
         assert set(params["fov"]) == {"conv8_1", "conv9_1"}
-        assert params["head"]["hidden"]["kernel"].shape == (trunk + 2 * 1024 // 64, 16)
+        assert params["head"]["hidden"]["kernel"].shape == (encoder + 2 * 1024 // 64, 16)
     variables = jax.jit(network.init)(jax.random.key(0), gray, points)
     fov = variables["params"]["fov"]
     for name in fov:

@@ -7,7 +7,7 @@ import pytest
 from colorize_jax.errors import ConfigError
 from colorize_jax.training.early_stopping import (
     EarlyStopping,
-    Found,
+    ScheduleResult,
     read_schedule,
     write_schedule,
 )
@@ -99,7 +99,7 @@ def test_a_window_is_given_once_and_none_after_the_end():
         controller.update(7, 0.6)
 
 
-FOUND = Found(
+FOUND = ScheduleResult(
     steps=901,
     drops=(450, 605),
     photos=90,

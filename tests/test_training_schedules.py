@@ -70,7 +70,7 @@ def test_a_rate_can_halve_eight_times():
 
 
 def test_a_found_schedule_takes_the_place_of_the_recipe(tmp_path):
-    found = early_stopping.Found(
+    found = early_stopping.ScheduleResult(
         steps=90, drops=(30, 60), photos=9, full_photos=10, batch_size=8, windows=[]
     )
     early_stopping.write_schedule(tmp_path / "schedule.json", found)

@@ -23,7 +23,7 @@ DESCENT = optax.sgd(1.0)
 
 
 def _task(axis_name=None, **settings):
-    """Batch norm on, dropout off, and a head whose start does not hide the trunk's gradient."""
+    """Batch norm on, dropout off, and a head whose start does not hide the encoder's gradient."""
     task = tasks.make_task(tiny.config(**settings), axis_name=axis_name)
     still = task.model.clone(
         encoder=task.model.encoder.clone(dropout=0.0), head=task.model.head.clone(dropout=0.0)

@@ -150,7 +150,7 @@ def test_a_run_goes_on_without_what_it_started_from(pretrained, devkit, tmp_path
 
 @pytest.mark.slow
 def test_a_schedule_that_was_written_anew_is_noticed(devkit, tmp_path):
-    found = early_stopping.Found(2, (1,), photos=8, full_photos=8, batch_size=8)
+    found = early_stopping.ScheduleResult(2, (1,), photos=8, full_photos=8, batch_size=8)
     early_stopping.write_schedule(tmp_path / "schedule.json", found)
     config = tiny.segmentation(
         data__source=str(devkit), init_from="random", schedule_from=str(tmp_path)

@@ -102,7 +102,7 @@ def saved_encoder(path: str | pathlib.Path):
 
 
 def load_encoder(path: str | pathlib.Path) -> tuple[Any, dict[str, Tree]]:
-    """The trunk of a pretrained network, ready for `encoder.apply`.
+    """The encoder of a pretrained network, ready for `encoder.apply`.
 
     Says which checkpoint it takes where the path leaves a choice.
 

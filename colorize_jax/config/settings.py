@@ -29,97 +29,109 @@ def default_config(
         ConfigError: there is no such choice.
     """
     config = ConfigDict()
-    config.seed = 0  # of everything that is drawn: parameters, order, crops, points
-    # A pretrained network to start from: a run's workdir, one of its checkpoints/<step>, or what
-    # `python -m colorize_jax.convert` wrote. Its encoder is used and nothing else.
+    # Decides everything that is drawn: parameters, the order of photos, crops, points.
+    config.seed = 0
+    # The pretrained network that a run starts from: the workdir of a run, one of its
+    # checkpoints/<step>, or what `python -m colorize_jax.convert` wrote. Only its encoder is used.
     config.init_from = "random"
-    # What is trained besides the head: "all", "head" (nothing), or layers of the encoder by name,
-    # as in "fc6,fc7" or "conv4_1..fc7". The rest is frozen and costs no gradient.
+    # Says what is trained besides the head: "all", "head" (nothing else), or layers of the encoder
+    # by name, as in "fc6,fc7" or "conv4_1..fc7". The rest is frozen and costs no gradient.
     config.finetune = "all"
-    # Photos whose activations rebalance the layers of the loaded encoder to unit variance, for
-    # networks that were trained without batch norm; 0: not done.
+    # Rescales the layers of the loaded encoder so that their activations on this many photos have
+    # unit variance, for networks that were trained without batch norm. 0 does nothing.
     config.rebalance_photos = 0
-    # A schedule.json (or the workdir with it) that early stopping has found; takes the place of
+    # A schedule.json that early stopping has written, or the workdir that holds it. It replaces
     # steps, schedule.epochs and schedule.drops.
     config.schedule_from = ""
-    # A nonfinite_<step>.json that a run left: runs that step again and shows where it went wrong.
+    # A nonfinite_<step>.json that a run left. The command runs that step again and shows where the
+    # first number is not finite.
     config.replay = ""
-    # Length of the run in steps; 0: schedule.epochs decides.
+    # The length of the run in steps. With 0, schedule.epochs decides.
     config.steps = 0
-    # Gradient accumulation: the batch is worked through in so many parts. Batch norm sees one part
-    # at a time; the loss is still divided by all points of the batch. 0: the smallest number that
-    # fits into the memory of the devices, found at the start of the run and kept to its end.
+    # Gradient accumulation: the batch is processed in this many parts. Batch norm sees one part at
+    # a time; the loss is still divided by all points of the batch. 0 takes the smallest number that
+    # fits into the memory of the devices; it is found at the start of the run and kept to its end.
     config.microbatches = 1
-    # Go on, without its batch, after a step whose loss or gradient is not finite; so many times.
+    # The run goes on after at most this many steps whose loss or gradient is not finite, without
+    # their batches.
     config.nonfinite_skips = 0
 
-    # Several processes, each with some of the devices. "auto": if JAX finds a cluster that it knows
-    # (SLURM, Cloud TPU, Open MPI, Kubernetes); "off"; "explicit": with the next three.
+    # A run of several processes, each with some of the devices.
     config.distributed = ConfigDict()
-    config.distributed.mode = "auto"  # how they find each other
-    config.distributed.coordinator = ""  # HOST:PORT of the process whose id is 0
-    config.distributed.count = 0  # of the processes
-    config.distributed.id = -1  # of this one
+    # How the processes find each other. "auto" asks JAX for a cluster that it knows (SLURM, Cloud
+    # TPU, Open MPI, Kubernetes), "off" runs alone, "explicit" takes the next three settings.
+    config.distributed.mode = "auto"
+    config.distributed.coordinator = ""  # HOST:PORT of process 0.
+    config.distributed.count = 0  # The number of processes.
+    config.distributed.id = -1  # The number of this process, from 0.
 
     config.model = ConfigDict()
     # The encoder: "vgg16", "alexnet", "resnet152", "resnet101", "resnet50", ..., or "module:Class"
     # of your own. It brings settings of its own.
     config.model.name = network
-    config.model.width = 1.0  # multiplies the channels of the trunk
-    config.model.in_channels = 1  # gray; 3: color
-    config.model.norm = "batch"  # or "none", once it is absorbed; a ResNet always keeps it
-    # Of its running averages, which evaluation sees: 0.999 looks back over 1,000 steps. For short
-    # runs less, such as 0.99: a few times that many steps should follow the last drop of the rate.
+    config.model.width = 1.0  # Multiplies the number of channels of every layer.
+    config.model.in_channels = 1  # 1 reads gray, 3 reads color.
+    # "batch" for batch norm, "none" once it is absorbed into the weights. A ResNet always keeps it.
+    config.model.norm = "batch"
+    # How slowly the running averages of batch norm move. 0.999 looks back over 1,000 steps. Short
+    # runs need less, such as 0.99: a few times that many steps should follow the last drop of the
+    # rate.
     config.model.norm_decay = 0.999
-    # Compute the trunk's activations again in the backward pass instead of keeping them: about a
-    # third more arithmetic, less memory. (Not on CPU: its compiler undoes it.)
+    # Computes the activations again in the backward pass instead of keeping them: about a third
+    # more arithmetic, less memory. It has no effect on CPU, whose compiler undoes it.
     config.model.remat = False
-    config.model.dtype = "float32"  # or "bfloat16": of the computation; parameters are float32
+    # The type of the computation: "float32" or "bfloat16". Parameters are always float32.
+    config.model.dtype = "float32"
 
     config.data = ConfigDict()
-    # A folder, a zip archive or a folder in it (photos.zip/train), tar or ArrayRecord shards,
-    # tfds:NAME:SPLIT, a VOC devkit, or builtin:photos; "A,B" joins several, "A@0.7,B@0.3" weights
-    # them.
+    # Where the photos are: a folder, a zip archive or a folder in it (photos.zip/train), tar or
+    # ArrayRecord shards, tfds:NAME:SPLIT, a VOC devkit, or builtin:photos. "A,B" joins several
+    # sources, "A@0.7,B@0.3" weights them.
     config.data.source = ""
-    # What is known about the photos: "", "masks" (a VOC devkit's segmentation), "lists" (its lists
-    # of objects) or "folders" (a folder for every class).
+    # What is known about the photos: "" (nothing), "masks" (a VOC devkit's segmentation), "lists"
+    # (its lists of objects) or "folders" (a folder for every class).
     config.data.labels = ""
-    # Labelled photos to train on: a list of the devkit by name (of masks also the path of one), or
-    # the folder that holds the folders of the classes, as in "train". "" for both, of "folders":
-    # all photos, of which data.holdout of every class are held out.
+    # The labelled photos to train on: a list of the devkit by name (of masks also the path of one),
+    # or the folder that holds the folders of the classes, as in "train". With "folders" and no
+    # split at all, data.holdout of every class is held out.
     config.data.split = ""
-    config.data.eval_split = ""  # and those to evaluate on
-    # For masks (and photos) that the devkit lacks: the SBD data set, or a folder of masks.
+    config.data.eval_split = ""  # The labelled photos to evaluate on, named in the same way.
+    # Where masks and photos are that the devkit lacks: the SBD data set, or a folder of masks.
     config.data.sbd = ""
-    config.data.per_class = 0  # exactly so many training photos of every class; 0: all
-    # How large a training photo becomes: "shortest" (its shortest side, data.scale), "factor"
-    # (data.factor times as large), "none" (as stored) or "resized" (a random part of it, of
-    # data.area and data.ratio, is resized to the crop).
+    # Takes exactly this many training photos of every class. 0 takes all.
+    config.data.per_class = 0
+    # How a training photo is sized. "shortest" scales its shortest side (data.scale), "factor"
+    # multiplies its size (data.factor), "none" leaves it as stored, "resized" resizes a random part
+    # of it (data.area, data.ratio) to the crop.
     config.data.scaling = "shortest"
-    config.data.scale = (352, 600)  # the shortest side becomes an integer in [352, 600)
-    config.data.factor = (0.5, 2.0)  # drawn between the two, for "factor"
-    config.data.area = (0.08, 1.0)  # share of the photo that is shown, for "resized"
-    config.data.ratio = (3.0 / 4, 4.0 / 3)  # width over height of what is shown, for "resized"
-    # Random views of every training photo, for tasks that compare them.
+    # The shortest side becomes a random integer from the first number to below the second.
+    config.data.scale = (352, 600)
+    config.data.factor = (0.5, 2.0)  # The smallest and the largest factor, for "factor".
+    config.data.area = (0.08, 1.0)  # The share of the photo that is shown, for "resized".
+    config.data.ratio = (3.0 / 4, 4.0 / 3)  # The width over the height of it, for "resized".
+    # The number of random views of every training photo, for tasks that compare them.
     config.data.views = 1
-    # Not 0: before anything else, training and evaluation, the longest side becomes this.
+    # If not 0, the longest side of every photo is scaled to this before anything else.
     config.data.longest_side = 0
-    config.data.pad_label = "void"  # around small photos; or "background", as in the release
-    config.data.crop = 352  # side of what the network sees of a photo, in pixels
-    config.data.mirror = True  # half of the training crops, by chance, left to right
-    config.data.batch_size = 8  # over all devices
-    # Stop if more than this share of the last 10,000 photos cannot be read.
+    # The label around small photos: "void", or "background" as in the release.
+    config.data.pad_label = "void"
+    config.data.crop = 352  # The side in pixels of what the network sees of a photo.
+    config.data.mirror = True  # Mirrors half of the training crops, by chance, left to right.
+    config.data.batch_size = 8  # The number of photos in a step, over all devices.
+    # Stops the run if more than this share of the last 10,000 photos cannot be read.
     config.data.max_bad_fraction = 0.01
-    # Of a photo; a larger one is refused by its header. Each process decodes at the same time what
-    # takes at most 11 bytes for each of so many pixels: 2.2 GB.
+    # Refuses a photo with more pixels by its header. Each process decodes at the same time what
+    # takes at most 11 bytes for each of this many pixels: 2.2 GB.
     config.data.max_pixels = 200_000_000
-    config.data.holdout = 0.001  # share of the photos kept for evaluation, by a hash of the name
-    config.data.threads = 16  # reading and decoding, in each process
-    config.data.workers = 0  # processes; 0: threads of the main process alone
-    # A worker that dies, as where memory is short, is started again; so often in a process.
+    # The share of the photos that is held out for evaluation, chosen by a hash of the name.
+    config.data.holdout = 0.001
+    config.data.threads = 16  # The number of threads that read and decode, in each process.
+    # The number of worker processes that read. With 0, threads of the main process read.
+    config.data.workers = 0
+    # How often a worker process that dies, as when memory is short, is started again.
     config.data.worker_restarts = 10
-    # Storage that does not answer is asked again, after growing waits, for so long; then the run
-    # saves and ends with 75.
+    # How long storage that does not answer is asked again, after growing waits. Then the run saves
+    # and ends with code 75.
     config.data.retry_seconds = 120.0
 
     config.task = ConfigDict()
@@ -128,8 +140,9 @@ def default_config(
     config.task.name = task
 
     config.optimizer = ConfigDict()
-    config.optimizer.name = optimizer  # "caffe_sgd", the paper's; or "sgd", "adam", "adamw", "lars"
-    config.optimizer.rate = 1e-3  # learning rate before its first drop
+    # "caffe_sgd" (the paper's), "sgd", "adam", "adamw" or "lars". It brings settings of its own.
+    config.optimizer.name = optimizer
+    config.optimizer.rate = 1e-3  # The learning rate before the schedule lowers it.
     # If not 0, the batch size at which `rate` holds: the rate grows linearly with the batch.
     config.optimizer.rate_batch_size = 0
     # Other settings for groups of parameters, as in
@@ -138,47 +151,57 @@ def default_config(
     config.optimizer.groups = ConfigDict()
 
     config.schedule = ConfigDict()
-    # How the rate changes: "drops", "constant" or "cosine", half a wave of it down to the end.
+    # How the rate changes: "drops", "constant" or "cosine", half a wave of it down to the end. It
+    # brings settings of its own.
     config.schedule.name = schedule
-    config.schedule.epochs = 3.0  # length of the run, if steps is 0
-    config.schedule.warmup = 0.0  # fraction of the run in which the rate rises from zero
+    config.schedule.epochs = 3.0  # The length of the run in epochs, if steps is 0.
+    # The fraction of the run in which the rate rises from zero.
+    config.schedule.warmup = 0.0
 
     # Finds the schedule while it trains on a part of the training split: a window that scores no
     # better than the one before drops the rate; after two drops, the third such window ends the
-    # run, at schedule.epochs or steps at the latest. Leaves schedule.json.
+    # run, at schedule.epochs or steps at the latest. It writes schedule.json.
     config.early_stopping = ConfigDict()
-    # "off"; "search": this; "crossval": this, and then a run on the whole split with what it found.
+    # "off"; "search" finds a schedule; "crossval" finds one, and then trains on the whole split.
     config.early_stopping.mode = "off"
-    config.early_stopping.holdout = 0.1  # share of the training split that is scored
-    config.early_stopping.window = 5000  # steps; takes the place of eval.every
-    config.early_stopping.minimum = 0  # steps before which nothing is dropped
+    config.early_stopping.holdout = 0.1  # The share of the training split that is scored.
+    # The length of a window in steps. It replaces eval.every.
+    config.early_stopping.window = 5000
+    config.early_stopping.minimum = 0  # The number of steps before which nothing is dropped.
 
     config.checkpoint = ConfigDict()
-    config.checkpoint.every = 5000  # steps
-    config.checkpoint.seconds = 1800.0  # and at least this often; 0: by steps only
-    config.checkpoint.keep = 3  # the last so many; with 2 or more a damaged one can be done without
-    config.checkpoint.snapshots = (0.2, 1.0, 2.0, 3.0)  # epochs whose checkpoint stays for good
-    # Go on with the run in the workdir although settings that matter, or the photos, have changed.
+    config.checkpoint.every = 5000  # Saves after every so many steps,
+    config.checkpoint.seconds = 1800.0  # and at least this often in seconds. 0: by steps only.
+    # The number of last checkpoints that stay. With 2 or more, the run survives a damaged one.
+    config.checkpoint.keep = 3
+    # Epochs whose checkpoints stay for good.
+    config.checkpoint.snapshots = (0.2, 1.0, 2.0, 3.0)
+    # Goes on with the run in the workdir although settings that matter, or the photos, changed.
     config.checkpoint.accept_changes = False
 
     config.eval = ConfigDict()
-    config.eval.every = 5000  # steps; also before the first and after the last
-    config.eval.photos = 1000  # at most so many of the held-out ones; 0: all
+    # Evaluates after every so many steps, before the first and after the last.
+    config.eval.every = 5000
+    config.eval.photos = 1000  # Evaluates at most this many held-out photos. 0: all.
     # What is seen of a held-out photo: "center" (one crop), "random10" (ten crops drawn as in
     # training), "ten" (corners and center, mirrored too) or, of photos with masks, "whole".
     config.eval.view = "center"
-    config.eval.shortest = 0  # side before "center" and "ten" crop; 0: that of the crop
-    config.eval.pictures = 8  # rows of images/<step>.png
-    config.eval.export = False  # predictions of segmentation, as PASCAL VOC wants them submitted
-    # Not 0: before every evaluation the averages of batch norm are taken anew over so many training
-    # batches, and the checkpoint holds them. In short runs the running ones are of weights that the
-    # run has left, or of few photos (norm_decay).
+    # The shortest side of a photo before "center" and "ten" cut it. 0: the side of the crop.
+    config.eval.shortest = 0
+    config.eval.pictures = 8  # The number of photos in images/<step>.png.
+    # Writes the predictions of segmentation as PASCAL VOC wants them submitted.
+    config.eval.export = False
+    # If not 0, the averages of batch norm are computed anew over this many training batches before
+    # every evaluation, and the checkpoint holds them. In short runs the running averages belong to
+    # weights that the run has left, or to few photos (norm_decay).
     config.eval.norm_batches = 0
-    config.eval.statistics_batches = 50  # training batches that eval/loss_constant is fitted to
+    # The number of training batches that eval/loss_constant is fitted to.
+    config.eval.statistics_batches = 50
 
     config.log = ConfigDict()
-    config.log.every = 100  # steps
-    config.log.names = False  # of all that was loaded, is new or was left over at the start
+    config.log.every = 100  # Writes a row of metrics after every so many steps.
+    # Prints the name of every loaded, new and unused parameter at the start.
+    config.log.names = False
     for group, name in zip(choices.GROUPS, (task, network, optimizer, schedule), strict=True):
         choices.add(config, group, name)
     return config.lock()

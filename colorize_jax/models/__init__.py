@@ -1,1 +1,1 @@
-"""Networks: trunks that name their activations, hypercolumns, heads."""
+"""Networks: encoders that name their activations, hypercolumns, heads."""

@@ -5,7 +5,7 @@ from typing import ClassVar
 import numpy as np
 
 from colorize_jax.models import layers
-from colorize_jax.models.fc_trunk import FcTrunk
+from colorize_jax.models.fc_encoder import FcEncoder
 
 # Channels and the convolution of every layer; blocks end in pooling.
 _CONVOLUTIONS = {
@@ -22,11 +22,11 @@ _BLOCKS = (("conv1",), ("conv2",), ("conv3", "conv4", "conv5"))
 _NORMALIZED = ("conv1", "conv2")  # by LRN, where it is asked for
 
 
-class AlexNet(FcTrunk):
+class AlexNet(FcEncoder):
     """Five convolutions, two of them before LRN, three before pooling; fc6, fc7 as convolutions.
 
-    See `FcTrunk` for the other attributes: channels stay even, for the two groups; fc6's kernel is
-    6 in the paper; a classifier takes 227 pixels, without padding in conv1, all pools and fc6.
+    See `FcEncoder` for the other attributes: channels stay even, for the two groups; fc6's kernel
+    is 6 in the paper; a classifier takes 227 pixels, without padding in conv1, all pools and fc6.
 
     Attributes:
         lrn: local response norm after the ReLU of conv1 and conv2, as in the released network.
@@ -40,9 +40,9 @@ class AlexNet(FcTrunk):
     hypercolumn = strides
     layers = tuple(strides)[1:]
     blocks = _BLOCKS
-    SETTINGS: ClassVar = FcTrunk.SETTINGS | {
-        "lrn": True
-    }  # local response norm after conv1 and conv2
+    SETTINGS: ClassVar = FcEncoder.SETTINGS | {
+        "lrn": True,  # Applies local response norm after conv1 and conv2.
+    }
     architecture = ("width", "fc6_kernel", "lrn")
 
     @property

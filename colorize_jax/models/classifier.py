@@ -1,4 +1,4 @@
-"""Trunk and linear classifier in one network that answers once for a whole image."""
+"""Encoder and linear classifier in one network that answers once for a whole image."""
 
 import flax.linen as nn
 import jax
@@ -31,7 +31,7 @@ class Classifier(nn.Module):
     """Encoder -> linear classifier at every position of its top layer -> mean over positions.
 
     Attributes:
-        encoder: a trunk: maps by name, and the name of its `top`.
+        encoder: an encoder: maps by name, and the name of its `top`.
         classes: their number.
         dtype: of the computation of the classifier.
     """

@@ -1,4 +1,4 @@
-"""Two blocks on top of a trunk that widen the field of view of what reads them."""
+"""Two blocks on top of an encoder that widen the field of view of what reads them."""
 
 from typing import ClassVar
 
@@ -20,12 +20,12 @@ class FieldOfView(nn.Module):
     width: float = 1.0
     dtype: jnp.dtype = jnp.float32
 
-    # In the order of the hypercolumn, in pixels of the input, on a trunk of stride 32.
+    # In the order of the hypercolumn, in pixels of the input, on an encoder of stride 32.
     strides: ClassVar[dict[str, int]] = {"conv8_1": 64, "conv9_1": 128}
 
     @nn.compact
     def __call__(self, top: jax.Array) -> dict[str, jax.Array]:
-        """[batch, h, w, channels] of the trunk's top -> {layer: [batch, h', w', features]}.
+        """[batch, h, w, channels] of the encoder's top -> {layer: [batch, h', w', features]}.
 
         Each block halves height and width, rounded up.
         """

@@ -1,4 +1,4 @@
-"""Convolution, max pooling and LRN as the trunks need them, on every backend at a sane speed."""
+"""Convolution, max pooling and LRN as the encoders need them, on every backend at a sane speed."""
 
 from collections.abc import Callable
 import math
@@ -14,7 +14,7 @@ caffe_xavier = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
 
 def he_truncated(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """He's start for what comes after a pretrained trunk: [..., in, out], cut off at 2 sigma.
+    """He's start for what comes after a pretrained encoder: [..., in, out], cut off at 2 sigma.
 
     Sigma is sqrt(1.3 * 2 / fan_in) before the cut, as in TF1's contrib.layers: the 1.3 makes up for
     the cut, nearly (Flax's own he_normal makes up for it exactly).

@@ -1,4 +1,4 @@
-"""Trunk, hypercolumn and head in one network that answers at sampled points or on a grid."""
+"""Encoder, hypercolumn and head in one network that answers at sampled points or on a grid."""
 
 import flax.linen as nn
 import jax
@@ -11,11 +11,11 @@ class PointNetwork(nn.Module):
     """Encoder -> hypercolumn -> head.
 
     Attributes:
-        encoder: a trunk: maps by name, `strides`, its `hypercolumn`, and the name of its `top`.
+        encoder: an encoder: maps by name, `strides`, its `hypercolumn`, and the name of its `top`.
         head: reads the columns.
-        fov: blocks on top of the trunk for a larger field of view, with `strides` of their own;
-            always read, after all layers of the trunk.
-        hypercolumn: the trunk's hypercolumn is read; otherwise its top layer alone.
+        fov: blocks on top of the encoder for a larger field of view, with `strides` of their own;
+            always read, after all layers of the encoder.
+        hypercolumn: the encoder's hypercolumn is read; otherwise its top layer alone.
         alignment: see `hypercolumn.ALIGNMENTS`.
     """
 

@@ -59,7 +59,7 @@ class ResNet(Encoder):
     variant: str = "caffe"
 
     SETTINGS: ClassVar = {
-        "depth": 152,  # layers, if the name does not say them; or 101, 50, and small ones 26, 14
+        "depth": 152,  # The number of layers: 152, 101, 50, and of small ones 26, 14.
         # "caffe" halves maps in the 1x1 convolutions, as the paper's network; "torch" in the 3x3
         # ones, as torchvision's.
         "variant": "caffe",

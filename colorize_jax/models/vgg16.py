@@ -4,7 +4,7 @@ import numpy as np
 
 from colorize_jax.errors import ConfigError
 from colorize_jax.models import layers
-from colorize_jax.models.fc_trunk import FcTrunk
+from colorize_jax.models.fc_encoder import FcEncoder
 
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels, convolutions
 
@@ -17,10 +17,11 @@ def _strides() -> dict[str, int]:
     return strides | {"fc6": 32, "fc7": 32}
 
 
-class Vgg16(FcTrunk):
+class Vgg16(FcEncoder):
     """Thirteen 3x3 convolutions in five blocks, then fc6 and fc7 as convolutions.
 
-    See `FcTrunk` for the attributes: fc6's kernel is 7 in the paper; a classifier takes 224 pixels.
+    See `FcEncoder` for the attributes: fc6's kernel is 7 in the paper; a classifier takes 224
+    pixels.
     """
 
     # Every activation from the bottom to the top, with its stride in pixels of the input.

@@ -177,8 +177,8 @@ def check(study: Study) -> None:
         if isinstance(step, Run) and step.search and step.search not in searches:
             raise ConfigError(f"{step.name} names {step.search!r}, which is no search before it")
         if isinstance(step, Run) and step.branch:
-            trunk, _, number = step.branch.partition("@")
-            if trunk not in known or not number.isdecimal():
+            encoder, _, number = step.branch.partition("@")
+            if encoder not in known or not number.isdecimal():
                 raise ConfigError(
                     f"{step.name} branches off {step.branch!r}, which is not NAME@STEP of a run "
                     "before it"

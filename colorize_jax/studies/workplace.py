@@ -125,10 +125,10 @@ class Workplace:
         """What a branch takes from the run that it leaves, {from: to}, in terms of $STUDY."""
         if not run.branch:
             return {}
-        trunk, _, step = run.branch.partition("@")
+        encoder, _, step = run.branch.partition("@")
         # The checkpoint last: with it the run has begun.
         names = (_METRICS, f"{reading.FOLDER}/{step}")
-        return {f"$STUDY/{trunk}/{name}": f"$STUDY/{run.name}/{name}" for name in names}
+        return {f"$STUDY/{encoder}/{name}": f"$STUDY/{run.name}/{name}" for name in names}
 
     def branch_off(self, run: Run) -> None:
         """Copies them, unless the run has begun; ConfigError if the checkpoint is not there."""

@@ -12,8 +12,8 @@ from colorize_jax.tasks import losses, metrics, scores
 from colorize_jax.tasks.task import Caption, Evaluator, Facts, Score, Task
 
 SETTINGS = {
-    "loss": "softmax",  # one class for every photo; or "sigmoid": any number of them
-    "classes": 0,  # how many there are; 0: as the data has them
+    "loss": "softmax",  # "softmax" for one class in every photo, "sigmoid" for any number.
+    "classes": 0,  # The number of classes. 0 takes that of the data.
 }
 NO_CLASS = -1
 # Step-wise is the one that counts; the two others are what VOC 2007 and the release report.
@@ -21,7 +21,7 @@ _KINDS = {"step": "", "voc11": "_voc11", "trapezoid": "_trapezoid"}
 
 
 def make_task(config, encoder, facts: Facts) -> Task:
-    """A linear layer on the trunk's top, as `config.task.loss` says: "softmax" or "sigmoid"."""
+    """A linear layer on the encoder's top, as `config.task.loss` says: "softmax" or "sigmoid"."""
     number, crop = config.task.classes, config.data.crop
     _check(config)
     kind = {"softmax": _OneClass, "sigmoid": _ManyClasses}[config.task.loss](
@@ -96,7 +96,7 @@ def positions_inside(
     Args:
         size: [batch, 2] (height, width) of the photos.
         canvas: of the padded photos.
-        centers: of the cells along a side of so many pixels, in pixels: a trunk's `top_centers`.
+        centers: of the cells along a side of so many pixels, in pixels: an encoder's `top_centers`.
 
     Returns:
         [batch, h, w] bool: the center of the cell is a pixel of the photo.

@@ -17,9 +17,9 @@ from colorize_jax.tasks.task import Batch, Caption, Evaluator, Facts, Task
 Tree = Any
 
 SETTINGS = points.SETTINGS | {
-    "loss": "histogram",  # or "regression" of Lab's a and b
-    "window": 7,  # side of the window of a target histogram
-    "bins": 32,  # of a histogram of hue, and of one of chroma
+    "loss": "histogram",  # "histogram" of hue and chroma, or "regression" of Lab's a and b.
+    "window": 7,  # The side in pixels of the window of a target histogram.
+    "bins": 32,  # The number of bins of a histogram.
     # Lets the regression loss pull as hard as the histogram loss at the start. Measured with
     #   python -m colorize_jax.bench.regression_scale --config=configs/vgg16_col.py:regression \
     #     --config.model.width=0.0625 --config.model.fc6_kernel=3 \
@@ -28,7 +28,8 @@ SETTINGS = points.SETTINGS | {
     "regression_scale": 4.5,
 }
 AB_SCALE = 100.0  # a and b are predicted in hundreds, so that outputs are of order one
-FEW_UNITS = 0.1  # share of the hidden units below which a run is told of it
+# A run is told of it if a smaller share of the hidden units responds to any photo.
+FEW_UNITS = 0.1
 # Of the predicted colors, each beside that of the same photo left gray.
 _COLOR_SCORES = ("psnr", "psnr_gray", "auc", "auc_gray")
 

@@ -12,12 +12,13 @@ def _edge_buffer(config):
 
 # Settings that every task has which is trained at points.
 SETTINGS = {
-    "points": 128,  # sampled pixels in every photo
-    # Pixels at every border that are never sampled; 96 of 352, and it scales with the crop.
+    "points": 128,  # The number of sampled pixels in every photo.
+    # The width in pixels of the border that is never sampled: 96 of 352, scaled with the crop.
     "edge_buffer": _edge_buffer,
-    "model.hypercolumn": True,  # False: the head reads the top layer alone
-    "model.alignment": "corner",  # or "center": where a coarse map lies in the input
-    "model.hidden": 1024,  # units of the head's hidden layer
+    "model.hypercolumn": True,  # The head reads the hypercolumn, and not the top layer alone.
+    # Where the cells of a coarse map lie in the input: "corner" (as released) or "center".
+    "model.alignment": "corner",
+    "model.hidden": 1024,  # The number of units of the head's hidden layer.
 }
 
 

@@ -11,7 +11,8 @@ from colorize_jax.tasks.task import Facts, Score, Task
 
 TURNS = 4
 SETTINGS = {
-    "layer": "",  # whose mean over positions the classifier reads; "": the encoder's top
+    # The layer whose mean over positions the classifier reads. "": the encoder's top.
+    "layer": "",
 }
 
 

@@ -16,16 +16,17 @@ from colorize_jax.tasks import losses, metrics, points, scores
 from colorize_jax.tasks.task import Caption, Evaluator, Facts, Score, Task
 
 SETTINGS = points.SETTINGS | {
-    "classes": 0,  # of the masks, with background; 0: as the data has them
-    "model.fov": False,  # two more blocks on the encoder for a larger field of view
-    # Names of classes; the score is averaged over them besides. (): over all alone.
+    # The number of classes of the masks, with background. 0 takes that of the data.
+    "classes": 0,
+    "model.fov": False,  # Adds two blocks to the encoder for a larger field of view.
+    # Names of classes over which the score is averaged too. (): only over all.
     "eval.classes": (),
 }
 VISIBLE = 0.6  # how much of an overlay is the classes' colors; the rest is the photo
 
 
 def make_model(config, encoder) -> PointNetwork:
-    """The trunk, the FoV blocks if asked for, and a head with one output for every class."""
+    """The encoder, the FoV blocks if asked for, and a head with one output for every class."""
     dtype = encoder.dtype
     return PointNetwork(
         encoder=encoder,

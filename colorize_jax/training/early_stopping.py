@@ -92,7 +92,7 @@ class EarlyStopping:
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class ScheduleResult:
     """The schedule that a search has found.
 
     Attributes:
@@ -122,7 +122,7 @@ class Found:
         return max(scale(self.steps), 1), tuple(scale(step) for step in self.drops)
 
 
-def write_schedule(path: str | pathlib.Path, found: Found) -> None:
+def write_schedule(path: str | pathlib.Path, found: ScheduleResult) -> None:
     """Writes a schedule.json in one go: as found, and scaled to the whole training split."""
     path = pathlib.Path(path)
     steps, drops = found.scaled(found.full_photos, found.batch_size)
@@ -137,7 +137,7 @@ def write_schedule(path: str | pathlib.Path, found: Found) -> None:
     atomic_write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def read_schedule(path: str | pathlib.Path) -> Found:
+def read_schedule(path: str | pathlib.Path) -> ScheduleResult:
     """What `write_schedule` wrote.
 
     Args:
@@ -161,7 +161,7 @@ def read_schedule(path: str | pathlib.Path) -> Found:
             f"there is no {file}: give the workdir of a run with "
             "config.early_stopping.mode='search', or its schedule.json"
         ) from None
-    found = Found(
+    found = ScheduleResult(
         steps=content["found"]["steps"],
         drops=tuple(content["found"]["drops"]),
         photos=content["found"]["photos"],

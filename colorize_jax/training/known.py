@@ -126,7 +126,7 @@ def _started(config: ConfigDict) -> tuple[dict, pathlib.Path]:
 
 
 def _follow(config: ConfigDict, saved: Mapping[str, Any], stated: Collection[str]) -> None:
-    """The trunk of `config.model` becomes the saved one, but for what was stated."""
+    """The encoder of `config.model` becomes the saved one, but for what was stated."""
     model, ours = registry.by_depth(saved), config.model
     if _class_of(ours) is not _class_of(model):
         # A recipe's own network that is not the default was named too, by its variant.

@@ -140,44 +140,46 @@ OPTIMIZERS = {
     "caffe_sgd": Choice(
         caffe_sgd,
         {
-            "bias_rate": 2.0,  # biases learn so many times as fast
-            "clip": 0.0,  # largest norm of the gradient of one parameter; 0: any
-            "momentum": 0.9,  # share of the last update in the next one
-            "weight_decay": 5e-4,  # of weights, not of biases
+            "bias_rate": 2.0,  # Biases learn this many times as fast.
+            # The largest norm of the gradient of one parameter. 0 allows any.
+            "clip": 0.0,
+            "momentum": 0.9,  # The share of the last update in the next one.
+            "weight_decay": 5e-4,  # Decays weights, not biases.
         },
     ),
     "sgd": Choice(
         sgd,
         {
-            "momentum": 0.9,  # share of the last direction in the next one
-            "nesterov": False,  # looks ahead by one step of the momentum
-            "weight_decay": 5e-4,  # of weights, not of biases; part of the gradient
+            "momentum": 0.9,  # The share of the last direction in the next one.
+            "nesterov": False,  # Looks ahead by one step of the momentum.
+            "weight_decay": 5e-4,  # Decays weights, not biases, as a part of the gradient.
         },
     ),
     "adam": Choice(
         adam,
         {
-            "b1": 0.9,  # of the running mean of the gradient
-            "b2": 0.999,  # of the running mean of its square
-            "eps": 1e-8,  # added to the root of that
-            "weight_decay": 0.0,  # of weights, not of biases; part of the gradient
+            "b1": 0.9,  # The decay of the running mean of the gradient.
+            "b2": 0.999,  # The decay of the running mean of its square.
+            "eps": 1e-8,  # Added to the root of that mean.
+            "weight_decay": 0.0,  # Decays weights, not biases, as a part of the gradient.
         },
     ),
     "adamw": Choice(
         adamw,
         {
-            "b1": 0.9,  # of the running mean of the gradient
-            "b2": 0.999,  # of the running mean of its square
-            "eps": 1e-8,  # added to the root of that
-            "weight_decay": 0.05,  # of weights, not of biases; apart from the gradient
+            "b1": 0.9,  # The decay of the running mean of the gradient.
+            "b2": 0.999,  # The decay of the running mean of its square.
+            "eps": 1e-8,  # Added to the root of that mean.
+            "weight_decay": 0.05,  # Decays weights, not biases, apart from the gradient.
         },
     ),
     "lars": Choice(
         lars,
         {
-            "momentum": 0.9,  # share of the last update in the next one
-            "trust": 1e-3,  # norm of an update at rate 1, as a share of that of the weights
-            "weight_decay": 1e-6,  # of weights, not of biases; part of the gradient
+            "momentum": 0.9,  # The share of the last update in the next one.
+            # The norm of an update at rate 1, as a share of the norm of the weights.
+            "trust": 1e-3,
+            "weight_decay": 1e-6,  # Decays weights, not biases, as a part of the gradient.
         },
     ),
 }

@@ -12,17 +12,18 @@ from colorize_jax.errors import ConfigError
 from colorize_jax.training import early_stopping
 
 NEVER = jnp.iinfo(jnp.int32).max
-MOST_DROPS = 2  # that early stopping makes
+MOST_DROPS = 2  # The number of drops that early stopping makes.
 
 # `config.schedule.name` -> the settings that only this schedule has, with their defaults.
 SETTINGS: dict[str, dict[str, Any]] = {
     "drops": {
         # Where the rate drops, as fractions of the run: 2.0, 2.5 and 2.75 of 3 epochs.
         "drops": (2.0 / 3, 2.5 / 3, 2.75 / 3),
-        "factor": 0.1,  # of the rate at every drop; always this for early stopping's
+        # Multiplies the rate at every drop. Early stopping always takes 0.1.
+        "factor": 0.1,
     },
     "cosine": {
-        "end": 0.0,  # share of the rate that is left at the end of the run
+        "end": 0.0,  # The share of the rate that is left at the end of the run.
     },
     "constant": {},
 }

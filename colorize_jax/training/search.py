@@ -6,7 +6,7 @@ from colorize_jax.errors import ConfigError
 from colorize_jax.log import say_once
 from colorize_jax.tasks.task import Score
 from colorize_jax.training import early_stopping
-from colorize_jax.training.early_stopping import EarlyStopping, Found
+from colorize_jax.training.early_stopping import EarlyStopping, ScheduleResult
 
 
 def begin(config, score: Score) -> EarlyStopping | None:
@@ -66,7 +66,7 @@ def write(
             f"the search was ended by its longest allowed length, {step} steps, before the last "
             "plateau: more of config.steps may find a better schedule"
         )
-    found = Found(
+    found = ScheduleResult(
         steps=step,
         drops=tuple(stopping.dropped),
         photos=photos,

@@ -113,7 +113,7 @@ def load_start(
         folder: from `find`.
         photos: how many -> batches of so many training photos at least, uint8.
     """
-    # 1. The trunk of the pretrained network. Nothing behind it is ever used again.
+    # 1. The encoder of the pretrained network. Nothing behind it is ever used again.
     found, variables = reading.load_encoder(folder)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     done, layers = [], found.layers

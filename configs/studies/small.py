@@ -346,11 +346,11 @@ which has 2 x 2 cells in a crop of 64 pixels: the loss ends at 2.60 instead of 2
 2.72). One run each but for the last row.
 """
 SEEN_LAYERS = """
-The paper's order: the more layers are fine-tuned, the better. On a frozen random trunk, with or
-without its fc layers, nothing but background is predicted (7.9); the frozen trunk of colorization
+The paper's order: the more layers are fine-tuned, the better. On a frozen random encoder, with or
+without its fc layers, nothing but background is predicted (7.9); the frozen encoder of colorization
 is worth 11.4, a third of the way from there to fine-tuning all of it (the paper: two thirds).
 Frozen layers normalize by the averages that they have: of pretraining, on other photos and other
-crops, or of nothing in a random trunk. That may be why fc6 and fc7 alone add so little here.
+crops, or of nothing in a random encoder. That may be why fc6 and fc7 alone add so little here.
 """
 SEEN_OTHERS = """
 At a rate of 0.01 three quarters of the head's hidden units die in the first steps. At 0.004 34 %

@@ -11,7 +11,7 @@ from colorize_jax.models import layers, norm
 from colorize_jax.models.encoder import Encoder, check_known
 
 
-class FcTrunk(Encoder):
+class FcEncoder(Encoder):
     """Blocks of a subclass, then fc6 and fc7. A subclass says what `strides` it has, and defines
 
         blocks: a tuple, for which `_block(x, block, train)` gives the input of the next
@@ -34,9 +34,10 @@ class FcTrunk(Encoder):
     dropout: float = 0.5
 
     SETTINGS: ClassVar = {
-        "fc6_kernel": 0,  # side of the kernel; 0: the network's own, 7 in VGG-16 and 6 in AlexNet
-        # Or "VALID": one answer for a crop of 224 (AlexNet, conv1 and pools without padding too:
-        # 227), as a classifier.
+        # The side of fc6's kernel. 0 takes the network's own: 7 in VGG-16, 6 in AlexNet.
+        "fc6_kernel": 0,
+        # "SAME" for an answer everywhere; "VALID" for one answer for a crop of 224, as a classifier
+        # (AlexNet: 227, and conv1 and the pools have no padding either).
         "fc6_padding": "SAME",
     }
     absorbs = True
