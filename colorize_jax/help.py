@@ -178,7 +178,7 @@ def _other_choices(group: str) -> Iterator[str]:
 
 def _shown(value) -> str:
     """A value as it is typed in a shell."""
-    text = value if isinstance(value, str) else "{}" if isinstance(value, ConfigDict) else repr(value)
+    text = value if isinstance(value, str) else repr(value).strip()  # a ConfigDict ends its line
     if isinstance(value, tuple):
         text = repr(tuple(round(v, 4) if isinstance(v, float) else v for v in value))
     return f'"{text}"' if not text or re.search(r"[ (),*]", text) else text
