@@ -1,6 +1,7 @@
 """Instance discrimination: formulas, a bank that follows its photos, and a loss that falls."""
 
 import functools
+import shutil
 
 import chex
 import flax.linen as nn
@@ -20,14 +21,16 @@ from colorize_jax.tasks import instances, losses
 from colorize_jax.tasks.registry import make_task
 from colorize_jax.tasks.task import Facts
 from colorize_jax.training import saving, sharding
+from colorize_jax.training.evaluation import evaluate
+from colorize_jax.training.loop import train
 from colorize_jax.training.step import init_state, train_step
 
 PHOTOS = 12
 DESCENT = optax.sgd(0.1)
 
 
-def _task(axis_name=None, **settings):
-    config = tiny.config(
+def _config(**settings):
+    return tiny.config(
         **{
             "task__name": "instances",
             "task__dimensions": 16,
@@ -37,7 +40,10 @@ def _task(axis_name=None, **settings):
         }
         | settings
     )
-    return make_task(config, Facts(PHOTOS), axis_name)
+
+
+def _task(axis_name=None, **settings):
+    return make_task(_config(**settings), Facts(PHOTOS), axis_name)
 
 
 def _batch(photo=range(8), seed=0):
@@ -277,3 +283,15 @@ def test_other_view_is_the_middle_mirrored_and_gray():
 def test_settings_that_make_no_sense_are_named(settings, message):
     with pytest.raises(ConfigError, match=message):
         _task(**settings)
+
+
+@pytest.mark.slow
+def test_is_evaluated_on_other_photos_when_those_of_its_bank_are_gone(tmp_path, rng):
+    tiny.write_photos(tmp_path / "photos", 12, rng)
+    tiny.write_photos(tmp_path / "others", 20, rng)
+    config = _config(steps=1, data__source=str(tmp_path / "photos"), data__holdout=0.3)
+    train(config, tmp_path / "run")
+    shutil.rmtree(tmp_path / "photos")
+    config.data.source = str(tmp_path / "others")
+    scores = evaluate(config, str(tmp_path / "run"), tmp_path / "evaluation")
+    assert 0 <= scores["eval/accuracy"] <= 1

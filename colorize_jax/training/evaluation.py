@@ -71,7 +71,7 @@ def evaluate(
         )
     _check_network(folder, note["config"], config)
     config, opened, which, remarks = known.to_score(config, note, stated)
-    setup = set_up(config, mesh, opened, training=False)
+    setup = set_up(config, mesh, opened, training=False, trained_on=note.get("photos", 0))
     for warning in (
         *remarks,
         *opened.warnings,

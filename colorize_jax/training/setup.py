@@ -98,7 +98,11 @@ def check_settings(config: ConfigDict, mesh: Mesh, training: bool = True) -> Non
 
 
 def set_up(
-    config: ConfigDict, mesh: Mesh, photos: Splits | None = None, training: bool = True
+    config: ConfigDict,
+    mesh: Mesh,
+    photos: Splits | None = None,
+    training: bool = True,
+    trained_on: int = 0,
 ) -> Setup:
     """Builds what never changes in a run. Nothing is written.
 
@@ -108,6 +112,8 @@ def set_up(
         mesh: the devices.
         photos: its splits; None: for shapes alone.
         training: whether it trains: an evaluation needs no schedule and no optimizer.
+        trained_on: number of the photos that a finished network has learned from, which may be
+            others than `photos.training`; 0: those.
 
     Raises:
         ConfigError: names a setting that cannot be.
@@ -117,7 +123,7 @@ def set_up(
         for line in splits.ask_classes(config, photos):
             say_once(line)
         count = len(photos.training)
-        facts = Facts(count, photos.classes)
+        facts = Facts(trained_on or count, photos.classes)
     task = make_task(config, facts)
     runner = Runner(task, mesh, config.seed)
     if not training:
