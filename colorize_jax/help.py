@@ -8,6 +8,7 @@ import argparse
 import ast
 from collections.abc import Iterator
 import dataclasses
+import functools
 import inspect
 import os
 import pathlib
@@ -62,10 +63,10 @@ def settings(task: str = "colorization", network: str = "vgg16") -> list[Setting
         names.insert(max(i for i, n in enumerate(names) if n.partition(".")[0] == group) + 1, key)
     found = []
     for name in names:
-        group, _, inner = name.partition(".")
-        section = defaults[group] if inner else defaults
-        if (inner or group) in section:
-            found.append(Setting(name, section[inner or group], (comments | brought)[name]))
+        *groups, last = name.split(".")
+        section = functools.reduce(ConfigDict.__getitem__, groups, defaults)
+        if last in section:
+            found.append(Setting(name, section[last], (comments | brought)[name]))
     return found
 
 

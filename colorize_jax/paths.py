@@ -9,7 +9,7 @@ from colorize_jax.errors import ConfigError
 # Settings that name a place, or may: a list of photos is known by its name, or by its path.
 SETTINGS = (
     "init_from", "schedule_from", "replay", "data.source", "data.sbd", "data.split",
-    "data.eval_split",
+    "data.eval_split", "evals.knn.source", "evals.linear.source",
 )  # fmt: skip
 
 
@@ -31,8 +31,8 @@ def expand(path: str) -> str:
 
 
 def expand_settings(config) -> None:
-    """`expand` for every setting of a config that names a place, in place; of `data.source` for
-    each of several sources."""
+    """`expand` for every setting of a config that names a place, in place; of a source for each
+    of several."""
     for name in SETTINGS:
         *groups, field = name.split(".")
         group = config
@@ -40,7 +40,7 @@ def expand_settings(config) -> None:
             group = group[part]
         value = group[field]
         if isinstance(value, str):
-            group[field] = expand_source(value) if name == "data.source" else expand(value)
+            group[field] = expand_source(value) if field == "source" else expand(value)
 
 
 def expand_source(spec: str) -> str:

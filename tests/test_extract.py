@@ -215,7 +215,10 @@ def test_mistakes_are_sentences_and_leave_nothing(
 
 def test_a_crop_that_leaves_a_layer_without_positions_is_refused(tmp_path, photos, monkeypatch):
     class Valid:  # a layer without padding
-        top, strides, in_channels = "fc6", {"conv1": 1, "fc6": 1}, 1
+        top, strides = "fc6", {"conv1": 1, "fc6": 1}
+
+        def network_input(self, rgb):
+            return rgb.mean(-1, keepdims=True)
 
         def apply(self, variables, gray, train):
             return {"conv1": gray, "fc6": gray[:, 32:, 32:]}

@@ -31,6 +31,7 @@ def test_every_setting_has_its_default_and_a_comment():
     assert plain["model.width"].comment == "Multiplies the number of channels of every layer."
     above = plain["finetune"].comment
     assert above.startswith("Says what is trained besides") and above.endswith("costs no gradient.")
+    assert plain["evals.linear.photos"].default == 10_000
     assert found["early_stopping"].comment.startswith("Finds the schedule while it trains")
 
 

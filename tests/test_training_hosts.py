@@ -29,7 +29,7 @@ from colorize_jax.errors import (
     HostLostError,
     Interrupted,
 )
-from colorize_jax.training import hosts, loop, same_run, sharding
+from colorize_jax.training import evaluation, hosts, loop, same_run, sharding
 
 STEPS = 30
 SETTINGS = {"steps": STEPS, "data__holdout": 0.3, "log__every": 1, "checkpoint__every": 100}
@@ -108,7 +108,10 @@ def test_two_hosts_start_from_a_pretrained_network(tmp_path, rng):
     tiny.write_photos(source, 20, rng)
     settings = {"steps": 2, "data__source": str(source), "data__holdout": 0.3}
     loop.train(tiny.config(**settings), tmp_path / "pretrained")
-    flags = [f"--config.init_from={tmp_path / 'pretrained'}", "--config.steps=2"]
+    flags = [
+        f"--config.init_from={tmp_path / 'pretrained'}", "--config.steps=2",
+        f"--config.evals.knn.source={source}",  # its two folders are two classes
+    ]  # fmt: skip
 
     ends = _ends(_start(tmp_path / "two", [source, source], tmp_path / "cache", more=flags))
     assert [code for code, _, _ in ends] == [0, 0], ends
@@ -118,6 +121,11 @@ def test_two_hosts_start_from_a_pretrained_network(tmp_path, rng):
         for name in ("pretrained", "two")
     )
     assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.9
+    config = tiny.config(**settings, evals__knn__source=str(source))
+    again = evaluation.evaluate(config, str(tmp_path / "two"), tmp_path / "again")
+    (found,) = [row["eval/knn/top1"] for row in saved.rows(tmp_path / "two") if row["step"] == 2
+                if "eval/knn/top1" in row]  # fmt: skip
+    assert again["eval/knn/top1"] == found
 
 
 @pytest.mark.slow
@@ -444,7 +452,7 @@ def _between_two(monkeypatch, function, *arguments):
     [
         ("seed", 1), ("optimizer.rate", 0.1), ("eval.every", 7), ("checkpoint.every", 7),
         ("log.every", 3), ("data.crop", 33), ("model.dtype", "bfloat16"), ("replay", "a.json"),
-        ("early_stopping.mode", "crossval"), ("nonfinite_skips", 2), ("eval.classes", ("cat",)),
+        ("early_stopping.mode", "crossval"), ("nonfinite_skips", 2), ("evals.linear.every", 5),
     ],
 )  # fmt: skip
 def test_a_setting_that_differs_between_hosts_ends_all_of_them(monkeypatch, field, value):

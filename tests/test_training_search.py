@@ -49,9 +49,9 @@ def scripted(monkeypatch):
 
     score = Run.score
 
-    def noted(run):
+    def noted(run, evaluators):
         run.setup.runner.step = run.progress.step
-        return score(run)
+        return score(run, evaluators)
 
     monkeypatch.setattr(Runner, "evaluate", evaluate)
     monkeypatch.setattr(Run, "score", noted)

@@ -198,6 +198,38 @@ def default_config(
     # The number of training batches that eval/loss_constant is fitted to.
     config.eval.statistics_batches = 50
 
+    # Watches a representation grow: simple classifiers read classes off the encoder while it is
+    # trained. They change nothing of what is learned.
+    config.evals = ConfigDict()
+    # The photos whose features are nearest, by cosine, vote for a class.
+    config.evals.knn = ConfigDict()
+    # Photos with a folder for every class, as for data.labels="folders". "" switches this off.
+    config.evals.knn.source = ""
+    # The folder that holds the folders of the classes, as in "train".
+    config.evals.knn.split = ""
+    # The same of the photos to score. "" for both splits takes all photos, and scores some of them.
+    config.evals.knn.eval_split = ""
+    config.evals.knn.holdout = 0.2  # The share of every class that is scored, without splits.
+    # The layer of the encoder, which is averaged over its positions. "" is the top one.
+    config.evals.knn.layer = ""
+    config.evals.knn.every = 0  # Steps between two evaluations. 0: with every one of the task.
+    config.evals.knn.photos = 10_000  # At most so many vote, and so many are scored. 0: all.
+    # The number of photos that vote; of few photos, half of the smallest class times the classes.
+    config.evals.knn.neighbors = 200
+    config.evals.knn.temperature = 0.07  # A vote counts exp(cosine / temperature).
+    # Logistic regression on standardized features, fitted anew at every evaluation.
+    config.evals.linear = ConfigDict()
+    config.evals.linear.source = ""  # As evals.knn.source.
+    config.evals.linear.split = ""  # As evals.knn.split.
+    config.evals.linear.eval_split = ""  # As evals.knn.eval_split.
+    config.evals.linear.holdout = 0.2  # As evals.knn.holdout.
+    config.evals.linear.layer = ""  # As evals.knn.layer.
+    config.evals.linear.every = 0  # As evals.knn.every.
+    config.evals.linear.photos = 10_000  # At most so many are learned from, and so many scored.
+    # Half of this, times the squared norm of the weights, is added to the mean loss.
+    config.evals.linear.regularization = 0.01
+    config.evals.linear.iterations = 100  # The largest number of iterations of the solver.
+
     config.log = ConfigDict()
     config.log.every = 100  # Writes a row of metrics after every so many steps.
     # Prints the name of every loaded, new and unused parameter at the start.
@@ -320,6 +352,12 @@ _RANGES = {
     "eval.shortest": _PIXELS,
     "eval.pictures": (0, 2**12),
     "eval.statistics_batches": _POSITIVE,
+    "evals.knn.holdout": _SHARE,
+    "evals.knn.neighbors": _POSITIVE,
+    "evals.knn.temperature": (1e-3, 1e3),
+    "evals.linear.holdout": _SHARE,
+    "evals.linear.regularization": (1e-9, 1e9),
+    "evals.linear.iterations": _POSITIVE,
     "log.every": _POSITIVE,
 }
 

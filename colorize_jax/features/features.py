@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from colorize_jax.color import spaces
 from colorize_jax.data.class_folders import class_of
 from colorize_jax.errors import ConfigError
 
@@ -40,10 +39,8 @@ def make_extractor(
                 f"--layers: the network has no layer {layer!r}; it has {', '.join(encoder.strides)}"
             )
 
-    network_input = spaces.INPUTS[encoder.in_channels]
-
     def extract(variables, image):
-        maps = encoder.apply(variables, network_input(image), train=False)
+        maps = encoder.apply(variables, encoder.network_input(image), train=False)
         return {layer: _pooled(maps[layer].astype(jnp.float32), pool) for layer in layers}
 
     return extract

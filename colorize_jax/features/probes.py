@@ -20,40 +20,68 @@ _ITERATIONS = 1000
 
 
 def linear(
-    train: np.ndarray, labels: np.ndarray, test: np.ndarray
+    train: np.ndarray,
+    labels: np.ndarray,
+    test: np.ndarray,
+    regularization: float | None = None,
+    iterations: int | None = None,
 ) -> tuple[np.ndarray, dict[str, float | bool]]:
-    """Logistic regression on standardized features, its C by cross-validation on the training set.
+    """Logistic regression on standardized features.
 
     Args:
         train: [n, channels].
-        labels: [n] integers, every class from 0 on at least twice.
+        labels: [n] integers, every class from 0 on; at least twice for cross-validation.
         test: [m, channels].
+        regularization: half of it times the squared norm of the weights is added to the mean loss;
+            scikit-learn's C is 1 / (n regularization). None: C by cross-validation on the training
+            set.
+        iterations: of the solver, at most; None: 1000.
 
     Returns:
-        [m, classes] log-probabilities, and {"C": the chosen one, "converged": bool}.
+        [m, classes] log-probabilities, and {"C": the one that was used, "converged": bool}.
     """
-    folds = StratifiedKFold(min(FOLDS, np.bincount(labels).min()), shuffle=True, random_state=0)
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=_ITERATIONS))
-    search = GridSearchCV(classifier, {"logisticregression__C": STRENGTHS}, cv=folds)
+    iterations = iterations or _ITERATIONS
+    strength = 1.0 if regularization is None else 1 / (len(train) * regularization)
+    solver = LogisticRegression(C=strength, max_iter=iterations)
+    classifier = make_pipeline(StandardScaler(), solver)
+    if regularization is None:
+        folds = StratifiedKFold(min(FOLDS, np.bincount(labels).min()), shuffle=True, random_state=0)
+        classifier = GridSearchCV(classifier, {"logisticregression__C": STRENGTHS}, cv=folds)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # told in the result
-        search.fit(train, labels)
-    solver = search.best_estimator_[-1]
-    found = {"C": solver.C, "converged": bool(solver.n_iter_.max() < _ITERATIONS)}
-    return search.predict_log_proba(test), found
+        classifier.fit(train, labels)
+    solver = (classifier if regularization is not None else classifier.best_estimator_)[-1]
+    found = {"C": solver.C, "converged": bool(solver.n_iter_.max() < iterations)}
+    return classifier.predict_log_proba(test), found
 
 
 def nearest(
-    train: np.ndarray, labels: np.ndarray, test: np.ndarray, neighbors: int
+    train: np.ndarray,
+    labels: np.ndarray,
+    test: np.ndarray,
+    neighbors: int,
+    temperature: float | None = None,
 ) -> tuple[np.ndarray, dict[str, int]]:
-    """Votes of the nearest training photos by cosine, each weighted by 1 / its distance.
+    """Votes of the nearest training photos by cosine.
 
-    Without the weights many classes would have the same number of votes.
+    Args:
+        train, labels, test: see `linear`; the norms of features do not matter.
+        neighbors: how many vote.
+        temperature: a vote counts exp(cosine / temperature), as in instance discrimination (Wu et
+            al., CVPR 2018). None: 1 / its cosine distance. With equal votes many classes would have
+            the same number of them.
 
     Returns:
         [m, classes] shares of the votes, and {"neighbors": number}.
     """
-    classifier = KNeighborsClassifier(neighbors, metric="cosine", weights="distance")
+
+    def weights(distances):
+        # exp(cosine / temperature) up to a factor that all votes share.
+        nearest = distances.min(1, keepdims=True)
+        return np.exp((nearest - distances) / temperature)
+
+    how = "distance" if temperature is None else weights
+    classifier = KNeighborsClassifier(neighbors, metric="cosine", weights=how)
     return classifier.fit(train, labels).predict_proba(test), {"neighbors": neighbors}
 
 
@@ -63,6 +91,9 @@ def probe(
     test: tuple[np.ndarray, np.ndarray],
     *,
     neighbors: int = 20,
+    temperature: float | None = None,
+    regularization: float | None = None,
+    iterations: int | None = None,
 ) -> dict:
     """Fits a probe and scores it.
 
@@ -70,7 +101,8 @@ def probe(
         kind: one of `KINDS`.
         train, test: features [n, ...], flattened here, and labels [n] from 0 on. A class without
             a training photo is never predicted, and its test photos count as wrong.
-        neighbors: of "knn".
+        neighbors, temperature: of "knn"; see `nearest`.
+        regularization, iterations: of "linear"; see there.
 
     Returns:
         {"probe", "top1", "top5" (None with five classes or fewer), "train_photos", "test_photos",
@@ -88,19 +120,19 @@ def probe(
             raise ConfigError(f"some {what} features are not finite")
     start = time.perf_counter()
     if kind == "linear":
-        if counts.min() < 2:
+        if regularization is None and counts.min() < 2:
             raise ConfigError(
                 "a class has only one training photo: the linear probe needs two of each, to "
                 "cross-validate"
             )
-        scores, told = linear(x, labels, x_test)
+        scores, told = linear(x, labels, x_test, regularization, iterations)
     elif kind == "knn":
         if not 0 < neighbors <= len(x):
             raise ConfigError(
                 f"--neighbors={neighbors}, but there are {len(x)} training photos: give at most so "
                 "many"
             )
-        scores, told = nearest(x, labels, x_test, neighbors)
+        scores, told = nearest(x, labels, x_test, neighbors, temperature)
     else:
         raise ConfigError(f"--kind: {kind!r}; known: {', '.join(KINDS)}")
     seconds = time.perf_counter() - start

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
+import dataclasses
 import functools
 import pathlib
 import time
@@ -23,6 +24,7 @@ from colorize_jax.training import (
     hosts,
     known,
     memory,
+    probing,
     results,
     same_run,
     search,
@@ -58,6 +60,7 @@ def check(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh) -> Checked:
     setup = checked.setup
     hosts.check_same(
         same_run.photo_facts(config, setup.training, setup.held_out, checked.contents)
+        | probing.facts(setup.probes)
         | {
             "steps and drops of the rate": checked.progress.schedule,
             "checkpoint of config.init_from": start.identity(config, checked.origin),
@@ -76,6 +79,7 @@ def _check(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh) -> Checked:
     for warning in (*opened.warnings, *splits.look_at_masks(opened, config)):
         say_once(warning)
     evaluation.check(config, setup.task)
+    setup = dataclasses.replace(setup, probes=probing.open_probes(config, setup.task))
     stopping = search.begin(config, setup.task.score)
     origin, which = None, results.evaluated(config)
     if not same_run.begun(workdir):
@@ -262,6 +266,8 @@ def describe(run: Run) -> None:
         f"{progress.photos:,} photos to train on, {len(setup.held_out):,} held out{scored}\n"
         f"{schedule.steps:,} steps of {size} photos, {size // mesh.size} on every device{parts}"
     )
+    for line in probing.lines(setup.probes):
+        say_once(line)
     if left := run.last - progress.step:
         say_once(forecast.guess(run.compiled, config, progress.microbatches, left))
     running = config.model.norm == "batch" and not config.eval.norm_batches

@@ -16,7 +16,7 @@ def leave_results(run: Run) -> None:
     """The table, pictures, and results.json, which says that all the rest is there."""
     setup, progress = run.setup, run.progress
     if not run.scoring.rows:  # an earlier process made the last evaluation
-        run.score()
+        run.score(run.scoring.due(run.last, run.evaluate_every, last=True))
     run.tick()
     found = results.Results(
         config=setup.config, step=progress.step, scores=progress.scores, best=progress.best,
@@ -24,6 +24,7 @@ def leave_results(run: Run) -> None:
         which=progress.which, trained_on=progress.photos, evaluated_on=run.scoring.photos,
         digest=progress.names, seconds=progress.seconds, start=progress.start,
         unreadable=run.scoring.unreadable, steps=run.schedule.steps, drops=run.schedule.drops,
+        evaluators=run.scoring.evaluators,
     )  # fmt: skip
     say_once(results.table(found))
     run.scoring.leave_pictures(run.workdir, run.state.variables)

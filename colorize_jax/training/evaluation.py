@@ -4,6 +4,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 import contextlib
 import pathlib
 import time
+from types import MappingProxyType
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,14 +25,18 @@ from colorize_jax.training import (
     known,
     memory,
     pictures,
+    probing,
     results,
     same_run,
     sharding,
     start,
 )
+from colorize_jax.training.probing import Probe
 from colorize_jax.training.runner import Runner
 from colorize_jax.training.setup import check_settings, set_up
 from colorize_jax.training.step import init_variables
+
+Tree = Any
 
 
 @hosts.loss_explained()
@@ -80,8 +86,10 @@ def evaluate(
         say_once(warning)
     photos, held_out, task = opened.training, opened.evaluation, setup.task
     check(config, task)
+    probes = probing.open_probes(config, task)
     hosts.check_same(
         same_run.photo_facts(config, photos, held_out)
+        | probing.facts(probes)
         | {"checkpoint": start.identity(config, folder)}
     )
     shapes = jax.eval_shape(
@@ -89,17 +97,20 @@ def evaluate(
     )
     variables = reading.read_variables(folder, shapes, sharding.replicated(mesh))
     count = min(config.eval.photos or len(held_out), len(held_out))
+    for line in probing.lines(probes):
+        say_once(line)
     say_once(f"evaluating {folder} on {count:,} photos of {config.data.source} ({which})")
 
     hosts.first_does(lambda: (output / "images").mkdir(parents=True, exist_ok=True))
     bad = BadRecords(output / "bad_records.jsonl", config.data.max_bad_fraction, say=say_once)
-    scored = Scoring(config, task, setup.runner, photos, held_out, bad)
+    scored = Scoring(config, task, setup.runner, photos, held_out, bad, probes=probes)
     scored.find_statistics()
     variables = scored.with_fresh_norm(variables)
     picture = scored.score(variables)
     step = note["step"] if "step" in note else int(folder.name)
     summary = results.Results(
         config=config, step=step, scores=scored.scores, best={}, score=task.score,
+        evaluators=scored.evaluators,
         checkpoint=folder, which=which,
         trained_on=note.get("photos", len(photos)), evaluated_on=scored.photos,
         digest=photos.digest() + held_out.digest(), seconds=time.monotonic() - began,
@@ -115,7 +126,10 @@ def evaluate(
 
 
 class Scoring:
-    """The held-out photos of a run, and how its task does on them.
+    """The held-out photos of a run, and how its network does on them and in other evaluators.
+
+    Evaluators have names. "" is how the task itself is scored; scores of others are called after
+    them, as in "eval/knn/top1".
 
     Args:
         config: of the run.
@@ -124,6 +138,7 @@ class Scoring:
         training, held_out: the two splits.
         bad: is told which photos cannot be read.
         through: all batches pass through it; it may stop them.
+        probes: of `config.evals`, by name.
 
     Attributes:
         scores: {"eval/...": number} of the last evaluation.
@@ -140,17 +155,21 @@ class Scoring:
         held_out: Photos | Labelled,
         bad: BadRecords,
         through: Callable[[Iterator[dict]], Iterator[dict]] = iter,
+        probes: Mapping[str, Probe] = MappingProxyType({}),
     ):
         self._config, self._own, self._fit = config, task.evaluator, task.fit
-        self._runner = runner
+        self._runner, self._evaluators, self._probes = runner, task.evaluators, probes
+        others = {name: own for name, own in task.evaluators.items() if name}
+        others |= {name: probe.evaluator for name, probe in probes.items()}
+        self._runners = {"": runner} | {name: runner.of(own) for name, own in others.items()}
         self._training, self._held_out = training, held_out
         self._bad, self._through = bad, through
         self._host = {"host": jax.process_index(), "hosts": jax.process_count()}
-        self._statistics = None
+        self._statistics: dict[str, Tree] = {}
         self.scores: dict[str, float] = {}
         self.rows: dict[str, np.ndarray] = {}
         self.unreadable = 0
-        self._remark = ""  # the last one
+        self._remarks: dict[str, str] = {}  # the last ones
 
     @property
     def photos(self) -> int:
@@ -165,12 +184,30 @@ class Scoring:
         with self._training_batches(self._fit.batches) as batches:
             return self._runner.fitted(variables, batches)
 
+    @property
+    def evaluators(self) -> frozenset[str]:
+        """Names of all but the task's own one."""
+        return frozenset(self._runners) - {""}
+
+    def due(self, step: int, every: int, last: bool) -> frozenset[str]:
+        """The evaluators that are due after a step.
+
+        Args:
+            every: steps from one evaluation of the task to the next.
+            last: whether the run ends with this step: then all are.
+        """
+        if last:
+            return frozenset(self._runners)
+        own = {name: probe.every for name, probe in self._probes.items()}
+        return frozenset(name for name in self._runners if step % (own.get(name, 0) or every) == 0)
+
     def find_statistics(self) -> None:
-        """What the task wants to know about the training split."""
-        if self._own.statistics is None:
-            return
-        with self._training_batches(self._config.eval.statistics_batches) as batches:
-            self._statistics = self._runner.statistics(batches)
+        """What the task's evaluators want to know about the training split."""
+        for name, evaluator in self._evaluators.items():
+            if evaluator.statistics is None:
+                continue
+            with self._training_batches(self._config.eval.statistics_batches) as batches:
+                self._statistics[name] = self._runners[name].statistics(batches)
 
     def with_fresh_norm(self, variables):
         """With averages of batch norm over config.eval.norm_batches; the same if that is 0, or if
@@ -190,43 +227,57 @@ class Scoring:
             yield self._through(batches)
 
     @contextlib.contextmanager
-    def batches(self, photos: Photos | Labelled, limit: int = 0):
-        """Batches of (at most so many of) these photos as evaluation sees them."""
-        found = pipeline.evaluation_batches(photos, self._config, limit=limit, **self._host)
+    def batches(self, photos: Photos | Labelled, limit: int = 0, config=None):
+        """Batches of (at most so many of) these photos as evaluation sees them, by the config of
+        the run or by another one."""
+        config = config or self._config
+        found = pipeline.evaluation_batches(photos, config, limit=limit, **self._host)
         with contextlib.closing(self._bad.note(found, photos)) as found:
             yield self._through(found)
 
-    def score(self, variables) -> np.ndarray | None:
-        """Scores the network on the held-out photos.
+    def score(self, variables, due: Collection[str] | None = None) -> np.ndarray | None:
+        """Scores the network by the evaluators that are due; None: by all.
 
         Returns:
-            A picture of the first ones, uint8 [height, width, 3]; None without any.
+            A picture of the first held-out photos, uint8 [height, width, 3]; None without any.
 
         Raises:
             OutOfMemoryError: with what to lower.
         """
-        settings = self._config.eval
-        limit = min(settings.photos or len(self._held_out), len(self._held_out))
+        due = frozenset(self._runners) if due is None else due
+        self.scores, picture = {}, None
         try:
-            with self.batches(self._held_out, limit) as batches:
-                found, self.rows, shown = self._runner.evaluate(
-                    variables, self._statistics, batches, settings.pictures
-                )
+            if "" in due:
+                picture = self._score_task(variables)
+            for name in self._runners:
+                if name and name in due:
+                    found = self._score_other(name, variables)
+                    self.scores |= {f"eval/{name}/{key}": value for key, value in found.items()}
         except jax.errors.JaxRuntimeError as error:
             if not memory.exhausted(error):
                 raise
             size = self._config.data.batch_size
             raise OutOfMemoryError(
                 f"out of memory while {size} photos at a time are evaluated "
-                f"(config.eval.view={settings.view!r}): lower it with a smaller "
+                f"(config.eval.view={self._config.eval.view!r}): lower it with a smaller "
                 "config.data.batch_size or config.data.longest_side, or "
                 f"config.model.dtype=bfloat16. JAX said: {str(error).splitlines()[0]}"
             ) from None
-        if (remark := self._own.remark(found)) and remark != self._remark:
-            say_once(remark)
-        self._remark = remark
-        self.scores = {f"eval/{name}": value for name, value in found.items()}
-        self.unreadable = limit - self.photos
+        return picture
+
+    @property
+    def _limit(self) -> int:
+        """How many photos are to be scored."""
+        return min(self._config.eval.photos or len(self._held_out), len(self._held_out))
+
+    def _score_task(self, variables) -> np.ndarray | None:
+        with self.batches(self._held_out, self._limit) as batches:
+            found, self.rows, shown = self._runner.evaluate(
+                variables, self._statistics.get(""), batches, self._config.eval.pictures
+            )
+        self._say_remark("", found)
+        self.scores |= {f"eval/{name}": value for name, value in found.items()}
+        self.unreadable = self._limit - self.photos
         if self.unreadable:
             say_once(
                 f"{self.unreadable} of the photos to evaluate on could not be read and do not "
@@ -234,6 +285,26 @@ class Scoring:
             )
         numbers = {int(position): i for i, position in enumerate(self.rows["position"])}
         return self._draw({numbers[position]: panels for position, panels in shown.items()})
+
+    def _score_other(self, name: str, variables) -> dict[str, float]:
+        """The scores of an evaluator of the task besides its own one, or of a probe."""
+        runner = self._runners[name]
+        if name in self._probes:
+            probe, rows = self._probes[name], []
+            for photos in probe.parts:
+                with self.batches(photos, config=probe.config) as batches:
+                    rows.append(runner.evaluate(variables, None, batches)[1])
+            return probe.score(rows)
+        with self.batches(self._held_out, self._limit) as batches:
+            found, *_ = runner.evaluate(variables, self._statistics.get(name), batches)
+        self._say_remark(name, found)
+        return found
+
+    def _say_remark(self, name: str, found: dict[str, float]) -> None:
+        remark = self._evaluators[name].remark(found)
+        if remark and remark != self._remarks.get(name):
+            say_once(remark)
+        self._remarks[name] = remark
 
     def _draw(self, shown: Mapping[int, Sequence[np.ndarray]]) -> np.ndarray | None:
         """{number of a row: panels} -> a picture of those photos; None of none."""

@@ -203,11 +203,11 @@ def _loop(run: Run) -> None:
         while True:
             # ---------------- Evaluation: what is due after this step and not done. ---------------
             step = progress.step
-            at_window = step % run.evaluate_every == 0
-            if (at_window or step == run.last) and progress.evaluated < step:
+            if evaluators := run.due():
                 meter.check()
                 with meter.paused():
-                    run.evaluate()
+                    run.evaluate(evaluators)
+                at_window = step % run.evaluate_every == 0
                 if progress.search is not None and step and at_window:
                     run.judge()
 

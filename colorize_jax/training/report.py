@@ -1,5 +1,6 @@
 """What a run shows: a progress bar or plain lines, metrics.jsonl, TensorBoard, pictures."""
 
+from collections.abc import Collection
 import json
 import math
 import pathlib
@@ -34,9 +35,19 @@ class Report:
             cut.
         evaluated: the last step whose evaluation the checkpoint knows of.
         steps: length of the run.
+        evaluators: see `overall_and_classes`.
     """
 
-    def __init__(self, workdir: pathlib.Path, *, step: int, steps: int, evaluated: int = -1):
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        *,
+        step: int,
+        steps: int,
+        evaluated: int = -1,
+        evaluators: Collection[str] = (),
+    ):
+        self._evaluators = evaluators
         self._steps, self._bar, self._writes = steps, None, jax.process_index() == 0
         self._workdir = workdir
         if self._writes:
@@ -109,7 +120,7 @@ class Report:
     ) -> None:
         """A row of scores, and the picture, uint8 [height, width, 3], as images/<step>.png."""
         self.write(step, values)
-        overall = {k: v for k, v in values.items() if k.count("/") == 1}  # not class by class
+        overall, _ = overall_and_classes(values, self._evaluators)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in overall.items())
         say_once(f"step {step}/{self._steps}  {shown}")
         if self._writes and picture is not None:
@@ -126,6 +137,29 @@ class Report:
 def _write_picture(path: pathlib.Path, content: bytes) -> None:
     path.parent.mkdir(exist_ok=True)  # of a workdir that was made anew
     path.write_bytes(content)
+
+
+def overall_and_classes(
+    scores: dict[str, float], evaluators: Collection[str] = ()
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Scores over all classes, and {kind: {class: score}}.
+
+    Args:
+        scores: {"eval/...": number}.
+        evaluators: whose scores are called after them: "eval/knn/top1" is then one over all classes
+            and none of a class "top1".
+    """
+    overall, classes = {}, {}
+    for name, value in scores.items():
+        kind, _, label = name.removeprefix("eval/").partition("/")
+        if kind in evaluators:
+            inner, _, label = label.partition("/")
+            kind = f"{kind}/{inner}"
+        if label:
+            classes.setdefault(kind, {})[label] = value
+        else:
+            overall[name] = value
+    return overall, classes
 
 
 class Rows:

@@ -1,6 +1,6 @@
 """What a run has found out: a table on screen and results.json."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 import dataclasses
 import hashlib
 import json
@@ -13,7 +13,7 @@ from colorize_jax.files import atomic_write_text
 from colorize_jax.json_files import COUNT, Number
 from colorize_jax.tasks.task import Score
 from colorize_jax.training import hardware, same_run
-from colorize_jax.training.report import duration
+from colorize_jax.training.report import duration, overall_and_classes
 
 FILE = "results.json"
 # What studies read of it; the scores are the fields besides.
@@ -46,6 +46,7 @@ class Results:
         start: the checkpoint that it started from, or "random".
         unreadable: photos that should have been evaluated too.
         steps, drops: of the schedule.
+        evaluators: see `report.overall_and_classes`.
     """
 
     config: object
@@ -63,11 +64,12 @@ class Results:
     unreadable: int = 0
     steps: int = 0
     drops: tuple[int, ...] = ()
+    evaluators: Collection[str] = ()
 
     def to_json(self) -> dict:
         """As it stands in results.json; a score that is not a number is null."""
         config, data = self.config, self.config.data
-        overall, classes = _split(self.scores)
+        overall, classes = overall_and_classes(self.scores, self.evaluators)
         name = f"eval/{self.score.name}"
         plain = {key: _finite(value) for key, value in overall.items()}
         return {
@@ -125,7 +127,7 @@ def write(path: pathlib.Path, found: Results) -> None:
 def table(found: Results) -> str:
     """The scores, then every class, for the terminal."""
     config = found.config
-    overall, classes = _split(found.scores)
+    overall, classes = overall_and_classes(found.scores, found.evaluators)
     begun = "random start" if found.start == "random" else f"start: {found.start}"
     unread = f", {found.unreadable:,} more could not be read" if found.unreadable else ""
     lines = [
@@ -156,18 +158,6 @@ def markdown_table(header: str, rows: Sequence[Sequence]) -> str:
     names = [name.strip() for name in header.split("|")]
     lines = [names, ["---"] * len(names), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
-def _split(scores: dict[str, float]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Scores over all classes, and {kind: {class: score}}."""
-    overall, classes = {}, {}
-    for name, value in scores.items():
-        kind, _, label = name.removeprefix("eval/").partition("/")
-        if label:
-            classes.setdefault(kind, {})[label] = value
-        else:
-            overall[name] = value
-    return overall, classes
 
 
 def evaluated(config) -> str:

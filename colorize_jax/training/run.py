@@ -1,6 +1,6 @@
 """What a run holds while it goes on, and what it does more than once."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 import contextlib
 import dataclasses
 import functools
@@ -90,7 +90,7 @@ class Run:
         )
         self.scoring = evaluation.Scoring(
             config, setup.task, setup.runner, setup.training, setup.held_out, self.bad,
-            self._stoppable,
+            self._stoppable, setup.probes,
         )  # fmt: skip
         self.agreement = hosts.Agreement(setup.mesh)
         self.saved_step, self.last_save = progress.step, time.monotonic()
@@ -167,7 +167,10 @@ class Run:
 
         def report() -> Report:
             step, evaluated = self.progress.step, self.progress.evaluated
-            return Report(self.workdir, step=step, steps=self.last, evaluated=evaluated)
+            return Report(
+                self.workdir, step=step, steps=self.last, evaluated=evaluated,
+                evaluators=self.scoring.evaluators,
+            )  # fmt: skip
 
         opened: list[Report] = []
         hosts.first_does(lambda: opened.append(report()))
@@ -190,25 +193,34 @@ class Run:
 
     # Evaluation.
 
-    def score(self) -> np.ndarray | None:
-        """Scores the held-out photos; gives a picture of the first ones."""
-        variables = self.scoring.with_fresh_norm(self.state.variables)
-        self.state = self.state.with_variables(variables)
-        picture = self.scoring.score(variables)
-        self.progress.scores = self.scoring.scores
+    def due(self) -> frozenset[str]:
+        """The evaluators that are due at this step and were not run; "" is the task's own."""
+        step = self.progress.step
+        if self.progress.evaluated >= step:
+            return frozenset()
+        return self.scoring.due(step, self.evaluate_every, step == self.last)
+
+    def score(self, evaluators: Collection[str]) -> np.ndarray | None:
+        """Scores the network by these evaluators; gives a picture of the first held-out photos."""
+        variables, kept = self.scoring.with_fresh_norm(self.state.variables), self.progress.scores
+        if "" in evaluators:  # `config.evals` alone changes nothing of the run
+            self.state, kept = self.state.with_variables(variables), {}
+        picture = self.scoring.score(variables, evaluators)
+        self.progress.scores = kept | self.scoring.scores
         return picture
 
-    def evaluate(self) -> None:
-        """Scores the held-out photos and reports it."""
+    def evaluate(self, evaluators: Collection[str]) -> None:
+        """Scores the network by these evaluators and reports it."""
         progress, score = self.progress, self.setup.task.score
         began = time.monotonic()
-        picture = self.score()
-        self._evaluation_seconds = time.monotonic() - began
+        picture = self.score(evaluators)
         progress.evaluated = progress.step
-        name = f"eval/{score.name}"
-        if score.better(progress.scores[name], progress.best.get(name)):
-            progress.best = {"step": progress.step, name: progress.scores[name]}
-        self.report.evaluation(progress.step, progress.scores, picture)
+        if "" in evaluators:
+            self._evaluation_seconds = time.monotonic() - began
+            name = f"eval/{score.name}"
+            if score.better(progress.scores[name], progress.best.get(name)):
+                progress.best = {"step": progress.step, name: progress.scores[name]}
+        self.report.evaluation(progress.step, self.scoring.scores, picture)
 
     def judge(self) -> None:
         """Early stopping at the end of a window: goes on, drops the rate, or ends the run."""

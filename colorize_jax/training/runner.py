@@ -31,6 +31,7 @@ class Runner:
 
     def __init__(self, task: Task, mesh, seed: int, evaluator: Evaluator | None = None):
         own = evaluator or task.evaluator
+        self._task, self._seed = task, seed
         self._own, self._mesh, self._key = own, mesh, jax.random.key(seed)
 
         def keys_of(index, batch):
@@ -86,6 +87,10 @@ class Runner:
         self._evaluate = jax.jit(evaluate, out_shardings=same)
         self._pictures = jax.jit(per_photo(own.pictures), out_shardings=same)
         self._predict = jax.jit(per_photo(own.predict), out_shardings=same)
+
+    def of(self, evaluator: Evaluator) -> "Runner":
+        """The same for another evaluator."""
+        return Runner(self._task, self._mesh, self._seed, evaluator)
 
     def statistics(self, batches: Iterable[dict[str, np.ndarray]]) -> Tree:
         """The task's sums over training batches; None if it wants none."""

@@ -36,7 +36,7 @@ def plain(config: ConfigDict) -> dict:
 
 # Settings that change neither the parameters nor what is measured: free to differ on resume.
 FREE = (
-    "checkpoint.", "log.", "eval.every", "eval.pictures", "data.threads", "data.workers",
+    "checkpoint.", "log.", "evals.", "eval.every", "eval.pictures", "data.threads", "data.workers",
     "data.worker_restarts", "data.retry_seconds",
     "data.max_bad_fraction", "distributed.", "nonfinite_skips", "replay", "eval.export",
     "schedule_from",  # where it lies; what it says is compared
@@ -46,7 +46,7 @@ FREE = (
 # finds what all of them must find; what lies there is compared.
 OF_ONE_HOST = (
     "distributed.", "data.threads", "data.workers", "data.source", "data.sbd", "init_from",
-    "schedule_from",
+    "schedule_from", "evals.knn.source", "evals.linear.source",
 )  # fmt: skip
 
 

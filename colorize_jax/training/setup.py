@@ -1,5 +1,6 @@
 """What never changes in a run, built from its config: for train, evaluate, replay and bench."""
 
+from collections.abc import Mapping
 import dataclasses
 
 import jax
@@ -16,6 +17,7 @@ from colorize_jax.log import say_once
 from colorize_jax.tasks.registry import make_task
 from colorize_jax.tasks.task import Batch, Facts, Task, batch_shapes
 from colorize_jax.training import memory, optimizers, schedules, sharding
+from colorize_jax.training.probing import Probe
 from colorize_jax.training.runner import Runner
 from colorize_jax.training.schedules import Schedule
 from colorize_jax.training.step import TrainState, abstract_state
@@ -34,6 +36,7 @@ class Setup:
         task: what is learned.
         runner: of the task.
         schedule, optimizer: how it is learned; None where nothing is trained.
+        probes: of `config.evals`, by name, where a run is evaluated.
     """
 
     config: ConfigDict
@@ -43,6 +46,7 @@ class Setup:
     runner: Runner
     schedule: Schedule | None
     optimizer: optax.GradientTransformation | None
+    probes: Mapping[str, Probe] = dataclasses.field(default_factory=dict)
 
     @property
     def training(self) -> Photos | Labelled:

@@ -1,0 +1,183 @@
+"""Watching a representation grow: `config.evals`, probes of the encoder while it is trained."""
+
+from collections.abc import Mapping, Sequence
+import math
+
+import jax
+import numpy as np
+
+from colorize_jax.data import splits
+from colorize_jax.data.labelled import Labelled
+from colorize_jax.errors import ColorizeError, ConfigError
+from colorize_jax.features import features, probes
+from colorize_jax.log import say_once
+from colorize_jax.tasks.task import Evaluator, Task
+
+# Folders that are called so hold classes, and are none themselves.
+_SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+
+
+class Probe:
+    """One entry of `config.evals`: how well a simple classifier reads classes off a layer.
+
+    The network is not in training: it normalizes by its running averages, and nothing of it
+    changes.
+
+    Args:
+        name: of the entry, and of the kind of probe: one of `probes.KINDS`.
+        config: of the run.
+        task: what is learned; its encoder is looked at.
+
+    Attributes:
+        name: of the entry.
+        every: steps from one evaluation to the next; 0: with every one of the task.
+        parts: photos to learn from, and photos to score.
+        config: how they are seen, as `pipeline.evaluation_batches` takes it: the middle of each.
+        evaluator: gives "features" [batch, channels] and "labels" [batch] of every row.
+        lines: what a person should be told of it.
+
+    Raises:
+        ColorizeError: there are no such photos, they have no classes or one alone, or the encoder
+            has no such layer; by the setting's name.
+    """
+
+    def __init__(self, name: str, config, task: Task):
+        own = config.evals[name]
+        self.name, self.every, self.config = name, own.every, _seen_so(config, own)
+        opened = self._open()
+        self.parts = tuple(
+            _some(photos, own.photos) for photos in (opened.training, opened.evaluation)
+        )
+        self._classes = opened.classes
+        encoder = task.model.encoder
+        layer = own.layer or encoder.top
+        if layer not in encoder.strides:
+            raise ConfigError(
+                f"config.evals.{name}.layer={layer!r}: {config.model.name} has "
+                f"{', '.join(encoder.strides)}"
+            )
+        self.evaluator = _features_of(encoder, layer)
+        if name == "knn":
+            voting = voters(self.parts[0].labels, own.neighbors)
+            self._options = {"neighbors": voting, "temperature": own.temperature}
+            how = f"{voting} neighbors vote with temperature {own.temperature:g}"
+            if voting < own.neighbors:
+                how = f"{how} ({own.neighbors} are too many for so few photos)"
+        else:
+            names = ("regularization", "iterations")
+            self._options = {option: own[option] for option in names}
+            how = ", ".join(f"{option} {value:g}" for option, value in self._options.items())
+        learned, scored = map(len, self.parts)
+        said = (
+            f"{layer}, {len(self._classes)} classes of {own.source}, {learned:,} photos to learn "
+            f"from, {scored:,} to score; {how}"
+        )
+        self.lines = [self._named(line) for line in (*opened.warnings, said)]
+
+    def _open(self) -> splits.Splits:
+        place = f"config.evals.{self.name}"
+        try:
+            opened = splits.open_splits(self.config)
+        except ColorizeError as error:
+            raise type(error)(self._named(str(error))) from error
+        if len(opened.classes) < 2:
+            raise ConfigError(
+                f"{place}: the photos of {self.config.data.source} are of one class alone, "
+                f"{opened.classes[0]!r}: there is nothing to tell apart"
+            )
+        if not self.config.data.split and _SPLITS.issuperset(opened.classes):
+            first, *_, last = opened.classes
+            raise ConfigError(
+                f"{place}: the folders {', '.join(opened.classes)} of {self.config.data.source} "
+                f"would be the classes: name those that hold the classes, as in --{place}.split="
+                f"{first} --{place}.eval_split={last}"
+            )
+        return opened
+
+    def _named(self, said: str) -> str:
+        """What is said of a data set, with the names of the settings here."""
+        place = f"config.evals.{self.name}"
+        return f"{place}: " + said.replace("config.data.", f"{place}.")
+
+    def score(self, rows: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
+        """{"top1": share of right answers, and with more than five classes "top5"}.
+
+        Args:
+            rows: what the evaluator gives for all photos of each of the `parts`. If these features
+                say nothing, as when one is not finite, the scores are NaN, and why is said.
+        """
+        learned, scored = ((part["features"], part["labels"]) for part in rows)
+        try:
+            found = probes.probe(self.name, learned, scored, **self._options)
+        except ConfigError as error:
+            say_once(f"config.evals.{self.name} has no scores: {error}")
+            found = {}
+        names = ("top1", "top5") if len(self._classes) > 5 else ("top1",)
+        return {name: found.get(name, math.nan) for name in names}
+
+
+def open_probes(config, task: Task) -> dict[str, Probe]:
+    """{name: probe} of all entries of `config.evals` that have a source."""
+    found = {}
+    for name in config.evals:
+        if not config.evals[name].source:
+            continue
+        if name in task.evaluators:
+            raise ConfigError(
+                f"config.evals.{name}: {config.task.name} has an evaluator of that name itself; "
+                f"leave config.evals.{name}.source empty"
+            )
+        found[name] = Probe(name, config, task)
+    return found
+
+
+def lines(found: Mapping[str, Probe]) -> list[str]:
+    """What a person should be told of the probes before they are used."""
+    return [line for probe in found.values() for line in probe.lines]
+
+
+def facts(found: Mapping[str, Probe]) -> dict:
+    """What the hosts of a run must agree upon about its probes, for `hosts.check_same`."""
+    return {
+        f"photos of evals.{name}": [photos.digest() for photos in probe.parts]
+        for name, probe in found.items()
+    }
+
+
+def _seen_so(config, own):
+    """The config of a run whose photos are those of an entry, each seen by its middle."""
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.data.update(
+            source=own.source, split=own.split, eval_split=own.eval_split, holdout=own.holdout,
+            labels="folders", per_class=0,
+        )  # fmt: skip
+        config.task.classes = 0  # as many as there are
+        config.eval.view = "center"
+        config.early_stopping.mode = "off"
+    return config
+
+
+def _some(photos: Labelled, count: int) -> Labelled:
+    """The first so many (0: all) by a hash of their names, which are of all classes."""
+    order = np.argsort(photos.hashes(), kind="stable")
+    return photos.part(order[: count or len(order)])
+
+
+def voters(labels: np.ndarray, wanted: int) -> int:
+    """How many neighbors vote: of few photos not so many that most of them must be wrong."""
+    counts = np.unique(labels, return_counts=True)[1]
+    return min(wanted, max(int(counts.min()) // 2, 1) * len(counts))
+
+
+def _features_of(encoder, layer: str) -> Evaluator:
+    """The mean of a layer over its positions, and the label, of every photo."""
+    extract = features.make_extractor(encoder, (layer,), "mean")
+
+    def on_batch(variables, statistics, keys, batch):
+        del statistics, keys
+        own = {kind: tree["encoder"] for kind, tree in variables.items() if "encoder" in tree}
+        found = extract(jax.lax.stop_gradient(own), batch["image"])[layer]
+        return {}, {"features": found, "labels": batch["labels"]}
+
+    return Evaluator(on_batch, lambda sums, rows: {})
