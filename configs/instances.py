@@ -1,19 +1,25 @@
 r"""Instance discrimination: each photo a class of its own, with a bank of features.
 
 python -m colorize_jax.main --config=configs/instances.py \
-    --config.data.source=/data/imagenet/train --workdir=/ckpt/instances
+    --config.data.source=/data/imagenet/train --workdir=/ckpt/instances \
+    --config.evals.knn.source=/data/imagenet --config.evals.knn.split=train \
+    --config.evals.knn.eval_split=val
 
 The setting of Wu, Xiong, Yu and Lin (CVPR 2018) for ImageNet: ResNet-50 on color crops of 224
 pixels, 200 epochs, 4,096 photos drawn from the bank for each. Folders of classes are read as plain
 photos: labels are not used. The bank takes 512 bytes a photo on every device and in every
 checkpoint: 655 MB of ImageNet. The whole recipe was not run yet.
 
+The score of the task is how well held-out photos are found again in another view. What the encoder
+has learned is told by the labels of evals.knn (the paper's k-NN), which training does not see.
+
 Variants, as in --config=configs/instances.py:small
     small  a narrow ResNet of 14 layers for two CPU cores and thousands of photos of 64 pixels, as
            Tiny ImageNet; softmax over the whole bank instead of drawing from it
 
 python -m colorize_jax.main --config=configs/instances.py:small --workdir=/ckpt/instances \
-    --config.data.source=/data/tiny_imagenet/train
+    --config.data.source=/data/tiny_imagenet/train --config.evals.knn.source=/data/tiny_imagenet \
+    --config.evals.knn.split=train --config.evals.knn.eval_split=val
 """
 
 from colorize_jax.config import default_config, variants

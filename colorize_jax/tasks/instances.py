@@ -15,20 +15,21 @@ from colorize_jax.tasks import losses
 from colorize_jax.tasks.task import Evaluator, Facts, Score, Task
 
 SETTINGS = {
-    "layer": "",  # whose mean over positions becomes the feature; "": the encoder's top
-    "dimensions": 128,  # of a feature
-    # "nce": noise-contrastive estimation, against photos that are drawn; "softmax": against all of
-    # them, for thousands of photos.
+    # The layer whose mean over positions becomes the feature. "": the encoder's top.
+    "layer": "",
+    "dimensions": 128,  # The length of a feature.
+    # "nce" (noise-contrastive estimation) compares each photo with some that are drawn, "softmax"
+    # with all of them, which suits thousands of photos.
     "loss": "nce",
-    "negatives": 4096,  # photos that "nce" draws for each row, with replacement
-    "temperature": 0.07,  # similarities are divided by it
-    "momentum": 0.5,  # share of the old feature in a photo's row of the bank
+    "negatives": 4096,  # How many photos "nce" draws for each row, with replacement.
+    "temperature": 0.07,  # Similarities are divided by it.
+    "momentum": 0.5,  # The share of the old feature in a photo's row of the bank.
     # Brightness, contrast and saturation change by a factor of up to 1 ± so much, the hue by so
     # much of a turn. Without it the colors alone tell which photo it is.
     "jitter": 0.4,
-    "gray": 0.2,  # share of the training crops that lose their color
+    "gray": 0.2,  # The share of the training crops that lose their color.
 }
-# Below this the sum of exp(similarity / temperature) over a large bank leaves float32.
+# With a colder softmax the sum of exp(similarity / temperature) over a large bank overflows.
 _COLDEST = 0.02
 
 
