@@ -72,7 +72,7 @@ def test_half_precision_answers_in_single_precision(rng):
     np.testing.assert_allclose(logits, network.apply(variables, top), atol=0.1)
 
 
-def test_training_reaches_the_trunk(rng):
+def test_training_reaches_the_encoder(rng):
     network, variables = _classifier(rng)
     top = jnp.asarray(rng.normal(size=(2, 3, 4, 3)), jnp.float32)
     expected = network.apply(variables, 3 * top)

@@ -65,7 +65,7 @@ def export(path: str | pathlib.Path, *, size: tuple[int, int], colorizer: bool =
             f"--size={size[0]}x{size[1]} does not suit the network, which takes at least "
             f"{encoder.smallest_input} pixels a side{multiples}"
         )
-    network = _colorizer(folder, variables) if colorizer else _trunk(encoder, variables)
+    network = _colorizer(folder, variables) if colorizer else _encoder(encoder, variables)
     shape = (*size, encoder.in_channels)
     noise = np.random.default_rng(0).uniform(-0.4, 0.5, (2, *shape)).astype(np.float32)
     expected = jax.tree.map(np.asarray, jax.jit(network)(noise))
@@ -96,7 +96,7 @@ def export(path: str | pathlib.Path, *, size: tuple[int, int], colorizer: bool =
     return folder, model, shape, deviation
 
 
-def _trunk(encoder, variables: dict[str, Any]) -> Compute:
+def _encoder(encoder, variables: dict[str, Any]) -> Compute:
     def compute(gray):
         maps = encoder.apply(variables, gray, train=False)
         return {name: x for name, x in maps.items() if name != INPUT}
