@@ -15,8 +15,10 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 4)
-# Many tests run the same small programs: each is compiled once, for all of pytest's processes.
-if "COLORIZE_TEST_CACHE" not in os.environ:
+# Many tests run the same small programs: each is compiled once, for all of pytest's processes. A
+# folder that is named by whoever runs the tests outlives them.
+_NAMED = "COLORIZE_TEST_CACHE" in os.environ
+if not _NAMED:
     os.environ["COLORIZE_TEST_CACHE"] = tempfile.mkdtemp(prefix="colorize_jax_tests")
 _CACHE = os.environ["COLORIZE_TEST_CACHE"]
 jax.config.update("jax_compilation_cache_dir", _CACHE)
@@ -28,7 +30,7 @@ os.environ["COLORIZE_CACHE"] = _INDEX.name
 
 
 def pytest_unconfigure(config):
-    if not hasattr(config, "workerinput"):  # the last process of all
+    if not _NAMED and not hasattr(config, "workerinput"):  # the last process of all
         shutil.rmtree(_CACHE, ignore_errors=True)
 
 

@@ -1,7 +1,9 @@
-"""An encoder of two convolutions, for tests of training and of tasks: it compiles in no time.
+"""An encoder of three convolutions, for tests of training and of tasks: it compiles in no time.
 
 `config.model.name = "small_encoder:SmallEncoder"`.
 """
+
+from typing import ClassVar
 
 import flax.linen as nn
 
@@ -12,9 +14,17 @@ NAME = "small_encoder:SmallEncoder"
 
 
 class SmallEncoder(Encoder):
-    """conv1 and conv2, each at half the size of what it reads."""
+    """conv1, conv2 and conv3, the first two at half the size of what they read, with batch norm
+    that can be absorbed. conv2 is drawn anew at every step where it is dropped, as fc6 of VGG is.
 
-    strides = {"gray": 1, "conv1": 2, "conv2": 4}  # noqa: RUF012
+    Attributes:
+        dropout: rate after conv2, while training.
+    """
+
+    dropout: float = 0.2
+
+    SETTINGS: ClassVar = {"dropout": 0.2}  # rate after conv2, while training
+    strides: ClassVar = {"gray": 1, "conv1": 2, "conv2": 4, "conv3": 4}
     absorbs = True
 
     @nn.compact
@@ -23,15 +33,18 @@ class SmallEncoder(Encoder):
         layers.check_channels(image, self.in_channels)
         maps = {"gray": image.astype(self.dtype)}
         x = maps["gray"]
-        for name in ("conv1", "conv2"):
+        for name, stride in (("conv1", 2), ("conv2", 2), ("conv3", 1)):
             normalized = self.norm == "batch"
             features = max(1, round(128 * self.width))
             x = layers.Conv(
-                features, stride=2, frozen_bias=normalized, dtype=self.dtype, name=name
+                features, stride=stride, frozen_bias=normalized, dtype=self.dtype, name=name
             )(x)
             if normalized:
                 moving = train and name not in self.frozen
                 batch_norm = norm.BatchNorm(self.norm_decay, self.axis_name, name=f"batch_{name}")
                 x = batch_norm(x, moving)
-            x = maps[name] = nn.relu(x)
+            x = nn.relu(x)
+            if name == "conv2":
+                x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            maps[name] = x
         return maps

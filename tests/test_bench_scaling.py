@@ -13,7 +13,7 @@ RECIPE = """
 import tiny
 
 def get_config(variant=""):
-    return tiny.config()
+    return tiny.vgg()
 """
 COUNTS = cost.Counts(rows=4, flops=400, bytes_accessed=32, memory=50)
 

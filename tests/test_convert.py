@@ -55,22 +55,22 @@ def test_a_caffe_file_becomes_a_checkpoint_to_load_and_to_start_from(vgg, tmp_pa
     wanted = caffe_files.read(vgg)["conv5_1/0"].transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(variables["params"]["conv5_1"]["kernel"], wanted)
     for init_from in (tmp_path / "out", tmp_path / "out/checkpoints/0"):
-        config = tiny.config(init_from=str(init_from))
+        config = tiny.vgg(init_from=str(init_from))
         folder = start.find(config)
         start.check(config, registry.make_encoder(config.model), folder)
     found = start.load_start(config, encoder, folder, None)
     assert not found.left_over
     note = reading.saved_note(tmp_path / "out/checkpoints/0")
     assert note["origin"]["file"] == vgg.name and len(note["origin"]["sha256"]) == 64
-    assert note["config"]["model"].keys() == tiny.config().model.to_dict().keys()
+    assert note["config"]["model"].keys() == tiny.vgg().model.to_dict().keys()
     assert not list(tmp_path.glob(".*"))  # the draft is gone
 
 
 def test_a_run_does_not_go_on_with_weights_from_elsewhere(vgg, tmp_path):
     _run("caffe", vgg, tmp_path / "out")
     with pytest.raises(CheckpointError, match="--config.init_from="):
-        same_run.check_config(tmp_path / "out", tiny.config())
-    same_run.check_config(tmp_path / "new", tiny.config())
+        same_run.check_config(tmp_path / "out", tiny.vgg())
+    same_run.check_config(tmp_path / "new", tiny.vgg())
 
 
 def test_an_empty_folder_may_be_the_output(vgg, tmp_path):
@@ -96,7 +96,7 @@ def test_a_colorizer_is_evaluated_as_a_network_of_the_recipe(tmp_path, rng, caps
     path = caffe_files.write(tmp_path / "colorizer.h5", COLORIZER, rng)
     _run("caffe", path, tmp_path / "out")
     assert "left over in the file: fc7_full/0, prediction_h_full/0" in capsys.readouterr().out
-    config = tiny.config(model__norm="none", model__alignment="center")
+    config = tiny.vgg(model__norm="none", model__alignment="center")
     scores = evaluation.evaluate(config, tmp_path / "out", tmp_path / "scores")
     assert np.isfinite(scores["eval/loss"])
     _run("to-caffe", tmp_path / "out", tmp_path / "again.h5", "--head")

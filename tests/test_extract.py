@@ -28,7 +28,7 @@ LAYERS = ("conv2_1", "fc7")
 def workdir(tmp_path_factory):
     """Of a run that has saved a random start."""
     folder = tmp_path_factory.mktemp("run")
-    config = tiny.config()
+    config = tiny.vgg()
     encoder = registry.make_encoder(config.model)
     variables = jax.jit(encoder.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
     state = TrainState(

@@ -125,10 +125,10 @@ def test_of_a_whole_photo_what_lies_over_its_border_does_not_count(rng):
     whole, _ = _evaluated(task, variables, batch)
     gray = task.prepare(None, batch)[0][0]
     encoder = task.model.encoder.clone(parent=None)
-    top = encoder.apply({"params": variables["params"]["encoder"]}, gray)["fc7"][0]
+    top = encoder.apply({"params": variables["params"]["encoder"]}, gray)["conv3"][0]
     linear = variables["params"]["head"]["classes"]
-    # Of four cells each way those whose centers, at 16, 48, 80 and 112, are in 32-95 and in 48-79.
-    logits = np.asarray(top[1:3, 1:2]).mean((0, 1)) @ linear["kernel"] + linear["bias"]
+    # Of 32 cells each way those whose centers, at 2, 6, 10 and so on, are in 32-95 and in 48-79.
+    logits = np.asarray(top[8:24, 12:20]).mean((0, 1)) @ linear["kernel"] + linear["bias"]
     assert whole["loss"] == pytest.approx(np.log1p(np.exp(logits)).sum(), rel=1e-5)
 
 
@@ -155,6 +155,8 @@ def test_positions_are_inside_where_their_centers_are():
     ],
 )
 def test_settings_that_cannot_be_are_named(loss, setting, value, message):
-    settings = {setting: value} | ({"model__fc6_padding": "VALID"} if "fc6" in setting else {})
+    settings = {setting: value}
+    if "fc6" in setting:
+        settings |= {**tiny.VGG, "model__fc6_padding": "VALID", setting: value}
     with pytest.raises(ConfigError, match=message):
         make_task(tiny.classification(loss, **settings))

@@ -205,14 +205,25 @@ def test_edge_buffer_scales_with_the_crop():
         ("model__norm", "layer", "'batch', 'none'"),
         ("model__dtype", "float16", "'float32', 'bfloat16'"),
         ("model__alignment", "left", "'corner', 'center'"),
-        ("model__fc6_kernel", 4, "fc6_kernel=4"),
         ("model__width", 0.0, "width"),
-        ("data__crop", 40, "multiple of 32"),
+        ("data__crop", 38, "multiple of 4"),
         ("model__in_channels", 3, "in_channels=1"),
-        ("model__fc6_padding", "VALID", "for classification"),
         ("finetune", "conv9", "conv9"),
     ],
 )
 def test_settings_that_cannot_be_are_named(setting, value, message):
     with pytest.raises(ConfigError, match=message):
         make_task(tiny.config(**{setting: value}))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("model__fc6_kernel", 4, "fc6_kernel=4"),
+        ("model__fc6_padding", "VALID", "for classification"),
+        ("data__crop", 40, "multiple of 32"),
+    ],
+)
+def test_settings_that_cannot_be_of_a_network_with_fc6_are_named(setting, value, message):
+    with pytest.raises(ConfigError, match=message):
+        make_task(tiny.vgg(**{setting: value}))

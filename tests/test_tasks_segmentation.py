@@ -143,7 +143,7 @@ def test_color_is_read_where_asked_for(rng):
     task, batch = make_task(tiny.segmentation(model__in_channels=3)), _batch(rng)
     (color, _), _ = task.prepare(row_keys(jax.random.key(0), jnp.arange(4)), batch)
     np.testing.assert_allclose(color, batch["image"] / 255 - 0.448827, atol=1e-4)
-    assert _variables(task, batch)["params"]["encoder"]["conv1_1"]["kernel"].shape[2] == 3
+    assert _variables(task, batch)["params"]["encoder"]["conv1"]["kernel"].shape[2] == 3
 
 
 def test_fov_blocks_are_read_last(rng):
@@ -173,4 +173,4 @@ def test_fov_blocks_are_read_last(rng):
 )
 def test_settings_that_cannot_be_are_named(setting, value, message):
     with pytest.raises(ConfigError, match=message):
-        make_task(tiny.segmentation(**{setting: value}))
+        make_task(tiny.segmentation(**tiny.VGG, **{setting: value}))

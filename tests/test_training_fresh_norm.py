@@ -22,16 +22,16 @@ def test_averages_are_over_all_photos_of_the_batches(rng):
     batches = [tiny.batch(rng) for _ in range(3)]
     variables = init_variables(jax.random.key(1), task, batches[0])
     stats = variables["batch_stats"]["encoder"]
-    stats["batch_conv1_1"]["count"] = jnp.float32(7)
+    stats["batch_conv1"]["count"] = jnp.float32(7)
     runner = Runner(task, sharding.make_mesh(), seed=0)
     fresh = runner.fresh_norm(variables, batches)
     chex.assert_trees_all_equal(fresh["params"], variables["params"])
     chex.assert_trees_all_equal_shapes_and_dtypes(fresh, variables)
-    found = fresh["batch_stats"]["encoder"]["batch_conv1_1"]
+    found = fresh["batch_stats"]["encoder"]["batch_conv1"]
 
     gray = np.concatenate([batch["image"] for batch in batches]).mean(-1, keepdims=True) / 255
-    kernel = variables["params"]["encoder"]["conv1_1"]["kernel"]
-    maps = layers.convolve(jnp.asarray(gray - 0.448827, jnp.float32), kernel, "SAME")
+    kernel = variables["params"]["encoder"]["conv1"]["kernel"]
+    maps = layers.convolve(jnp.asarray(gray - 0.448827, jnp.float32), kernel, "SAME", 2)
     np.testing.assert_allclose(found["mean"], maps.mean((0, 1, 2)), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(found["var"], maps.var((0, 1, 2)), rtol=1e-3)
     assert found["count"] == 7
@@ -39,15 +39,15 @@ def test_averages_are_over_all_photos_of_the_batches(rng):
 
 def test_frozen_layers_keep_theirs(rng):
     task = make_task(tiny.config())
-    encoder = task.model.encoder.clone(frozen=("conv1_1",))
+    encoder = task.model.encoder.clone(frozen=("conv1",))
     model = task.model.clone(encoder=encoder)
     batch = tiny.batch(rng)
     variables = init_variables(jax.random.key(1), task, batch)
     runner = Runner(dataclasses.replace(task, model=model), sharding.make_mesh(), seed=0)
     fresh = runner.fresh_norm(variables, [batch])["batch_stats"]["encoder"]
     before = variables["batch_stats"]["encoder"]
-    chex.assert_trees_all_close(fresh["batch_conv1_1"], before["batch_conv1_1"], rtol=1e-6)
-    assert np.abs(fresh["batch_conv1_2"]["mean"] - before["batch_conv1_2"]["mean"]).max() > 1e-3
+    chex.assert_trees_all_close(fresh["batch_conv1"], before["batch_conv1"], rtol=1e-6)
+    assert np.abs(fresh["batch_conv2"]["mean"] - before["batch_conv2"]["mean"]).max() > 1e-3
 
 
 def test_a_run_is_scored_by_them_and_leaves_them(tmp_path):
@@ -59,7 +59,7 @@ def test_a_run_is_scored_by_them_and_leaves_them(tmp_path):
     assert scores["eval/loss"] != running["eval/loss"]
     before, after = (saved.state(tmp_path / name, 4) for name in ("plain", "fresh"))
     chex.assert_trees_all_equal(before["params"], after["params"])
-    mean = [state["batch_stats"]["encoder"]["batch_fc7"]["mean"] for state in (before, after)]
+    mean = [state["batch_stats"]["encoder"]["batch_conv3"]["mean"] for state in (before, after)]
     assert not np.array_equal(*mean)
     again = evaluation.evaluate(config, str(tmp_path / "fresh"), tmp_path / "again")
     assert again == pytest.approx(scores, rel=1e-5)

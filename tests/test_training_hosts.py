@@ -115,9 +115,9 @@ def test_two_hosts_start_from_a_pretrained_network(tmp_path, rng):
 
     ends = _ends(_start(tmp_path / "two", [source, source], tmp_path / "cache", more=flags))
     assert [code for code, _, _ in ends] == [0, 0], ends
-    assert "15 layers, encoder/conv1_1 to encoder/fc7" in ends[0][2]
+    assert "encoder/conv1, encoder/conv2, encoder/conv3" in ends[0][2]
     before, after = (
-        colorize_jax.load_encoder(tmp_path / name)[1]["params"]["conv1_1"]["kernel"]
+        colorize_jax.load_encoder(tmp_path / name)[1]["params"]["conv1"]["kernel"]
         for name in ("pretrained", "two")
     )
     assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.9
@@ -456,7 +456,7 @@ def _between_two(monkeypatch, function, *arguments):
     ],
 )  # fmt: skip
 def test_a_setting_that_differs_between_hosts_ends_all_of_them(monkeypatch, field, value):
-    configs = [tiny.config(), tiny.config(**{field.replace(".", "__"): value})]
+    configs = [tiny.segmentation(), tiny.segmentation(**{field.replace(".", "__"): value})]
     ends = _between_two(monkeypatch, lambda c: same_run.check_hosts(c, workdir=None), *configs)
     for error in ends:
         assert isinstance(error, ConfigError) and error.exit_code == 1

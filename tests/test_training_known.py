@@ -29,7 +29,7 @@ def saved(tmp_path):
     """Makes the checkpoint of a small network, of a run with these settings; gives its path."""
 
     def make(where="pretrained", **model):
-        config = tiny.config(data__holdout=0.04)
+        config = tiny.vgg(data__holdout=0.04)
         config.model.fc6_kernel = 0
         choices.choose(config, "model", model.get("name", "vgg16"))
         config.model.update({"width": 1 / 32} | model)
@@ -100,6 +100,8 @@ def test_what_was_stated_stands_or_is_an_error_by_name(tmp_path, saved):
     assert "in_channels" not in said
     with pytest.raises(CheckpointError, match=r"model\.width is 0\.5 here and 0\.03125 there"):
         _settled(tmp_path, "seg", path, model__width=0.5)
+    with pytest.raises(CheckpointError, match="fc6_kernel is 5 here and 3 there"):
+        _settled(tmp_path, "seg", saved("large", fc6_kernel=3), model__fc6_kernel=5)
     with pytest.raises(CheckpointError, match="name is 'vgg16' here|name is 'alexnet' here"):
         _settled(tmp_path, "seg", path, model__name="alexnet", model__width=0.5)
     with pytest.raises(CheckpointError, match="name is 'alexnet' here and 'vgg16' there"):
@@ -166,7 +168,7 @@ def _note(config, **more):
 
 
 def test_an_evaluation_takes_the_network_and_its_outputs_from_the_checkpoint():
-    trained = tiny.config(model__norm="none", model__hidden=8, task__bins=16,
+    trained = tiny.vgg(model__norm="none", model__hidden=8, task__bins=16,
                           task__loss="regression")  # fmt: skip
     note = {"config": json.loads(trained.to_json_best_effort())}
     config, said = known.for_evaluation(default_config(), note, ())
@@ -189,7 +191,7 @@ def photos(tmp_path, rng):
 
 
 def _scored(note, stated=(), **settings):
-    config = tiny.config(**{"data__holdout": 0.001} | settings)
+    config = tiny.vgg(**{"data__holdout": 0.001} | settings)
     names = {name.replace("__", ".") for name in settings}
     return known.to_score(config, note, {*stated, *names})
 
@@ -200,7 +202,7 @@ def _names(photos):
 
 def test_of_the_photos_of_the_training_those_are_scored_that_were_held_out(photos):
     source = str(photos / "photos")
-    trained = tiny.config(data__source=source, data__holdout=0.2)
+    trained = tiny.vgg(data__source=source, data__holdout=0.2)
     note, (training, held_out) = _note(trained), sources.open_splits(source, 0.2)
     assert 1 < len(held_out) < 20
     found = _scored(note, data__source=f"{photos}/./photos/")
@@ -215,14 +217,14 @@ def test_of_the_photos_of_the_training_those_are_scored_that_were_held_out(photo
 
 def test_photos_that_came_later_were_not_trained_on(photos, rng):
     source = photos / "photos"
-    note = _note(tiny.config(data__source=str(source), data__holdout=0.2))
+    note = _note(tiny.vgg(data__source=str(source), data__holdout=0.2))
     for path in (photos / "test").rglob("*.jpg"):
         path.rename(source / f"new_{path.name}")
     assert _scored(note, data__source=str(source)).which == "held out"
 
 
 def test_of_another_folder_all_photos_are_scored(photos):
-    note = _note(tiny.config(data__source=str(photos / "photos"), data__holdout=0.2))
+    note = _note(tiny.vgg(data__source=str(photos / "photos"), data__holdout=0.2))
     found = _scored(note, data__source=str(photos / "test"))
     assert (len(found.opened.evaluation), found.which, found.remarks) == (9, "all", [])
     assert found.config.eval.photos == 0 and len(found.opened.training) == note["photos"]
@@ -237,7 +239,7 @@ def test_of_another_folder_all_photos_are_scored(photos):
 
 
 def test_without_the_photos_of_the_training_nothing_is_said_of_them(photos):
-    note = _note(tiny.config(data__source=str(photos / "photos"), data__holdout=0.2))
+    note = _note(tiny.vgg(data__source=str(photos / "photos"), data__holdout=0.2))
     (photos / "photos").rename(photos / "gone")
     found = _scored(note, data__source=str(photos / "test"))
     assert found.which == "all" and "are not here" in found.remarks[0]
@@ -251,7 +253,7 @@ def test_labels_must_stand_for_the_classes_that_were_learned(tmp_path, rng):
         "data__labels": "folders", "data__split": "train", "data__eval_split": "val",
         "data__source": str(tmp_path / "set"), "task__classes": 3,
     }  # fmt: skip
-    note = _note(tiny.config(**settings))
+    note = _note(tiny.vgg(**settings))
     assert _scored(note, **settings).which == "val"
     note["classes"][0] = "other"
     with pytest.raises(DataError, match="other classes than the network was trained on.*'n00'"):
@@ -260,7 +262,7 @@ def test_labels_must_stand_for_the_classes_that_were_learned(tmp_path, rng):
 
 def test_the_message_and_the_table_tell_the_same_number(photos, monkeypatch, tmp_path):
     """And the network, the photos and the classes are nobody's to repeat."""
-    trained = tiny.config(data__source=str(photos / "photos"), data__holdout=0.2)
+    trained = tiny.vgg(data__source=str(photos / "photos"), data__holdout=0.2)
     task = make_task(trained)
     shapes = jax.eval_shape(
         lambda batch: init_variables(jax.random.key(0), task, batch), batch_shapes(task, trained)
@@ -274,7 +276,7 @@ def test_the_message_and_the_table_tell_the_same_number(photos, monkeypatch, tmp
     said = []
     monkeypatch.setattr(evaluation, "say_once", said.append)
     (photos / "test" / "sub0" / "photo000.jpg").write_bytes(b"damaged")
-    config = tiny.config(data__source=str(photos / "test"), eval__pictures=0)
+    config = tiny.vgg(data__source=str(photos / "test"), eval__pictures=0)
     config.model.update(default_config().model.to_dict())
     evaluation.evaluate(config, str(tmp_path / "a"), tmp_path / "scores", stated={"data.source"})
     text = "\n".join(said)

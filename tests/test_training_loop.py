@@ -190,12 +190,12 @@ def test_the_encoder_in_three_lines(finished, rng):
     encoder, variables = colorize_jax.load_encoder(workdir)
     gray = colorize_jax.network_input(rng.integers(0, 256, (2, 64, 96, 3), dtype=np.uint8))
     maps = encoder.apply(variables, gray, train=False)
-    assert maps["conv5_3"].shape == (2, 4, 6, 16) and np.isfinite(maps["fc7"]).all()
+    assert maps["conv2"].shape == (2, 16, 24, 4) and np.isfinite(maps["conv3"]).all()
     state = saved.state(workdir, 6)
     chex.assert_trees_all_equal(variables["params"], state["params"]["encoder"])
     chex.assert_trees_all_equal(variables["batch_stats"], state["batch_stats"]["encoder"])
     _, earlier = colorize_jax.load_encoder(workdir / "checkpoints" / "3")
-    kernels = earlier["params"]["conv1_1"]["kernel"], variables["params"]["conv1_1"]["kernel"]
+    kernels = earlier["params"]["conv1"]["kernel"], variables["params"]["conv1"]["kernel"]
     assert not np.array_equal(*kernels)
 
 

@@ -284,7 +284,7 @@ def test_a_checkpoint_is_read_once_for_its_checksums_as_long_as_nothing_changes(
     ],
 )
 def test_the_encoder_to_transfer_is_the_one_that_was_saved(tmp_path, saved, lacking):
-    config = tiny.config(**{f"model__{name}": value for name, value in saved.items()})
+    config = tiny.vgg(**{f"model__{name}": value for name, value in saved.items()})
     encoder = registry.make_encoder(config.model).clone(frozen=("conv1_1",))
     image = jnp.ones((1, 160, 160, encoder.in_channels))
     variables = jax.jit(encoder.init)(jax.random.key(0), image)

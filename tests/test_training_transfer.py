@@ -81,8 +81,8 @@ def _params(workdir, step):
 def test_a_run_says_what_was_loaded_what_is_new_and_what_is_left_over(segmented, pretrained):
     _, _, said, _ = segmented
     folder = pretrained / "checkpoints" / "4"
-    assert f"loaded from {folder} (batch norm absorbed): 15 layers" in said
-    assert "encoder/conv1_1 to encoder/fc7" in said
+    layers = "encoder/conv1, encoder/conv2, encoder/conv3"
+    assert f"loaded from {folder} (batch norm absorbed): {layers}" in said
     assert "new: head/classes, head/hidden" in said
     assert "left over in the checkpoint: head/chroma, head/hidden, head/hue" in said
 
@@ -195,7 +195,7 @@ def test_photos_that_cannot_be_evaluated_are_said(tmp_path, monkeypatch):
 
 def test_only_the_layers_that_are_named_are_trained(pretrained, devkit, tmp_path):
     config = tiny.segmentation(
-        data__source=str(devkit), init_from=str(pretrained), finetune="conv5_3..fc6", steps=2,
+        data__source=str(devkit), init_from=str(pretrained), finetune="conv2", steps=2,
         optimizer__weight_decay=0.1, optimizer__rate=0.1,
     )  # fmt: skip
     loop.train(config, tmp_path)
@@ -206,7 +206,7 @@ def test_only_the_layers_that_are_named_are_trained(pretrained, devkit, tmp_path
         for name, layer in after["encoder"].items()
         if not np.array_equal(layer["kernel"], before[name]["kernel"])
     }
-    assert changed == {"conv5_3", "fc6"}
+    assert changed == {"conv2"}
 
 
 def _started(config):
@@ -218,16 +218,16 @@ def _started(config):
 
 def test_frozen_batch_norm_keeps_still(pretrained, devkit, tmp_path):
     config = tiny.segmentation(
-        data__source=str(devkit), init_from=str(pretrained), finetune="fc7", steps=2,
+        data__source=str(devkit), init_from=str(pretrained), finetune="conv3", steps=2,
         model__norm="batch",
     )  # fmt: skip
     loop.train(config, tmp_path)
     before = saved.state(pretrained, 4)["batch_stats"]["encoder"]
     after = saved.state(tmp_path, 2)["batch_stats"]["encoder"]
     changed = {n for n in before if not np.array_equal(before[n]["mean"], after[n]["mean"])}
-    assert changed == {"batch_fc7"}
+    assert changed == {"batch_conv3"}
     # What is trained follows the new photos at once; what is frozen does not forget its age.
-    assert after["batch_fc7"]["count"] == 2 and after["batch_fc6"]["count"] == 4
+    assert after["batch_conv3"]["count"] == 2 and after["batch_conv2"]["count"] == 4
 
 
 def _photo():
@@ -249,7 +249,7 @@ def test_a_start_computes_what_was_pretrained(pretrained, devkit):
         after = ours.apply({"params": params}, jnp.repeat(gray, channels, -1))
         for name in encoder.layers:
             np.testing.assert_allclose(after[name], before[name], rtol=1e-4, atol=1e-4)
-        assert ("conv1_1 reads color" in found.done) == (channels == 3)
+        assert ("conv1 reads color" in found.done) == (channels == 3)
 
 
 @pytest.mark.slow
@@ -274,7 +274,6 @@ def test_a_start_is_rebalanced_on_photos(segmented, devkit, tmp_path):
         ({"init_from": "/nowhere"}, CheckpointError, "no checkpoint in /nowhere"),
         ({"init_from": "EMPTY"}, CheckpointError, "7 is not used: it has no manifest.json"),
         ({"model__width": 0.0625}, CheckpointError, "width is 0.0625 here and 0.03125 there"),
-        ({"model__fc6_kernel": 3}, CheckpointError, "fc6_kernel is 3 here and 1 there"),
         ({"rebalance_photos": 4, "model__norm": "batch"}, ConfigError, "rebalance_photos"),
         ({"rebalance_photos": 4, "init_from": "random"}, ConfigError, "rebalance_photos"),
         ({"finetune": "conv7"}, ConfigError, "'conv7'"),
@@ -343,7 +342,7 @@ def test_masks_are_exported_by_segmentation_alone(folders, tmp_path):
 def test_a_step_of_a_transfer_can_be_replayed(devkit, tmp_path):
     """With names of classes, frozen layers, and early stopping's state in the optimizer."""
     config = tiny.segmentation(
-        data__source=str(devkit), init_from="random", optimizer__rate=1e30, finetune="fc7",
+        data__source=str(devkit), init_from="random", optimizer__rate=1e30, finetune="conv3",
         eval__classes=("class 0", "class 1"), early_stopping__mode="search", data__eval_split="",
         data__batch_size=4,
     )  # fmt: skip
@@ -352,25 +351,17 @@ def test_a_step_of_a_transfer_can_be_replayed(devkit, tmp_path):
     config.replay = re.search(r"config.replay=(\S+)", str(found.value))[1]
     config.early_stopping.mode, config.data.eval_split = "crossval", "val"
     result = nonfinite.replay(config, tmp_path / "replay")
-    assert result["gradients"]["encoder/conv1_1/kernel"] == 0
+    assert result["gradients"]["encoder/conv1/kernel"] == 0
 
 
-def test_the_names_of_all_layers_are_told_on_request(pretrained, devkit):
-    config = tiny.segmentation(data__source=str(devkit), init_from=str(pretrained))
-    task = make_task(config)
-    found, _ = _started(config)
-    batch = {
-        "image": np.zeros((1, 32, 32, 3), np.uint8), "mask": np.zeros((1, 32, 32), np.uint8),
-        "valid": np.ones(1, bool),
-    }  # fmt: skip
+def test_the_names_of_all_layers_are_told_on_request(tmp_path):
+    config = tiny.vgg()
+    layers = make_task(config).model.encoder.layers
+    found = start.Start(tmp_path, {}, layers, [], ())
     state = TrainState(
-        step=0, opt_state=(), nonfinite=0, collections={"batch_stats": {}},
-        params=jax.eval_shape(
-            lambda: task.model.init(
-                jax.random.key(0), *task.prepare(jax.random.split(jax.random.key(0), 1), batch)[0]
-            )
-        )["params"],
-    )  # fmt: skip
+        step=0, opt_state=(), nonfinite=0, collections={}, params={"head": {"hidden": {}}}
+    )
     short = start.describe(config, found, state)
+    assert f"loaded from {tmp_path}: 15 layers, encoder/conv1_1 to encoder/fc7" in short
     config.log.names = True
     assert "conv3_2" in start.describe(config, found, state) and "conv3_2" not in short

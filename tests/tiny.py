@@ -2,16 +2,16 @@
 
 import numpy as np
 from PIL import Image
+import small_encoder
 
 from colorize_jax.config import choices, default_config
 
 
 def config(**settings):
     """A run of 6 steps on crops of 32 pixels; settings as in data__batch_size=4."""
-    config = default_config()
+    config = default_config(network=settings.get("model__name", small_encoder.NAME))
     config.steps = 6
     config.model.width = 0.03125
-    config.model.fc6_kernel = 1
     config.model.hidden = 8
     config.data.source = "builtin:photos"
     config.data.scale = (40, 50)
@@ -37,6 +37,15 @@ def config(**settings):
         with config.unlocked():
             config.update_from_flattened_dict({name: value})
     return config
+
+
+# A narrow VGG-16, for what only a network of the papers has: layers by name, absorption, fc6.
+VGG = {"model__name": "vgg16", "model__fc6_kernel": 1}
+
+
+def vgg(**settings):
+    """The same with a narrow VGG-16."""
+    return config(**VGG | settings)
 
 
 def segmentation(**settings):
@@ -76,7 +85,7 @@ def classification(loss, **settings):
 
 
 def get_config():
-    """For --config=tests/tiny.py."""
+    """For --config=tests/tiny.py; tests/ must be in PYTHONPATH."""
     return config()
 
 
