@@ -1,0 +1,74 @@
+"""Toy photos that every task can learn, with labels for tasks that need some."""
+
+import functools
+
+import labelled
+import numpy as np
+import tiny
+
+from colorize_jax.errors import ConfigError
+from colorize_jax.tasks.registry import make_task
+from colorize_jax.tasks.task import Facts
+
+CLASSES = ("red", "green", "blue")
+PHOTOS = 8
+# What makes a run of a task small, or gives it labels. A task that is not here needs nothing.
+_CONFIGS = {
+    "classification": functools.partial(tiny.classification, "softmax"),
+    "gamut": functools.partial(tiny.config, task__name="gamut", task__prior_batches=2),
+    # Against all eight photos: of draws from so few, many would be the photo itself.
+    "instances": functools.partial(
+        tiny.config, task__name="instances", task__loss="softmax", task__jitter=0.05, task__gray=0.0
+    ),
+    "segmentation": tiny.segmentation,
+}
+
+
+def make(name, **settings):
+    """(config, task) of a task of this package, as small as it gets."""
+    config_of = _CONFIGS.get(name, functools.partial(tiny.config, task__name=name))
+    for views in (1, 2):  # of a photo; only the task knows how many it takes
+        config = config_of(data__views=views, **settings)
+        try:
+            return config, make_task(config, Facts(PHOTOS, CLASSES if config.data.labels else ()))
+        except ConfigError as error:
+            if "config.data.views" not in str(error):
+                raise
+    raise AssertionError(f"{name} takes neither one nor two views")
+
+
+def batch(config, task, rng):
+    """A training batch. Brightness grows downwards and tells the color, the class and each photo;
+    the mask has its classes one below the other."""
+    crop, number = config.data.crop, np.arange(PHOTOS)
+    down = np.linspace(0, 1, crop)
+    tints = np.array([[1, 0.4, 0.4], [0.4, 1, 0.4], [0.4, 0.4, 1]])[number % 3]
+    bright = 30 + 50 * (number % 3)[:, None] + 4 * number[:, None] + 60 * down
+    image = bright[:, :, None, None] * tints[:, None, None] + rng.uniform(0, 4, (1, crop, crop, 3))
+    image = image.astype(np.uint8)
+    found = {
+        "image": image if task.views == 1 else np.stack([image] * task.views, 1),
+        "position": number,
+        "photo": number,
+        "valid": np.ones(PHOTOS, bool),
+    }
+    labels = {
+        "labels": number % 3,
+        "mask": np.broadcast_to((2.99 * down)[None, :, None], (PHOTOS, crop, crop)),
+    }
+    for name, (_, dtype) in task.labels.items():
+        found[name] = labels[name].astype(dtype)
+    return found
+
+
+def source(config, folder):
+    """The value of `config.data.source` for photos on disk with the labels that a run needs."""
+    kind, rng = config.data.labels, np.random.default_rng(0)
+    if not kind:
+        return "builtin:photos"
+    if kind == "folders":
+        labelled.write_class_folders(folder, rng)
+    else:
+        folder = folder / "VOC2012"
+        labelled.write_devkit(folder, rng, size=(36, 50))
+    return str(folder)
