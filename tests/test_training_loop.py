@@ -172,8 +172,8 @@ def test_a_finished_run_is_left_as_it_is(finished):
 
 @pytest.mark.slow
 def test_snapshots_stay_besides_the_last_ones(tmp_path):
-    # 10 photos in batches of 8: 1.6 epochs are 2 steps.
-    config = tiny.config(checkpoint__every=1, checkpoint__keep=1, checkpoint__snapshots=(1.6,))
+    # 81 photos in batches of 8: 0.2 epochs are 2 steps.
+    config = tiny.config(checkpoint__every=1, checkpoint__keep=1, checkpoint__snapshots=(0.2,))
     loop.train(config, tmp_path)
     assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"2", "6"}
 
