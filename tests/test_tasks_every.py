@@ -14,7 +14,7 @@ import toys
 
 from colorize_jax.tasks import registry
 from colorize_jax.training import loop, sharding
-from colorize_jax.training.step import init_state, row_keys
+from colorize_jax.training.step import init_state, row_keys, train_step
 
 TASKS = registry.names()
 KEY = jax.random.key(3)
@@ -112,6 +112,28 @@ def test_a_step_does_not_depend_on_the_number_of_devices(name):
     chex.assert_trees_all_close(
         optax.tree.get(four[0].opt_state, "mu"), mu, rtol=1e-5, atol=1e-6 * scale
     )
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_no_type_is_promoted_unless_it_is_said(name):
+    """An integer that becomes a float unseen, or half precision that becomes a single one."""
+    task, batch, state = _made(name)
+    evaluator, variables, step = task.evaluator, state.variables, jax.random.key(0)
+    sgd = optax.sgd(1.0)  # optax's Adam promotes, and is not ours
+    state = state.replace(opt_state=sgd.init(state.params))
+
+    def scores(variables, batch, keys):
+        statistics = evaluator.statistics and evaluator.statistics(keys, batch)
+        return evaluator.on_batch(variables, statistics, keys, batch)
+
+    with jax.numpy_dtype_promotion("strict"):
+        train = functools.partial(train_step, task=task, optimizer=sgd, microbatches=2)
+        jax.eval_shape(train, state, batch, step)
+        jax.eval_shape(scores, variables, batch, _keys())
+        if evaluator.pictures:
+            jax.eval_shape(evaluator.pictures, variables, batch)
+        if task.fit:
+            jax.eval_shape(lambda *of: task.fit.constants(task.fit.sums(*of)), _keys(), batch)
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -74,7 +74,7 @@ def nearest(ab: jax.Array, neighbors: int = 5) -> tuple[jax.Array, jax.Array]:
 def encode(ab: jax.Array, neighbors: int = 5) -> jax.Array:
     """Colors [..., 2] as distributions over all bins, [..., 313]; see `nearest`."""
     index, share = nearest(ab, neighbors)
-    return (share[..., None] * (index[..., None] == jnp.arange(BINS))).sum(-2)
+    return jnp.where(index[..., None] == jnp.arange(BINS), share[..., None], 0).sum(-2)
 
 
 def has_color(ab: jax.Array) -> jax.Array:
@@ -97,7 +97,7 @@ def class_weights(prior: jax.Array, uniform: float = 0.5) -> jax.Array:
         [313], whose mean over pixels distributed as the prior is one. The uniform part is spread
         over the bins that occur; a bin that does not is weighted as if it were very rare.
     """
-    occurring = (prior > 0).sum()
+    occurring = (prior > 0).sum().astype(jnp.float32)
     inverse = 1 / ((1 - uniform) * prior + uniform / occurring)
     return inverse / (prior * inverse).sum()
 

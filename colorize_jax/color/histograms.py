@@ -35,7 +35,8 @@ def window_histogram(index: jax.Array, points: jax.Array, *, window: int, bins: 
     votes = index[jnp.clip(y, 0, height - 1)[:, :, None], jnp.clip(x, 0, width - 1)[:, None, :]]
     votes = jnp.where(inside, votes, -1).reshape(len(points), -1)  # -1 is no bin: it gets no vote
     counts = (votes[:, :, None] == jnp.arange(bins)).sum(1).astype(jnp.float32)
-    return counts / inside.reshape(len(points), -1).sum(1, keepdims=True)
+    pixels = inside.reshape(len(points), -1).sum(1, keepdims=True)
+    return counts / pixels.astype(jnp.float32)
 
 
 def chroma_weight(gray: jax.Array) -> jax.Array:

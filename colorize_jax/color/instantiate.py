@@ -16,7 +16,8 @@ def _centers(bins: int) -> jax.Array:
 def _quantile(histogram: jax.Array, share: float) -> jax.Array:
     """Center of the bin in which the cumulative histogram reaches `share`."""
     bins = histogram.shape[-1]
-    return ((jnp.cumsum(histogram, -1) < share).sum(-1) + 0.5) / bins
+    below = (jnp.cumsum(histogram, -1) < share).sum(-1)
+    return (below.astype(jnp.float32) + 0.5) / bins
 
 
 def _phasor(histogram: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -32,7 +32,7 @@ def sample(features: jax.Array, points: jax.Array, stride: int, alignment: str) 
     flat = features.reshape(-1, height * width, channels)
     if stride == 1 and alignment == "corner" and jnp.issubdtype(points.dtype, jnp.integer):
         return jax.vmap(lambda cells, at: cells[at])(flat, points[..., 0] * width + points[..., 1])
-    at = (points - ALIGNMENTS[alignment](stride)) / stride
+    at = (jnp.asarray(points, jnp.float32) - ALIGNMENTS[alignment](stride)) / stride
     y0, y1, fy = _neighbors(at[..., 0], height)
     x0, x1, fx = _neighbors(at[..., 1], width)
     if height * width <= _MATMUL_CELLS:
@@ -51,14 +51,14 @@ def _neighbors(at: jax.Array, size: int) -> tuple[jax.Array, jax.Array, jax.Arra
     """Cells below and above positions along one axis, and the weight of the upper one."""
     at = jnp.clip(jnp.asarray(at, jnp.float32), 0, size - 1)
     low = jnp.floor(at).astype(jnp.int32)
-    return low, jnp.minimum(low + 1, size - 1), at - low
+    return low, jnp.minimum(low + 1, size - 1), at - low.astype(jnp.float32)
 
 
 def _weights(low: jax.Array, high: jax.Array, fraction: jax.Array, size: int) -> jax.Array:
     """Bilinear weights as rows of a matrix: [batch, points] -> [batch, points, size]."""
     cells = jnp.arange(size)
     fraction = fraction[..., None]
-    at_low, at_high = cells == low[..., None], cells == high[..., None]
+    at_low, at_high = ((cells == at[..., None]).astype(fraction.dtype) for at in (low, high))
     return at_low * (1 - fraction) + at_high * fraction
 
 
@@ -82,9 +82,8 @@ def sparse_columns(
 
 def resize_bilinear(x: jax.Array, height: int, width: int) -> jax.Array:
     """TF1's legacy resize of [batch, h, w, channels]: source = target * (in / out), clamped."""
-    return _on_grid(
-        x, jnp.arange(height) * (x.shape[1] / height), jnp.arange(width) * (x.shape[2] / width)
-    )
+    rows, columns = (jnp.arange(side, dtype=jnp.float32) for side in (height, width))
+    return _on_grid(x, rows * (x.shape[1] / height), columns * (x.shape[2] / width))
 
 
 def resize_nearest(x: jax.Array, height: int, width: int) -> jax.Array:
@@ -128,8 +127,8 @@ def dense_projection(
     first, stride = next(iter(strides.items()))
     height, width = (size * stride // grid for size in maps[first].shape[1:3])
     # The pixel that a cell of the grid stands for: its corner, or its center.
-    rows = jnp.arange(height) * grid + ALIGNMENTS[alignment](grid)
-    columns = jnp.arange(width) * grid + ALIGNMENTS[alignment](grid)
+    sides = (jnp.arange(side, dtype=jnp.float32) for side in (height, width))
+    rows, columns = (side * grid + ALIGNMENTS[alignment](grid) for side in sides)
     total, start = 0.0, 0
     for name, stride in strides.items():
         features = maps[name]
@@ -151,4 +150,5 @@ def from_grid(x: jax.Array, height: int, width: int, alignment: str = "corner") 
     """Values on the grid of `dense_projection` [batch, h, w, channels] -> every pixel, bilinear."""
     grid = height // x.shape[1]
     offset = ALIGNMENTS[alignment](grid)
-    return _on_grid(x, (jnp.arange(height) - offset) / grid, (jnp.arange(width) - offset) / grid)
+    rows, columns = (jnp.arange(side, dtype=jnp.float32) for side in (height, width))
+    return _on_grid(x, (rows - offset) / grid, (columns - offset) / grid)

@@ -123,11 +123,11 @@ class _OneClass:
         return losses.cross_entropy(logits, labels, void=NO_CLASS)[0]
 
     def evaluate(self, logits, labels, valid):
-        hits = metrics.top_k(logits, labels, 1) * valid
+        hits, top5 = (metrics.top_k(logits, labels, k).astype(jnp.float32) * valid for k in (1, 5))
         classes = jax.nn.one_hot(labels, len(self._names)) * valid[:, None]
         sums = {
             "top1": hits.sum(),
-            "top5": (metrics.top_k(logits, labels, 5) * valid).sum(),
+            "top5": top5.sum(),
             "class_hits": (hits[:, None] * classes).sum(0),
             "class_photos": classes.sum(0),
             "seen": valid.sum(),

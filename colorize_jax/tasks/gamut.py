@@ -94,7 +94,7 @@ def make_task(config, encoder, facts: Facts) -> Task:
         """Distributions [batch, points, 313] of the pixels that count, and zeros of the others."""
         _, targets = targets_of(keys, batch)
         counted = targets["valid"] & targets["has_color"]
-        return targets["bins"] * counted[:, None, None]
+        return jnp.where(counted[:, None, None], targets["bins"], 0)
 
     def sums(keys, batch):
         return counted_bins(keys, batch).sum((0, 1))

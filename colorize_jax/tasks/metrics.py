@@ -87,8 +87,8 @@ def photo_iou(confusion: jax.Array) -> jax.Array:
     in its prediction, [..., classes, classes] -> [...]."""
     both = jnp.diagonal(confusion, axis1=-2, axis2=-1)
     either = confusion.sum(-1) + confusion.sum(-2) - both
-    there = either > 0
-    return (both / jnp.maximum(either, 1)).sum(-1) / jnp.maximum(there.sum(-1), 1)
+    there = (either > 0).sum(-1).astype(jnp.float32)
+    return (both / jnp.maximum(either, 1)).sum(-1) / jnp.maximum(there, 1)
 
 
 def top_k(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:

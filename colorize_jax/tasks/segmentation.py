@@ -121,11 +121,12 @@ def make_task(config, encoder, facts: Facts) -> Task:
         return logits_of(variables, batch).argmax(-1).astype(jnp.uint8)
 
     def pictures(variables, batch):
-        colors = jnp.asarray(palette(number))
+        colors = jnp.asarray(palette(number), jnp.float32)
+        photo = batch["image"].astype(jnp.float32)
 
         def over(mask):
-            mixed = (1 - VISIBLE) * batch["image"] + VISIBLE * colors[mask]
-            mixed = jnp.where(mask[..., None] == 0, batch["image"], mixed)  # the background as is
+            mixed = (1 - VISIBLE) * photo + VISIBLE * colors[mask]
+            mixed = jnp.where(mask[..., None] == 0, photo, mixed)  # the background as is
             return jnp.round(mixed).astype(jnp.uint8)
 
         predicted = predict(variables, batch)
