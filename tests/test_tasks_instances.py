@@ -36,6 +36,7 @@ def _config(**settings):
             "task__dimensions": 16,
             "task__negatives": 6,
             "model__name": small_encoder.NAME,
+            "model__dropout": 0.0,
             "model__in_channels": 3,
         }
         | settings

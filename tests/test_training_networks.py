@@ -170,7 +170,7 @@ def test_whole_photos_are_classified_by_the_cells_that_lie_over_them(name):
         "valid": np.ones(2, bool), "size": np.full((2, 2), 100, np.int32),
     }  # fmt: skip
     variables = jax.eval_shape(lambda: init_variables(jax.random.key(0), task, batch))
-    sums, _ = jax.eval_shape(task.evaluate, variables, {}, None, batch)
+    sums, _ = jax.eval_shape(task.evaluator.on_batch, variables, {}, None, batch)
     assert sums["top1"].shape == ()
 
 
