@@ -17,6 +17,11 @@ from colorize_jax.training import loop, sharding
 from colorize_jax.training.step import init_state, row_keys, train_step
 
 TASKS = registry.names()
+# Those that other files train, on devices and to the end, come here only with -m slow.
+_TRAINED = ("colorization", "segmentation", "classification")
+IN_TRAINING = [
+    pytest.param(name, marks=pytest.mark.slow) if name in _TRAINED else name for name in TASKS
+]
 KEY = jax.random.key(3)
 ADAM = optax.adam(0.02)
 
@@ -101,7 +106,7 @@ def test_rows_that_are_not_valid_give_nothing(name):
     chex.assert_trees_all_equal(after.collections, state.collections)
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", IN_TRAINING)
 def test_a_step_does_not_depend_on_the_number_of_devices(name):
     _, batch, state = _made(name)
     one, four = (jax.device_get(_step(name, devices)(state, batch)) for devices in (1, 4))
@@ -136,7 +141,7 @@ def test_no_type_is_promoted_unless_it_is_said(name):
             jax.eval_shape(lambda *of: task.fit.constants(task.fit.sums(*of)), _keys(), batch)
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", IN_TRAINING)
 def test_toy_photos_are_learned(name):
     _, batch, state = _made(name)
     found = []
@@ -146,7 +151,7 @@ def test_toy_photos_are_learned(name):
     assert np.mean(found[-10:]) < 0.8 * np.mean(found[:3])
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", IN_TRAINING)
 def test_a_run_resumes_bit_exactly(name, tmp_path):
     settings = {"steps": 2, "checkpoint__every": 1, "eval__every": 2, "eval__pictures": 0}
     config, _ = toys.make(name, **settings)

@@ -166,6 +166,7 @@ def test_a_step_changes_the_network_and_no_constant_and_the_loss_falls(rng):
     assert scores["psnr"] > scores["psnr_gray"] + 3 and scores["auc"] > scores["auc_gray"]
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_prior_when_it_goes_on_and_evaluation_reads_it(tmp_path, monkeypatch):
     config, workdir = _config(), tmp_path / "run"
     scores = loop.train(config, workdir)
