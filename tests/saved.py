@@ -1,7 +1,9 @@
 """What a run has left in its workdir, for tests that compare runs."""
 
+import contextlib
 import json
 import pathlib
+import resource
 
 import jax
 from orbax.checkpoint import v1 as ocp
@@ -32,3 +34,14 @@ def state(workdir, step, folder=None):
         ocp.checkpointables_metadata(folder).metadata["state"],
     )
     return ocp.load_checkpointables(folder, {"state": wanted})["state"]
+
+
+@contextlib.contextmanager
+def no_file_longer_than(size):
+    """What a full disk does to a write: the kernel refuses it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -1,10 +1,8 @@
 """The command: what it writes, what it says, and that bad input leaves the output as it was."""
 
-import contextlib
 import json
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -246,21 +244,10 @@ def test_an_output_that_exists_is_left_alone(vgg, tmp_path, capsys):
     )
 
 
-@contextlib.contextmanager
-def _no_file_longer_than(size):
-    """What a full disk does to a write: the kernel refuses it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_disk_that_is_full_leaves_nothing(vgg, tmp_path, monkeypatch, capsys):
     _run("caffe", vgg, tmp_path / "good")
     before = sorted(tmp_path.iterdir())
-    with _no_file_longer_than(20_000):
+    with saved.no_file_longer_than(20_000):
         said = _refused(capsys, "to-caffe", tmp_path / "good", tmp_path / "new.h5")
         assert "new.h5 could not be written: File too large" in said
         said = _refused(capsys, "caffe", vgg, tmp_path / "out")

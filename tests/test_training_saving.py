@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import re
-import resource
 import shutil
 import types
 
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import saved
 import tiny
 
 import colorize_jax
@@ -313,24 +313,13 @@ def test_old_ones_go_only_when_a_newer_one_is_complete(tmp_path, opened, monkeyp
     assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"2"}
 
 
-@contextlib.contextmanager
-def _no_file_longer_than(size):
-    """What a full disk does to a write: the kernel refuses it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_save_that_the_disk_refuses_is_said_and_a_later_one_succeeds(
     tmp_path, opened, said, caplog
 ):
     with opened() as checkpoints:
         checkpoints.save(1, _state(1), {"step": 1})
         checkpoints.wait()
-        with _no_file_longer_than(50_000):
+        with saved.no_file_longer_than(50_000):
             for step in (2, 3):
                 checkpoints.save(step, _state(step), {"step": step})
                 checkpoints.wait()
@@ -475,7 +464,7 @@ def test_a_disk_that_is_gone_under_the_workdir_is_not_written_to_in_its_place(
 
 
 def test_a_text_that_cannot_be_written_leaves_no_draft(tmp_path):
-    with _no_file_longer_than(10), pytest.raises(OSError, match="large"):
+    with saved.no_file_longer_than(10), pytest.raises(OSError, match="large"):
         files.atomic_write_text(tmp_path / "config.json", "x" * 100)
     assert not list(tmp_path.iterdir())
 
