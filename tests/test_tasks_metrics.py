@@ -1,4 +1,4 @@
-"""Scores against golden vectors, scikit-image and scikit-learn."""
+"""Scores against golden vectors and scikit-learn."""
 
 import functools
 
@@ -6,47 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import skimage.color
-import skimage.metrics
 import sklearn.metrics
 
 from colorize_jax.tasks import metrics
-
-
-def test_golden_psnr_and_rmse_ab(golden):
-    predicted = jnp.asarray(golden["inst_default_rgb_matched"], jnp.float32)
-    truth = jnp.asarray(golden["metric_gt_rgb"], jnp.float32)
-    np.testing.assert_allclose(metrics.psnr(predicted, truth), golden["metric_psnr_rgb"], rtol=1e-5)
-    error = metrics.squared_error_ab(predicted, truth)
-    np.testing.assert_allclose(error**0.5, golden["metric_rmse_cielab_ab"], rtol=1e-4)
-
-
-def test_psnr_is_that_of_scikit_image_per_photo(rng):
-    truth, predicted = rng.random((2, 3, 5, 7, 3))
-    expected = [
-        skimage.metrics.peak_signal_noise_ratio(t, p, data_range=1)
-        for t, p in zip(truth, predicted, strict=True)
-    ]
-    np.testing.assert_allclose(metrics.psnr(predicted, truth), expected, rtol=1e-5)
-
-
-def test_auc_is_the_area_under_the_share_of_pixels_within_each_distance(rng):
-    truth, predicted = rng.random((2, 3, 16, 16, 3))
-    truth[2] = predicted[2]
-    expected = []
-    for t, p in zip(truth, predicted, strict=True):
-        difference = (skimage.color.rgb2lab(p) - skimage.color.rgb2lab(t))[..., 1:]
-        distance = np.linalg.norm(difference, axis=-1)
-        curve = [(distance <= limit).mean() for limit in range(151)]
-        expected.append(np.trapezoid(curve) / 150)
-    found = metrics.auc(jnp.asarray(predicted, jnp.float32), jnp.asarray(truth, jnp.float32))
-    np.testing.assert_allclose(found, expected, atol=2e-4)  # a pixel on a limit may fall over it
-    assert found[2] == 1
-
-
-def test_psnr_of_a_perfect_photo_is_finite():
-    assert metrics.psnr(jnp.ones((2, 2, 3)), jnp.ones((2, 2, 3))) == 100
-
 
 confusion = jax.jit(metrics.confusion, static_argnums=2, static_argnames="void")
 
@@ -97,8 +59,6 @@ def test_ties_and_nan_are_not_among_the_top_k():
 @pytest.mark.parametrize(
     ("score", "shapes"),
     [
-        (metrics.psnr, [(2, 4, 4, 3), (1, 4, 4, 3)]),
-        (metrics.auc, [(2, 4, 4, 3), (2, 1, 1, 3)]),
         (functools.partial(metrics.confusion, classes=3), [(4,), (1,)]),
         (functools.partial(metrics.top_k, k=1), [(4, 8), (1,)]),
     ],

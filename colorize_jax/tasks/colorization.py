@@ -6,12 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from colorize_jax.color import histograms, instantiate, spaces
+from colorize_jax.color import histograms, instantiate, quality, spaces
 from colorize_jax.errors import ConfigError
 from colorize_jax.models import hypercolumn
 from colorize_jax.models.heads import Head
 from colorize_jax.models.point_network import PointNetwork
-from colorize_jax.tasks import losses, metrics, points
+from colorize_jax.tasks import losses, points
 from colorize_jax.tasks.task import Batch, Caption, Evaluator, Facts, Task
 
 Tree = Any
@@ -156,17 +156,17 @@ def colors_evaluator(
         gray = left_gray(truth)
         valid = targets["valid"]
         rows = {
-            "psnr": metrics.psnr(predicted, truth),
-            "psnr_gray": metrics.psnr(gray, truth),
-            "auc": metrics.auc(predicted, truth),
-            "auc_gray": metrics.auc(gray, truth),
+            "psnr": quality.psnr(predicted, truth),
+            "psnr_gray": quality.psnr(gray, truth),
+            "auc": quality.auc(predicted, truth),
+            "auc_gray": quality.auc(gray, truth),
         }
         sums = {
             "values": {name: value.sum() for name, value in values.items()},
             "constant": constant["loss"].sum(),
             "points": counts.sum(),
             **{name: jnp.where(valid, value, 0).sum() for name, value in rows.items()},
-            "error_ab": jnp.where(valid, metrics.squared_error_ab(predicted, truth), 0).sum(),
+            "error_ab": jnp.where(valid, quality.squared_error_ab(predicted, truth), 0).sum(),
             "photos": valid.sum(),
             "active": ((hidden > 0) & valid[:, None, None]).any((0, 1)).astype(jnp.int32),
         }

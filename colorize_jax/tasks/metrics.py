@@ -1,4 +1,4 @@
-"""Scores of predictions: pure functions of arrays.
+"""Scores of predicted classes: pure functions of arrays. Those of colors: `color.quality`.
 
 Shapes that do not go together, and would broadcast to a wrong score, are an AssertionError.
 """
@@ -6,58 +6,6 @@ Shapes that do not go together, and would broadcast to a wrong score, are an Ass
 import chex
 import jax
 import jax.numpy as jnp
-
-from colorize_jax.color import spaces
-
-_LARGEST_AB = 150  # distances of (a, b) that the curve of `auc` goes to
-
-
-def psnr(predicted: jax.Array, truth: jax.Array) -> jax.Array:
-    """Peak signal-to-noise ratio in dB, per photo: RGB [..., height, width, 3] in [0, 1] -> [...].
-
-    At most 100 dB: a perfect photo must not make a mean infinite.
-    """
-    chex.assert_equal_shape((predicted, truth))
-    error = jnp.square(predicted - truth).mean((-3, -2, -1))
-    return -10 * jnp.log10(jnp.maximum(error, 1e-10))
-
-
-def squared_error_ab(predicted: jax.Array, truth: jax.Array) -> jax.Array:
-    """Mean squared error of CIE Lab's a and b, unscaled, over both channels and all pixels.
-
-    Args:
-        predicted, truth: RGB [..., height, width, 3] in [0, 1].
-
-    Returns:
-        [...] per photo.
-    """
-    return jnp.square(_difference_ab(predicted, truth)).mean((-3, -2, -1))
-
-
-def auc(predicted: jax.Array, truth: jax.Array) -> jax.Array:
-    """Area under the curve of raw color accuracy (Zhang et al. 2016), per photo.
-
-    The curve has, for t = 0, 1, ..., 150, the share of the pixels whose (a, b) is at most t from
-    the truth's; its area, by trapezoids, is divided by 150. 1: every color is exact. A photo left
-    gray scores high too, where it has little color: compare with that.
-
-    Args:
-        predicted, truth: RGB [..., height, width, 3] in [0, 1].
-
-    Returns:
-        [...] per photo.
-    """
-    distance = jnp.sqrt(jnp.square(_difference_ab(predicted, truth)).sum(-1))
-    # The area that one pixel adds: it counts from the first t that reaches its distance on, and the
-    # two ends of the curve count half.
-    area = _LARGEST_AB + 0.5 - jnp.maximum(jnp.ceil(distance), 0.5)
-    return jnp.where(distance <= _LARGEST_AB, area, 0).mean((-2, -1)) / _LARGEST_AB
-
-
-def _difference_ab(predicted: jax.Array, truth: jax.Array) -> jax.Array:
-    """Of Lab's a and b, per pixel: RGB [..., 3] in [0, 1] -> [..., 2]."""
-    chex.assert_equal_shape((predicted, truth))
-    return spaces.lab(predicted)[..., 1:] - spaces.lab(truth)[..., 1:]
 
 
 def confusion(
