@@ -21,7 +21,7 @@ from typing import Any
 
 from colorize_jax import command_line, help, paths
 from colorize_jax.config import recipe
-from colorize_jax.errors import ColorizeError, ConfigError
+from colorize_jax.errors import ColorizeError, ConfigError, WeightsError
 
 
 def from_caffe(
@@ -59,11 +59,11 @@ def from_caffe(
     return _save(file, found, output, say)
 
 
-def _save(file, found, output, say) -> pathlib.Path:
+def _save(file, found, output, say, classes: Sequence[str] = ()) -> pathlib.Path:
     from colorize_jax.checkpoints import writing
 
     origin = file.origin() | ({"random start": ", ".join(found.new)} if found.new else {})
-    folder = writing.save_encoder(output, found.variables, found.settings, origin)
+    folder = writing.save_encoder(output, found.variables, found.settings, origin, classes)
     say(f"{file.path}: {found.network}")
     for line in found.done:
         say(line)
@@ -119,6 +119,8 @@ def from_torch(
     *,
     color: bool = False,
     prefix: str | None = None,
+    head: bool = False,
+    classes: str | None = None,
     say: Callable[[str], None] = print,
 ) -> pathlib.Path:
     """Writes a state dict of torchvision's VGG-16 or ResNets as a checkpoint.
@@ -128,22 +130,42 @@ def from_torch(
         output: the new workdir, absent or empty.
         color: the encoder reads RGB; otherwise gray.
         prefix: what the names of the network begin with, where the file holds several.
+        head: its last layer too, as the head of a classifier.
+        classes: a text file that names the classes of the last layer, one a line; with `head`.
         say: is told what was found and done.
 
     Returns:
         The step folder.
 
     Raises:
-        WeightsError: the file is not what it should be.
+        WeightsError: the file is not what it should be, or does not name every class.
         CheckpointError: the output exists.
-        OSError: the output cannot be written.
+        OSError: the output cannot be written, or the names cannot be read.
     """
     from colorize_jax.checkpoints import writing
     from colorize_jax.weights import foreign, torch
 
+    if classes is not None and not head:
+        raise ConfigError("--classes names those of the last layer: give --head too")
     writing.check_output(pathlib.Path(output))
     file = foreign.read(path, ["safetensors", "PyTorch"])
-    return _save(file, torch.import_file(file, color=color, prefix=prefix), output, say)
+    found = torch.import_file(file, color=color, prefix=prefix, head=head)
+    names = _class_names(classes, found.settings["task"]["classes"]) if classes else ()
+    return _save(file, found, output, say, names)
+
+
+def _class_names(path: str, number: int) -> list[str]:
+    try:
+        names = [line.strip() for line in pathlib.Path(path).read_text().splitlines()]
+    except ValueError as error:
+        raise WeightsError(f"--classes: {path} is no text: {error}") from error
+    names = [name for name in names if name]
+    if len(names) != number or len(set(names)) != number:
+        raise WeightsError(
+            f"--classes: {path} has {len(names)} lines, {len(set(names))} of them different, and "
+            f"the last layer {number} classes: name each of them once"
+        )
+    return names
 
 
 def to_torch(
@@ -250,6 +272,12 @@ def _torch(add) -> None:
     parser.add_argument(
         "--prefix", help="of the names in the file, where several networks are in it: encoder_q"
     )
+    parser.add_argument(
+        "--head", action="store_true", help="its last layer too: a classifier, for `score`"
+    )
+    parser.add_argument(
+        "--classes", metavar="NAMES", help="a text file with the names of its classes, one a line"
+    )
 
 
 def _to_torch(add) -> None:
@@ -328,8 +356,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if changes:
             settings["model"] = [_setting(change) for change in changes]
-        for name in {"path", "output"}.intersection(settings):
-            settings[name] = paths.expand(settings[name])
+        for name in {"path", "output", "classes"}.intersection(settings):
+            settings[name] = settings[name] and paths.expand(settings[name])
         function(**settings, say=command_line.say)
     except (ColorizeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -15,6 +15,7 @@ from colorize_jax.checkpoints import writing
 from colorize_jax.color import spaces
 from colorize_jax.models import layers, registry
 from colorize_jax.models.alexnet import AlexNet
+from colorize_jax.models.classifier import Classifier
 from colorize_jax.weights import torch as tables
 from colorize_jax.weights import torch_files
 from colorize_jax.weights.foreign import File
@@ -85,6 +86,27 @@ def test_imported_network_answers_as_in_torch(network, settings, side, color):
     assert encoder.in_channels == (3 if color else 1)
     x = photo(side, color)
     assert_same(jax.jit(encoder.apply)(variables, x), answers(network, normalized(x)))
+
+
+@pytest.mark.parametrize(
+    ("network", "settings", "side"),
+    [("Vgg16", {"fc6_kernel": 3}, 96), ("ResNet", {"depth": 14}, 70)],
+    ids=["vgg16", "resnet"],
+)
+def test_imported_classifier_gives_the_logits_of_torch(network, settings, side):
+    network = torch_networks.randomize(getattr(torch_networks, network)(width=1 / 32, **settings))
+    arrays = {name: x.numpy() for name, x in network.state_dict().items()}
+    found = tables.import_file(File("state", "PyTorch", arrays, {}), color=True, head=True)
+    encoder = registry.make_encoder(registry.with_defaults(found.settings["model"]))
+    model = Classifier(encoder=encoder, classes=found.settings["task"]["classes"])
+    x = photo(side, color=True)
+    last = network.classifier[6] if hasattr(network, "classifier") else network.fc
+    top = answers(network, normalized(x))[encoder.top].mean((1, 2))
+    with torch.no_grad():
+        theirs = last(torch.tensor(top)).numpy()
+    variables = {kind: tree for kind, tree in found.variables.items() if tree}
+    ours = jax.jit(model.apply)(variables, x)
+    np.testing.assert_allclose(ours, theirs, atol=TOLERANCE * abs(theirs).max())
 
 
 @pytest.mark.parametrize("side", [64, 70])

@@ -556,3 +556,67 @@ def test_truncated_pickles_are_refused(tmp_path, torch, zipped):
         path.write_bytes(whole[:size])
         with pytest.raises(WeightsError, match="damaged PyTorch file|is refused"):
             foreign.read(path)
+
+
+def _with_last_layer(network, rng, classes=3, **settings):
+    """A state dict whose last layer is of random numbers and fits the layers below."""
+    state = state_of(network, rng, **settings)
+    encoder = registry.make_encoder(registry.with_defaults(SMALL[network] | settings))
+    top = {"vgg16": "fc7", "resnet152": f"{encoder.layers[-1]}_branch2c"}[network]
+    features = registry.variable_shapes(encoder)["params"][top]["kernel"].shape[-1]
+    name = "classifier.6" if network == "vgg16" else "fc"
+    weight = rng.normal(size=(classes, features)).astype(np.float32)
+    bias = rng.normal(size=classes).astype(np.float32)
+    return state | {f"{name}.weight": weight, f"{name}.bias": bias}, weight, bias
+
+
+@pytest.mark.parametrize("network", SMALL)
+def test_the_last_layer_becomes_the_head_of_a_classifier_if_it_is_asked_for(network, rng):
+    state, weight, bias = _with_last_layer(network, rng)
+    without, found = (imported(state, color=True, head=head) for head in (False, True))
+    np.testing.assert_array_equal(found.variables["params"]["head"]["classes"]["kernel"], weight.T)
+    np.testing.assert_array_equal(found.variables["params"]["head"]["classes"]["bias"], bias)
+    assert found.settings["task"]["classes"] == 3 and not found.left_over
+    # As torchvision's, whose fc6 is dense.
+    padding = {"vgg16": "VALID", "resnet152": None}[network]
+    assert found.settings["model"].get("fc6_padding") == padding
+    assert without.left_over and "head" not in without.variables["params"]
+    for kind in ("params", "batch_stats"):  # what a transfer reads is the same
+        encoders = (each.variables[kind].get("encoder", {}) for each in (without, found))
+        assert_equal(*encoders)
+
+
+def test_command_keeps_the_last_layer_with_the_names_of_its_classes(tmp_path, rng, capsys):
+    state, weight, _ = _with_last_layer("vgg16", rng)
+    path, names, out = (tmp_path / name for name in ("state.safetensors", "names.txt", "out"))
+    safetensors.save_file({k: np.array(v, order="C") for k, v in state.items()}, path)
+    names.write_text("cat\ndog\n\nfox\n")
+    convert.main(["torch", str(path), str(out), "--color", "--head", f"--classes={names}"])
+    said = capsys.readouterr().out
+    assert "a head of 3 classes" in said and "left over" not in said
+    np.testing.assert_array_equal(reading.load_head(out)["classes"]["kernel"], weight.T)
+    note = reading.saved_note(reading.find(out))
+    assert note["classes"] == ["cat", "dog", "fox"]
+    assert note["config"]["task"]["name"] == "classification"
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "words"),
+    [
+        ({}, ["--classes=names.txt"], "give --head too"),
+        ({}, ["--head", "--classes=names.txt"], "2 lines, 2 of them different"),
+        ({"classifier.6.bias": None}, ["--head"], "no classifier.6.weight and classifier.6.bias"),
+        ({"classifier.6.weight": np.ones((3, 5))}, ["--head"], "classifier.6.weight is (3, 5)"),
+    ],
+)
+def test_a_last_layer_that_cannot_be_had_is_a_sentence(
+    change, arguments, words, tmp_path, rng, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    state = _with_last_layer("vgg16", rng)[0] | change
+    state = {k: np.array(v, order="C") for k, v in state.items() if v is not None}
+    safetensors.save_file(state, "state.safetensors")
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    with pytest.raises(SystemExit):
+        convert.main(["torch", "state.safetensors", "out", *arguments])
+    assert words in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -1,6 +1,6 @@
 """Writing checkpoints: of a run's state, and of weights from elsewhere."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import json
 import os
 import pathlib
@@ -36,6 +36,7 @@ def save_encoder(
     variables: Mapping[str, Tree],
     settings: Mapping[str, Any],
     origin: Mapping[str, Any],
+    classes: Sequence[str] = (),
 ) -> pathlib.Path:
     """A checkpoint of weights from elsewhere, for `init_from`, `load_encoder` and `evaluate`.
 
@@ -47,6 +48,7 @@ def save_encoder(
         variables: {"params": {"encoder": ..., and "head" if there is one}, "batch_stats": ...}.
         settings: what differs from the defaults, {"model": {"name": "vgg16", ...}, "task": ...}.
         origin: where the weights come from, for the note.
+        classes: names of what the head of a classifier tells apart, in its order; (): not known.
 
     Returns:
         The step folder.
@@ -68,6 +70,7 @@ def save_encoder(
              "opt_state": ()}  # fmt: skip
     start = origin.get("file", "elsewhere")
     note = {"step": 0, "config": config, "origin": dict(origin), "start": start}
+    note |= {"classes": list(classes)} if classes else {}
     needed = sum(array.nbytes for array in jax.tree.leaves((params, batch_stats)))
     draft = None
     try:

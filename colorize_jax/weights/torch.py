@@ -45,6 +45,7 @@ TINT = tuple(mean - GRAY_MEAN for mean in MEAN)
 # The sizes that torchvision has; of its ResNets those with bottlenecks.
 _DEPTHS, _FC6_KERNEL = (50, 101, 152), 7
 
+_HEAD_KERNEL, _HEAD_BIAS = (f"params/head/classes/{kind}" for kind in ("kernel", "bias"))
 _COUNTER = "num_batches_tracked"
 _CLASSIFIERS = ("classifier.6.", "fc.")
 _NEAR = 0.25  # of what a network needs: from there on names are said to be those of a part of it
@@ -102,7 +103,9 @@ def recognize(
     return _find(arrays, None)[0]
 
 
-def import_file(file: File, *, color: bool = False, prefix: str | None = None) -> Imported:
+def import_file(
+    file: File, *, color: bool = False, prefix: str | None = None, head: bool = False
+) -> Imported:
     """The weights of a state dict, made for our input.
 
     It may be a part of the file, and its names may be wrapped: see `torch_names`. fc6 and fc7 of a
@@ -114,10 +117,12 @@ def import_file(file: File, *, color: bool = False, prefix: str | None = None) -
             reads our gray.
         color: the encoder reads RGB; otherwise gray.
         prefix: what the names of the wanted network begin with, where several are in the file.
+        head: the last layer too, as the head of a classifier: it then answers as the file's network
+            does, and fc6 of a VGG-16 has no padding, since the file's has none.
 
     Raises:
         WeightsError: names what is unknown, missing, of a wrong shape or not finite, or the
-            prefixes of which several fit.
+            prefixes of which several fit; there is no last layer although one is asked for.
     """
     try:
         network, tree = _find(file.arrays, prefix)
@@ -127,6 +132,9 @@ def import_file(file: File, *, color: bool = False, prefix: str | None = None) -
     if color and channels == 1:
         raise WeightsError(f"{file.path} reads a single channel: it is not imported for color")
     model = {**network.model, "in_channels": 3 if color else 1}
+    settings: dict[str, dict[str, Any]] = {"model": model}
+    if head and "fc6_kernel" in model:
+        model["fc6_padding"] = "VALID"
     source = f"{file.path}, taken for {network},"
     try:
         encoder = registry.make_encoder(model)
@@ -136,6 +144,12 @@ def import_file(file: File, *, color: bool = False, prefix: str | None = None) -
         {k: {"encoder": part} for k, part in registry.variable_shapes(encoder).items()}
     )
     new = [] if network.whole else ["fc6", "fc7"]
+    head_rows: list[Row] = []
+    if head:
+        head_rows, head_shapes = _head(file, tree, encoder, shapes)
+        shapes |= head_shapes
+        outputs = head_shapes[_HEAD_BIAS][0]
+        settings["task"] = {"name": "classification", "loss": "softmax", "classes": outputs}
     rows = [
         dataclasses.replace(
             row,
@@ -147,7 +161,7 @@ def import_file(file: File, *, color: bool = False, prefix: str | None = None) -
     ]
     inside = {*tree.names.values(), *tree.unknown}
     variables, left_over = to_ours(
-        rows,
+        rows + head_rows,
         {name: array for name, array in file.arrays.items() if name in inside},
         {path: shape for path, shape in shapes.items() if path.split("/")[2] not in new},
         left_over=_left_over(tree, network.whole),
@@ -173,7 +187,30 @@ def import_file(file: File, *, color: bool = False, prefix: str | None = None) -
             f"{encoder.layers[0]} to {encoder.layers[-3]} are those of the file; it has no "
             f"classifier, so that {' and '.join(new)} begin at random, as in a new network"
         )
-    return Imported(network, variables, {"model": model}, left_over, done, new)
+    if head:
+        done.append(f"the last layer is kept, as a head of {outputs:,} classes")
+    return Imported(network, variables, settings, left_over, done, new)
+
+
+def _head(
+    file: File, tree: Names, encoder, shapes: Mapping[str, Shape]
+) -> tuple[list[Row], dict[str, Shape]]:
+    """The rows of the last layer as the head of a classifier, and the shapes of that head."""
+    layer = "fc" if isinstance(encoder, resnet.ResNet) else "classifier.6"
+    weight, bias = (tree.name(f"{layer}.{kind}") for kind in ("weight", "bias"))
+    shape = np.shape(file.arrays.get(weight, 0))
+    if len(shape) != 2 or bias not in file.arrays:
+        raise WeightsError(
+            f"{file.path} has no {weight} and {bias}, which are the last layer of a classifier: "
+            "without --head its encoder is taken alone"
+        )
+    below = "fc7" if layer == "classifier.6" else f"{encoder.layers[-1]}_branch2c"
+    features = shapes[f"params/encoder/{below}/kernel"][-1]
+    rows = [
+        Row({weight: [(shape[0], features)]}, [_HEAD_KERNEL], lambda array: [array.T], None),
+        same(bias, _HEAD_BIAS, shape[:1]),
+    ]
+    return rows, {_HEAD_KERNEL: (features, shape[0]), _HEAD_BIAS: shape[:1]}
 
 
 def export(
