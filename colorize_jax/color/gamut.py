@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from colorize_jax.color import spaces
+from colorize_jax.color import instantiate, spaces
 
 SPACING = 10  # of the bins, in units of a and b
 BINS = 313
@@ -122,5 +122,30 @@ def annealed_mean(logits: jax.Array, temperature: float = 0.38) -> jax.Array:
     """
     if temperature == 0:
         return jnp.asarray(bins())[logits.argmax(-1)]
-    share = jax.nn.softmax(logits.astype(jnp.float32) / temperature)
-    return jnp.einsum("...k,kc->...c", share, bins(), precision="highest")
+    return mean(jax.nn.softmax(logits.astype(jnp.float32) / temperature))
+
+
+def mean(shares: jax.Array) -> jax.Array:
+    """The expected a and b, [..., 2], of distributions [..., 313]."""
+    return jnp.einsum("...k,kc->...c", shares, bins(), precision="highest")
+
+
+DECODINGS = ("annealed", "mean", "mode")
+
+
+def plane(
+    shares: jax.Array, decoding: str, temperature: jax.Array | float = 0.38, keys=None
+) -> jax.Array:
+    """a and b, [batch, ..., 2], of distributions [batch, ..., 313], by one of `DECODINGS`.
+
+    Args:
+        shares: they sum to one.
+        decoding: "annealed" as `annealed_mean`; "mean": at temperature 1; "mode": the largest bin.
+        temperature: of "annealed", and of what is drawn.
+        keys: draw a color, see `instantiate.annealed`.
+    """
+    if keys is None and decoding == "mode":
+        return jnp.asarray(bins())[shares.argmax(-1)]
+    if keys is None and decoding == "mean":
+        return mean(shares)
+    return mean(instantiate.annealed(shares, temperature, keys))

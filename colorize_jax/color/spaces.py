@@ -120,13 +120,33 @@ def lab(rgb: jax.Array) -> jax.Array:
     return jnp.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], -1)
 
 
+def lightness_gray(rgb: jax.Array) -> jax.Array:
+    """RGB [..., 3] -> [...]: the value in [0, 1] of the gray that has the same L of CIE Lab."""
+    f = (lab(rgb)[..., 0] + 16) / 116
+    return _encoded(_from_f(f))
+
+
 def lab_to_rgb(values: jax.Array) -> jax.Array:
     """CIE Lab [..., 3] -> sRGB [..., 3], clipped to [0, 1]; the inverse of `lab`."""
+    return jnp.clip(lab_to_unclipped_rgb(values), 0, 1)
+
+
+def lab_to_unclipped_rgb(values: jax.Array) -> jax.Array:
+    """`lab_to_rgb` that goes beyond [0, 1] where no screen can show a color."""
     y = (values[..., 0] + 16) / 116
     f = jnp.stack([y + values[..., 1] / 500, y, y - values[..., 2] / 200], -1)
-    xyz = jnp.where(f > 0.008856 ** (1 / 3), f**3, (f - 16 / 116) / 7.787)
-    xyz = xyz * jnp.array(_WHITE, jnp.float32)
+    xyz = _from_f(f) * jnp.array(_WHITE, jnp.float32)
     inverse = jnp.linalg.inv(jnp.array(_XYZ_FROM_RGB, jnp.float32))
     linear = jnp.einsum("ij,...j->...i", inverse, xyz, precision="highest")
+    return _encoded(linear)
+
+
+def _from_f(f: jax.Array) -> jax.Array:
+    """Lab's function of light undone: its value -> light relative to white."""
+    return jnp.where(f > 0.008856 ** (1 / 3), f**3, (f - 16 / 116) / 7.787)
+
+
+def _encoded(linear: jax.Array) -> jax.Array:
+    """Light -> the value that sRGB stores."""
     power = 1.055 * jnp.maximum(linear, 0.0031308) ** (1 / 2.4) - 0.055
-    return jnp.clip(jnp.where(linear > 0.0031308, power, 12.92 * linear), 0, 1)
+    return jnp.where(linear > 0.0031308, power, 12.92 * linear)

@@ -12,7 +12,7 @@ from colorize_jax.models import hypercolumn
 from colorize_jax.models.heads import Head
 from colorize_jax.models.point_network import PointNetwork
 from colorize_jax.tasks import losses, points
-from colorize_jax.tasks.task import Batch, Caption, Evaluator, Facts, Task
+from colorize_jax.tasks.task import Batch, Caption, Colors, Evaluator, Facts, Task
 
 Tree = Any
 
@@ -268,23 +268,44 @@ def make_task(config, encoder, facts: Facts) -> Task:
 
         return {name: logits(name) for name in ("hue", "chroma")}
 
-    def colors(variables, image):
-        height, width = image.shape[1:3]
+    def predict(variables, image):
         outputs = model.apply(variables, spaces.network_input(image), method="dense")
-        gray = spaces.gray(spaces.from_uint8(image))
-
-        def everywhere(values):
-            return hypercolumn.from_grid(values, height, width, config.model.alignment)
-
         if regression:
-            return instantiate.ab_to_rgb(everywhere(outputs["ab"]) * AB_SCALE, gray)
-        hue, chroma = (everywhere(jax.nn.softmax(outputs[name])) for name in ("hue", "chroma"))
-        return instantiate.colorize(hue, chroma, gray)
+            return outputs
+        return {name: jax.nn.softmax(outputs[name]) for name in ("hue", "chroma")}
+
+    def enlarged(predicted, height, width):
+        """At every pixel: a and b, or the histograms."""
+        found = {
+            name: hypercolumn.from_grid(values, height, width, config.model.alignment)
+            for name, values in predicted.items()
+        }
+        return (found["ab"] * AB_SCALE,) if regression else (found["hue"], found["chroma"])
+
+    def plane(predicted, height, width, decoding, temperature, keys=None):
+        found = enlarged(predicted, height, width)
+        if regression:
+            return found[0]
+        return instantiate.hue_chroma_plane(*found, decoding, temperature, keys)
+
+    def colors(variables, image):
+        found = enlarged(predict(variables, image), *image.shape[1:3])
+        gray = spaces.gray(spaces.from_uint8(image))
+        return (instantiate.ab_to_rgb if regression else instantiate.colorize)(*found, gray)
 
     evaluator = colors_evaluator(
         model, prepare, loss, colors, statistics, lambda variables, sums: constant_outputs(sums)
     )
-    return Task(model=model, prepare=prepare, loss=loss, evaluators={"": evaluator})
+    photos = Colors(
+        spaces.gray,
+        predict,
+        plane,
+        instantiate.join_ab if regression else instantiate.join_hue_chroma,
+        decodings=("mean",) if regression else instantiate.DECODINGS,
+        stride=max(encoder.strides.values()),
+        distributions=not regression,
+    )
+    return Task(model=model, prepare=prepare, loss=loss, evaluators={"": evaluator}, colors=photos)
 
 
 def check_gray(config) -> None:

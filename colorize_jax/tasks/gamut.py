@@ -13,7 +13,7 @@ from colorize_jax.models import hypercolumn
 from colorize_jax.models.heads import Head
 from colorize_jax.models.point_network import PointNetwork
 from colorize_jax.tasks import colorization, points
-from colorize_jax.tasks.task import Facts, Fit, Task
+from colorize_jax.tasks.task import Colors, Facts, Fit, Task
 
 SETTINGS = points.SETTINGS | {
     "neighbors": 5,  # bins that a pixel's color is spread over; 10 in the paper's released code
@@ -123,6 +123,14 @@ def make_task(config, encoder, facts: Facts) -> Task:
         ab = hypercolumn.from_grid(ab, *image.shape[1:3], config.model.alignment)
         return instantiate.ab_to_rgb(ab, spaces.gray(spaces.from_uint8(image)))
 
+    def predict(variables, image):
+        outputs = model.apply(variables, spaces.network_input(image), method="dense")
+        return {"bins": jax.nn.softmax(outputs["bins"])}
+
+    def plane(predicted, height, width, decoding, temperature, keys=None):
+        ab = gamut.plane(predicted["bins"], decoding, temperature, keys)
+        return hypercolumn.from_grid(ab, height, width, config.model.alignment)
+
     evaluator = colorization.colors_evaluator(
         model, prepare, loss, colors, statistics, constant_outputs
     )
@@ -132,6 +140,15 @@ def make_task(config, encoder, facts: Facts) -> Task:
         loss=loss,
         evaluators={"": evaluator},
         fit=Fit(sums, constants, settings.prior_batches),
+        colors=Colors(
+            spaces.gray,
+            predict,
+            plane,
+            instantiate.join_ab,
+            decodings=gamut.DECODINGS,
+            temperature=settings.temperature,
+            stride=max(encoder.strides.values()),
+        ),
     )
 
 

@@ -105,6 +105,41 @@ class Fit:
 
 
 @dataclasses.dataclass(frozen=True)
+class Colors:
+    """How a task that predicts colors colors whole photos.
+
+    A color is two numbers, a point of a plane whose middle, (0, 0), is gray; with the gray of the
+    pixel it gives RGB. Points of the plane can be enlarged and blended, colors of pixels cannot.
+
+    Attributes:
+        gray: RGB [..., 3] in [0, 1] -> [...]: what the network sees of a photo and what stays when
+            it is colored; of a gray photo the value of its channels.
+        predict: (variables, RGB photos [batch, height, width, 3], uint8 or float in [0, 1]) ->
+            {name: float32 [batch, grid height, grid width, ...]}; distributions sum to one.
+        plane: (what `predict` gave, height, width, decoding, temperature, keys) -> points of the
+            plane, float32 [batch, height, width, 2]. The height and the width are those of the
+            photos. The decoding is one of `decodings`, and the temperature is that of "annealed".
+            A JAX key for every photo draws a colorization that is as likely as the network says:
+            one draw for all pixels of a photo, so that a thing gets one color; None: no draw.
+        join: (points of the plane [..., 2], gray [...]) -> RGB [..., 3] in [0, 1] of that gray:
+            what is no color of a screen loses chroma.
+        decodings: how one color is taken from a distribution; the first one is the default.
+        temperature: the default one.
+        stride: height and width of the photos are multiples of it.
+        distributions: whether it predicts any: otherwise there is one color, and nothing to draw.
+    """
+
+    gray: Callable[[jax.Array], jax.Array]
+    predict: Callable[[Tree, jax.Array], dict[str, jax.Array]]
+    plane: Callable[..., jax.Array]
+    join: Callable[[jax.Array, jax.Array], jax.Array]
+    decodings: tuple[str, ...]
+    temperature: float = 0.38
+    stride: int = 32
+    distributions: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
 class Task:
     """What is learned, as pure functions on batches.
 
@@ -128,6 +163,7 @@ class Task:
         labels: {name: (shape, dtype)} of what a row of a training batch has besides its photo.
         views: how many views of each photo it takes (`config.data.views`); one is no axis.
         microbatches: whether the loss of a part of the batch makes sense.
+        colors: how it colors photos; None if it does not.
     """
 
     model: nn.Module
@@ -139,6 +175,7 @@ class Task:
     labels: Mapping[str, tuple[tuple[int, ...], Any]] = dataclasses.field(default_factory=dict)
     views: int = 1
     microbatches: bool = True
+    colors: Colors | None = None
 
     @property
     def evaluator(self) -> Evaluator:
