@@ -34,6 +34,21 @@ def pytest_unconfigure(config):
         shutil.rmtree(_CACHE, ignore_errors=True)
 
 
+# Files of one or two long tests. They are begun first: at the end, one process would wait for them.
+_LONG = (
+    "test_chaos",
+    "test_notebooks",
+    "test_training_signals",
+    "test_tasks_own",
+    "test_training_search",
+    "test_main",
+)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in _LONG)
+
+
 TESTS = pathlib.Path(__file__).parent
 
 

@@ -11,6 +11,16 @@ SCALES = (1, 2, 4, 8, 16)
 SUFFIX = {"corner": "off0", "center": "offc"}
 
 
+def _sample(features, points, stride, alignment):
+    # As one program: operation by operation, each is compiled on its own.
+    return jax.jit(lambda f, p: hypercolumn.sample(f, p, stride, alignment))(features, points)
+
+
+def _columns(maps, strides, points, alignment="corner"):
+    columns = jax.jit(lambda m, p: hypercolumn.sparse_columns(m, strides, p, alignment))
+    return columns(maps, points)
+
+
 def _golden_maps(golden):
     return {
         f"layer{s}": jnp.asarray(golden[f"hc_feat_scale{s}"], jnp.float32)[None] for s in SCALES
@@ -34,10 +44,10 @@ def test_golden_sparse_columns(golden, alignment, cells, monkeypatch):
     points = jnp.asarray(golden["hc_centroids_yx"], jnp.float32)[None]
     maps = _golden_maps(golden)
     for s in SCALES:
-        actual = hypercolumn.sample(maps[f"layer{s}"], points, s, alignment)
+        actual = _sample(maps[f"layer{s}"], points, s, alignment)
         expected = golden[f"hc_sample_scale{s}_{SUFFIX[alignment]}"]
         np.testing.assert_allclose(actual[0], expected, atol=_border_tolerance(golden))
-    actual = hypercolumn.sparse_columns(maps, _strides(), points, alignment)
+    actual = _columns(maps, _strides(), points, alignment)
     expected = golden[f"hc_hypercolumn_{SUFFIX[alignment]}"]
     np.testing.assert_allclose(actual[0], expected, atol=_border_tolerance(golden))
 
@@ -45,9 +55,7 @@ def test_golden_sparse_columns(golden, alignment, cells, monkeypatch):
 def test_golden_sparse_columns_at_integer_points(golden):
     points = golden["hc_centroids_yx"]
     assert (points == points.round()).all(), "this file's points are not whole pixels"
-    actual = hypercolumn.sparse_columns(
-        _golden_maps(golden), _strides(), jnp.asarray(points, jnp.int32)[None]
-    )
+    actual = _columns(_golden_maps(golden), _strides(), jnp.asarray(points, jnp.int32)[None])
     expected = golden["hc_hypercolumn_off0"]
     np.testing.assert_allclose(actual[0], expected, atol=_border_tolerance(golden))
 
@@ -55,7 +63,8 @@ def test_golden_sparse_columns_at_integer_points(golden):
 def test_golden_legacy_resize(golden):
     x = jnp.asarray(golden["resize_in"], jnp.float32)[None]
     for height, width in ((8, 8), (7, 9)):
-        actual = hypercolumn.resize_bilinear(x, height, width)[0]
+        resize = jax.jit(lambda x, h=height, w=width: hypercolumn.resize_bilinear(x, h, w))
+        actual = resize(x)[0]
         expected = golden[f"resize_tf1_bilinear_{height}x{width}"]
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
     x = jnp.asarray(golden["resize_nn_in"], jnp.float32)[None]
@@ -70,9 +79,10 @@ def test_both_ways_of_sampling_have_the_same_gradient(rng, cells, monkeypatch):
 
     def gradient(cells):
         monkeypatch.setattr(hypercolumn, "_MATMUL_CELLS", cells)
-        return jax.grad(lambda f: jnp.sin(hypercolumn.sample(f, points, 4, "corner")).sum())(
-            features
-        )
+        def value(features):
+            return jnp.sin(hypercolumn.sample(features, points, 4, "corner")).sum()
+
+        return jax.jit(jax.grad(value))(features)
 
     np.testing.assert_allclose(gradient(0), gradient(10**6), atol=1e-5)
 
@@ -85,11 +95,13 @@ def test_dense_projection_is_the_sparse_sample_on_a_grid(rng, alignment):
         for i, (name, s) in enumerate(strides.items())
     }
     kernel = jnp.asarray(rng.normal(size=(sum(m.shape[-1] for m in maps.values()), 5)), jnp.float32)
-    dense = hypercolumn.dense_projection(maps, strides, kernel, alignment=alignment)
+    dense = jax.jit(
+        lambda maps: hypercolumn.dense_projection(maps, strides, kernel, alignment=alignment)
+    )(maps)
     at = hypercolumn.ALIGNMENTS[alignment](4)
     y, x = np.meshgrid(np.arange(16) * 4 + at, np.arange(24) * 4 + at, indexing="ij")
     points = np.broadcast_to(np.stack([y, x], -1).reshape(1, -1, 2), (2, 16 * 24, 2))
-    sparse = hypercolumn.sparse_columns(maps, strides, jnp.asarray(points), alignment) @ kernel
+    sparse = _columns(maps, strides, jnp.asarray(points), alignment) @ kernel
     np.testing.assert_allclose(dense.reshape(2, -1, 5), sparse, atol=2e-5)
 
 
@@ -98,7 +110,8 @@ def test_from_grid_restores_a_ramp(alignment):
     at = hypercolumn.ALIGNMENTS[alignment](4)
     ramp = jnp.arange(32.0)
     grid = jnp.broadcast_to((jnp.arange(8) * 4 + at)[:, None, None], (8, 8, 1))[None]
-    actual = hypercolumn.from_grid(grid, 32, 32, alignment)[0, :, 5, 0]
+    from_grid = jax.jit(lambda grid: hypercolumn.from_grid(grid, 32, 32, alignment))
+    actual = from_grid(grid)[0, :, 5, 0]
     inside = slice(2, 28)  # clamped outside the outermost cells
     np.testing.assert_allclose(actual[inside], ramp[inside], atol=1e-5)
 
@@ -107,7 +120,7 @@ def test_half_precision_positions_are_exact():
     # In bfloat16 a position such as 301 / 1 would be off by a pixel.
     features = jnp.arange(512.0).reshape(1, 512, 1, 1)
     points = jnp.array([[[301.0, 0.0]]])
-    actual = hypercolumn.sample(features / 512, points, 1, "corner")
+    actual = _sample(features / 512, points, 1, "corner")
     np.testing.assert_allclose(actual, 301 / 512, atol=1e-6)
-    half = hypercolumn.sample((features / 512).astype(jnp.bfloat16), points, 1, "corner")
+    half = _sample((features / 512).astype(jnp.bfloat16), points, 1, "corner")
     assert half.dtype == jnp.bfloat16

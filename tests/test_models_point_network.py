@@ -15,15 +15,28 @@ from colorize_jax.models.point_network import PointNetwork
 from colorize_jax.models.vgg16 import Vgg16
 
 
-def _network(**settings):
-    encoder = Vgg16(width=0.0625, fc6_kernel=3)
+class Encoder(nn.Module):
+    """A cheap one of stride 32."""
+
+    strides: ClassVar[dict[str, int]] = {"gray": 1, "conv": 4, "top": 32}
+    hypercolumn = strides
+    top = "top"
+
+    @nn.compact
+    def __call__(self, gray, train=False):  # noqa: D102
+        conv = nn.Dense(4)(nn.avg_pool(gray, (4, 4), (4, 4)))
+        return {"gray": gray, "conv": conv, "top": nn.Dense(6)(nn.avg_pool(conv, (8, 8), (8, 8)))}
+
+
+def _network(encoder=None, **settings):
+    encoder = encoder or Vgg16(width=0.0625, fc6_kernel=3)
     return PointNetwork(encoder, Head({"hue": 32, "chroma": 32}, hidden=16), **settings)
 
 
 @pytest.mark.parametrize("hypercolumn", [True, False])
 @pytest.mark.parametrize("alignment", ["corner", "center"])
 def test_dense_answers_are_those_at_the_points_of_the_grid(rng, hypercolumn, alignment):
-    network = _network(hypercolumn=hypercolumn, alignment=alignment)
+    network = _network(Encoder(), hypercolumn=hypercolumn, alignment=alignment)
     gray = jnp.asarray(rng.normal(size=(2, 32, 64, 1)), jnp.float32)
     at = 0.0 if alignment == "corner" else 1.5
     y, x = np.meshgrid(np.arange(8) * 4 + at, np.arange(16) * 4 + at, indexing="ij")
@@ -54,7 +67,7 @@ def test_without_hypercolumn_the_head_reads_the_top_layer_alone():
 
 
 def test_head_starts_tiny_so_that_all_answers_are_uniform(rng):
-    network = _network()
+    network = PointNetwork(Encoder(), Head({"hue": 32, "chroma": 32}, hidden=1024))
     gray = jnp.asarray(rng.normal(size=(1, 32, 32, 1)), jnp.float32)
     points = jnp.asarray(rng.integers(0, 32, (1, 9, 2)))
     variables = jax.jit(network.init)(jax.random.key(0), gray, points)
@@ -62,19 +75,6 @@ def test_head_starts_tiny_so_that_all_answers_are_uniform(rng):
     np.testing.assert_allclose(kernel.std(), 1e-4, rtol=0.05)
     outputs = jax.jit(network.apply)(variables, gray, points)
     assert all(np.abs(x).max() < 0.1 for x in outputs.values())
-
-
-class Encoder(nn.Module):
-    """A cheap one of stride 32."""
-
-    strides: ClassVar[dict[str, int]] = {"gray": 1, "conv": 4, "top": 32}
-    hypercolumn = strides
-    top = "top"
-
-    @nn.compact
-    def __call__(self, gray, train=False):  # noqa: D102
-        conv = nn.Dense(4)(nn.avg_pool(gray, (4, 4), (4, 4)))
-        return {"gray": gray, "conv": conv, "top": nn.Dense(6)(nn.avg_pool(conv, (8, 8), (8, 8)))}
 
 
 def _with_fov(**settings):
