@@ -79,6 +79,7 @@ def test_both_ways_of_sampling_have_the_same_gradient(rng, cells, monkeypatch):
 
     def gradient(cells):
         monkeypatch.setattr(hypercolumn, "_MATMUL_CELLS", cells)
+
         def value(features):
             return jnp.sin(hypercolumn.sample(features, points, 4, "corner")).sum()
 
