@@ -33,6 +33,7 @@ setup(
         "colorize_jax.recipes.studies",
     ],
     # The recipes, as in --config=vgg16_col, once only in the sources (config/recipe.py finds them).
+    package_data={"colorize_jax.colorize": ["pages/*"]},
     package_dir={
         "colorize_jax.recipes": "configs",
         "colorize_jax.recipes.studies": "configs/studies",

@@ -8,7 +8,7 @@ from colorize_jax.help import show
 
 COMMANDS = (
     "main", "evaluate", "extract", "probe", "convert", "data", "study", "bench",
-    "bench.regression_scale",
+    "bench.regression_scale", "colorize.score", "colorize.fooled",
 )  # fmt: skip
 
 

@@ -59,9 +59,20 @@ def zhang_counts():
 
 
 def test_golden_zhang_nearest_bin_of_the_true_colors():
-    np.testing.assert_array_equal(gamut.nearest_bin(ZHANG["true_ab"]), ZHANG["true_bin"])
-    index, _ = gamut.nearest(ZHANG["ab"], 1)
-    np.testing.assert_array_equal(gamut.nearest_bin(ZHANG["ab"]), index[:, 0])
+    nearest_bin = jax.jit(gamut.nearest_bin)
+    np.testing.assert_array_equal(nearest_bin(ZHANG["true_ab"]), ZHANG["true_bin"])
+    for ab in (ZHANG["ab"], ZHANG["ab"][:28]):  # with colors out of the gamut, and without
+        index, _ = gamut.nearest(ab, 1)
+        np.testing.assert_array_equal(nearest_bin(ab), index[:, 0])
+
+
+def test_nearest_bin_of_what_a_screen_shows_is_that_of_comparing_all(rng):
+    corners = np.indices((2, 2, 2)).reshape(3, 8).T  # black, white and the purest colors
+    rgb = np.concatenate([corners, rng.random((2000, 3))]).astype(np.float32)
+    ab = np.concatenate([spaces.lab(jnp.asarray(rgb))[:, 1:], [[5, -5], [-15, 25], [0, 0]]])
+    index, _ = jax.jit(gamut.nearest, static_argnums=1)(ab.astype(np.float32), 1)
+    np.testing.assert_array_equal(gamut.nearest_bin(ab.astype(np.float32)), index[:, 0])
+    assert gamut.nearest_bin(jnp.array([[jnp.nan, 0.0]])).shape == (1,)
 
 
 @pytest.mark.parametrize("kind", ["plain", "rebalanced"])

@@ -27,6 +27,7 @@ ALLOWED = {
         "surgery",
         "tasks",
     },
+    "colorize": {"checkpoints", "color", "data", "features", "models", "tasks"},
     "bench": {"config", "data", "models", "tasks", "training"},
     "studies": {"checkpoints", "config", "training"},
 }

@@ -74,11 +74,32 @@ def nearest(ab: jax.Array, neighbors: int = 5) -> tuple[jax.Array, jax.Array]:
 def nearest_bin(ab: jax.Array) -> jax.Array:
     """Number of the nearest bin, as the first of `nearest`: [..., 2] -> int32 [...].
 
-    It holds nothing of [..., 313] in memory, as `nearest` does: for whole photos.
+    For whole photos: it holds nothing of [..., 313] in memory, as `nearest` does, and where all
+    colors can be shown, so that the nearest point of the grid is a bin, it compares none.
     """
-    a, b = bins().T
-    distance = jnp.square(ab[..., :1] - a) + jnp.square(ab[..., 1:] - b)
-    return distance.argmin(-1).astype(jnp.int32)
+    half = len(_bin_of_point()) // 2
+    # Half way between two points it is the lower one, as in `nearest`.
+    point = jnp.ceil(ab / SPACING - 0.5).astype(jnp.int32) + half
+    inside = ((point >= 0) & (point <= 2 * half)).all(-1)
+    point = jnp.clip(point, 0, 2 * half)
+    found = jnp.where(inside, jnp.asarray(_bin_of_point())[point[..., 0], point[..., 1]], -1)
+
+    def compared():
+        a, b = bins().T
+        distance = jnp.square(ab[..., :1] - a) + jnp.square(ab[..., 1:] - b)
+        return distance.argmin(-1).astype(jnp.int32)
+
+    return jax.lax.cond((found >= 0).all(), lambda: found, compared)
+
+
+@functools.cache
+def _bin_of_point() -> np.ndarray:
+    """The bin on every point of the grid, by its place in a and in b, or -1: int32 [23, 23]."""
+    half = int(np.abs(bins()).max()) // SPACING
+    found = np.full((2 * half + 1, 2 * half + 1), -1, np.int32)
+    place = (bins() // SPACING).astype(int) + half
+    found[place[:, 0], place[:, 1]] = np.arange(BINS)
+    return found
 
 
 def encode(ab: jax.Array, neighbors: int = 5) -> jax.Array:

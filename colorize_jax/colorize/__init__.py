@@ -1,0 +1,1 @@
+"""Coloring photos with a trained network: the command and its parts."""
