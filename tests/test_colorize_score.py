@@ -3,6 +3,7 @@
 import json
 import re
 
+from colored import photo, run, write
 import golden_pretexts
 import jax
 import numpy as np
@@ -10,7 +11,6 @@ from PIL import Image
 import pytest
 import skimage.color
 
-from colorize_jax import command_line
 from colorize_jax.checkpoints import reading, writing
 from colorize_jax.color import gamut
 from colorize_jax.colorize import interpretability, pairs, report, score, scoring
@@ -18,26 +18,6 @@ from colorize_jax.errors import ConfigError, DataError, WeightsError
 from colorize_jax.models import registry
 
 ZHANG = golden_pretexts.group("zhang")
-
-
-def run(*arguments):
-    """The command, in this process."""
-    score.main(command_line.parse(score.parser(), list(map(str, arguments))))
-
-
-def write(folder, **photos):
-    """Photos as PNGs in a folder; "cat__1" is cat/1.png."""
-    for name, pixels in photos.items():
-        path = folder / f"{name.replace('__', '/')}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path)
-    return folder
-
-
-def photo(rng, height=24, width=20):
-    """Smooth and in color."""
-    small = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
 
 
 @pytest.fixture

@@ -298,7 +298,11 @@ def _check_output(folder: pathlib.Path, names: Sequence[str], overwrite: bool) -
 
 def parser() -> help.Parser:
     """Of this command."""
-    found = help.Parser("python -m colorize_jax.colorize.score", description=__doc__)
+    found = help.Parser(
+        "python -m colorize_jax.colorize.score",
+        usage="%(prog)s --truth=DIR --colored=DIR [--checkpoint=PATH] [...]",
+        description=__doc__,
+    )
     add = found.add_argument
     add("--truth", required=True, type=argument, metavar="DIR", help="the photos in true color")
     add(
