@@ -1,37 +1,110 @@
-"""A browser without a window, for tests of pages; they are skipped where none is installed."""
+"""A browser without a window, for tests of pages; they are skipped where none is installed.
 
+It is driven by the DevTools protocol over a pipe, which needs no package: JSON that ends with a
+zero byte, read by the browser from descriptor 3 and written to 4.
+"""
+
+import base64
+from collections.abc import Iterator
+import contextlib
+import json
 import os
 import pathlib
+import select
 import shutil
 import subprocess
+import time
 
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FOUND = next((path for name in NAMES if (path := shutil.which(name))), None)
 needed = pytest.mark.skipif(FOUND is None, reason=f"none of {', '.join(NAMES)} is installed")
+PATIENCE = 120  # seconds, on a machine that is busy with something else
 
 
-def _run(folder: pathlib.Path, address: str, *arguments: str) -> str:
+class Page:
+    """One tab."""
+
+    def __init__(self, reading: int, writing: int):
+        self._reading, self._writing = reading, writing
+        self._rest, self._number, self._session = b"", 0, None
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        found = self.call("Target.attachToTarget", targetId=target, flatten=True)
+        self._session = found["sessionId"]
+
+    def call(self, method: str, **parameters) -> dict:
+        """What the browser answers to a command of the protocol."""
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._writing, json.dumps(message).encode() + b"\0")
+        while True:  # events come in between
+            answer = self._read()
+            if answer.get("id") == self._number:
+                assert "error" not in answer, answer["error"]
+                return answer["result"]
+
+    def _read(self) -> dict:
+        while b"\0" not in self._rest:
+            ready, _, _ = select.select([self._reading], [], [], PATIENCE)
+            assert ready, "the browser does not answer"
+            part = os.read(self._reading, 2**16)
+            assert part, "the browser has ended"
+            self._rest += part
+        message, _, self._rest = self._rest.partition(b"\0")
+        return json.loads(message)
+
+    def open(self, address: str) -> None:
+        """Goes to a page, and waits until it has loaded."""
+        self.call("Page.navigate", url=address)
+        self.wait(f"location.href === {json.dumps(address)} && document.readyState === 'complete'")
+
+    def evaluate(self, expression: str):
+        """The value of a JavaScript expression, of a promise what it resolves to."""
+        found = self.call(
+            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
+        )
+        assert "exceptionDetails" not in found, found["exceptionDetails"]
+        return found["result"].get("value")
+
+    def wait(self, expression: str):
+        """The value of an expression as soon as it is true."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            if value := self.evaluate(expression):
+                return value
+            time.sleep(0.02)
+        raise AssertionError(f"it never was: {expression}")
+
+    def screenshot(self, path: pathlib.Path) -> None:
+        """A picture of what is seen, as a PNG."""
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
+
+
+@contextlib.contextmanager
+def page(folder: pathlib.Path) -> Iterator[Page]:
+    """A browser of its own, whose profile lies in a folder."""
+    theirs_in, writing = os.pipe()
+    reading, theirs_out = os.pipe()
     # As root it runs without a sandbox only: what it opens here is our own.
-    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
-    found = subprocess.run(
-        [FOUND, "--headless", "--disable-gpu", "--hide-scrollbars", "--no-first-run", *sandbox,
-         "--disable-extensions", "--disable-background-networking",
-         f"--user-data-dir={folder / 'profile'}", *arguments, address],
-        capture_output=True, text=True, timeout=180, check=True,
+    sandbox = "--no-sandbox" if os.geteuid() == 0 else ""
+    command = (
+        f'exec "$0" --headless --disable-gpu --no-first-run {sandbox} --remote-debugging-pipe '
+        f'--disable-background-networking --user-data-dir="$1" --window-size=1100,900 '
+        f"3<&{theirs_in} 4>&{theirs_out}"
+    )
+    process = subprocess.Popen(
+        ["bash", "-c", command, FOUND, str(folder / "profile")], pass_fds=(theirs_in, theirs_out),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    return found.stdout
-
-
-def dom(folder: pathlib.Path, address: str, seconds: float = 60) -> str:
-    """The HTML of a page after its script has run for so many seconds of its own clock, which runs
-    as fast as it can."""
-    budget = f"--virtual-time-budget={round(1000 * seconds)}"
-    return _run(folder, address, "--dump-dom", budget)
-
-
-def screenshot(folder: pathlib.Path, address: str, path: pathlib.Path, seconds: float = 5) -> None:
-    """A picture of a page, as a PNG."""
-    budget = f"--virtual-time-budget={round(1000 * seconds)}"
-    _run(folder, address, f"--screenshot={path}", "--window-size=1100,900", budget)
+    os.close(theirs_in)
+    os.close(theirs_out)
+    try:
+        yield Page(reading, writing)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(reading)
+        os.close(writing)

@@ -1,7 +1,6 @@
 """The page on which people tell false colors from real ones, and what is made of their answers."""
 
 import csv
-import html
 import io
 import json
 import re
@@ -14,29 +13,6 @@ import pytest
 from colorize_jax import command_line
 from colorize_jax.colorize import fooled, real_or_fake, score
 from colorize_jax.errors import ConfigError, DataError
-
-# Plays a person who always takes the left photo for the false one, and shows the saved CSV.
-PLAYER = """
-<script>
-const later = (ms) => new Promise((done) => setTimeout(done, ms));
-URL.createObjectURL = (blob) => {
-  blob.text().then((text) => { document.body.innerHTML = "<pre id='csv'></pre>";
-    document.getElementById("csv").textContent = text; });
-  return "data:,";
-};
-HTMLAnchorElement.prototype.click = () => {};
-(async () => {
-  document.getElementById("person").value = '=Ann "A", x';
-  document.getElementById("begin").click();
-  while (document.getElementById("end").hidden) {
-    await later(20);
-    document.onkeydown({ key: "ArrowLeft", preventDefault() {} });
-    document.onkeydown({ key: " ", preventDefault() {} });
-  }
-  document.getElementById("save").click();
-})();
-</script>
-"""
 
 
 @pytest.fixture
@@ -95,10 +71,33 @@ def test_a_browser_without_a_network_plays_the_page_and_saves_the_answers(
     folders, tmp_path, capsys
 ):
     page = make(folders, tmp_path / "out", "--trials=6", "--practice=2", "--seconds=0.2")
-    played = tmp_path / "played.html"
-    played.write_text(page.read_text().replace("</body>", f"{PLAYER}</body>"))
-    shown = browser.dom(tmp_path, played.as_uri())
-    text = html.unescape(re.search(r'<pre id="csv">(.*?)</pre>', shown, re.DOTALL)[1])
+    with browser.page(tmp_path) as tab:
+        tab.open(page.as_uri())
+        tab.evaluate("""{
+            window.seen = [];
+            const sides = ["left", "right"].map((side) => document.getElementById(side));
+            new MutationObserver(() => seen.push([
+                ...sides.map((side) => side.querySelector("img")?.naturalWidth ?? 0),
+                document.getElementById("say-left").disabled,
+            ])).observe(sides[1], { childList: true });
+        }""")
+        tab.evaluate("""document.getElementById("person").value = '=Ann "A", x'""")
+        tab.evaluate('document.getElementById("begin").click()')
+        for number in range(8):
+            tab.wait('!document.getElementById("say-left").disabled')
+            assert tab.evaluate("seen") == [[256, 256, True], [0, 0, False]] * (number + 1)
+            tab.evaluate('document.getElementById("say-left").click()')
+            if number < 2:
+                told = tab.evaluate('document.getElementById("said").textContent')
+                assert re.fullmatch("(Yes|No): the (left|right) one is fake.", told)
+                tab.evaluate('document.getElementById("next").click()')
+        tab.wait('!document.getElementById("end").hidden')
+        # What would be saved: the browser's own saving is not of this page.
+        text = tab.evaluate("""new Promise((done) => {
+            URL.createObjectURL = (blob) => { blob.text().then(done); return "data:,"; };
+            HTMLAnchorElement.prototype.click = () => {};
+            document.getElementById("save").click();
+        })""")
     rows = list(csv.DictReader(io.StringIO(text)))
     assert tuple(rows[0]) == real_or_fake.COLUMNS and len(rows) == 8
     assert [row["practice"] for row in rows] == ["1"] * 2 + ["0"] * 6
@@ -106,7 +105,7 @@ def test_a_browser_without_a_network_plays_the_page_and_saves_the_answers(
     assert {row["photo"] for row in rows} == {pair["photo"] for pair in data_of(page)["pairs"]}
     for row in rows:
         assert row["answer"] == "left" and row["fooled"] == str(int(row["fake_side"] == "right"))
-        assert 200 <= int(row["milliseconds"]) < 2000
+        assert int(row["milliseconds"]) >= 200
     answers = tmp_path / "answers.csv"
     answers.write_text(text)
     capsys.readouterr()
