@@ -28,7 +28,7 @@ ALLOWED = {
         "tasks",
     },
     "colorize": {"checkpoints", "color", "data", "features", "models", "tasks"},
-    "bench": {"config", "data", "models", "tasks", "training"},
+    "bench": {"color", "config", "data", "models", "tasks", "training"},
     "studies": {"checkpoints", "config", "training"},
 }
 COMMANDS = {"main", "evaluate", "extract", "probe", "convert", "study"}

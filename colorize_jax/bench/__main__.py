@@ -4,9 +4,12 @@ python -m colorize_jax.bench data /data/photos
 python -m colorize_jax.bench memory /data/photos --count=100000
 python -m colorize_jax.bench cost --config=vgg16_col
 python -m colorize_jax.bench step --config=vgg16_col --config.data.source=/data/photos
+python -m colorize_jax.bench suite --minutes=5 --output=speed
+python -m colorize_jax.bench peer --networks resnet50 --rows 4
 """
 
 import os
+import pathlib
 import sys
 import tempfile
 
@@ -15,6 +18,7 @@ from colorize_jax.bench import input_speed
 from colorize_jax.config import default_config
 from colorize_jax.data import pack, sources, splits
 from colorize_jax.errors import ColorizeError, ConfigError
+from colorize_jax.paths import argument
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -37,6 +41,8 @@ def main(arguments: list[str] | None = None) -> None:
     memory.add_argument("--workers", type=int, default=0, help="processes that decode")
     _add_cost(commands)
     _add_step(commands)
+    _add_peer(commands)
+    _add_suite(commands)
     try:
         settings = command_line.parse(parser, arguments)
         if settings.command == "cost":
@@ -44,6 +50,12 @@ def main(arguments: list[str] | None = None) -> None:
             return
         if settings.command == "step":
             print(_step(settings))
+            return
+        if settings.command == "suite":
+            _suite(settings)
+            return
+        if settings.command == "peer":
+            print(_peer(settings))
             return
         photos, _ = sources.open_splits(settings.source, 0.001)
         if settings.command == "memory":
@@ -96,6 +108,73 @@ def _add_step(commands) -> None:
         help="photos of one device in a step, growing; ends where more is no faster or too much",
     )  # fmt: skip
     command.add_argument("--seconds", type=float, default=6.0, help="to measure each for")
+
+
+def _add_peer(commands) -> None:
+    """Adds the command `peer`."""
+    command = commands.add_parser(
+        "peer", help="our step against the same step in PyTorch, in turns, on this machine"
+    )
+    command.add_argument(
+        "--networks", nargs="+", metavar="NAME", default=("small", "alexnet", "resnet50", "vgg16"),
+        choices=("small", "alexnet", "resnet50", "resnet152", "vgg16"),
+        help="small (a quarter of VGG-16, 64 pixels), alexnet, resnet50, resnet152, vgg16",
+    )  # fmt: skip
+    command.add_argument("--rows", type=int, nargs="+", metavar="N", default=(2, 4, 8),
+                         help="photos of a step")  # fmt: skip
+    command.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32",
+                         help="of the computation")  # fmt: skip
+    command.add_argument("--seconds", type=float, default=3.0, help="of one turn of each")
+    command.add_argument("--rounds", type=int, default=3, help="turns of each; medians are shown")
+
+
+def _peer(settings) -> str:
+    from colorize_jax.bench import peers
+    from colorize_jax.log import say_once
+
+    if min(*settings.rows, settings.rounds) < 1 or settings.seconds <= 0:
+        raise ConfigError("--rows, --rounds and --seconds must be positive")
+    peers.check_torch()
+    load, measured = os.getloadavg()[0], []
+    try:
+        for found in peers.sweep(
+            settings.networks, settings.rows, settings.dtype, seconds=settings.seconds,
+            rounds=settings.rounds, say=say_once,
+        ):  # fmt: skip
+            measured.append(found)
+    except KeyboardInterrupt:
+        say_once("stopped; this is what was measured until then")
+    return peers.report(measured, settings.dtype, load)
+
+
+def _add_suite(commands) -> None:
+    """Adds the command `suite`."""
+    command = commands.add_parser(
+        "suite", help="all of it on this machine's device, as far as some minutes reach: one page"
+    )
+    command.add_argument("--minutes", type=float, default=5.0, help="in all")
+    command.add_argument("--output", required=True, type=argument,
+                         help="folder for suite.md and suite.json; what is done there, on the same "
+                         "device, is not measured again")  # fmt: skip
+    command.add_argument("--only", action="append", default=[],
+                         help="names of rows, or patterns of them, as in 'vgg16-*'")  # fmt: skip
+    command.add_argument("--source", default="", help="photos for the pipeline; default: JPEGs "
+                         "made of builtin:photos")  # fmt: skip
+    command.add_argument("--dry-run", action="store_true",
+                         help="tiny networks: tries the suite, and measures nothing")  # fmt: skip
+
+
+def _suite(settings) -> None:
+    from colorize_jax.bench import suite
+    from colorize_jax.log import say
+
+    if settings.minutes <= 0:
+        raise ConfigError("--minutes must be positive")
+    measured = suite.run(
+        pathlib.Path(settings.output), settings.minutes, only=settings.only,
+        source=settings.source, dry=settings.dry_run, say=say,
+    )  # fmt: skip
+    print(suite.page(measured))
 
 
 def _step(settings) -> str:

@@ -92,6 +92,45 @@ def fastest(speeds: Iterable[Speed]) -> Speed:
     return max(speeds, key=lambda speed: speed.photos)
 
 
+class Loaded:
+    """A compiled step with its state and a batch of random pixels on the devices.
+
+    Attributes:
+        plan: what never changes.
+        lowered, compiled: the step.
+        compile_seconds: that it took.
+    """
+
+    def __init__(self, config: ConfigDict, rows: int):
+        self.plan = cost.plan_step(config, rows, jax.devices())
+        self.lowered = self.plan.lower_step(config.microbatches or 1)
+        began = time.perf_counter()
+        self.compiled = self.lowered.compile()
+        self.compile_seconds = time.perf_counter() - began
+        plan = self.plan
+        self._batch = sharding.put_batch(noise(plan.batch_shapes), plan.mesh)
+        # Any numbers will do: a generator that compiles in a moment, and one program for batches of
+        # every size.
+        start = functools.partial(init_state, task=plan.task, optimizer=plan.optimizer)
+        start = jax.jit(start, out_shardings=sharding.replicated(plan.mesh))
+        key = jax.random.key(plan.config.seed, impl="rbg")
+        first = {name: x[: plan.mesh.size] for name, x in noise(plan.batch_shapes).items()}
+        self._state = start(key, batch=sharding.put_batch(first, plan.mesh))
+        self._key = plan.key
+
+    def step(self, batch: dict[str, jax.Array] | None = None) -> dict[str, jax.Array]:
+        """One update, on random pixels if no batch is given; its metrics, not waited for."""
+        batch = self._batch if batch is None else batch
+        self._state, metrics = self.compiled(self._state, batch, self._key)
+        return metrics
+
+    @property
+    def flops(self) -> float:
+        """Of one device in a step, of the module as written: what the compiler computes twice does
+        not count."""
+        return self.lowered.cost_analysis()["flops"] / self.plan.mesh.size
+
+
 def measure(config: ConfigDict, rows: int, *, seconds: float, photos=None) -> Speed:
     """Compiles the step for so many photos a device and runs it.
 
@@ -101,38 +140,25 @@ def measure(config: ConfigDict, rows: int, *, seconds: float, photos=None) -> Sp
         seconds: to measure for.
         photos: if given, the step is also run on batches of them.
     """
-    plan = cost.plan_step(config, rows, jax.devices())
-    lowered = plan.lower_step(config.microbatches or 1)
-    began = time.perf_counter()
-    compiled = lowered.compile()
-    compile_seconds = time.perf_counter() - began
-    batch = sharding.put_batch(_noise(plan.batch_shapes), plan.mesh)
-    key = plan.key
-    start = functools.partial(init_state, task=plan.task, optimizer=plan.optimizer)
-    state = jax.jit(start, out_shardings=sharding.replicated(plan.mesh))(key, batch=batch)
-
-    def step(batch):
-        nonlocal state
-        state, metrics = compiled(state, batch, key)
-        return metrics
-
+    loaded = Loaded(config, rows)
+    plan = loaded.plan
     speed = Speed(
         dtype=plan.config.model.dtype,
         rows=rows,
         devices=plan.mesh.size,
-        compile_seconds=compile_seconds,
-        step_seconds=hardware.median_seconds(lambda: step(batch), seconds),
-        # The module as written: what the compiler computes twice does not count.
-        flops=lowered.cost_analysis()["flops"] / plan.mesh.size,
-        counted=memory.need(compiled),
+        compile_seconds=loaded.compile_seconds,
+        step_seconds=hardware.median_seconds(loaded.step, seconds),
+        flops=loaded.flops,
+        counted=memory.need(loaded.compiled),
         seen=_peak(),
     )
     if photos is None:
         return speed
-    return dataclasses.replace(speed, fed=_fed(plan, step, photos, speed.step_seconds, seconds))
+    fed = _fed(plan, loaded.step, photos, speed.step_seconds, seconds)
+    return dataclasses.replace(speed, fed=fed)
 
 
-def _noise(shapes: dict[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
+def noise(shapes: dict[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
     """A batch of random pixels, all valid, of class 0."""
     rng = np.random.default_rng(0)
     batch = {name: np.zeros(x.shape, x.dtype) for name, x in shapes.items()}

@@ -44,14 +44,29 @@ def matrix_rate(dtype: str, seconds: float = 1.0, sides: Sequence[int] = ()) -> 
 
 
 def _matrix_rate(dtype, side: int, seconds: float) -> float:
-    ones = jnp.full((side, side), 1 / side, dtype)  # its own square
+    # Random: cards multiply numbers that are all alike with less power, and faster. Of this
+    # variance, so that products of products stay as large.
+    matrix = (jax.random.normal(jax.random.key(0), (side, side)) / side**0.5).astype(dtype)
     products = 8
 
     @jax.jit
-    def chain(x):
-        return jax.lax.fori_loop(0, products, lambda _, x: x @ ones, x)
+    def chain(x, matrix):  # an argument: a constant would be a part of the program
+        return jax.lax.fori_loop(0, products, lambda _, x: x @ matrix, x)
 
-    return products * 2 * side**3 / median_seconds(lambda: chain(ones), seconds)
+    return products * 2 * side**3 / median_seconds(lambda: chain(matrix, matrix), seconds)
+
+
+def copy_rate(seconds: float = 1.0, size: int = 0) -> float:
+    """Bytes a second that one device reads and writes while it copies a large array.
+
+    Args:
+        seconds: to measure for.
+        size: bytes of the array; 0: 2 GiB, or 256 MiB on CPU.
+    """
+    size = size or (2**28 if jax.devices()[0].platform == "cpu" else 2**31)
+    array = jnp.zeros(size // 4, jnp.float32)
+    copy = jax.jit(lambda x: x + 1)  # an addition, so that nothing is left out
+    return 2 * array.nbytes / median_seconds(lambda: copy(array), seconds)
 
 
 def median_seconds(work: Callable, seconds: float) -> float:
