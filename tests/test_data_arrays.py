@@ -19,13 +19,13 @@ def photos(rng):
 
 
 def _names(given):
-    with arrays.held(given) as name:
+    with arrays.as_source(given) as name:
         opened = sources.open_all(name)
         return [opened.name(i) for i in range(len(opened))], name
 
 
 def test_an_array_is_a_source(photos):
-    with arrays.held(photos) as name:
+    with arrays.as_source(photos) as name:
         training, held_out = sources.open_splits(name, 0.2)
         assert len(training) + len(held_out) == 12 and len(held_out) >= 1
         whole = sources.open_all(name)
@@ -62,7 +62,7 @@ def test_arrays_lists_and_generators_of_the_same_photos_are_the_same_source(phot
 def test_photos_may_differ_in_size_and_be_files(photos, rng):
     file = io.BytesIO()
     Image.fromarray(photos[0]).save(file, "PNG")
-    with arrays.held([file.getvalue(), photos[1, :20], photos[2, :, :7]]) as name:
+    with arrays.as_source([file.getvalue(), photos[1, :20], photos[2, :, :7]]) as name:
         opened = sources.open_all(name)
         assert opened[0].image == file.getvalue() and opened[2].image.shape == (40, 7, 3)
 
@@ -85,7 +85,7 @@ def test_photos_may_differ_in_size_and_be_files(photos, rng):
     ],
 )
 def test_what_is_no_photo_is_named_by_its_number(photos, given, words):
-    with pytest.raises(DataError, match=words), arrays.held(given(photos)):
+    with pytest.raises(DataError, match=words), arrays.as_source(given(photos)):
         pass
 
 

@@ -48,7 +48,7 @@ def _plain(rng, height, width, labels=None):
 def test_golden_padding(golden):
     sizes, expected = golden["pad_sizes"], golden["pad_before_after"]
     for (size, crop), (before, after) in zip(sizes.tolist(), expected.tolist(), strict=True):
-        axis = transforms.fitted(size, crop)
+        axis = transforms.padded_axis(size, crop)
         assert (axis.before, crop - axis.before - axis.length) == (before, after)
 
 

@@ -1,1 +1,1 @@
-"""The host's side: photos from disk to batches of uint8 crops. Knows numpy, not JAX."""
+"""Reads photos from disk and makes batches of uint8 crops, on the host: with numpy, without JAX."""

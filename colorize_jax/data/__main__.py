@@ -18,7 +18,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Parses the command line and runs `check` or `pack`."""
     parser = help.Parser("python -m colorize_jax.data", description=__doc__)
     parser.add_argument(
-        "--threads", type=_number(1), default=os.cpu_count(), help="that read and decode"
+        "--threads",
+        type=_number(1),
+        default=os.cpu_count(),
+        help="number of threads that read and decode",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     source = {"metavar": "SOURCE", "help": f"{sources.KINDS}; A,B joins several"}
@@ -31,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     )  # fmt: skip
     checking.add_argument("--crop", type=_number(1), default=352, help="config.data.crop of it")
 
-    packing = commands.add_parser("pack", help="write ArrayRecord shards; goes on if stopped")
+    packing = commands.add_parser("pack", help="write ArrayRecord shards; resumes if stopped")
     packing.add_argument("source", **source)
     packing.add_argument("out", metavar="OUT", type=argument, help="folder for the shards")
     options = pack.Packing()
@@ -41,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     )  # fmt: skip
     packing.add_argument(
         "--quality", type=_number(1, 100), default=options.quality,
-        help="of the JPEGs that are written anew",
+        help="quality of the JPEGs that are re-encoded",
     )  # fmt: skip
     packing.add_argument(
         "--shard_photos", type=_number(1), default=options.shard_photos, help="photos in a shard"
@@ -72,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _number(smallest: int, largest: int | None = None):
-    """An argument's type: a whole number from `smallest` on, up to `largest` where it is given."""
+    """The type of an argument that is a whole number in [smallest, largest]."""
 
     def number(text: str) -> int:
         value = int(text)

@@ -1,4 +1,4 @@
-"""Work done by threads some items ahead of whoever takes the results, in order."""
+"""Runs work in threads some items ahead and yields the results in order."""
 
 import collections
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool of threads; what waits there is dropped if what is inside fails or is interrupted."""
+    """A pool of threads. If the `with` block fails or is interrupted, pending work is canceled."""
     pool = ThreadPoolExecutor(max(count, 1))
     try:
         yield pool
@@ -25,7 +25,7 @@ def threads(count: int) -> Iterator[ThreadPoolExecutor]:
 def in_order(
     pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
 ) -> Iterator[Result]:
-    """As `map`, with at most so many results waiting: they never fill the memory."""
+    """Like `map`, but at most `ahead` results wait to be taken, so that they never fill memory."""
     waiting: collections.deque = collections.deque()
     for item in items:
         waiting.append(pool.submit(function, item))

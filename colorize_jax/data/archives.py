@@ -47,7 +47,7 @@ class Tar:
     """Every photo in a set of uncompressed tar shards.
 
     Args:
-        paths: of the shards; their order is that of the photos.
+        paths: the paths of the shards; the photos come in this order.
     """
 
     def __init__(self, paths: Sequence[str]):
@@ -74,7 +74,7 @@ class Tar:
 def _photos(
     members: Iterable[tuple[str, Callable[[], bytes]]], left_out: collections.Counter[str]
 ) -> Iterable[str]:
-    """The names of the photos among the files of an archive; counts the others."""
+    """Yields the names of the photos among the files of an archive and counts the other files."""
     for name, head in members:
         found = sort_member(name, head)
         if found == PHOTO:
@@ -83,12 +83,12 @@ def _photos(
             left_out[found] += 1
 
 
-# What is kept, and what a listing leaves out, change with it.
+# The name of the cache changes with its format, and with the plugin that makes HEIC a photo.
 _KIND = "tar-2-heic" if HAS_HEIC else "tar-2"
 
 
 def _holds(table: Mapping[str, np.ndarray]) -> bool:
-    """Whether the arrays of a table belong together."""
+    """Whether the arrays of a table have matching lengths."""
     try:
         count = len(Names.checked(table["names"], table["ends"]))
     except ValueError:
@@ -97,8 +97,10 @@ def _holds(table: Mapping[str, np.ndarray]) -> bool:
 
 
 def _tar_table(path: str) -> dict[str, np.ndarray]:
-    """Names (with the shard's, so that they are unique), offsets and sizes of a shard's photos, and
-    what was left out."""
+    """Names, offsets and sizes of a shard's photos, and counts of what was left out.
+
+    The names begin with the shard's name, so that they are unique.
+    """
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
@@ -126,7 +128,7 @@ def _tar_table(path: str) -> dict[str, np.ndarray]:
                     names.append(os.fsencode(f"{os.path.basename(path)}/{member.name}"))
                     offsets.append(member.offset_data)
                     sizes.append(member.size)
-    # A damaged header may state any size and any encoding.
+    # A damaged header may claim any size and any encoding, so more than tarfile's errors come here.
     except (tarfile.TarError, OSError, MemoryError, OverflowError, ValueError) as error:
         raise DataError(
             f"{path} cannot be read as an uncompressed tar archive: {error}. Compressed shards "

@@ -1,4 +1,4 @@
-"""Photos that a program holds in memory, as a source like any other."""
+"""A source of photos that a program holds in memory."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
@@ -13,27 +13,26 @@ from colorize_jax.data.names import Names
 from colorize_jax.data.record import Record
 from colorize_jax.errors import DataError, PhotoError
 
-PREFIX = "memory:"  # of the name in the place of a path
-# Share of the machine's memory that the photos of a generator may take.
-SHARE = 0.5
+PREFIX = "memory:"  # In `config.data.source` such a name stands in place of a path.
+SHARE = 0.5  # The largest share of the machine's memory that photos from a generator may take.
 
-_held: dict[str, "ArrayPhotos"] = {}
+_registered: dict[str, "ArrayPhotos"] = {}
 
 
 class ArrayPhotos:
     """An array [photos, height, width, 3], or a sequence or an iterable of photos.
 
-    A photo is an array [height, width, 3], uint8 or float in [0, 1], or what becomes one (a Pillow
-    image, a tensor), or the bytes of a picture file. All of them are read once at the start, for
-    their names: number and digest of the content, so that a run goes on with the same photos alone.
+    A photo is an array [height, width, 3] (uint8, or float in [0, 1]), an object that numpy turns
+    into one (a Pillow image, a tensor), or the bytes of a picture file. All photos are read once at
+    the start. A photo's name is its number and a digest of its content, so that a run resumes only
+    with the same photos.
 
-    An array (in memory, or a `numpy.memmap`) and a sequence are kept as they are and read whenever
-    a photo is wanted, by several threads; they must not change. What a generator gives is kept, as
-    uint8.
+    An array (in memory, or a `numpy.memmap`) or a sequence is not copied: several threads read it
+    whenever a photo is needed, so it must not change. Photos from a generator are kept as uint8.
 
     Raises:
-        PhotoError: something is no photo, with its number.
-        DataError: there is none, or a generator gives more than fits into memory.
+        PhotoError: an item is no photo; the message gives its number.
+        DataError: there are no photos, or a generator gives more than fit into memory.
     """
 
     left_out: Mapping[str, int] = {}
@@ -51,34 +50,37 @@ class ArrayPhotos:
 
 
 @contextlib.contextmanager
-def held(photos: Any) -> Iterator[str]:
-    """Makes photos a source: gives what names them in `config.data.source`, as long as it is open.
+def as_source(photos: Any) -> Iterator[str]:
+    """Registers photos as a source while the `with` block runs.
 
     Args:
         photos: see `ArrayPhotos`.
+
+    Yields:
+        The name for `config.data.source`.
     """
     source = ArrayPhotos(photos)
     digest = hashlib.blake2b(source.names.blob, digest_size=8).hexdigest()
     name = f"{PREFIX}{digest}"
-    _held[name] = source
+    _registered[name] = source
     try:
         yield name
     finally:
-        _held.pop(name, None)
+        _registered.pop(name, None)
 
 
-def open_held(name: str) -> ArrayPhotos:
-    """The photos of that name; DataError if no program holds them now."""
-    if name not in _held:
+def open_arrays(name: str) -> ArrayPhotos:
+    """The photos registered under that name; DataError if there are none now."""
+    if name not in _registered:
         raise DataError(
             f"config.data.source={name}: a program gave these photos to colorize_jax.train; give "
             "them again, as train(config, workdir, photos=...)"
         )
-    return _held[name]
+    return _registered[name]
 
 
 def _collected(photos: Any) -> Any:
-    """Something with a length and numbered photos."""
+    """The photos as a sequence: something with a length and an index."""
     if isinstance(photos, (str, bytes, os.PathLike, Mapping)):
         raise PhotoError(
             f"photos= is a {type(photos).__name__}: give an array or an iterable of photos; a "
@@ -86,7 +88,7 @@ def _collected(photos: Any) -> Any:
         )
     if hasattr(photos, "shape") and hasattr(photos, "dtype"):
         if not hasattr(photos, "__array_interface__") and not hasattr(photos, "chunks"):
-            photos = np.asarray(photos)  # of JAX or PyTorch
+            photos = np.asarray(photos)  # an array of JAX or PyTorch
         if photos.dtype != object:
             check_photo(photos, "photos=", (4,))
         return photos

@@ -1,4 +1,4 @@
-"""Keeps count of the photos that cannot be read, and stops a run that meets too many."""
+"""Counts the photos that cannot be read, and stops a run that meets too many of them."""
 
 import collections
 from collections.abc import Callable, Iterator
@@ -15,20 +15,21 @@ from colorize_jax.data.masks import matching_mask
 from colorize_jax.data.sources import Photos
 from colorize_jax.errors import DataError, why
 
-WINDOW = 10_000  # the last so many positions are judged
-JUDGED_FROM = 1_000  # but not before there are so many
+WINDOW = 10_000  # The share of bad photos is taken over the last positions, this many of them.
+JUDGED_FROM = 1_000  # A run is not stopped before this many positions: a share of few says little.
 _ROW = {"source": str, "name": str, "reason": str}
 
 
 class BadRecords:
-    """Writes the name and the reason of every unreadable photo, once, into `bad_records.jsonl`.
+    """Writes the name of every unreadable photo and the reason, once, into `bad_records.jsonl`.
 
     Args:
-        path: of that file; what is in it already is not written again, and what is no row of it is
-            set aside.
-        max_fraction: a larger share of the last `WINDOW` positions ends the run.
-        max_pixels: with which the photos are read.
-        say: is told of what was set aside.
+        path: that file. Rows that it already has are not written again; a file with damaged lines
+            is moved aside.
+        max_fraction: the largest share of bad photos in the last `WINDOW` positions; a larger one
+            ends the run.
+        max_pixels: the limit with which the photos are read.
+        say: prints what was moved aside.
     """
 
     def __init__(
@@ -44,8 +45,8 @@ class BadRecords:
         self._window: collections.deque[tuple[int, int]] = collections.deque()
         self._rows = self._bad = 0
 
-    def watch(self, batches: Iterator[dict], photos: Photos | Labelled) -> "Noted":
-        """Passes training batches on without their "bad"; closing it closes them.
+    def watch(self, batches: Iterator[dict], photos: Photos | Labelled) -> "WatchedBatches":
+        """The training batches without their entry "bad", which is counted and noted.
 
         Raises:
             DataError: too large a share of the photos could not be read.
@@ -55,11 +56,11 @@ class BadRecords:
             self._note_all(bad, photos)
             self._count(bad)
 
-        return Noted(batches, look)
+        return WatchedBatches(batches, look)
 
-    def note(self, batches: Iterator[dict], photos: Photos | Labelled) -> "Noted":
-        """As `watch`, for batches that are read besides training: they are not counted."""
-        return Noted(batches, lambda bad: self._note_all(bad, photos))
+    def note(self, batches: Iterator[dict], photos: Photos | Labelled) -> "WatchedBatches":
+        """Like `watch`, for batches that are not trained on: bad photos are noted, not counted."""
+        return WatchedBatches(batches, lambda bad: self._note_all(bad, photos))
 
     def _note_all(self, bad: np.ndarray, photos: Photos | Labelled) -> None:
         for index in bad[bad != pipeline.GOOD].tolist():
@@ -84,16 +85,19 @@ class BadRecords:
         if (source, name) in self._known:
             return
         row = {"source": source, "name": name, "reason": _reason(photos, index, self._max_pixels)}
-        with contextlib.suppress(OSError):  # a full disk must not end the run
+        with contextlib.suppress(OSError):  # A full disk must not end the run.
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             self._known.add((source, name))
 
 
-class Noted(Iterator[dict]):
-    """Batches without their "bad", which goes to `look`. One thread may close them while another
-    waits for the next batch, if it may close what they come from."""
+class WatchedBatches(Iterator[dict]):
+    """Batches without their entry "bad", which is passed to `look`.
+
+    One thread may close them while another one waits for the next batch, if the iterator that they
+    come from allows that.
+    """
 
     def __init__(self, batches: Iterator[dict], look: Callable[[np.ndarray], None]):
         self._batches, self._look = batches, look
@@ -104,12 +108,12 @@ class Noted(Iterator[dict]):
         return batch
 
     def close(self) -> None:
-        """Closes what the batches come from."""
+        """Closes the iterator that the batches come from."""
         self._batches.close()
 
 
 def _reason(photos: Photos | Labelled, index: int, max_pixels: int) -> str:
-    """Read once more, here where there is a file to write to: workers have none."""
+    """Why a photo cannot be read. It is read again: workers give its number, not the reason."""
     try:
         record = photos[index]
         photo = decode.open_photo(record.image, max_pixels)
@@ -117,4 +121,4 @@ def _reason(photos: Photos | Labelled, index: int, max_pixels: int) -> str:
         matching_mask(record.mask, photo, photos.classes)
     except (DataError, OSError) as error:
         return why(error)
-    return "could not be read at first, and then could"
+    return "could not be read the first time, but could the second time"

@@ -1,4 +1,4 @@
-"""How much memory the photos being decoded may take together."""
+"""Limits the memory that all photos being decoded at the same time take together."""
 
 from collections.abc import Iterator
 import contextlib
@@ -6,16 +6,16 @@ import threading
 
 
 class Budget:
-    """Lets threads in, in their order, as long as what they take together is within a limit."""
+    """Admits threads in the order in which they ask, as long as their sum is within a limit."""
 
     def __init__(self):
         self._used = 0
-        self._turn = threading.Lock()  # whoever waits is next: small ones never overtake for ever
+        self._turn = threading.Lock()  # Its owner is next: small photos never starve a large one.
         self._freed = threading.Condition()
 
     @contextlib.contextmanager
     def taken(self, size: int, limit: int) -> Iterator[None]:
-        """Waits until `size` fits below `limit`; one that is larger comes alone."""
+        """Waits until `size` fits within `limit`. A size above the limit is admitted alone."""
         with self._turn, self._freed:
             self._freed.wait_for(lambda: not self._used or self._used + size <= limit)
             self._used += size

@@ -12,8 +12,8 @@ from colorize_jax.data.names import Names
 from colorize_jax.data.record import Record
 from colorize_jax.errors import DataError
 
-# motorcycle_right.png is left out: it shows what motorcycle_left.png shows, so one would give away
-# the other's held-out squares.
+# motorcycle_right.png is left out: it shows the same scene as motorcycle_left.png, so training on
+# one would leak the held-out squares of the other.
 _PHOTOS = {
     "skimage/data": (
         "astronaut.png",
@@ -27,17 +27,17 @@ _PHOTOS = {
     ),
     "sklearn/datasets/images": ("china.jpg", "flower.jpg"),
 }
-COLUMNS = 4  # squares in a row
+COLUMNS = 4  # the number of squares in a row
 
 
 class BuiltinPhotos:
-    """The photos, whole, or the squares that they are cut into: four in a row, as many rows as fit.
+    """Whole photos, or the squares that they are cut into: four in a row, as many rows as fit.
 
-    One square of every row is held out, another column from row to row and from photo to photo, so
-    that what is held out has neighbors to be learned from.
+    One square of every row is held out. Its column changes from row to row and from photo to photo,
+    so that the neighbors of every held-out square are trained on.
 
     Args:
-        held_out: True: the squares that are held out; False: the others; None: whole photos.
+        held_out: True for the held-out squares, False for the others, None for whole photos.
     """
 
     left_out: Mapping[str, int] = {}
@@ -78,8 +78,10 @@ def _photos() -> dict[str, np.ndarray]:
 
 
 def _squares() -> dict[str, bool]:
-    """Whether each square is held out, by its name PHOTO#ROW,COLUMN; the upper rows of all photos
-    first, so that the first so many of them are of all photos."""
+    """{PHOTO#ROW,COLUMN: whether this square is held out}.
+
+    The first rows of all photos come first, so that the first few squares show all photos.
+    """
     rows = [
         (row, number, name)
         for number, (name, image) in enumerate(_photos().items())

@@ -1,4 +1,4 @@
-"""Batches of whole photos: photos on a canvas of one size make a batch, in a fixed order."""
+"""Plans batches of whole photos: all photos of a batch share a canvas size; the order is fixed."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import numpy as np
 from colorize_jax.data.labelled import Labelled
 from colorize_jax.data.views import Reading, canvas_of
 
-NONE = -1  # no photo: fills up the last batch of a canvas
+NONE = -1  # A row without a photo: it fills up the last batch of a canvas size.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,8 +15,8 @@ class Plan:
     """Which photo is in which row of which batch.
 
     Attributes:
-        rows: [batches, batch_size] int64, numbers of photos or `NONE`.
-        canvases: (height, width) of every batch.
+        rows: the numbers of the photos, or `NONE`: int64 [batches, batch_size].
+        canvases: (height, width) of every batch's canvas.
     """
 
     rows: np.ndarray
@@ -33,10 +33,10 @@ def plan(
     threads: int,
     retry_seconds: float = 0.0,
 ) -> Plan:
-    """Batches of the first `count` photos: by canvas from small to large, then in their order.
+    """Plans batches of the first `count` photos, sorted by canvas size, then by their number.
 
-    Reads the headers of the photos, once. One that has none is put on the smallest canvas, where it
-    will be found unreadable.
+    It reads the header of every photo once. A photo without a readable header is planned on the
+    smallest canvas; reading it later reports why it is bad.
     """
     sizes = photos.sizes(count, threads, reading.max_pixels, retry_seconds)
     canvases = [None if size is None else canvas_of(*reading.size(*size), crop) for size in sizes]

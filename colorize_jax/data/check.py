@@ -1,4 +1,4 @@
-"""Reads every photo of a source once and tells what is there and what training would do to it."""
+"""Reads every photo of a source once and reports what is there and how training would scale it."""
 
 import collections
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def check(photos: Photos, threads: int) -> list[Finding]:
         ahead.threads(threads) as pool,
         tqdm(total=count, unit="photo", dynamic_ncols=True) as bar,
     ):
-        for start in range(0, count, _BLOCK):  # a task for every photo at once would fill memory
+        for start in range(0, count, _BLOCK):  # Submitting all photos at once would fill memory.
             for finding in pool.map(
                 lambda i: _look(photos, i), range(start, min(start + _BLOCK, count))
             ):
@@ -48,7 +48,7 @@ def _look(photos: Photos, index: int) -> Finding:
     name = photos.name(index)
     try:
         photo = decode.open_photo(photos[index].image)
-        pixels = photo.pixels(128, 128)  # reduced: the size is in the header
+        pixels = photo.pixels(128, 128)  # A reduced photo is enough: its size is in the header.
         profile = photo.profile
         return Finding(
             name, photo.height, photo.width, is_gray(pixels),
@@ -68,9 +68,10 @@ def report(
     """The findings as text.
 
     Args:
-        found: from `check`.
+        found: what `check` returned.
         left_out: what else the sources hold, from `Photos.left_out`.
-        scale, crop: of training: the shortest side becomes an integer in [scale[0], scale[1]).
+        scale, crop: training's settings: the shortest side becomes an integer in [scale[0],
+            scale[1]).
     """
     good = [f for f in found if not f.reason]
     bad = [f for f in found if f.reason]
@@ -106,14 +107,14 @@ def report(
 
 
 def _endings(found: Sequence[Finding]) -> str:
-    """How many photos have which ending, in words."""
+    """The number of photos with each ending of the name, as text."""
     counts = collections.Counter(record.ending(f.name) or "without one" for f in found)
     said = [f"{count:,} {ending}" for ending, count in counts.most_common(10)]
     return ", ".join(said) + (", ..." if len(counts) > 10 else "")
 
 
 def _profiles(good: Sequence[Finding]) -> list[str]:
-    """Which color profiles there are, and how many are not used."""
+    """Lines that count the color profiles, and those that are ignored."""
     lines = []
     for used, what in ((True, "used"), (False, "ignored")):
         names = collections.Counter(f.profile for f in good if f.profile and f.profile_used == used)

@@ -1,4 +1,4 @@
-"""Classes as folders: the class of a photo is the folder it lies in, or the label that TFDS has."""
+"""Labels from folders: the class of a photo is the folder it lies in, or its label in TFDS."""
 
 from collections.abc import Sequence
 import os
@@ -16,10 +16,10 @@ from colorize_jax.errors import ConfigError, DataError
 
 
 class ClassFolders:
-    """Photos whose folders are their classes, in splits; each source is opened once.
+    """The splits of photos whose folders are their classes. Each source is opened once.
 
     Args:
-        spec: `config.data.source`; several sources are joined, and may not be weighted.
+        spec: `config.data.source`. Several sources are joined; weights are not allowed.
     """
 
     def __init__(self, spec: str):
@@ -33,15 +33,15 @@ class ClassFolders:
         self._opened: dict[str, Source] = {}
 
     def split(self, name: str) -> tuple[Labelled, tuple[str, ...]]:
-        """The photos of a split, int32 labels in the order of the class names, and these names.
+        """The photos of a split with int32 labels, and the class names in the order of the labels.
 
         Args:
-            name: a folder ("train", or "images/train"), wherever in a photo's name; the class is
-                the folder that follows. "": all photos; the class is the first folder that is not
-                that of all photos. In a TFDS data set, its split.
+            name: a folder ("train", or "images/train") anywhere in a photo's name; the class is the
+                folder below it. "" means all photos; the class is then the first folder that not
+                all photos share. For a TFDS data set it is the name of its split.
 
         Raises:
-            DataError: no photo in such a folder, or one directly in it.
+            DataError: there is no photo in such a folder, or one lies directly in it.
         """
         paths = [_with_split(path, name) for path in self._paths]
         opened = [self._open(path) for path in paths]
@@ -70,12 +70,15 @@ class ClassFolders:
 
 
 def some_of_every_class(photos: Labelled, classes: tuple[str, ...], k: int, seed: int) -> Labelled:
-    """Exactly k photos of every class, by a hash of (seed, name): fewer are a part of more.
+    """Exactly k photos of every class, chosen by a hash of (seed, name).
+
+    The choice for a smaller k is a subset of the choice for a larger k.
 
     Raises:
-        DataError: a class has fewer.
+        DataError: a class has fewer than k photos.
     """
-    hashes = photos.hashes((seed + 1).to_bytes(16, "little"))  # 0 would be no salt
+    # A salt of zero bytes would be the same as no salt, which other choices use.
+    hashes = photos.hashes((seed + 1).to_bytes(16, "little"))
     chosen = []
     for label, name in enumerate(classes):
         members = np.flatnonzero(photos.labels == label)
@@ -88,7 +91,7 @@ def some_of_every_class(photos: Labelled, classes: tuple[str, ...], k: int, seed
 
 
 def _with_split(path: str, split: str) -> str:
-    """A TFDS data set is opened by its split, everything else as a whole."""
+    """The path with the split, for a TFDS data set; any other path as it is."""
     if not path.startswith("tfds:") or not split:
         return path
     if ":" in path.removeprefix("tfds:"):
@@ -99,35 +102,36 @@ def _with_split(path: str, split: str) -> str:
 
 
 def class_of(names: Sequence[str], split: str) -> dict[int, str]:
-    """{number: class} of the photos of a split, by the folders in their names.
+    """{number: class} of the photos of a split, from the folders in their names.
 
     Args:
-        names: of photos, as in "train/cat/1.jpg".
-        split: a folder ("train", or "images/train"), anywhere in the name: photos that do not lie
-            below it are left out, and the class is the folder that follows. "": all photos, and the
-            class is the first folder that not all of them share. "" for a photo in no such folder.
+        names: the names of photos, such as "train/cat/1.jpg".
+        split: a folder ("train", or "images/train") anywhere in the name. Photos that are not below
+            it are left out, and the class is the next folder. "" means all photos; the class is
+            then the first folder that not all of them share.
 
-    Names that look the same are the same class: letters with accents may be written as one
-    character or as two. Photos in hidden folders and those of the system are left out.
+    The class of a photo that is in no such folder is "". Names that look the same are the same
+    class: a letter with an accent may be written as one character or as two. Photos in hidden
+    folders and in folders of the system are left out.
     """
     folders = {i: folder for i, name in enumerate(names) if (folder := _folder(name)) is not None}
     if split:
         below = f"/{unicodedata.normalize('NFC', split).strip('/')}/"
         parts = {i: folder.partition(below) for i, folder in folders.items() if below in folder}
-        # A class may be called as the split is: of several depths the first one is the split's.
+        # A class may have the name of the split. The split is then the folder of smallest depth.
         depths = {i: before.count("/") for i, (before, _, _) in parts.items()}
         first = min(depths.values(), default=0)
         rests = {i: rest for i, (_, _, rest) in parts.items() if depths[i] == first}
     else:
-        # The longest beginning that all folders share, in whole components.
+        # The longest prefix, in whole components, that all folders share.
         shared = os.path.commonpath(set(folders.values())) if folders else "/"
         rests = {i: folder[len(shared) :] for i, folder in folders.items()}
     return {i: rest.strip("/").partition("/")[0] for i, rest in rests.items()}
 
 
 def _folder(name: str) -> str | None:
-    """The folder of a photo, as in "/train/cat/"; None for one that is left out."""
-    # "./cat/1.jpg" is what tar calls a file of the folder it was made in.
+    """The folder of a photo, such as "/train/cat/"; None if the photo is left out."""
+    # tar writes names such as "./cat/1.jpg" when it packs the current folder.
     parts = [part for part in name.split("/")[:-1] if part not in ("", ".")]
     if any(map(is_hidden, parts)):
         return None
@@ -135,9 +139,9 @@ def _folder(name: str) -> str | None:
 
 
 def _folders(source: Source, path: str, split: str) -> dict[int, str]:
-    """`class_of` a source; DataError for a photo in no folder of a class."""
+    """`class_of` for a source; DataError if a photo lies in no folder of a class."""
     names = source.names
-    if isinstance(source, Tar):  # what comes first in a name is the shard
+    if isinstance(source, Tar):  # The first part of a name is the shard.
         names = [name.partition("/")[2] for name in names]
     classes = class_of(names, split)
     for number, name in classes.items():

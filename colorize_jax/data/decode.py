@@ -1,13 +1,15 @@
-"""Encoded bytes to 8-bit sRGB, upright, and no larger than needed.
+"""Decodes photos to 8-bit sRGB, upright, and no larger than needed.
 
-What becomes of other kinds of pictures: gray and palette become RGB; transparent pixels lie on
-white; an embedded color profile is converted to sRGB by littleCMS, and one that is broken, or for
-another kind of picture, is ignored; CMYK without one is converted by Pillow's plain formula; 16-bit
-gray is scaled by its full range, floating-point and 32-bit gray by that of 1, 255 and 65535 which
-its largest value fits; of an animation the first frame is taken; the EXIF orientation is applied.
+Other kinds of pictures are converted:
+- Gray and palette pictures become RGB. Transparent pixels become white.
+- An embedded color profile is converted to sRGB by littleCMS. A profile that is broken, or for
+  another kind of picture, is ignored. CMYK without a profile is converted by Pillow's formula.
+- 16-bit gray is divided by its full range. Floating-point and 32-bit gray is divided by the
+  smallest of 1, 255 and 65535 that its largest value fits.
+- The first frame of an animation is taken. The EXIF orientation is applied.
 
-Metadata never decides whether a photo is read: what is odd in it is left out. Of PNG's statements
-about colors the profile is used, and gAMA, cHRM, sRGB, cICP and sBIT are not, as in most programs.
+Metadata never decides whether a photo is read: invalid metadata is ignored. PNG's color profile is
+used; its chunks gAMA, cHRM, sRGB, cICP and sBIT are ignored, as most programs do.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,33 +27,34 @@ from colorize_jax.data.budget import Budget
 from colorize_jax.data.record import HAS_HEIC, HEIC_PLUGIN
 from colorize_jax.errors import DataError
 
-# Tried in this order, whatever a file is called. None of them starts another program, as Pillow
-# does for EPS, nor draws what is no picture, as it does of WMF.
+# They are tried in this order, whatever the file's name. EPS and WMF are left out: for EPS Pillow
+# starts another program, and WMF is drawing commands.
 FORMATS = (
     "JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF",
     *(["HEIF"] if HAS_HEIC else []),
-    "TGA",  # has nothing to be known by: last
+    "TGA",  # It is last because its files have no signature.
 )  # fmt: skip
 if HAS_HEIC:
     importlib.import_module(HEIC_PLUGIN).register_heif_opener()
-# What Pillow finds odd in metadata decides nothing, and would reach the screen without the photo.
+# Pillow's warnings about metadata change nothing here, and they do not name the photo.
 warnings.filterwarnings("ignore", module=r"PIL\.")
-MAX_PIXELS = 200_000_000  # cameras and phones go up to 200 million
-# Together, the photos that a process decodes at the same time take at most so many bytes for each
-# of `max_pixels`: 2.2 GB.
+MAX_PIXELS = 200_000_000  # Cameras and phones have up to 200 million pixels.
+# All photos that a process decodes at the same time take at most this many bytes for each of
+# `max_pixels`: 2.2 GB.
 BYTES = 11
-# What decoding takes at most for every pixel, as measured, in the formats that come in one piece;
-# it is more where a library keeps copies of its own.
+# The measured peak of bytes for each pixel in formats that are decoded in one piece. It is high
+# where a library keeps copies of its own.
 _COST = {"WEBP": 18, "AVIF": 14, "JPEG2000": 21, "TIFF": 12, "HEIF": 12}
 _USUAL_COST = 8
 _BUDGET = Budget()
-# Photos of other formats than JPEG come reduced above this: below, they are scaled in one step.
+# Photos of other formats than JPEG are reduced first if they have more pixels than this. Smaller
+# ones are scaled in one step.
 _LARGE = 16_000_000
-_STRIP = 2**20  # pixels that are converted at a time
+_STRIP = 2**20  # the number of pixels that are converted at a time
 
 _ORIENTATION, _EXIF, _COLOR_SPACE, _INTEROP = 0x0112, 0x8769, 0xA001, 0xA005  # EXIF tags
 _UNCALIBRATED, _ADOBE = 0xFFFF, "R03"
-# What each orientation asks for, on arrays [height, width, ...].
+# How to turn an array [height, width, ...] of each orientation upright.
 _UPRIGHT = {
     2: lambda x: x[:, ::-1],
     3: lambda x: x[::-1, ::-1],
@@ -80,14 +83,15 @@ class Photo:
         """The photo's color profile; `profiles.NONE` without one."""
         if self.profile_data is None or self.image.mode == "LAB":
             return profiles.NONE
-        return profiles.read(self.profile_data, _plain(self.image.mode))
+        return profiles.read(self.profile_data, _profile_mode(self.image.mode))
 
     def pixels(self, height: int = 0, width: int = 0) -> np.ndarray:
         """[height', width', 3] uint8, upright, sRGB; DataError if the photo is damaged.
 
-        A JPEG at least twice as large as asked for comes reduced by its own transform, others of
-        more than 16 million pixels by averages of whole pixels, but none smaller than height x
-        width; without them at its full size. Waits while other photos take the memory.
+        Without `height` and `width` it has its full size. Otherwise a JPEG at least twice as large
+        is reduced by its own transform, and a photo of another format with more than 16 million
+        pixels by averages of whole pixels; none becomes smaller than height x width. The call waits
+        while other photos take the memory.
         """
         if self.image is None:
             return self.data
@@ -99,11 +103,11 @@ class Photo:
                 if self._is_jpeg():
                     pixels = self._jpeg(height, width)
                 else:
-                    # Opened again, so that the pixels that Pillow keeps are gone afterwards.
+                    # `self.image` would keep its decoded pixels, so a new image is opened.
                     pixels = _to_rgb(open_image(self.data)[0], self.profile, height, width)
             except DataError:
                 raise
-            # Decoders raise many kinds of errors on damaged files; none may end a long run.
+            # Decoders raise many kinds of errors on damaged files. None of them may end a long run.
             except Exception as error:
                 raise DataError(f"damaged image: {error}") from error
             turn = _UPRIGHT.get(self.orientation)
@@ -121,14 +125,14 @@ class Photo:
         pixels = np.empty((*coded.shape[:2], 3), np.uint8)
         for strip in _strips(*coded.shape[:2]):
             part = coded[strip]
-            if mode == "CMYK":  # as Pillow we take all ink for inverted: so Adobe writes it
+            if mode == "CMYK":  # Ink is inverted, as Adobe writes it and Pillow reads it.
                 part = 255 - part
             part = Image.frombytes(mode, part.shape[1::-1], np.ascontiguousarray(part).data)
             pixels[strip] = np.asarray(_rgb(part, profile))
         return pixels
 
     def _memory(self, height: int, width: int) -> int:
-        """Bytes that decoding takes at most; DataError if the photo may not have so many."""
+        """The most bytes that decoding takes; DataError if that is more than a photo may take."""
         what = f"{self.width} x {self.height} pixels of {self.image.format}"
         needed, limit = self._needed(height, width), BYTES * self.max_pixels
         if self.height * self.width > self.max_pixels:
@@ -148,7 +152,7 @@ class Photo:
         reduced = 0 < height * 2 <= self.image.height and 0 < width * 2 <= self.image.width
         converted = self.profile or self.image.mode == "CMYK"
         result = 3 + turned + 5 * bool(converted)
-        scans = 8 * bool(self.image.info.get("progressive"))  # all coefficients are kept
+        scans = 8 * bool(self.image.info.get("progressive"))  # libjpeg then keeps all coefficients.
         return size * scans + size * result // (4 if reduced else 1)
 
 
@@ -157,18 +161,18 @@ def open_photo(data: bytes | np.ndarray, max_pixels: int = MAX_PIXELS) -> Photo:
 
     Args:
         data: encoded bytes, or pixels [height, width, 3] uint8 that are passed on.
-        max_pixels: of a photo; a larger one is refused, and so is one of a format that comes in
-            one piece if it takes more than `BYTES` for each of so many pixels.
+        max_pixels: the largest photo that is allowed. A photo of a format that is decoded in one
+            piece is also refused if that takes more than `max_pixels` x `BYTES` bytes.
 
     Raises:
-        DataError: the bytes are no picture, a damaged one, or a larger one.
+        DataError: the bytes are no picture, or the picture is damaged or too large.
     """
     if isinstance(data, np.ndarray):
         return Photo(*data.shape[:2], data)
     image, profile = open_image(data)
     width, height = image.size
     exif = _exif(image)
-    # Pillow turns TIFFs itself while it decodes them, and tells their size as it will be.
+    # Pillow turns a TIFF itself while it decodes it, and already reports the size after turning.
     orientation = 1 if image.format == "TIFF" else exif.get(_ORIENTATION, 1)
     if orientation in (5, 6, 7, 8):
         height, width = width, height
@@ -180,9 +184,9 @@ def open_photo(data: bytes | np.ndarray, max_pixels: int = MAX_PIXELS) -> Photo:
 
 
 def open_image(data: bytes, formats: Sequence[str] = FORMATS) -> tuple[Image.Image, bytes | None]:
-    """Pillow's image of one of the formats, not decoded yet, and its color profile or None.
+    """Pillow's image, not decoded yet, of one of the formats; and its color profile or None.
 
-    `Image.open` would refuse, by a limit of its own, photos that we have the memory for.
+    It does not use `Image.open`, whose own limit would refuse photos that fit into memory.
 
     Raises:
         DataError: the bytes are no picture, or a damaged one.
@@ -199,9 +203,9 @@ def open_image(data: bytes, formats: Sequence[str] = FORMATS) -> tuple[Image.Ima
             continue
         try:
             image = _opened(factory, name, data)
-            _see_through(image, data)
+            _scale_transparent_value(image, data)
             return image, profile if profile is not None else image.info.get("icc_profile")
-        except Exception as error:  # of any kind, in a header that is damaged
+        except Exception as error:  # A damaged header may raise any kind of error.
             if accept is not None and not damage:
                 damage = f"damaged image: the header of a {name} ({error})"
     if damage:
@@ -212,29 +216,31 @@ def open_image(data: bytes, formats: Sequence[str] = FORMATS) -> tuple[Image.Ima
 def _opened(factory: Callable, name: str, data: bytes) -> Image.Image:
     try:
         return factory(io.BytesIO(data), "")
-    except Exception:  # of any kind, and perhaps only because of metadata
+    except Exception:  # Any kind of error; perhaps only the metadata is invalid.
         if name != "JPEG":
             raise
         return factory(io.BytesIO(jpeg.without_metadata(data)), "")
 
 
 def decode(data: bytes | np.ndarray) -> np.ndarray:
-    """Any photo at its full size, [height, width, 3] uint8. DataError as in `open_photo`."""
+    """Any photo at its full size, [height, width, 3] uint8. DataError as for `open_photo`."""
     return open_photo(data).pixels()
 
 
 def _exif(image: Image.Image) -> Image.Exif:
     try:
-        return Image.Image.getexif(image)  # that of PNG would decode the picture
-    except Exception:  # Pillow raises several kinds on what is odd
+        return Image.Image.getexif(image)  # PNG's own method would decode the picture.
+    except Exception:  # Pillow raises several kinds of errors on invalid EXIF data.
         return Image.Exif()
 
 
 def _is_adobe_rgb(image: Image.Image, exif: Image.Exif) -> bool:
-    """Whether a camera says so as DCF has it: not sRGB, and the rules for "R03"."""
+    """Whether EXIF says Adobe RGB as DCF defines it: the color space is not sRGB and the
+    interoperability index is "R03"."""
     if image.format not in ("JPEG", "MPO") or image.mode != "RGB":
         return False
-    if _ADOBE.encode() not in image.info.get("exif", b""):  # nearly all are done here
+    # This fast test settles nearly all photos.
+    if _ADOBE.encode() not in image.info.get("exif", b""):
         return False
     try:
         space = exif.get_ifd(_EXIF).get(_COLOR_SPACE)
@@ -243,8 +249,8 @@ def _is_adobe_rgb(image: Image.Image, exif: Image.Exif) -> bool:
         return False
 
 
-def _see_through(image: Image.Image, data: bytes) -> None:
-    """Scales a PNG's transparent value as Pillow scales its pixels."""
+def _scale_transparent_value(image: Image.Image, data: bytes) -> None:
+    """Scales the value that a PNG declares transparent in the same way as Pillow scales pixels."""
     value = image.info.get("transparency")
     if image.format != "PNG" or value is None:
         return
@@ -255,15 +261,15 @@ def _see_through(image: Image.Image, data: bytes) -> None:
         image.info["transparency"] = tuple(channel >> 8 for channel in value)
 
 
-def _plain(mode: str) -> str:
-    """What a profile must be for: gray, inks or RGB."""
+def _profile_mode(mode: str) -> str:
+    """The mode that a profile for such a picture must have: gray, CMYK or RGB."""
     if mode in ("1", "L", "LA", "La", "F") or mode.startswith("I"):
         return "L"
     return "CMYK" if mode == "CMYK" else "RGB"
 
 
 def _strips(height: int, width: int) -> Iterator[slice]:
-    """Rows that are few enough to be copied some times."""
+    """Slices of rows, each small enough that several copies of it take little memory."""
     rows = max(_STRIP // width, 1)
     for start in range(0, height, rows):
         yield slice(start, min(start + rows, height))
@@ -275,10 +281,10 @@ def _part(image: Image.Image, rows: slice, width: int = 0) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image, profile: profiles.Profile, height: int, width: int) -> np.ndarray:
-    """Of an image that Pillow decodes; see `Photo.pixels`."""
+    """The sRGB pixels of an image that Pillow decodes; see `Photo.pixels`."""
     image.load()
-    if image.mode.startswith("I") or image.mode == "F":  # Pillow would clip these to 8 bits
-        image = _shallow(image)
+    if image.mode.startswith("I") or image.mode == "F":  # Pillow would clip the values to 8 bits.
+        image = _to_8_bits(image)
     factor = 1
     if image.width * image.height > _LARGE and height and width:
         factor = max(min(image.height // height, image.width // width), 1)
@@ -294,21 +300,21 @@ def _to_rgb(image: Image.Image, profile: profiles.Profile, height: int, width: i
 
 
 def _rgb(image: Image.Image, profile: profiles.Profile) -> Image.Image:
-    """sRGB, on white where it is transparent."""
+    """The image in sRGB, with white where it is transparent."""
     if not image.has_transparency_data:
         if not profile:
             return image.convert("RGB")
-        return profile.convert(image.convert(_plain(image.mode)))
+        return profile.convert(image.convert(_profile_mode(image.mode)))
     seen = image.convert("RGBA")
     if profile:
-        colors = profile.convert(seen.convert(_plain(image.mode)))
+        colors = profile.convert(seen.convert(_profile_mode(image.mode)))
         colors.putalpha(seen.getchannel("A"))
         seen = colors
     return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
 
 
-def _shallow(image: Image.Image) -> Image.Image:
-    """16 and 32 bits and floating point as 8 bits of the same range, with what is transparent."""
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """An image of 16 or 32 bits or floating point, scaled to 8 bits; transparency is kept."""
     strips = list(_strips(image.height, image.width))
     largest = -np.inf
     for rows in strips:
@@ -319,7 +325,7 @@ def _shallow(image: Image.Image) -> Image.Image:
         raise DataError("damaged image: none of its pixels is a number")
     most = 65535.0
     if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
-        # Interpolation may overshoot a range; what is below half of it is a range of less.
+        # Interpolation may overshoot a range, so values up to twice its end belong to it.
         ranges = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
         most = next((r for r in ranges if largest <= 2 * r), float(largest))
     transparent = image.info.get("transparency")

@@ -26,18 +26,18 @@ from colorize_jax.data.record import (
 from colorize_jax.data.tree import read_file
 from colorize_jax.errors import DataError, shown
 
-# A folder changed less than this before it was read may change again within the same tick of the
-# file system's clock, unnoticed: such an index is not believed.
+# Nanoseconds. A folder that changed less than this before it was read may change again within the
+# same tick of the file system's clock, and the index would miss that. Such an index is not used.
 _SETTLED = 2_000_000_000
 
 
 class Folder:
-    """Every photo below a folder, in the order of the names.
+    """Every photo below a folder, sorted by name.
 
-    Links are followed; a folder that several links lead to is read once. In a PASCAL VOC devkit the
-    masks are left out. Hidden files and folders, and those of the system, are left out; files
-    without an ending are looked into. What was found is kept in a cache and believed as long as no
-    folder changed.
+    Links are followed; a folder that several links lead to is read once. The masks of a PASCAL VOC
+    devkit, hidden files and folders, and those of the system are left out. The content decides
+    whether a file without an ending is a photo. The list is kept in a cache, which is used as long
+    as no folder changed.
     """
 
     def __init__(self, path: str):
@@ -53,8 +53,8 @@ class Files:
     """A source of the photos that a list names, or of one photo.
 
     Args:
-        folder: what the names are relative to.
-        names: of the photos.
+        folder: the folder that the names are relative to.
+        names: the names of the photos.
     """
 
     left_out: Mapping[str, int] = {}
@@ -68,9 +68,9 @@ class Files:
         return Record(self.names[index], read_file(path))
 
 
-# What is kept, and what a listing leaves out, change with it.
+# The name of the cache changes with its format, and with the plugin that makes HEIC a photo.
 _KIND = "folder-2-heic" if HAS_HEIC else "folder-2"
-# Of `Names` the blob and the ends; folders, too, are names.
+# Names of photos and of folders are stored as the blob and the ends of `Names`.
 _ARRAYS = ("names", "names_ends", "left_out", "folders", "folders_ends", "times", "indexed")
 
 
@@ -81,7 +81,7 @@ def _indexed(path: str) -> tuple[Names, dict[str, int]]:
     now = time.time_ns()
     names, left_out, folders, times = _scan(path)
     listed = Names.of(sorted(names))
-    if len(times) < len(folders):  # one could not be entered, and may be at the next start
+    if len(times) < len(folders):  # A folder could not be entered, but may be at the next start.
         return listed, left_out
     places = Names.of(folders)
     index.store(
@@ -101,7 +101,7 @@ def _indexed(path: str) -> tuple[Names, dict[str, int]]:
 
 
 def _holds(path: str, cached: dict[str, np.ndarray]) -> bool:
-    """Whether no folder was changed since: a file that came, went or was renamed changes its."""
+    """Whether no folder has changed: adding, removing or renaming a file changes its folder."""
     try:
         times = cached["times"]
         if (times > cached["indexed"] - _SETTLED).any():
@@ -118,8 +118,10 @@ def _holds(path: str, cached: dict[str, np.ndarray]) -> bool:
 
 
 def _scan(path: str) -> tuple[list[bytes], dict[str, int], list[bytes], list[int]]:
-    """Names of the photos; how many files were left out as what; the folders, and when each was
-    last changed (not of those that cannot be entered)."""
+    """Names of photos, counts of what was left out, folders, and when each folder last changed.
+
+    Folders that cannot be entered have no time of change.
+    """
     names: list[bytes] = []
     left_out: collections.Counter[str] = collections.Counter()
     folders: list[bytes] = []
@@ -161,7 +163,7 @@ def _sorted_out(
         name = os.path.join(folder, entry.name)
         try:
             is_folder, is_file = entry.is_dir(), entry.is_file() or entry.is_symlink()
-        except OSError:  # a link to itself, or into a folder that we may not enter
+        except OSError:  # The link leads to itself, or into a folder that we may not enter.
             is_folder, is_file = False, True
         if is_folder:
             if is_hidden(base):
@@ -172,7 +174,7 @@ def _sorted_out(
         found = sort(base) if is_file else NO_FILE
         if found == UNKNOWN:
             found = sort_content(lambda path=entry.path: read_file(path, HEAD))
-        # A link that leads nowhere is listed: whoever reads it gets to know.
+        # A link that leads nowhere is listed: reading it reports the error.
         if found == PHOTO:
             names.append(name)
         else:

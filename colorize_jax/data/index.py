@@ -1,4 +1,4 @@
-"""What was found in a folder or an archive, kept on disk so that the next start need not look."""
+"""Caches on disk what was found in a folder or an archive, so that the next start is fast."""
 
 from collections.abc import Mapping, Sequence
 import contextlib
@@ -29,9 +29,9 @@ def _file(kind: str, path: str) -> pathlib.Path:
 
 
 def load(kind: str, path: str, names: Sequence[str]) -> dict[str, np.ndarray] | None:
-    """The arrays stored for a path, or None if there are none of these names.
+    """The arrays of these names stored for a path, or None if there are none.
 
-    Whether they still hold is for the caller to judge.
+    The caller must check that they are still valid.
     """
     try:
         with _file(kind, path).open("rb") as file, np.load(file) as arrays:
@@ -41,13 +41,13 @@ def load(kind: str, path: str, names: Sequence[str]) -> dict[str, np.ndarray] | 
         return found if all(array.dtype.kind in "iu" for array in found.values()) else None
     except (OSError, ValueError, EOFError, KeyError):
         return None
-    except Exception as error:  # a torn file raises what zipfile likes; it is only a cache
+    except Exception as error:  # A torn file raises many kinds of errors; it is only a cache.
         logging.info("index of %s is unreadable: %s", path, error)
         return None
 
 
 def store(kind: str, path: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes in one go. Where there is no place to write, the next start looks again."""
+    """Writes the arrays atomically. Without a place to write, the next start searches again."""
     target = _file(kind, path)
     draft = target.with_name(f"{target.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
@@ -67,5 +67,5 @@ def encode_counts(counts: Mapping[str, int]) -> np.ndarray:
 
 
 def counts(array: np.ndarray) -> dict[str, int]:
-    """What `encode_counts` was given."""
+    """The counts that `encode_counts` was given."""
     return json_files.parse(array.tobytes(), {str: json_files.COUNT})

@@ -1,8 +1,8 @@
-"""JPEG pixels: strict about missing data, and only about that.
+"""Decodes JPEGs; refuses a file exactly when coefficients are missing or damaged.
 
-libjpeg warns of many things and names only the first. What says nothing about the coefficients is
-put right in the file's bytes, and the file is decoded again, still strictly: so one harmless
-warning never hides that data is missing behind it.
+libjpeg warns of many things and reports only the first. A fault that does not concern the
+coefficients is repaired in the file's bytes, and the file is decoded again, still strictly. So a
+harmless warning never hides missing data after it.
 """
 
 from collections.abc import Iterator
@@ -16,14 +16,15 @@ import simplejpeg
 
 from colorize_jax.errors import DataError
 
-# libjpeg's warnings (jerror.h) after which all coefficients may be there.
+# libjpeg's warnings (jerror.h) that do not mean missing coefficients.
 _HARMLESS = re.compile(
     r"unknown JFIF revision|Unknown Adobe color transform|Invalid SOS parameters"
     r"|extraneous bytes before marker|instead of RST|Premature end of JPEG file|bad ICC marker"
 )
 _STRAY = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
-# A scan may touch every pixel and be a few bytes long: time grows with pixels times scans. Encoders
-# write about ten. At some 1 to 2 ns each this bounds a photo to seconds.
+# The limit of pixels x scans. A scan of a few bytes may touch every pixel, so the time grows with
+# this product. Encoders write about ten scans. At 1 to 2 ns for each pixel of a scan, the limit
+# keeps a photo to seconds.
 _MOST_WORK = 4e9
 _USUAL_SCANS = 20
 _TRIES = 32
@@ -31,28 +32,28 @@ _TRIES = 32
 _SOI, _EOI, _SOS, _APP0, _APP14, _COMMENT = 0xD8, 0xD9, 0xDA, 0xE0, 0xEE, 0xFE
 _ADOBE_LENGTH = 16
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_SEQUENTIAL = (0xC0, 0xC1)  # Huffman: each scan takes at least two bits of every block
-_SCAN_DATA = 0  # in `segments`: what is coded behind the header of a scan
+_SEQUENTIAL = (0xC0, 0xC1)  # Huffman-coded: each scan needs at least two bits for every block.
+_SCAN_DATA = 0  # `segments` uses it for the coded data after the header of a scan.
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 
 
 def decode(data: bytes, colors: str, height: int = 0, width: int = 0) -> np.ndarray:
-    """The pixels, uint8 [height', width', channels], not turned.
+    """The pixels as stored (EXIF orientation not applied), uint8 [height', width', channels].
 
     Args:
-        data: a JPEG; what follows its end is not looked at.
+        data: a JPEG; bytes after its end are ignored.
         colors: "RGB", "GRAY" or "CMYK" (255 is no ink, as Adobe writes it).
         height, width: a photo at least twice as large is reduced by its own transform, but never
-            below these; 0: it keeps its size.
+            below this size; 0 keeps the full size.
 
     Raises:
         DataError: coefficients are missing or damaged, or there are far too many scans.
     """
 
     def strictly(data: bytes) -> np.ndarray:
-        # To the last bit what Pillow decodes, at twice the speed. Below a factor of two the size
-        # is kept, as the method has it.
+        # The pixels equal Pillow's to the last bit, at twice the speed. Photos less than twice as
+        # large keep their size.
         return simplejpeg.decode_jpeg(
             data, colors, min_height=height, min_width=width, min_factor=2
         )
@@ -63,11 +64,11 @@ def decode(data: bytes, colors: str, height: int = 0, width: int = 0) -> np.ndar
     except ValueError as error:
         if not _HARMLESS.search(str(error)):
             raise DataError(f"damaged image: {error}") from error
-    mended = _mended(data)
+    repaired = _repaired(data)
     try:
-        return strictly(mended)
+        return strictly(repaired)
     except ValueError as error:
-        for cut in _without_stray_bytes(mended, str(error)):
+        for cut in _without_stray_bytes(repaired, str(error)):
             try:
                 return strictly(cut)
             except ValueError:
@@ -76,13 +77,14 @@ def decode(data: bytes, colors: str, height: int = 0, width: int = 0) -> np.ndar
 
 
 def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """(marker, first byte, last + 1) of every segment up to the end; between them are stray bytes.
+    """(marker, first byte, last byte + 1) of every segment of the file.
 
-    The coded data of a scan comes by itself, as marker 0.
+    The coded data of a scan is a segment of its own, with marker 0. Stray bytes may lie between
+    segments.
     """
     at = 2
     while (at := data.find(b"\xff", at)) >= 0:
-        while data[at + 1 : at + 2] == b"\xff":  # any number of these may stand before a marker
+        while data[at + 1 : at + 2] == b"\xff":  # Any number of fill bytes may precede a marker.
             at += 1
         if at + 2 > len(data):
             return
@@ -104,7 +106,7 @@ def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def without_metadata(data: bytes) -> bytes:
-    """The file without segments of applications, but for what Adobe's says about its colors."""
+    """The file without application segments, except Adobe's, which states the colors."""
     kept = (data[start:stop] for kind, start, stop in segments(data) if not _is_metadata(kind))
     adobe = (
         data[start:stop]
@@ -137,9 +139,9 @@ def _size(data: bytes, frame: int) -> tuple[int, int]:
     return struct.unpack(">HH", data[frame + 5 : frame + 9].ljust(4, b"\0"))
 
 
-def _mended(data: bytes) -> bytes:
-    """The same coefficients in a file that libjpeg has nothing to say about."""
-    parts, sequential, components, coded = [b"\xff\xd8"], False, 0, _Coded()
+def _repaired(data: bytes) -> bytes:
+    """A file with the same coefficients that libjpeg decodes without a warning."""
+    parts, sequential, components, coded = [b"\xff\xd8"], False, 0, _ScannedBits()
     marker = 0
     for marker, start, stop in segments(data):
         if _is_metadata(marker) and marker not in (_APP0, _APP14):
@@ -150,22 +152,22 @@ def _mended(data: bytes) -> bytes:
             components = part[9] if len(part) > 9 else 0
             coded.frame(part)
         elif marker == _APP0 and part[4:9] == b"JFIF\0" and len(part) > 10:
-            part[9:11] = 1, 1  # the revision, of which there is no other one with other pixels
+            part[9:11] = 1, 1  # The pixels are the same in every revision of JFIF.
         elif marker == _APP14 and part[4:9] == b"Adobe" and part[15:16] > b"\2":
-            part[15] = 2 if components == 4 else 1  # what libjpeg takes an unknown transform for
+            part[15] = 2 if components == 4 else 1  # libjpeg takes an unknown transform for this.
         elif marker == _SOS:
             if sequential:
-                part[-3:] = 0, 63, 0  # all coefficients in full, whatever the header says
+                part[-3:] = 0, 63, 0  # A sequential scan always holds all coefficients.
             coded.scan(part)
         elif marker == _SCAN_DATA:
-            # Intervals that are all there, with other numbers. If one is lost, the last is missing.
+            # Numbers restart intervals anew. If an interval is lost, libjpeg then misses the last.
             restart = itertools.cycle(bytes((0xFF, 0xD0 + i)) for i in range(8))
             part = _RESTART.sub(functools.partial(_next, restart), part)
         parts.append(part)
     if marker != _EOI:
         if not coded.complete():
             raise DataError("damaged image: Premature end of JPEG file")
-        parts.append(b"\xff\xd9")  # what is coded may be whole all the same
+        parts.append(b"\xff\xd9")  # Only the end marker may be missing, not the coded data.
     return b"".join(parts)
 
 
@@ -173,11 +175,12 @@ def _next(values: Iterator[bytes], _: re.Match) -> bytes:
     return next(values)
 
 
-class _Coded:
-    """Which bits of which coefficients the scans of a file have."""
+class _ScannedBits:
+    """Tracks which bits of which coefficients the scans of a file contain."""
 
     def __init__(self):
-        self._lowest: dict[int, list[int]] = {}  # bit of every coefficient, by component
+        # By component: the lowest bit, so far, of every coefficient.
+        self._lowest: dict[int, list[int]] = {}
 
     def frame(self, part: bytes) -> None:
         self._lowest = {part[i]: [99] * 64 for i in range(10, len(part) - 2, 3)}
@@ -192,10 +195,10 @@ class _Coded:
 
 
 def _without_stray_bytes(data: bytes, warning: str) -> Iterator[bytes]:
-    """The file without what is left over at the end of one scan or one restart interval.
+    """Yields the file without the surplus bytes at the end of one scan or one restart interval.
 
-    Left-over bytes are no harm if they are padding or too few to be a row or a column of blocks:
-    if they are more, the header gives a wrong size.
+    Surplus bytes do no harm if they are padding, or too few for a row or a column of blocks. If
+    there are more, the header gives a wrong size.
     """
     found = _STRAY.search(warning)
     if not found:

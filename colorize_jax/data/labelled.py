@@ -1,4 +1,4 @@
-"""Photos of a collection together with what is known about each: labels or masks."""
+"""Photos of a collection with their labels or masks."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,16 +18,16 @@ from colorize_jax.data.sources import Photos
 from colorize_jax.data.tree import Tree
 from colorize_jax.errors import DataError, StorageError
 
-_SHOW_PROGRESS_FROM = 2000  # photos
+_SHOW_PROGRESS_FROM = 2000  # Fewer photos are read before a progress bar would be of use.
 
 
 class Files:
-    """Files of several trees by number.
+    """Numbered files of several trees.
 
     Args:
         trees: folders or archives.
-        owners: for every file, the number of its tree.
-        names: of the files in their trees.
+        owners: the number of the tree of every file.
+        names: the name of every file in its tree.
     """
 
     def __init__(self, trees: Sequence[Tree], owners: Sequence[int], names: Sequence[str]):
@@ -38,11 +38,11 @@ class Files:
         return len(self.names)
 
     def read(self, index: int) -> bytes:
-        """A file's content; OSError or DataError if it cannot be had."""
+        """A file's content; OSError or DataError if it cannot be read."""
         return self._trees[self._owners[index]].read(self.names[index])
 
     def digest(self) -> bytes:
-        """Changes when the names or the trees they are in change; reads nothing."""
+        """A digest of the names and of the trees that they are in; reads no file."""
         digest = hashlib.blake2b(self.names.blob, digest_size=16)
         digest.update(self.names.ends)
         digest.update(self._owners)
@@ -50,11 +50,11 @@ class Files:
 
 
 class FilePhotos:
-    """A source (see record.py) of photos that are listed and not searched for.
+    """A source (see record.py) of photos from a list, without a search of folders.
 
     Args:
-        files: the photos.
-        names: by which they are called.
+        files: the photos' files.
+        names: the photos' names.
     """
 
     left_out: Mapping[str, int] = {}
@@ -67,14 +67,14 @@ class FilePhotos:
 
 
 class Labelled:
-    """Some photos of a collection, with their labels or masks; used as `sources.Photos` is.
+    """Some photos of a collection, with their labels or masks; it has the API of `sources.Photos`.
 
     Args:
         photos: the collection.
-        numbers: of the chosen photos, in order.
+        numbers: the numbers of the chosen photos, in order.
         labels: one for every chosen photo, [len(numbers), ...]; or None.
         masks: one for every photo of the collection; or None.
-        classes: number of classes of the masks; 0 without masks.
+        classes: the number of classes of the masks; 0 without masks.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Labelled:
         return record
 
     def mask(self, index: int) -> bytes:
-        """The file of a photo's mask, without the photo; DataError if it cannot be read."""
+        """The bytes of a photo's mask file, without the photo; DataError if it cannot be read."""
         number = int(self._numbers[index])
         try:
             return self._masks.read(number)
@@ -111,7 +111,7 @@ class Labelled:
             raise DataError(f"its mask {self._masks.names[number]}: {error}") from error
 
     def unreadable(self) -> Record:
-        """What stands for a photo that cannot be read: black, void, and labels of zero."""
+        """The stand-in for a photo that cannot be read: black, void, and labels of zero."""
         return Record(
             "",
             np.zeros((1, 1, 3), np.uint8),
@@ -124,7 +124,7 @@ class Labelled:
         return self._photos.name(int(self._numbers[index]))
 
     def path(self, index: int) -> str:
-        """The source that the photo is from."""
+        """The source of the photo."""
         return self._photos.path(int(self._numbers[index]))
 
     def left_out(self) -> list[str]:
@@ -132,7 +132,7 @@ class Labelled:
         return self._photos.left_out()
 
     def digest(self) -> str:
-        """Changes with the names, their order or number, the labels, and the masks' names."""
+        """A digest of the names, their order, the labels, and the names of the masks."""
         digest = hashlib.blake2b(self._photos.digest().encode(), digest_size=16)
         digest.update(self._numbers)
         if self.labels is not None:
@@ -143,11 +143,11 @@ class Labelled:
         return digest.hexdigest()
 
     def order(self, seed: int) -> Shuffled:
-        """Which photo comes at which position: every epoch has each once, shuffled anew."""
+        """Maps a position to a photo: every epoch has each photo once, in a new order."""
         return Shuffled(len(self), seed)
 
     def hashes(self, salt: bytes = b"") -> np.ndarray:
-        """float64 in [0, 1) for every photo, by its name and the salt alone."""
+        """float64 in [0, 1) for every photo; depends only on its name and the salt."""
         names = Names.of(os.fsencode(self.name(i)) for i in range(len(self)))
         return names.hashes(salt)
 
@@ -166,11 +166,11 @@ class Labelled:
         max_pixels: int = decode.MAX_PIXELS,
         retry_seconds: float = 0.0,
     ) -> list[tuple[int, int] | None]:
-        """(height, width) of the first photos, from their headers; None where it cannot be read
-        or is too large for `decode.open_photo`.
+        """(height, width) of the first `count` photos, from their headers.
 
-        What was found once is not read again. Storage that is away is waited for so many seconds,
-        then it is a StorageError.
+        It is None for a photo that cannot be read or is too large for `decode.open_photo`. Headers
+        are read once. If the storage does not answer, the call waits for `retry_seconds`, then
+        raises StorageError.
         """
         wanted = [index for index in range(count) if index not in self._sizes]
         with ThreadPoolExecutor(max(threads, 1)) as pool:
@@ -178,14 +178,16 @@ class Labelled:
             quiet = len(wanted) <= _SHOW_PROGRESS_FROM
             bar = tqdm(found, "sizes", len(wanted), unit="photo", dynamic_ncols=True, disable=quiet)
             sizes = dict(zip(wanted, bar, strict=True))
-        # One that could not be read may be at the next look.
+        # Failures are not kept: such a photo may be readable the next time.
         self._sizes |= {index: size for index, size in sizes.items() if size is not None}
         return [self._sizes.get(index) for index in range(count)]
 
     def _size(self, index: int, max_pixels: int, retry_seconds: float) -> tuple[int, int] | None:
         number = int(self._numbers[index])
         try:
-            record = storage.patiently(lambda: storage.read(self._photos, number), retry_seconds)
+            record = storage.wait_for_storage(
+                lambda: storage.read(self._photos, number), retry_seconds
+            )
             photo = decode.open_photo(record.image, max_pixels)
         except StorageError:
             raise

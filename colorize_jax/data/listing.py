@@ -1,4 +1,4 @@
-"""Lists of photos or classes as text files, whoever wrote them."""
+"""Reads text files that list photos or classes, whatever program wrote them."""
 
 import codecs
 
@@ -6,17 +6,17 @@ from colorize_jax.errors import DataError
 
 
 def lines(data: bytes, name: str) -> list[str]:
-    """The lines of a list without space around them; empty ones are left out.
+    """The lines of a list without leading and trailing space; empty lines are left out.
 
-    A byte order mark is not part of the first line. Bytes that are no UTF-8 are kept as Python
-    keeps those of file names, so that such a line names the file of these bytes.
+    A byte order mark at the start is dropped. Bytes that are not UTF-8 are kept as Python keeps
+    those in file names, so that such a line names the file with these bytes.
 
     Args:
-        data: of the file.
-        name: of it, for messages.
+        data: the content of the file.
+        name: its name, for messages.
 
     Raises:
-        DataError: it is no text.
+        DataError: the file is no text.
     """
     encoding = "utf-8-sig"
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -27,6 +27,6 @@ def lines(data: bytes, name: str) -> list[str]:
         raise DataError(f"{name} is no list of photos: {error}") from error
     if "\0" in text:
         raise DataError(f"{name} is no list of photos, and no text at all")
-    # Not splitlines: a name may hold characters that count as ends of lines elsewhere.
+    # `splitlines` would also split at characters that a file name may contain.
     found = (line.strip() for line in text.replace("\r", "\n").split("\n"))
     return [line for line in found if line]

@@ -1,7 +1,7 @@
-"""A look at some masks before they are trained on: what is in them, and what a person should know.
+"""Looks at a sample of the masks before training, and warns of what is probably wrong in them.
 
-Masks that are wrong seldom fail: a class that is stored as 255 is void and never learned, and
-edges that were blurred are other classes.
+Wrong masks seldom raise an error: a class stored as 255 is void and is never learned, and blurred
+edges have the values of other classes.
 """
 
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ from colorize_jax.data.labelled import Labelled
 from colorize_jax.data.masks import INTERPOLATED, VOID, decode_mask, interpolated
 from colorize_jax.errors import DataError
 
-SAMPLE = 200  # masks that are looked at, and that many again while a class was not seen
+SAMPLE = 200  # the number of masks in a round; another round follows while a class was not seen
 LARGEST = 4000
-SECONDS = 5.0  # after which no more are looked at
-LARGE_VOID = 0.2  # share of pixels; of VOC's masks 0.06
-_FEWEST_EDGES = 100  # for a word on interpolation
-_SHOWN = 5  # names in a line
+SECONDS = 5.0  # No further round begins after this time.
+LARGE_VOID = 0.2  # A larger share of void pixels is worth a warning; in VOC's masks it is 0.06.
+_FEWEST_EDGES = 100  # With fewer edges nothing is said about interpolation.
+_SHOWN = 5  # the most names in a line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Survey:
     """What was found in a sample of the masks of a split.
 
     Attributes:
-        total: masks of the split.
-        seen: masks that were looked at, spread over the split by a fixed choice.
-        pixels: [256] of every value, of the masks that can be used.
-        ramps, edges: of `masks.interpolated`, over all of them.
-        refused: [(photo, reason)] of those that cannot.
+        total: the number of masks in the split.
+        seen: the number of masks in the sample, a fixed choice spread over the split.
+        pixels: the number of pixels of every value, [256], in the usable masks.
+        ramps, edges: the sums of `masks.interpolated` over the usable masks.
+        refused: [(photo, reason)] of the masks that cannot be used.
     """
 
     total: int
@@ -45,11 +45,11 @@ class Survey:
 
 
 def survey(photos: Labelled, threads: int = 8) -> Survey:
-    """Looks at `SAMPLE` masks; at more, for `SECONDS` at most, while some class is in none of them.
+    """Reads `SAMPLE` masks, and more while some class is in none of them, for at most `SECONDS`.
 
     Args:
-        photos: of a split, with masks.
-        threads: that read and decode.
+        photos: the photos of a split, with masks.
+        threads: the number of threads that read and decode.
     """
     began = time.monotonic()
     order = np.random.default_rng(0).permutation(len(photos))[:LARGEST]
@@ -78,8 +78,10 @@ def survey(photos: Labelled, threads: int = 8) -> Survey:
 
 
 def largest_class(photos: Labelled, threads: int = 8) -> int:
-    """The largest value but `VOID` in all masks of a split, which is read for it; -1 if there is
-    none. Masks that cannot be used do not count."""
+    """The largest value except `VOID` in all masks of a split; -1 if there is none.
+
+    It reads every mask. Masks that cannot be used are skipped.
+    """
 
     def look(index: int) -> int:
         try:
@@ -96,15 +98,15 @@ def largest_class(photos: Labelled, threads: int = 8) -> int:
 
 
 def remarks(found: Survey, names: Sequence[str], use: str) -> list[str]:
-    """What a person should be told of these masks, a line each; nothing of ordinary ones.
+    """Warnings about these masks, one line each; none if nothing is unusual.
 
     Args:
-        found: of `survey`.
-        names: of the classes.
+        found: what `survey` returned.
+        names: the names of the classes.
         use: "training" or "evaluation".
 
     Raises:
-        DataError: none of the masks that were looked at can be used.
+        DataError: none of the masks in the sample can be used.
     """
     what, scored = f"{use} masks", use == "evaluation"
     some = "all" if found.seen == found.total else f"{found.seen:,} of"

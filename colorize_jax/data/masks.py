@@ -1,4 +1,4 @@
-"""Masks of classes: from PNG and SBD's MATLAB files, and to the PNGs of a VOC submission."""
+"""Decodes masks of classes from PNG and SBD's MATLAB files; encodes PNGs of a VOC submission."""
 
 import io
 
@@ -9,14 +9,14 @@ from colorize_jax.data import decode
 from colorize_jax.data.decode import Photo
 from colorize_jax.errors import DataError
 
-VOID = 255  # of no class: neither trained on nor scored
-# What masks are stored in: formats that keep every value, and call no other program.
+VOID = 255  # A void pixel has no class: it is neither trained on nor scored.
+# Formats of masks: they keep every value, and decoding them starts no other program.
 FORMATS = ("PNG", "BMP", "GIF", "TIFF", "PPM")
 LOSSY = ("JPEG", "JPEG2000", "WEBP")
-# From this share of ramps among the edges on (see `interpolated`) masks were resized with
-# interpolation or came through a JPEG. Measured over 400 masks of VOC: 0.0004, and 0.0015 of them
-# resized by the nearest neighbor to a fifth; 0.27 to 0.61 of them resized by box, bilinear, bicubic
-# or Lanczos filters, or through JPEG of quality 75 or 95.
+# Masks with a larger share of ramps among the edges (see `interpolated`) were resized with
+# interpolation or saved as JPEG. The share over 400 masks of VOC is 0.0004, and 0.0015 after a
+# resize to a fifth by the nearest neighbor. It is 0.27 to 0.61 after box, bilinear, bicubic or
+# Lanczos filters, or JPEG of quality 75 or 95.
 INTERPOLATED = 0.1
 
 
@@ -26,11 +26,11 @@ def decode_mask(data: bytes, classes: int, size: tuple[int, int] | None = None) 
     Args:
         data: a PNG (or the like) whose palette indices or gray values are the classes, or a .mat
             file of SBD, with GTcls.Segmentation.
-        classes: their number, background included.
-        size: (height, width) of the photo; None: any.
+        classes: the number of classes, background included.
+        size: (height, width) of the photo; None allows any.
 
     Raises:
-        DataError: damaged, no mask, lossy, of another size, or with another value.
+        DataError: the mask is damaged, lossy, of another size, has another value, or is no mask.
     """
     mask = _from_matlab(data) if data.startswith(b"MATLAB") else _from_picture(data, size)
     if size is not None:
@@ -49,11 +49,11 @@ def decode_mask(data: bytes, classes: int, size: tuple[int, int] | None = None) 
 
 
 def interpolated(mask: np.ndarray) -> tuple[int, int]:
-    """Traces of interpolation in a mask [height, width]: (ramps, edges).
+    """Counts traces of interpolation in a mask [height, width]: (ramps, edges).
 
-    An edge is a pixel whose two neighbors, left and right or above and below, are two classes that
-    others lie between; a ramp is one that has such a class itself. Blurring turns most edges into
-    ramps, and people hardly ever draw one: see `INTERPOLATED`.
+    An edge is a pixel whose two opposite neighbors (left and right, or above and below) have values
+    that differ by two or more. It is also a ramp if its own value lies between those two. Blurring
+    turns most edges into ramps, and hand-drawn masks hardly have any; see `INTERPOLATED`.
     """
     mask = mask.astype(np.int32)
     ramps = edges = 0
@@ -82,7 +82,7 @@ def _from_picture(data: bytes, size: tuple[int, int] | None) -> np.ndarray:
             f"its mask is {image.mode}: the values of a palette or gray PNG are expected, which "
             "are the classes"
         )
-    # Before it is decoded: what it may take is decided by the photo's size.
+    # The size is checked before decoding, so that a huge mask takes no memory.
     if size is not None:
         _check_size(image.height, image.width, *size)
     if image.height * image.width > decode.MAX_PIXELS:
@@ -90,15 +90,15 @@ def _from_picture(data: bytes, size: tuple[int, int] | None) -> np.ndarray:
     try:
         stored = image.tile[0][3] if image.format == "PNG" and image.tile else ""
         mask = np.asarray(image)
-    except Exception as error:  # Pillow raises many kinds on damaged files
+    except Exception as error:  # Pillow raises many kinds of errors on damaged files.
         raise DataError(f"its mask is damaged: {error}") from error
-    # Pillow stretches gray of two or four bits to the range of eight.
+    # Pillow scales gray of two or four bits to the range of eight; the stored values are classes.
     mask = mask // {"L;2": 85, "L;4": 17}.get(stored, 1) if mask.dtype == np.uint8 else mask
     return mask.astype(np.uint8) if mask.dtype == bool else mask
 
 
 def _from_matlab(data: bytes) -> np.ndarray:
-    import scipy.io  # only for SBD
+    import scipy.io  # It is slow to import and only SBD needs it.
 
     try:
         found = scipy.io.loadmat(io.BytesIO(data), variable_names=["GTcls"])
@@ -113,11 +113,11 @@ def _from_matlab(data: bytes) -> np.ndarray:
 def matching_mask(data: bytes | None, photo: Photo, classes: int) -> np.ndarray | None:
     """The mask of a photo, or None if it has none.
 
-    A mask belongs to the photo as it is seen, upright: one that was drawn on the pixels of a photo
-    with an EXIF orientation, before they were turned, has another size and is refused.
+    A mask belongs to the upright photo. A mask of a photo with an EXIF orientation that was drawn
+    before the photo was turned has another size and is refused.
 
     Raises:
-        DataError: as `decode_mask`, or the mask has not the photo's size.
+        DataError: as for `decode_mask`, or the mask does not have the photo's size.
     """
     if data is None:
         return None
@@ -130,7 +130,9 @@ def _check_size(height: int, width: int, photo_height: int, photo_width: int) ->
 
 
 def palette(classes: int = 256) -> np.ndarray:
-    """PASCAL VOC's colors of the first classes and of `VOID`, uint8 [256, 3]; the rest is black.
+    """PASCAL VOC's colors of the first `classes` classes and of `VOID`; the rest is black.
+
+    The array is uint8 [256, 3].
 
     The bits of a class, from the lowest, are dealt to red, green and blue, from their highest bit
     down (VOCcolormap of the VOC development kit).
@@ -147,7 +149,7 @@ def palette(classes: int = 256) -> np.ndarray:
 
 
 def encode_mask(mask: np.ndarray) -> bytes:
-    """A mask, uint8 [height, width], as a PNG with VOC's palette: what VOC's server accepts."""
+    """A mask, uint8 [height, width], as a PNG with VOC's palette, as VOC's server expects it."""
     image = Image.fromarray(mask)
     image.putpalette(palette().tobytes())
     file = io.BytesIO()

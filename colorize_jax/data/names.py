@@ -1,4 +1,4 @@
-"""Millions of file names in two arrays: a list of strings would take ten times the memory."""
+"""Stores millions of file names in two arrays: a list of strings takes ten times the memory."""
 
 from collections.abc import Iterable, Iterator, Sequence
 import hashlib
@@ -8,11 +8,11 @@ import numpy as np
 
 
 class Names(Sequence):
-    """An immutable sequence of str, kept as the bytes the file system has.
+    """An immutable sequence of str, stored as the bytes that the file system has.
 
     Args:
         blob: all names, one after the other, uint8.
-        ends: where each name ends in the blob, int64.
+        ends: the end of every name in the blob, int64.
     """
 
     def __init__(self, blob: np.ndarray, ends: np.ndarray):
@@ -20,7 +20,7 @@ class Names(Sequence):
 
     @classmethod
     def checked(cls, blob: np.ndarray, ends: np.ndarray) -> "Names":
-        """From arrays that a file holds; ValueError if they are not those of names."""
+        """Makes `Names` from arrays of a file; ValueError if they do not encode names."""
         whole = blob.ndim == ends.ndim == 1 and (blob.dtype, ends.dtype) == (np.uint8, np.int64)
         marks = np.concatenate([[0], ends]) if whole else ()
         if not whole or (np.diff(marks) < 0).any() or marks[-1] != len(blob):
@@ -29,14 +29,14 @@ class Names(Sequence):
 
     @classmethod
     def of(cls, names: Iterable[bytes]) -> "Names":
-        """From encoded names, in their order."""
+        """Makes `Names` from encoded names, in their order."""
         names = list(names)
         blob = np.frombuffer(b"".join(names), np.uint8)
         return cls(blob, np.cumsum([len(name) for name in names], dtype=np.int64))
 
     @classmethod
     def join(cls, parts: Sequence["Names"]) -> "Names":
-        """One behind the other."""
+        """Concatenates several `Names`."""
         shifts = np.cumsum([0, *(len(part.blob) for part in parts)])[:-1]
         ends = [part.ends + shift for part, shift in zip(parts, shifts, strict=True)]
         return cls(np.concatenate([part.blob for part in parts]), np.concatenate(ends))
@@ -56,7 +56,7 @@ class Names(Sequence):
         return map(os.fsdecode, self._all())
 
     def hashes(self, salt: bytes = b"") -> np.ndarray:
-        """float64 in [0, 1) for every name; depends on that name and the salt (16 bytes) alone."""
+        """float64 in [0, 1) for every name; depends only on that name and the salt (16 bytes)."""
         return np.fromiter((_hash(name, salt) for name in self._all()), np.float64, len(self))
 
     def _all(self) -> Iterator[bytes]:

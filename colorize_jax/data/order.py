@@ -1,4 +1,4 @@
-"""Which photo comes at which position of a run: a pure function of seed and position."""
+"""Maps a position of a run to the number of a photo: a pure function of seed and position."""
 
 from collections.abc import Sequence
 import functools
@@ -6,14 +6,14 @@ import functools
 from grain.experimental import index_shuffle
 import numpy as np
 
-# Below this a permutation is kept; above it, one is computed number by number without memory, which
-# is fast only for many numbers.
+# Fewer photos are shuffled by a stored permutation. For more, every number is computed on its own,
+# which takes no memory, but is fast only for many numbers.
 _SMALL = 2**16
-_BLOCK = 1000  # positions in which a weighted mixture has its proportions
+_BLOCK = 1000  # A weighted mixture keeps its proportions in every block of this many positions.
 
 
 class Shuffled:
-    """The numbers 0 to count - 1, endlessly; every pass has each once, in another order."""
+    """Endless passes over the numbers 0 to count - 1; each pass has its own order."""
 
     def __init__(self, count: int, seed: int):
         self._count, self._seed = count, seed
@@ -33,15 +33,15 @@ def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
 
 
 class Mixture:
-    """Several groups of numbers, one behind the other, each drawn in its proportion.
+    """A weighted mixture of groups of numbers; the numbers of a group follow those of the previous.
 
-    Of every thousand positions each group has its share, evenly spread; each group is shuffled by
-    itself and goes through all of its numbers before it repeats one.
+    In every thousand positions each group has its share, evenly spread. Each group is shuffled on
+    its own and passes through all of its numbers before it repeats one.
 
     Args:
-        counts: numbers in each group.
-        weights: of the groups, summing to one, none below a thousandth.
-        seed: of the shuffling.
+        counts: the number of numbers in each group.
+        weights: the groups' weights, which sum to one; none is below a thousandth.
+        seed: the seed of the shuffling.
     """
 
     def __init__(self, counts: Sequence[int], weights: Sequence[float], seed: int):

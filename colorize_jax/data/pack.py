@@ -1,4 +1,4 @@
-"""Writes the photos of any source into ArrayRecord shards: few large files that read fast."""
+"""Packs the photos of any source into ArrayRecord shards: few large files that are fast to read."""
 
 from collections.abc import Iterator
 import contextlib
@@ -26,13 +26,13 @@ from colorize_jax.files import atomic_write_text
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """How to pack.
+    """Options of packing.
 
     Attributes:
-        shortest: larger photos are re-encoded so that their shortest side has so many pixels; 0
-            keeps every photo as it is, byte for byte.
-        quality: of the JPEGs that are re-encoded.
-        shard_photos: photos in a shard.
+        shortest: larger photos are re-encoded so that their shortest side has this many pixels; 0
+            keeps every photo byte for byte.
+        quality: the quality of the re-encoded JPEGs.
+        shard_photos: the number of photos in a shard.
     """
 
     shortest: int = 0
@@ -41,16 +41,17 @@ class Packing:
 
 
 def pack(photos: Photos, out: str, packing: Packing, threads: int) -> tuple[int, int]:
-    """Packs photos into `out`; goes on where an earlier call was stopped.
+    """Packs photos into `out`; resumes where an earlier call was stopped.
 
-    Every shard is written under another name, read back and compared, and only then gets its own.
+    Every shard is written under a temporary name, read back, compared, and only then renamed.
     Photos that cannot be read are left out and named in `out/bad_records.jsonl`.
 
     Returns:
-        How many photos were packed, and how many were left out, over all calls.
+        The numbers of photos packed and left out, over all calls.
 
     Raises:
-        DataError: `out` holds the shards of something else, or what was written reads differently.
+        DataError: `out` holds shards of another source or of other options, or a shard reads
+            differently from what was written.
     """
     folder = pathlib.Path(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,7 +97,7 @@ def _check_same(path: pathlib.Path, photos: Photos, packing: Packing) -> None:
 
 
 def _left_out(path: pathlib.Path) -> Iterator[dict]:
-    """The photos that a shard lacks."""
+    """The photos that were left out of a shard."""
     good, bad = json_files.rows(path, {"name": str, "reason": str})
     for _, problem in bad:
         raise DataError(
@@ -113,7 +114,7 @@ def _encode(photos: Photos, packing: Packing, index: int) -> tuple[bytes, bytes,
         photo = decode.open_photo(data)
         small = not packing.shortest or min(photo.height, photo.width) <= packing.shortest
         if small and not isinstance(data, np.ndarray):
-            photo.pixels()  # only whole photos are packed
+            photo.pixels()  # It raises for a damaged photo: only whole ones are packed.
             return name, data, ""
         if small:
             file = io.BytesIO()
@@ -123,7 +124,7 @@ def _encode(photos: Photos, packing: Packing, index: int) -> tuple[bytes, bytes,
         pixels = photo.pixels(height, width)
         pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
         return name, simplejpeg.encode_jpeg(pixels, packing.quality, "RGB", "420"), ""
-    # The libraries have limits of their own, such as 65,500 pixels along a side of a JPEG.
+    # The libraries have their own limits, such as 65,500 pixels along a side of a JPEG.
     except Exception as error:
         return name, b"", " ".join(str(error).split()) or type(error).__name__
 
@@ -132,7 +133,7 @@ def _write(shard: str, encoded: Iterator[tuple[bytes, bytes, str]]) -> None:
     from array_record.python.array_record_module import ArrayRecordWriter
 
     draft = f"{shard}.tmp"
-    # One record a group: every photo is read alone. JPEGs do not compress any further.
+    # One record a group lets every photo be read alone. JPEGs do not compress any further.
     writer = ArrayRecordWriter(draft, "group_size:1,uncompressed")
     names, sums, bad = [], [], []
     try:
@@ -147,12 +148,13 @@ def _write(shard: str, encoded: Iterator[tuple[bytes, bytes, str]]) -> None:
         writer.close()
         _verify(draft, sums)
     except BaseException:
-        with contextlib.suppress(Exception):  # of a full disk, for one
+        with contextlib.suppress(Exception):  # The first error is the one to report.
             writer.close()
         pathlib.Path(draft).unlink(missing_ok=True)
         raise
     records.save_names(shard, Names.of(names))
-    pathlib.Path(f"{shard}.bad").unlink(missing_ok=True)  # of a call that was stopped
+    # A call that was stopped may have left one.
+    pathlib.Path(f"{shard}.bad").unlink(missing_ok=True)
     if bad:
         atomic_write_text(
             pathlib.Path(f"{shard}.bad"), "".join(json.dumps(row) + "\n" for row in bad)

@@ -1,4 +1,4 @@
-"""Batches of crops through grain; batch k is a pure function of (seed, k), whoever computes it."""
+"""Batches of crops through grain; batch k is a pure function of (seed, k), in any process."""
 
 from collections.abc import Callable, Iterator
 import dataclasses
@@ -18,21 +18,21 @@ from colorize_jax.data.sources import Photos
 from colorize_jax.data.views import EvaluationView, Example, Reading, TrainingView, Whole
 from colorize_jax.errors import ConfigError, DataError, StorageError, WorkerError, why
 
-GOOD = -1  # in a batch's "bad": this row is the photo it should be
+GOOD = -1  # In a batch's "bad" it marks a row whose photo could be read.
 CLOSING_SECONDS = 5.0
 _REPLACEMENTS = 20
-_WORKER_DIED = "Worker process was terminated unexpectedly"  # grain's words
+_WORKER_DIED = "Worker process was terminated unexpectedly"  # how grain's message begins
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingExamples:
     """Random views by position: an endless sequence, shuffled anew in every pass over the photos.
 
-    Position p of the run always gives the same pixels. A photo that cannot be read, or whose mask
-    cannot be, is replaced by another one, drawn by (seed, position), so that all other positions
-    stay as they are. None is replaced because its storage is away: that is waited for, so many
-    seconds. Of several views of a photo each has draws of its own, and the first is the one that
-    would be seen alone.
+    Position p of the run always gives the same pixels. A photo is replaced if it or its mask cannot
+    be read. The substitute is drawn from (seed, position), so that no other position changes. If
+    the storage does not answer, the photo is not replaced: the read is tried again for
+    `retry_seconds`. Several views of a photo have independent draws, and the first one equals the
+    only view of a run with one view.
     """
 
     photos: Photos | Labelled
@@ -45,11 +45,11 @@ class TrainingExamples:
         object.__setattr__(self, "order", self.photos.order(self.seed))
 
     def __getitem__(self, position: int) -> dict[str, np.ndarray]:
-        return storage.patiently(lambda: self._at(position), self.retry_seconds)
+        return storage.wait_for_storage(lambda: self._at(position), self.retry_seconds)
 
     def _at(self, position: int) -> dict[str, np.ndarray]:
         index, bad = self.order[position], GOOD
-        # Its own stream: a replaced photo must not shift the draws of anything else.
+        # Substitutes have their own random stream, so that they do not shift any other draw.
         others = _rng(self.seed, position, stream=1)
         for _ in range(_REPLACEMENTS):
             try:
@@ -74,9 +74,9 @@ class TrainingExamples:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationExamples:
-    """The first `count` photos in order, each by the same view.
+    """The first `count` photos in order, all through the same view.
 
-    Beyond the last photo, and for one that cannot be read, the example is black and not valid.
+    An example past the last photo, or of a photo that cannot be read, is black and not valid.
     """
 
     photos: Photos | Labelled
@@ -114,21 +114,23 @@ def _seen(
     bad = GOOD
     if index != canvases.NONE:
         try:
-            photo = storage.patiently(lambda: storage.read(photos, index), retry_seconds)
+            photo = storage.wait_for_storage(lambda: storage.read(photos, index), retry_seconds)
             return view(photo, _rng(seed, index, stream=2)) | _row(index, index, bad=GOOD)
         except StorageError:
             raise
         except (DataError, OSError):
             bad = index
     blank = view.blank(photos.unreadable())
-    # A row without a photo has the number 0: whatever looks photos up by it finds one, and "valid"
-    # says that it does not count. -1 would be the last photo to some and an error to others.
+    # A row without a photo gets the number 0, so that code which indexes by it works; "valid" says
+    # that the row does not count. -1 would index the last photo in some code and fail in other.
     return blank | _row(index, max(index, 0), bad=bad) | {"valid": np.bool_(False)}
 
 
 def _rng(seed: int, position: int, *, stream: int, view: int = 0) -> np.random.Generator:
-    """Independent of all other positions and views: the lowest word of the counter is Philox's
-    own."""
+    """A generator that is independent of those of all other positions and views.
+
+    The lowest word of the counter stays 0: Philox itself counts in it.
+    """
     return np.random.Generator(np.random.Philox(key=seed, counter=[0, position, stream, view]))
 
 
@@ -140,13 +142,13 @@ def _row(position: int, photo: int, *, bad: int) -> dict[str, np.ndarray]:
 
 
 class Batches(Iterator[dict]):
-    """A grain iterator whose closing does not wait for a reader that hangs on a dead disk.
+    """A grain iterator; closing it does not wait for a reader that hangs on a dead disk.
 
     Args:
         batches: the iterator.
-        again: makes another one that goes on behind so many batches, for when a worker of this one
-            has died.
-        restarts: how often, at most.
+        again: makes a new iterator that continues after the given number of batches. It is called
+            when a worker has died.
+        restarts: how often that may happen.
     """
 
     def __init__(
@@ -171,13 +173,13 @@ class Batches(Iterator[dict]):
             return batch
 
     def _start_again(self, reason: str) -> None:
-        """Any batch is a function of its number alone, so the new workers give the same ones."""
+        """Starts new workers; they give the same batches, which depend only on their number."""
         self.close()
         self._died += 1
         found = re.search(r"exit code (-?\d+)", reason)
         what = f"a data worker died with exit code {found[1] if found else 'unknown'}"
         if self._died > self._restarts:
-            # Who has read nothing before would read nothing after a restart of the run either.
+            # If the workers gave no batch at all, restarting the run would not help.
             kind = WorkerError if self._given else DataError
             raise kind(
                 f"{what}, after workers were started again {self._restarts} times "
@@ -188,7 +190,7 @@ class Batches(Iterator[dict]):
         self._batches = self._again(self._given)
 
     def close(self) -> None:
-        """Ends threads and processes; those that do not end within seconds are left behind."""
+        """Ends threads and processes; it does not wait longer than `CLOSING_SECONDS` for them."""
         thread = threading.Thread(target=self._batches.close, daemon=True)
         thread.start()
         thread.join(CLOSING_SECONDS)
@@ -196,9 +198,9 @@ class Batches(Iterator[dict]):
 
 @dataclasses.dataclass(frozen=True)
 class HostRows:
-    """What one of several hosts reads: contiguous rows of every batch of the one global order.
+    """The rows that one of several hosts reads: a contiguous part of every global batch.
 
-    Global batch k is the positions k B to k B + B - 1 for any number of hosts; each of the H hosts
+    Global batch k has the positions k B to k B + B - 1 for any number of hosts; each of the H hosts
     takes B / H of them, in the order of the hosts.
     """
 
@@ -230,16 +232,16 @@ def training_batches(
     """This host's rows of the batches `start` to `stop` of the run that `config` describes.
 
     Args:
-        workers: processes that read, if not as many as the config says: none, where few batches are
-            not worth starting some.
+        workers: the number of processes that read, in place of the config's; 0 suits few batches,
+            for which starting processes takes too long.
 
     Returns:
         An iterator (close it) of {"image": [rows, crop, crop, 3] uint8, "position": [rows]
         int64, "photo": [rows] int64, "valid": [rows] bool, "bad": [rows] int64}, and, where the
         photos have them, "mask": [rows, crop, crop] uint8 or "labels": [rows, ...]. "photo" is the
-        number in `photos` of the photo that is shown; "bad" is that of the photo that could not be
-        read and was replaced, or `GOOD`. With two or more `config.data.views` the image is [rows,
-        views, crop, crop, 3].
+        number in `photos` of the photo that is shown; "bad" is the number of the photo that could
+        not be read and was replaced, or `GOOD`. With two or more `config.data.views` the image is
+        [rows, views, crop, crop, 3].
     """
     data = config.data
     view = views.training_view(config)
@@ -256,13 +258,13 @@ def training_batches(
 def evaluation_batches(
     photos: Photos | Labelled, config, *, limit: int, host: int = 0, hosts: int = 1
 ) -> Batches:
-    """This host's rows of (at most `limit`; 0: all) held-out photos, as config.eval.view has it.
+    """This host's rows of the first `limit` (0: all) held-out photos, seen by config.eval.view.
 
-    Rows past the last photo, and of photos that cannot be read, are not valid: black, void, with
-    labels of zero. "photo" is the number of the photo in `photos`, and 0 in rows that have none.
-    Views of several crops give "image": [rows, 10, crop, crop, 3]. Whole photos come with "size":
-    [rows, 2] int32 and grouped by their canvas (see canvases.py): batches differ in shape, and
-    "position" is the number of the photo too, and -1 where there is none.
+    Rows past the last photo, and rows of photos that cannot be read, are not valid: black, void,
+    with labels of zero. "photo" is the number of the photo in `photos`, and 0 in rows without one.
+    Views of several crops give "image": [rows, 10, crop, crop, 3]. Batches of whole photos also
+    have "size", int32 [rows, 2], and are grouped by canvas size (see canvases.py), so their shapes
+    differ; their "position" is the number of the photo, or -1 in rows without one.
     """
     data = config.data
     count = min(limit or len(photos), len(photos))
@@ -279,25 +281,26 @@ def evaluation_batches(
         examples = EvaluationExamples(photos, count, config.seed, view, data.retry_seconds)
         batches = -(-count // data.batch_size)
     rows = HostRows(examples, batches, data.batch_size, host, hosts)
-    return Batches(iter(in_workers(rows, 0, _options(data), 0)))  # too few to start processes for
+    # Held-out photos are too few to start processes for.
+    return Batches(iter(in_workers(rows, 0, _options(data), 0)))
 
 
 def _options(data) -> grain.ReadOptions:
     return grain.ReadOptions(
         num_threads=data.threads,
-        prefetch_buffer_size=max(data.threads, 2),  # in batches
+        prefetch_buffer_size=max(data.threads, 2),  # counted in batches
     )
 
 
 def in_workers(
     rows: HostRows, start: int, options: grain.ReadOptions, workers: int
 ) -> grain.IterDataset:
-    """Batches of rows from `start` on, read by so many processes; 0: by threads of this one."""
+    """Batches of rows from `start` on, read by `workers` processes; 0: by threads of this one."""
     batches = grain.MapDataset.source(rows).batch(rows.batch_size // rows.hosts)[start:]
     batches = batches.to_iter_dataset(options)
     if not workers:
         return batches
-    if not flags.FLAGS.is_parsed():  # grain reads a flag of its own; in a notebook none is
+    if not flags.FLAGS.is_parsed():  # grain reads an absl flag, and a notebook parses none.
         flags.FLAGS.mark_as_parsed()
     processes.free_at_exit()
     options = grain.MultiprocessingOptions(num_workers=workers)
@@ -305,7 +308,7 @@ def in_workers(
 
 
 def check(config) -> None:
-    """ConfigError, with the field's name, if such photos, labels and views cannot be had."""
+    """Raises a ConfigError that names the setting if the settings of data do not fit together."""
     data = config.data
     views.check(config)
     for name, kinds in (

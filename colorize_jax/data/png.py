@@ -1,31 +1,31 @@
-"""PNG files without what is no part of the picture."""
+"""Strips PNG files of the metadata that does not belong to the picture."""
 
 import struct
 import zlib
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_MOST = 2**22  # bytes of a profile; those of CMYK printing have up to 3 million
+_MOST = 2**22  # The largest profile, in bytes; profiles for CMYK printing have up to 3 million.
 _MOST_TEXT = 2**20
 _TEXT = (b"tEXt", b"zTXt", b"iTXt")
-# What some programs write the orientation into.
+# Keywords of the text chunks into which some programs write the orientation.
 _ORIENTATION = (b"XML:com.adobe.xmp\0\0", b"Raw profile type exif\0")
 
 
 def without_metadata(data: bytes) -> tuple[bytes, bytes | None]:
-    """The file with nothing but its first picture and its orientation; and its color profile.
+    """The file with only its first picture and its orientation; and its color profile.
 
-    An ancillary chunk with a wrong checksum is as good as none, as libpng has it. What tells the
-    orientation comes first, wherever it was. What is damaged otherwise is left to whoever decodes.
+    Like libpng, it ignores an ancillary chunk with a wrong checksum. The chunk with the orientation
+    is moved to the front. Other damage is left for the decoder to report.
 
     Returns:
         The file, and the color profile: None without one, b"" if it cannot be unpacked.
     """
-    header = len(SIGNATURE) + 25  # IHDR is always the first chunk
+    header = len(SIGNATURE) + 25  # IHDR is always the first chunk.
     first, rest, profile, at, begun = [data[:header]], [], None, header, header
     while at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
         stop = at + 12 + length
-        if kind[0] & 0x20:  # ancillary
+        if kind[0] & 0x20:  # This bit marks ancillary chunks.
             content = data[at + 8 : stop - 4]
             sound = zlib.crc32(data[at + 4 : stop - 4]) == int.from_bytes(data[stop - 4 : stop])
             if kind == b"iCCP":
@@ -49,7 +49,7 @@ def _orients(kind: bytes, content: bytes) -> bool:
 
 
 def _unpacked(data: bytes) -> bytes | None:
-    """None if that is damaged or more than `_MOST`."""
+    """The decompressed data; None if it is damaged or larger than `_MOST`."""
     unpacking = zlib.decompressobj()
     try:
         content = unpacking.decompress(data, _MOST)

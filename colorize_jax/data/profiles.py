@@ -1,4 +1,4 @@
-"""Color profiles (ICC) of photos, and from their colors to sRGB by littleCMS."""
+"""Reads the color profiles (ICC) of photos and converts their colors to sRGB by littleCMS."""
 
 import dataclasses
 import functools
@@ -8,11 +8,11 @@ import struct
 import numpy as np
 from PIL import Image, ImageCms
 
-LARGEST = 2**22  # bytes
-_SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # of Pillow's modes
-# Levels of 255: a profile that changes no color by more is sRGB.
+LARGEST = 2**22  # A larger profile, in bytes, is ignored.
+_SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # the color spaces of Pillow's modes
+# A profile that changes no color by more than this, in levels of 255, counts as sRGB.
 _SAME = 2
-# Adobe RGB (1998): the primaries' XYZ, adapted to D50, and the exponent 2 + 51/256.
+# The XYZ of the primaries of Adobe RGB (1998), adapted to D50. Its exponent is 2 + 51/256.
 _ADOBE_RGB = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457))
 _ADOBE_EXPONENT = 2 + 51 / 256
 _D50 = (0.9642, 1.0, 0.8249)
@@ -23,9 +23,9 @@ class Profile:
     """A photo's profile.
 
     Attributes:
-        name: as it calls itself, "sRGB" of every one that changes no color, or why it is ignored.
-        broken: it is damaged, or for pictures of another kind: it is ignored.
-        transform: to sRGB; None where nothing is to be done.
+        name: the profile's own name, "sRGB" if it changes no color, or the reason to ignore it.
+        broken: whether it is ignored because it is damaged or for another kind of picture.
+        transform: the transform to sRGB; None if nothing has to be done.
     """
 
     name: str = ""
@@ -36,7 +36,7 @@ class Profile:
         return self.transform is not None
 
     def convert(self, image: Image.Image) -> Image.Image:
-        """An image of the mode that the profile is for, in sRGB."""
+        """Converts an image of the profile's mode to sRGB."""
         return ImageCms.applyTransform(image, self.transform)
 
 
@@ -45,7 +45,7 @@ _BROKEN = Profile("broken", True)
 _OTHER = Profile("for another kind of picture", True)
 
 
-# A data set has few profiles and each comes with thousands of photos.
+# A data set has few profiles, and thousands of photos share each of them.
 @functools.lru_cache(maxsize=32)
 def read(data: bytes, mode: str) -> Profile:
     """The profile in `data`, for pictures of Pillow's mode "L", "RGB" or "CMYK"."""
@@ -59,26 +59,26 @@ def read(data: bytes, mode: str) -> Profile:
         colors = _colors(mode)
         before = np.asarray(colors.convert("RGB"), np.int16)
         after = np.asarray(ImageCms.applyTransform(colors, transform), np.int16)
-        if after[-1, -1].min() < 128:  # white, which every profile keeps
+        if after[-1, -1].min() < 128:  # The last color is white, which every valid profile keeps.
             return _BROKEN
         if mode != "CMYK" and np.abs(after - before).max() <= _SAME:
             return Profile("sRGB")
         name = "".join(filter(str.isprintable, ImageCms.getProfileDescription(profile))).strip()
         return Profile(name[:60] or "unnamed", transform=transform)
-    # littleCMS and Pillow raise several kinds on damaged profiles.
+    # littleCMS and Pillow raise several kinds of errors on damaged profiles.
     except Exception:
         return _BROKEN
 
 
 @functools.cache
 def srgb() -> bytes:
-    """sRGB as a profile, littleCMS's own."""
+    """littleCMS's own profile of sRGB."""
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 @functools.cache
 def adobe_rgb() -> bytes:
-    """Adobe RGB (1998) as a profile: cameras name it in EXIF and add none."""
+    """A profile of Adobe RGB (1998). Cameras only name this space in EXIF and embed no profile."""
     return matrix_profile("Adobe RGB (1998)", _ADOBE_RGB, _ADOBE_EXPONENT)
 
 
@@ -86,9 +86,9 @@ def matrix_profile(name: str, primaries, exponent: float) -> bytes:
     """An ICC profile (version 4) of three primaries and one exponent.
 
     Args:
-        name: of the profile, ASCII.
+        name: the name of the profile, in ASCII.
         primaries: XYZ of red, green and blue, adapted to D50.
-        exponent: light is the stored value, in [0, 1], to this power.
+        exponent: the stored value, in [0, 1], to this power is the amount of light.
     """
 
     def fixed(*values):
@@ -114,11 +114,11 @@ def matrix_profile(name: str, primaries, exponent: float) -> bytes:
 
 
 def _colors(mode: str) -> Image.Image:
-    """Colors of all kinds, a single row of them that ends in white."""
+    """One row of sample colors of all kinds; the last one is white."""
     if mode == "L":
         return Image.fromarray(np.arange(256, dtype=np.uint8)[None])
     channels = 3 if mode == "RGB" else 4
     levels = np.linspace(0, 255, 9 if mode == "RGB" else 3).astype(np.uint8)
     grid = np.stack(np.meshgrid(*[levels] * channels, indexing="ij"), -1).reshape(1, -1, channels)
-    grid = grid if mode == "RGB" else 255 - grid  # of inks none is white
+    grid = grid if mode == "RGB" else 255 - grid  # White is no ink, so inks are inverted.
     return Image.frombytes(mode, grid.shape[1::-1], np.ascontiguousarray(grid).tobytes())

@@ -1,4 +1,4 @@
-"""What a source gives, and which names are photos."""
+"""Records and sources of photos; and which files are photos, by name or content."""
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
@@ -10,7 +10,7 @@ import numpy as np
 
 from colorize_jax.errors import DataError
 
-# The plugin that lets Pillow read HEIC, the photos of phones: an optional extra.
+# This plugin lets Pillow read HEIC, the format of phones. It is an optional extra.
 HEIC_PLUGIN = "pi_heif"
 HAS_HEIC = importlib.util.find_spec(HEIC_PLUGIN) is not None
 HEIC = frozenset((".heic", ".heif", ".hif"))
@@ -24,25 +24,27 @@ _SYSTEM = frozenset(
      "$recycle.bin", "recycler", "system volume information", "lost+found")
 )  # fmt: skip
 
-# What a file or folder is, by its name: a photo; to be decided by its content; or left out, which
-# is told by its ending (".txt") or by one of the next four.
+# The kinds of files and folders by name: a photo, or unknown until its content is read. A file that
+# is left out has as its kind its ending (".txt") or one of the next four.
 PHOTO, UNKNOWN = "photo", "unknown"
 HIDDEN, NO_PICTURE, NO_FILE, LINK = "hidden", "no picture", "no file", "link"
-_SAID = {  # of one, and of several
+_SAID = {  # the text for one, and for several
     HIDDEN: ("hidden or system file or folder", "hidden or system files or folders"),
     NO_PICTURE: ("without an ending that is no picture", "without an ending that are no pictures"),
     NO_FILE: ("pipe, socket or device", "pipes, sockets or devices"),
     LINK: ("link inside an archive", "links inside an archive"),
 }
-# An ending has a letter: "12.30.05" and "a.2019 copy" have none.
+# An ending contains a letter, so the names "12.30.05" and "a.2019 copy" have no ending.
 _ENDING = re.compile(r"\.(?=[\d_~-]*[a-z])[a-z0-9_~-]{1,12}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One photo as it is stored: a name that stays the same between runs, encoded bytes or decoded
-    uint8 pixels [height, width, 3], and what is known about it: an encoded mask of classes, or
-    labels of any shape."""
+    """One stored photo, with its mask or labels if it has any.
+
+    The name stays the same between runs. The photo is encoded bytes, or decoded pixels, uint8
+    [height, width, 3]. The mask of classes is encoded; labels may have any shape.
+    """
 
     name: str
     image: bytes | np.ndarray
@@ -51,13 +53,13 @@ class Record:
 
 
 class Source(Protocol):
-    """Photos by number. Picklable, and safe to read from several threads.
+    """Numbered photos. Picklable, and safe to read from several threads.
 
-    Reading raises OSError or DataError for a photo that cannot be had.
+    Reading raises OSError or DataError for a photo that cannot be read.
 
     Attributes:
-        names: of the photos.
-        left_out: how many files beside the photos are no photos, {what: number}; see `describe`.
+        names: the names of the photos.
+        left_out: {kind: number} of the files that are no photos; see `describe`.
     """
 
     names: Sequence[str]
@@ -67,12 +69,12 @@ class Source(Protocol):
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is not the user's own, by its name: neither a photo nor a class."""
+    """Whether a file or folder is hidden or the system's, by its name; it is no photo or class."""
     return (name.startswith(".") and name not in (".", "..")) or name.lower() in _SYSTEM
 
 
 def sort(name: str) -> str:
-    """`PHOTO`, `UNKNOWN`, or what a file is left out as, by its name without the folders."""
+    """The kind of a file by its name (no folders): `PHOTO`, `UNKNOWN`, or a kind to leave out."""
     if is_hidden(name):
         return HIDDEN
     found = ending(name)
@@ -80,7 +82,7 @@ def sort(name: str) -> str:
 
 
 def ending(name: str) -> str:
-    """The ending of a file's name in small letters, as in ".jpg"; "" without one."""
+    """The ending of a file's name in small letters, such as ".jpg"; "" if it has none."""
     stem, dot, last = name.rpartition(".")
     last = dot + last.lower()
     known = stem and (last in EXTENSIONS or _ENDING.fullmatch(last))
@@ -88,11 +90,11 @@ def ending(name: str) -> str:
 
 
 def sort_member(name: str, head: Callable[[], bytes]) -> str:
-    """`PHOTO`, or what a file in an archive is left out as.
+    """The kind of a file in an archive: `PHOTO`, or a kind to leave out.
 
     Args:
-        name: with its folders, "/" between them.
-        head: gives the first `HEAD` bytes or more; called only if the name does not tell.
+        name: the name with its folders, separated by "/".
+        head: returns the first `HEAD` bytes or more; called only if the name does not decide.
     """
     *folders, base = name.split("/")
     if any(map(is_hidden, folders)):
@@ -101,7 +103,7 @@ def sort_member(name: str, head: Callable[[], bytes]) -> str:
     return sort_content(head) if found == UNKNOWN else found
 
 
-HEAD = 32  # bytes that tell a picture
+HEAD = 32  # The number of first bytes by which a picture is recognized.
 _MAGIC = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|II\*\0|MM\0\*|P[56]\s+[#\d]"
     rb"|BM.{4}\0{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0|\0\0\0\x0cjP  \r\n|\xff\x4f\xff\x51"
@@ -111,12 +113,12 @@ _MAGIC = re.compile(
 
 
 def is_picture(head: bytes) -> bool:
-    """Whether the first `HEAD` bytes of a file are those of a picture that can be read."""
+    """Whether the first `HEAD` bytes of a file are those of a picture in a known format."""
     return _MAGIC.match(head) is not None
 
 
 def sort_content(head: Callable[[], bytes]) -> str:
-    """`PHOTO` or `NO_PICTURE`, which a file that cannot be read is too."""
+    """`PHOTO` or `NO_PICTURE`, by the content; a file that cannot be read is `NO_PICTURE`."""
     try:
         return PHOTO if is_picture(head()) else NO_PICTURE
     except (DataError, OSError):
@@ -124,7 +126,7 @@ def sort_content(head: Callable[[], bytes]) -> str:
 
 
 def describe(left_out: Mapping[str, int]) -> str:
-    """How many files were left out as what, in words; "" if there are none."""
+    """The counts of files that were left out, as text; "" if there are none."""
     endings = sorted((k for k in left_out if k.startswith(".")), key=lambda k: (-left_out[k], k))
     said = [f"{left_out[ending]:,} {ending}" for ending in endings[:10]]
     if more := sum(left_out[ending] for ending in endings[10:]):

@@ -1,4 +1,4 @@
-"""Photos in ArrayRecord shards, ours and other people's, and in prepared TFDS data sets."""
+"""Photos in ArrayRecord shards, packed by us or by others, and in prepared TFDS data sets."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ from colorize_jax.data.names import Names
 from colorize_jax.data.record import Record
 from colorize_jax.errors import DataError, why
 
-# A record that `pack` wrote: magic, length of the name, the name, the encoded photo.
+# A record that `pack` wrote consists of: magic, length of the name, name, encoded photo.
 _MAGIC = b"colorize1"
 _HEADER = struct.Struct("<9sI")
 
@@ -26,7 +26,7 @@ def encode_record(name: bytes, photo: bytes) -> bytes:
 
 
 def decode_record(data: bytes) -> tuple[bytes, bytes]:
-    """(name, encoded photo); the name is empty where the record is a bare photo."""
+    """(name, encoded photo); the name is empty if the record is only a photo."""
     if not data.startswith(_MAGIC):
         return b"", data
     _, length = _HEADER.unpack_from(data)
@@ -35,15 +35,14 @@ def decode_record(data: bytes) -> tuple[bytes, bytes]:
 
 
 def names_file(shard: str) -> str:
-    """Where `pack` keeps the names of a shard's photos, so that they can be listed without it."""
+    """The path where `pack` stores the names of a shard's photos, which is faster to read."""
     return f"{shard}.names"
 
 
 class ArrayRecords:
-    """Photos in ArrayRecord shards: those that `pack` wrote, or any whose records are bare photos.
+    """Photos in ArrayRecord shards that `pack` wrote, or in any whose records are encoded photos.
 
-    The names are those that the photos had when they were packed; bare photos are named by their
-    shard and number.
+    Packed photos keep their names. The others are named by their shard and number.
     """
 
     left_out: Mapping[str, int] = {}
@@ -58,7 +57,7 @@ class ArrayRecords:
                 with contextlib.closing(open_reader(path)) as reader:
                     counts.append(reader.num_records())
             self._records = ArrayRecordDataSource(self._paths)
-        except Exception as error:  # the library raises RuntimeError, ValueError and others
+        except Exception as error:  # The library raises RuntimeError, ValueError and others.
             raise DataError(f"{path} cannot be read as ArrayRecord: {error}") from error
         self.names = Names.join([_names(p, n) for p, n in zip(self._paths, counts, strict=True)])
 
@@ -67,13 +66,13 @@ class ArrayRecords:
             data = self._records[index]
         except Exception as error:
             for path in self._paths:
-                os.stat(path)  # the library tells no missing shard from a damaged one
+                os.stat(path)  # The library gives the same error for a missing shard.
             raise DataError(f"damaged in the shard: {error}") from error
         return Record(self.names[index], decode_record(data)[1])
 
 
 def open_reader(path: str):
-    """The library's reader of one shard; close it."""
+    """The library's reader of one shard; the caller must close it."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     return ArrayRecordReader(path)
@@ -84,7 +83,7 @@ def _names(path: str, count: int) -> Names:
         try:
             with open(names_file(path), "rb") as file, np.load(file) as arrays:
                 names = Names.checked(arrays["blob"], arrays["ends"])
-        except Exception as error:  # numpy, zipfile and zlib raise many kinds
+        except Exception as error:  # numpy, zipfile and zlib raise many kinds.
             raise DataError(
                 f"{names_file(path)} is damaged ({why(error)}): pack the photos again"
             ) from error
@@ -98,7 +97,7 @@ def _names(path: str, count: int) -> Names:
 
 
 def save_names(shard: str, names: Names) -> None:
-    """Writes the names of a shard's photos, in one go."""
+    """Writes the names of a shard's photos atomically."""
     buffer = io.BytesIO()
     np.savez(buffer, blob=names.blob, ends=names.ends)
     draft = names_file(shard) + ".tmp"
@@ -111,8 +110,8 @@ class Tfds:
     """The photos of a prepared TFDS data set, as encoded bytes and without TensorFlow.
 
     Args:
-        spec: NAME[/CONFIG][:SPLIT], for example imagenet2012:train; the split is train if none is
-            named. The data set must have been prepared with file_format="array_record".
+        spec: NAME[/CONFIG][:SPLIT], for example imagenet2012:train; the default split is train. The
+            data set must have been prepared with file_format="array_record".
     """
 
     left_out: Mapping[str, int] = {}
@@ -145,7 +144,7 @@ class Tfds:
             )
         except DataError:
             raise
-        except Exception as error:  # what it raises depends on what is missing
+        except Exception as error:  # The kind of error depends on what is missing.
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise DataError(
                 f"tfds:{self._spec} cannot be opened: {reason}. Prepare it with "
@@ -159,9 +158,9 @@ class Tfds:
             raise DataError(f"damaged in the data set: {error}") from error
 
     def labels(self) -> list[str]:
-        """The class of every photo, by its name; decodes no image.
+        """The name of every photo's class.
 
-        Every record must be read once for it; what was found is kept in a cache.
+        Every record is read once, without decoding its image; the result is kept in a cache.
 
         Raises:
             DataError: the data set has no classes, or a record cannot be read.

@@ -1,4 +1,4 @@
-"""A small devkit of shapes drawn on photos, to try segmentation where there is no other data."""
+"""Draws a small devkit of shapes on photos, to try segmentation without other data."""
 
 import pathlib
 
@@ -10,8 +10,8 @@ from colorize_jax.data.builtin import BuiltinPhotos
 from colorize_jax.data.masks import VOID, encode_mask
 
 CLASSES = ("background", "disk", "square", "triangle")
-_BORDER = 2  # pixels of void around a shape, as PASCAL VOC draws them
-# Gray tells the shapes apart too: each has a brightness of its own.
+_BORDER = 2  # the width, in pixels, of the void border around a shape, as in PASCAL VOC
+# Every shape has its own brightness, so that a network of gray photos can tell them apart.
 COLORS = np.array([(0, 0, 0), (250, 225, 90), (40, 60, 110), (190, 60, 160)])
 _NOISE = 12
 
@@ -22,13 +22,13 @@ def write_devkit(
     """Writes photos, masks, lists and classes.txt in the layout of a PASCAL VOC devkit.
 
     Every photo is a part of one of `builtin:photos` with one or two shapes of different classes on
-    it; the two lists have no part of a photo in common.
+    it. No part of a photo is in both lists.
 
     Args:
-        folder: becomes the devkit; what is there already is written over.
-        train, val: numbers of photos in the two lists.
-        side: of every photo, in pixels.
-        seed: of all that is random.
+        folder: the folder of the devkit; files that are there already are overwritten.
+        train, val: the numbers of photos in the two lists.
+        side: the side of every photo, in pixels.
+        seed: the seed of all random choices.
 
     Returns:
         The folder's path, for `config.data.source`; `config.task.classes` is 4.
@@ -62,7 +62,7 @@ def _scene(rng, photo: np.ndarray, number: int, side: int) -> tuple[np.ndarray, 
     number_of_shapes = 1 + number % 2
     for place in range(number_of_shapes):
         label = 1 + (number + place) % (len(CLASSES) - 1)
-        # Beside each other: no shape hides another one.
+        # Shapes lie beside each other, so that none hides another one.
         part = side // number_of_shapes
         radius = int(rng.integers(part // 4, part * 2 // 5))
         center = (

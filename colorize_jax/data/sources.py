@@ -1,4 +1,4 @@
-"""`config.data.source`: where photos come from, how several sources mix, and what is held out."""
+"""Opens `config.data.source`: the photos' sources, their mixture, and the held-out photos."""
 
 from collections.abc import Sequence
 import glob
@@ -36,21 +36,22 @@ KINDS = (
     "tfds:NAME[/CONFIG][:SPLIT], a PASCAL VOC devkit, one photo, a text file that lists photos, or "
     "builtin:photos"
 )
-_TRIES = 20  # photos or lines that are looked at, of which one must be good
-_GRAY = 3.0  # mean difference of the channels, of 255, below which a photo counts as gray
+_TRIES = 20  # Of this many photos (or lines of a list), one must be readable.
+# A photo counts as gray if its channels differ by less than this on average, in levels of 255.
+_GRAY = 3.0
 
 
 class Photos:
     """Some of the photos of one or several sources, numbered from 0 to len - 1.
 
     Args:
-        sources: one behind the other.
+        sources: the sources; their photos are numbered in this order.
         chosen: for every source, the numbers of the photos that belong to this split, in order.
-        weights: how often each source is drawn, or None: every photo once in an epoch.
-        paths: of the sources, for messages.
+        weights: how often each source is drawn; None draws every photo once in an epoch.
+        paths: the paths of the sources, for messages.
     """
 
-    classes = 0  # of masks, which these photos do not have
+    classes = 0  # the number of classes of masks, which these photos do not have
 
     def __init__(
         self,
@@ -76,7 +77,7 @@ class Photos:
         return self._sources[part][number]
 
     def unreadable(self) -> Record:
-        """What stands for a photo that cannot be read: black."""
+        """The stand-in for a photo that cannot be read: a black photo."""
         return Record("", np.zeros((1, 1, 3), np.uint8))
 
     def name(self, index: int) -> str:
@@ -85,7 +86,7 @@ class Photos:
         return self._sources[part].names[number]
 
     def path(self, index: int) -> str:
-        """The source that the photo is from."""
+        """The source of the photo."""
         return self._paths[self._locate(index)[0]]
 
     def left_out(self) -> list[str]:
@@ -95,7 +96,7 @@ class Photos:
         return [f"left out of {path}: {text}" for path, text in said.items() if text]
 
     def digest(self) -> str:
-        """Changes when the names, their order or their number change; reads nothing."""
+        """A digest of the names in their order; reads no photo."""
         digest = hashlib.blake2b(digest_size=16)
         for source, chosen in zip(self._sources, self._chosen, strict=True):
             digest.update(source.names.blob)
@@ -104,9 +105,9 @@ class Photos:
         return digest.hexdigest()
 
     def order(self, seed: int) -> Shuffled | Mixture:
-        """Which photo comes at which position, by index, endlessly.
+        """Maps any position to the number of a photo.
 
-        Without weights every epoch has every photo once, shuffled anew.
+        Without weights every epoch has each photo once, in a new order.
         """
         if self._weights is None:
             return Shuffled(len(self), seed)
@@ -114,23 +115,23 @@ class Photos:
 
 
 def open_splits(spec: str, holdout: float) -> tuple[Photos, Photos]:
-    """Photos to train on and held-out photos of `config.data.source`.
+    """The photos of `config.data.source` to train on, and the held-out photos.
 
     Args:
-        spec: what `KINDS` lists; "A,B" joins sources, "A@0.7,B@0.3" weights them.
-        holdout: share of the photos to hold out, chosen by a hash of their names, so that the
-            choice stays the same when photos are added. Of a single source at least one is held
-            out, that of the smallest hash. They come in the order of their hash: a smaller number
-            of them is a part of a larger one. builtin:photos holds out a square of every row of
-            its photos instead.
+        spec: a source of a kind in `KINDS`; "A,B" joins sources, "A@0.7,B@0.3" weights them.
+        holdout: the share of photos to hold out. They are chosen by a hash of their names, so that
+            the choice stays the same when photos are added. A single source holds out at least one
+            photo, that of the smallest hash. Held-out photos are sorted by their hash, so that a
+            smaller number of them is a subset of a larger one. builtin:photos holds out a square of
+            every row of its photos instead.
 
     Raises:
-        DataError: nothing there, or no photo in it, or only one.
+        DataError: there is no source, it has no photo, or only one.
     """
     if not 0 < holdout < 1:
         raise DataError(f"config.data.holdout={holdout} must lie between 0 and 1")
     paths, weights = parse(spec)
-    training, evaluation = [], []  # of each: (source, numbers, hashes)
+    training, evaluation = [], []  # [(source, numbers, hashes)]
     for path in paths:
         if path == "builtin:photos":
             for held_out, split in ((False, training), (True, evaluation)):
@@ -141,7 +142,7 @@ def open_splits(spec: str, holdout: float) -> tuple[Photos, Photos]:
         source = open_source(path)
         hashes = source.names.hashes()
         chosen = hashes < holdout
-        if len(paths) == 1:  # of several sources, a small one may well give all or nothing
+        if len(paths) == 1:  # A small one of several may have no held-out photo.
             chosen[hashes.argmin()], chosen[hashes.argmax()] = True, False
         for split, numbers in (
             (training, np.flatnonzero(~chosen)),
@@ -161,19 +162,19 @@ def open_splits(spec: str, holdout: float) -> tuple[Photos, Photos]:
 
 
 def open_all(spec: str) -> Photos:
-    """All photos of one or several sources, nothing held out; weights do not matter."""
+    """All photos of one or several sources, with none held out; weights are ignored."""
     paths, _ = parse(spec)
     opened = [open_source(path) for path in paths]
     return Photos(opened, [np.arange(len(source.names)) for source in opened], paths=paths)
 
 
 def _by_hash(split, paths: Sequence[str]) -> Photos:
-    """All photos of a split in the order of their hashes, whatever source they are from."""
+    """All photos of a split, from all sources, sorted by their hashes."""
     sources = [source for source, _, _ in split]
     owners = np.concatenate([np.full(len(n), i) for i, (_, n, _) in enumerate(split)])
     numbers = np.concatenate([numbers for _, numbers, _ in split])
     ranks = np.argsort(np.concatenate([hashes for _, _, hashes in split]), kind="stable")
-    # One stretch for every change of source keeps `Photos` simple; held-out sets are small.
+    # The same source may come up many times in `Photos`; that is fine, as held-out sets are small.
     owners, numbers = owners[ranks], numbers[ranks]
     cuts = np.flatnonzero(np.diff(owners)) + 1
     stretches = np.split(numbers, cuts)
@@ -182,9 +183,9 @@ def _by_hash(split, paths: Sequence[str]) -> Photos:
 
 
 def parse(spec: str) -> tuple[list[str], list[float] | None]:
-    """Splits "A,B" or "A@0.7,B@0.3" into paths and weights (None without).
+    """Splits "A,B" or "A@0.7,B@0.3" into paths and weights (None if there are none).
 
-    A comma or @ that belongs to a path that exists is left alone.
+    A comma or @ inside a path that exists is part of the path.
     """
     if not spec:
         raise DataError(
@@ -219,9 +220,9 @@ def parse(spec: str) -> tuple[list[str], list[float] | None]:
 
 
 def all_gray(photos: Photos, tries: int = 50) -> str:
-    """A sentence if none of some photos, spread over all, has any color; "" otherwise.
+    """A warning if a sample of the photos, spread over all, has no color; "" otherwise.
 
-    Photos of which nothing can be learned are looked at; of others it is the first one, as a rule.
+    It stops at the first photo with color, so that it reads all of the sample only if all are gray.
     """
     seen = 0
     for index in np.linspace(0, len(photos) - 1, min(tries, len(photos))).astype(int):
@@ -241,18 +242,18 @@ def all_gray(photos: Photos, tries: int = 50) -> str:
 
 
 def is_gray(pixels: np.ndarray) -> bool:
-    """Whether a photo [height, width, 3] uint8 has no color to speak of."""
+    """Whether a photo [height, width, 3] uint8 has hardly any color."""
     pixels = pixels.astype(np.int16)
     return bool((pixels.max(-1) - pixels.min(-1)).mean() < _GRAY)
 
 
 def same(spec: str, other: str) -> bool:
-    """Whether two specs name the same sources, however their paths are written."""
+    """Whether two specs name the same sources, even if their paths are written differently."""
     return _places(spec) == _places(other)
 
 
 def overlap(spec: str, other: str) -> bool:
-    """Whether a source of one spec is one of the other, lies in it, or holds it."""
+    """Whether a source of one spec equals, contains, or lies in a source of the other."""
     pairs = itertools.product(_places(spec), _places(other))
     return any(f"{a}/".startswith(f"{b}/") or f"{b}/".startswith(f"{a}/") for a, b in pairs)
 
@@ -280,7 +281,7 @@ def open_source(path: str) -> Source:
 
 def _open(path: str) -> Source:
     if path.startswith(arrays.PREFIX):
-        return arrays.open_held(path)
+        return arrays.open_arrays(path)
     if path.startswith("tfds:"):
         return Tfds(path.removeprefix("tfds:"))
     if path.startswith("builtin:"):
@@ -319,14 +320,14 @@ def _open(path: str) -> Source:
 
 
 def _check_files(paths: Sequence[str]) -> None:
-    """DataError for a pipe, a socket or a device: reading would wait for someone to write."""
+    """DataError for a pipe, a socket or a device, which reading would wait on forever."""
     for path in paths:
         if not os.path.isfile(path):
             raise DataError(f"config.data.source: {path} is no file. It can be {KINDS}")
 
 
 def _one_file(path: str, file: str) -> Source:
-    """A zip archive, a photo or a list of photos, whatever it is called."""
+    """Opens a zip archive, a photo or a list of photos; its content decides, not its name."""
     if file.lower().endswith(".zip") or zipfile.is_zipfile(file):
         return Zip(file)
     try:
@@ -354,7 +355,7 @@ def _one_file(path: str, file: str) -> Source:
 
 
 def _check_packed(path: str, shards: list[str]) -> None:
-    """DataError unless all shards are there that `pack` set out to write."""
+    """DataError if some of the shards that `pack` planned to write are missing."""
     totals = {int(m[1]) for s in shards if (m := re.search(r"-of-(\d+)\.array_record$", s))}
     whole = len(totals) == 1 and len(shards) == max(totals)
     if not whole or not all(os.path.exists(names_file(shard)) for shard in shards):
@@ -369,7 +370,7 @@ def _files(pattern: str) -> list[str]:
 
 
 def _check_readable(source: Source, path: str, tries: int = _TRIES) -> None:
-    """DataError if none of some photos, spread over the source, can be read."""
+    """DataError if no photo of a sample, spread over the source, can be read."""
     reasons = []
     for index in np.linspace(0, len(source.names) - 1, min(tries, len(source.names))).astype(int):
         try:

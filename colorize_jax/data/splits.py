@@ -1,4 +1,4 @@
-"""The photos that a run trains on and those it is scored on, with what is known about them."""
+"""The photos that a run trains on and the photos it is scored on, with their labels or masks."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -11,20 +11,20 @@ from colorize_jax.data.labelled import Labelled
 from colorize_jax.data.sources import Photos
 from colorize_jax.errors import ConfigError, DataError
 
-# Below so many held-out photos (or a tenth of few) scores are said to be of few.
+# With fewer held-out photos (or, of few photos, less than a tenth) a warning about scores is given.
 FEWEST = 50
 _SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """What `open_splits` gives.
+    """The photos of a run, as `open_splits` returns them.
 
     Attributes:
-        training, evaluation: photos, with labels or masks where config.data.labels says so.
-        classes: their names, in the order of the labels; () without labels.
-        warnings: what the user should be told, one line each: of photos without labels and of
-            class folders what was left out, and photos without color.
+        training, evaluation: photos, with labels or masks if config.data.labels says so.
+        classes: the names of the classes, in the order of the labels; () without labels.
+        warnings: one line each, for the user: files that were left out of sources without labels
+            and of class folders, and sources whose photos are gray.
     """
 
     training: Photos | Labelled
@@ -34,29 +34,30 @@ class Splits:
 
 
 def open_splits(config) -> Splits:
-    """The photos of `config.data`: of a source without labels, or of a labelled one.
+    """The photos of `config.data`, from a source with or without labels.
 
     Labelled photos are those of data.split and data.eval_split. While early stopping searches for
-    the schedule, the training split alone is opened, and early_stopping.holdout of it, chosen by a
-    hash of the names, takes the place of the evaluation split.
+    the schedule, only the training split is opened. The share early_stopping.holdout of it, chosen
+    by a hash of the names, then replaces the evaluation split.
 
     Raises:
-        ConfigError: config.task.classes is stated, and the number of classes is another.
-        DataError: nothing there, or not what was asked for; see voc.py and class_folders.py.
+        ConfigError: config.task.classes is set to another number of classes than the data has.
+        DataError: the photos, labels or lists are missing or invalid; see voc.py and
+            class_folders.py.
     """
     data = config.data
     if not data.labels:
         training, evaluation = sources.open_splits(data.source, data.holdout)
         few = few_held_out(len(training), len(evaluation))
-        if "builtin:photos" in sources.parse(data.source)[0]:  # holds out whatever the share is
+        if "builtin:photos" in sources.parse(data.source)[0]:  # It ignores the share.
             few = ""
         warnings = [*training.left_out(), sources.all_gray(training), few]
         return Splits(training, evaluation, warnings=tuple(filter(None, warnings)))
-    sources.parse(data.source)  # says what to do where it is empty
+    sources.parse(data.source)  # It raises a helpful error if the setting is empty.
     found = {"masks": _masks, "lists": _lists, "folders": _folders}[data.labels](config)
-    if _searching(config) or not data.eval_split:  # one split, divided
+    if _searching(config) or not data.eval_split:  # One split is divided.
         return found
-    if data.labels == "folders" and data.split != data.eval_split:  # no photo lies in two of them
+    if data.labels == "folders" and data.split != data.eval_split:  # No photo lies in two folders.
         return found
     both = _in_both(found.training, found.evaluation)
     if not both:
@@ -69,9 +70,9 @@ def open_splits(config) -> Splits:
 
 
 def few_held_out(training: int, evaluation: int) -> str:
-    """What to say where scores are of few photos although there are more: "" where they are not.
+    """A warning if few photos are held out although there are more; "" otherwise.
 
-    The share is never changed unasked: a run that was begun holds out what it held out.
+    The share is never changed automatically, because a resumed run must hold out the same photos.
     """
     photos = training + evaluation
     fewest = min(FEWEST, photos // 10)
@@ -87,16 +88,16 @@ def few_held_out(training: int, evaluation: int) -> str:
 
 
 def open_whole(config, learned: Sequence[str] = ()) -> Splits:
-    """All photos of `config.data.source` as those to evaluate on, whatever data.holdout says.
+    """All photos of `config.data.source` as photos to evaluate on; data.holdout is ignored.
 
     Args:
-        config: without labels, or with class folders.
+        config: a config without labels, or with class folders.
         learned: the classes that a network knows, in the order of its outputs; the source may lack
-            some of them. (): those of the source.
+            some of them. () takes the classes of the source.
 
     Raises:
         DataError: the source has a class that the network does not know.
-        ConfigError: the number of classes is another than config.task.classes.
+        ConfigError: the source has another number of classes than config.task.classes.
     """
     source = config.data.source
     if not config.data.labels:
@@ -114,23 +115,23 @@ def open_whole(config, learned: Sequence[str] = ()) -> Splits:
         )
     numbers = np.array([list(learned).index(name) for name in classes], np.int32)
     photos.labels = numbers[photos.labels]
-    # The first so many of them are then of all classes.
+    # Sorted by hash, the first photos come from all classes.
     photos = photos.part(np.argsort(photos.hashes(), kind="stable"))
     return Splits(photos, photos, tuple(learned), warnings)
 
 
 def look_at_masks(opened: Splits, config, training: bool = True) -> list[str]:
-    """What a person should be told of the masks before they are used, a line each.
+    """Warnings about the masks before they are used, one line each.
 
-    A sample of them is read: see `mask_survey`.
+    It reads a sample of them; see `mask_survey`.
 
     Args:
-        opened: from `open_splits`.
-        config: of the run.
-        training: whether those to train on are of interest, besides those to evaluate on.
+        opened: what `open_splits` returned.
+        config: the config of the run.
+        training: whether to look at the training masks too, besides the evaluation masks.
 
     Raises:
-        DataError: none of the sample can be used.
+        DataError: no mask of the sample can be used.
     """
     if not opened.evaluation.classes:
         return []
@@ -147,10 +148,10 @@ def look_at_masks(opened: Splits, config, training: bool = True) -> list[str]:
 
 
 def fall_back(config) -> list[str]:
-    """Lets a recipe for VOC with SBD train on VOC alone where there is no SBD.
+    """Makes a recipe for VOC with SBD train on VOC alone if there is no SBD.
 
     Returns:
-        A line that says so, and `config.data.split` is changed; or none, and it is not.
+        A line that reports the change of `config.data.split`; no line if it is not changed.
     """
     data = config.data
     if data.labels != "masks" or data.split != "train_aug" or data.sbd or not data.source:
@@ -166,10 +167,10 @@ def fall_back(config) -> list[str]:
 
 
 def ask_classes(config, opened: Splits) -> list[str]:
-    """Sets `config.task.classes` to the number that the data has, if it is not stated.
+    """Sets `config.task.classes` to the number of classes in the data, unless it is set already.
 
     Returns:
-        A line that says so, or none.
+        A line that reports the change; no line if nothing is changed.
     """
     if config.task.get("classes", 1) or not opened.classes:
         return []
@@ -178,7 +179,7 @@ def ask_classes(config, opened: Splits) -> list[str]:
 
 
 def _in_both(training: Labelled, evaluation: Labelled) -> int:
-    """How many photos to evaluate on are among those to train on, by source and name."""
+    """The number of evaluation photos that are also training photos, by source and name."""
     scored = {(evaluation.path(i), evaluation.name(i)) for i in range(len(evaluation))}
     return sum((training.path(i), training.name(i)) in scored for i in range(len(training)))
 
@@ -210,7 +211,7 @@ def _masks(config) -> Splits:
 
 
 def _largest_class(config, devkit: voc.Tree) -> int:
-    """Of all masks of both splits; at least 1."""
+    """The largest class in all masks of both splits; at least 1."""
     data = config.data
     names = {data.split, data.eval_split or data.split}
     opened = [voc.open_masked(devkit, name, sbd=data.sbd, classes=255) for name in sorted(names)]
@@ -264,7 +265,7 @@ def _folders(config) -> Splits:
     elif evaluation is None:
         evaluation, others = folders.split(data.eval_split)
         _check_same(config, classes, others)
-        # The first so many of them are then of all classes.
+        # Sorted by hash, the first photos come from all classes.
         evaluation = evaluation.part(np.argsort(evaluation.hashes(), kind="stable"))
     warnings = tuple(filter(None, [*training.left_out(), few]))
     return Splits(training, evaluation, classes, warnings)
@@ -288,10 +289,10 @@ def _searched(
 def _divided(
     photos: Labelled, groups: Sequence[np.ndarray], share: float, name: str
 ) -> tuple[Labelled, Labelled]:
-    """The rest, and the same share of every group: those with the smallest hashes of their names.
+    """The photos to train on, and the held-out photos: the same share of every group.
 
-    At least one of every group is held out. The held-out ones come in the order of the hash, so
-    that the first so many of them are a fair choice.
+    The photos with the smallest hashes of their names are held out, at least one of every group.
+    They are sorted by hash, so that the first n of them are a fair sample.
     """
     if not 0 < share < 1:
         raise ConfigError(f"config.{name}={share} must lie between 0 and 1")
@@ -330,7 +331,7 @@ def _check_number(config, classes: Sequence[str]) -> None:
 
 
 def _check_same(config, classes: Sequence[str], others: Sequence[str]) -> None:
-    """DataError unless the evaluation split has the classes of the training split."""
+    """DataError if the evaluation split has other classes than the training split."""
     data = config.data
     for lacking, has, split in (
         (set(classes) - set(others), data.split, data.eval_split),

@@ -1,4 +1,4 @@
-"""Reading from storage that may be away for a while, and telling that from a photo that is bad."""
+"""Reads from storage that may not answer for a while, and tells that apart from bad photos."""
 
 from collections.abc import Callable, Iterable
 import errno
@@ -18,64 +18,64 @@ from colorize_jax.errors import DataError, StorageError, why
 
 Result = TypeVar("Result")
 
-# What file systems over a network say while the other end is gone. A bad sector's EIO is not among
-# them: it stays.
+# The errors of network file systems while the server is gone. EIO is not one of them: it means a
+# bad sector, and waiting does not help.
 _NETWORK = frozenset(
     (errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNRESET, errno.ECONNREFUSED,
      errno.ECONNABORTED, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH,
      errno.ENODEV, errno.ENXIO, errno.ESHUTDOWN, errno.EMFILE, errno.ENFILE)
 )  # fmt: skip
-_TRIES = 3  # the storage may come back between a failure and the look at it
-_OTHERS = 20  # photos that are tried before all of them count as gone
-_SHORTEST, _LONGEST = 0.1, 10.0  # seconds between two tries
+_TRIES = 3  # The storage may come back between a failure and the check of its folder.
+_OTHERS = 20  # If none of this many other photos can be read, all of them count as gone.
+_SHORTEST, _LONGEST = 0.1, 10.0  # the shortest and longest wait between two tries, in seconds
 
 
-class Away(Exception):
-    """The storage of a photo does not answer; `patiently` waits for it."""
+class StorageAway(Exception):
+    """The storage of a photo does not answer; `wait_for_storage` waits for it."""
 
 
 def read(photos, index: int) -> Record:
-    """The photo `index` of `sources.Photos` or what is used as they are.
+    """The photo `index` of `sources.Photos`, or of an object with the same API.
 
     Raises:
-        Away: neither it nor others can be read, or the folder that it lies in is gone or empty.
-        DataError, OSError: it is bad, others are not.
+        StorageAway: neither this photo nor others can be read, or its folder is gone or empty.
+        DataError, OSError: this photo is bad, but others can be read.
     """
     for _ in range(_TRIES):
         try:
             return photos[index]
         except (DataError, OSError) as error:
-            if (failure := of_system(error)) is None:
+            if (failure := os_error_of(error)) is None:
                 raise
             if failure.errno in _NETWORK or not _has_folder(failure):
-                raise Away(f"{photos.name(index)}: {why(failure)}") from error
+                raise StorageAway(f"{photos.name(index)}: {why(failure)}") from error
             last = error
     others = np.linspace(0, len(photos), _OTHERS, endpoint=False).astype(int)
     if any(_reads(photos, int(other)) for other in others):
         raise last
-    raise Away(f"{photos.name(index)}: {why(of_system(last))}")
+    raise StorageAway(f"{photos.name(index)}: {why(os_error_of(last))}")
 
 
 def _reads(photos, index: int) -> bool:
-    """Whether the storage gives a photo; it may be damaged."""
+    """Whether the storage can read a photo, even a damaged one."""
     try:
         photos[index]
     except (DataError, OSError) as error:
-        return of_system(error) is None
+        return os_error_of(error) is None
     return True
 
 
-def of_system(error: Exception) -> OSError | None:
-    """The failure of the operating system that an error is, or comes from."""
+def os_error_of(error: Exception) -> OSError | None:
+    """The OSError that an error is or was caused by; None if there is none."""
     if isinstance(error, OSError):
         return error
     return error.__cause__ if isinstance(error.__cause__, OSError) else None
 
 
 def _has_folder(error: OSError) -> bool:
-    """Whether the folder of the file that could not be read is there, with something in it.
+    """Whether the folder of the file that could not be read exists and is not empty.
 
-    A mount point is an empty folder while nothing is mounted.
+    An empty folder counts as missing: it may be the mount point of storage that is not mounted.
     """
     if error.filename is None:
         return True
@@ -87,8 +87,10 @@ def _has_folder(error: OSError) -> bool:
 
 
 def missing(paths: Iterable[str]) -> str:
-    """The first of some files and folders (or patterns) that is not there, or is an empty folder;
-    "" if there is none. What is no path, as tfds:NAME, is taken to be there."""
+    """The first file, folder or pattern that does not exist or is an empty folder; "" if none.
+
+    A source that is no path, such as tfds:NAME, counts as existing.
+    """
     for path in filter(None, paths):
         place = os.path.expandvars(os.path.expanduser(path))
         if re.match(r"[a-z]+:", place):
@@ -107,12 +109,12 @@ def missing(paths: Iterable[str]) -> str:
 
 
 class _Outage:
-    """Says once, whatever the number of threads, that storage is away, and that it is back."""
+    """Reports once, for any number of threads, that storage does not answer and that it is back."""
 
     def __init__(self):
         self._lock, self._waiting = threading.Lock(), 0
 
-    def begins(self, away: Away, seconds: float) -> None:
+    def begins(self, away: StorageAway, seconds: float) -> None:
         with self._lock:
             self._waiting += 1
             if self._waiting == 1:
@@ -128,15 +130,15 @@ class _Outage:
 _outage = _Outage()
 
 
-def patiently(function: Callable[[], Result], seconds: float) -> Result:
-    """What `function()` gives, which is asked again, after growing waits, while it raises `Away`.
+def wait_for_storage(function: Callable[[], Result], seconds: float) -> Result:
+    """Calls `function` until it returns; after each `StorageAway` it waits longer and tries again.
 
     Raises:
-        StorageError: it did so for that many seconds.
+        StorageError: the calls still raise `StorageAway` after `seconds`.
     """
     try:
         return function()
-    except Away as away:
+    except StorageAway as away:
         last = away
     began, wait, found = time.monotonic(), _SHORTEST, False
     _outage.begins(last, seconds)
@@ -148,7 +150,7 @@ def patiently(function: Callable[[], Result], seconds: float) -> Result:
                 result = function()
                 found = True
                 return result
-            except Away as away:
+            except StorageAway as away:
                 last = away
     finally:
         _outage.ends(found, time.monotonic() - began)

@@ -1,4 +1,4 @@
-"""Scaling, cropping, mirroring and padding of photos and their masks; what is drawn at random."""
+"""Scales, crops, mirrors and pads photos and their masks; draws the random parts."""
 
 import dataclasses
 import math
@@ -7,13 +7,13 @@ import cv2
 import numpy as np
 
 _TRIES = 10
-# Parallelism is over photos.
+# Photos are processed in parallel, so threads within one photo would only compete.
 cv2.setNumThreads(1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """The crop to take: `crop` pixels square, from (y, x) of a photo of `height` x `width`."""
+    """A square crop of `crop` pixels at (y, x) of a photo scaled to `height` x `width`."""
 
     height: int
     width: int
@@ -24,7 +24,7 @@ class Window:
 
 
 def scaled_size(height: int, width: int, shortest: int) -> tuple[int, int]:
-    """(height, width) whose shortest side is `shortest`; the other one is truncated."""
+    """(height, width) scaled so that the shortest side is `shortest`; the other is truncated."""
     if height <= width:
         return shortest, shortest * width // height
     return shortest * height // width, shortest
@@ -42,23 +42,23 @@ def random_window(
     """Draws scale, mirror, row and column, in this order (the release's), all uniform.
 
     Args:
-        rng: of this photo alone.
-        height, width: of the photo as stored.
+        rng: the generator of this photo alone.
+        height, width: the size of the photo as stored.
         scale: the shortest side becomes an integer in [scale[0], scale[1]): the end is excluded.
-        crop: side of the crop, at most scale[0].
+        crop: the side of the crop, at most scale[0].
         mirror: whether to mirror half of the photos.
     """
     shortest = int(rng.integers(scale[0], scale[1]))
     mirrored = bool(rng.integers(2)) and mirror
     height, width = scaled_size(height, width, shortest)
-    # As in the release the last offset is never drawn, unless it is the only one.
+    # As in the release, the last offset is never drawn unless it is the only one.
     y, x = (int(rng.integers(max(size - crop, 1))) for size in (height, width))
     return Window(height, width, y, x, crop, mirrored)
 
 
 @dataclasses.dataclass(frozen=True)
 class Box:
-    """A part of a photo as stored: `height` x `width` pixels from (y, x)."""
+    """A part of a photo as stored: `height` x `width` pixels at (y, x)."""
 
     y: int
     x: int
@@ -76,18 +76,18 @@ def random_box(
     ratio: tuple[float, float],
     mirror: bool,
 ) -> Box:
-    """The part of a photo that a random resized crop shows, as of Inception (Szegedy et al. 2014,
-    section 6) with the numbers of SimCLR (Chen et al. 2020, appendix A).
+    """Draws the part of a photo for a random resized crop.
 
-    Draws mirror; then, up to ten times, an area, uniform, and an aspect ratio, uniform in its
-    logarithm, until such a box fits into the photo; then its row and column, uniform. If none fits
-    it is the box of `central_box`.
+    It is Inception's (Szegedy et al. 2014, section 6) with SimCLR's numbers (Chen et al. 2020,
+    appendix A). First the mirror is drawn. Then an area (uniform) and an aspect ratio (uniform in
+    its logarithm) are drawn, up to ten times, until such a box fits into the photo. Last, its row
+    and column are drawn (uniform). If no box fits, it is the box of `central_box`.
 
     Args:
-        rng: of this view alone.
-        height, width: of the photo as stored.
-        area: smallest and largest share of the photo's area.
-        ratio: smallest and largest width over height.
+        rng: the generator of this view alone.
+        height, width: the size of the photo as stored.
+        area: the smallest and largest share of the photo's area.
+        ratio: the smallest and largest width over height.
         mirror: whether to mirror half of the boxes.
     """
     mirrored = bool(rng.integers(2)) and mirror
@@ -103,7 +103,7 @@ def random_box(
 
 
 def central_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int]:
-    """(height, width) of the largest part of a photo whose width over height is within `ratio`."""
+    """(height, width) of the largest part of a photo with width over height within `ratio`."""
     if width < ratio[0] * height:
         return max(round(width / ratio[0]), 1), width
     return height, max(min(round(height * ratio[1]), width), 1)
@@ -112,7 +112,7 @@ def central_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[in
 def smallest_box(
     height: int, width: int, *, area: tuple[float, float], ratio: tuple[float, float]
 ) -> tuple[float, float]:
-    """(height, width) that no part of a photo which `random_box` draws goes below."""
+    """The smallest height and the smallest width of the boxes that `random_box` can draw."""
     pixels = area[0] * height * width
     sides = math.sqrt(pixels / ratio[1]), math.sqrt(pixels * ratio[0])
     central = central_box(height, width, ratio)
@@ -120,20 +120,23 @@ def smallest_box(
 
 
 def longest_size(height: int, width: int, longest: int) -> tuple[int, int]:
-    """(height, width) whose longest side is `longest`; the other one is truncated, at least 1."""
+    """(height, width) scaled so that the longest side is `longest`.
+
+    The other side is truncated, but at least 1.
+    """
     if height >= width:
         return longest, max(longest * width // height, 1)
     return max(longest * height // width, 1), longest
 
 
 def central_window(height: int, width: int, crop: int, shortest: int = 0) -> Window:
-    """The middle of the photo with its shortest side scaled to `shortest`; 0: to the crop."""
+    """The crop in the middle of a photo with its shortest side scaled to `shortest` (0: `crop`)."""
     height, width = scaled_size(height, width, shortest or crop)
     return Window(height, width, (height - crop) // 2, (width - crop) // 2, crop)
 
 
 def cut(pixels: np.ndarray, window: Window) -> np.ndarray:
-    """The window of a photo [height, width, 3] uint8: [crop, crop, 3] uint8; see `resampled`."""
+    """Cuts a window from a photo, uint8 [height, width, 3]: uint8 [crop, crop, 3]."""
     return resampled(
         pixels, window.height, window.width,
         y=window.y, x=window.x, rows=window.crop, columns=window.crop, mirror=window.mirror,
@@ -141,7 +144,7 @@ def cut(pixels: np.ndarray, window: Window) -> np.ndarray:
 
 
 def cut_mask(mask: np.ndarray, window: Window) -> np.ndarray:
-    """What `cut` does, of a mask [height, width] uint8: the nearest pixel, [crop, crop]."""
+    """Like `cut`, for a mask, uint8 [height, width], by the nearest pixel: [crop, crop]."""
     return nearest(
         mask, window.height, window.width,
         y=window.y, x=window.x, rows=window.crop, columns=window.crop, mirror=window.mirror,
@@ -149,15 +152,15 @@ def cut_mask(mask: np.ndarray, window: Window) -> np.ndarray:
 
 
 def cut_box(pixels: np.ndarray, whole: tuple[int, int], box: Box, crop: int) -> np.ndarray:
-    """A part of a photo as a crop, [crop, crop, 3] uint8; see `resampled`.
+    """Resizes a part of a photo to a crop, uint8 [crop, crop, 3]; see `resampled`.
 
     Args:
-        pixels: the photo, [height, width, 3] uint8, of any size.
-        whole: (height, width) of the photo as stored, in whose pixels the box is.
+        pixels: the photo, uint8 [height, width, 3], of any size.
+        whole: (height, width) of the photo as stored; the box is in its pixels.
         box: the part.
-        crop: side of the result.
+        crop: the side of the result.
     """
-    # So large would the photo be if the box were as large as the crop.
+    # Scaled by these factors, the box has the size of the crop.
     step_y, step_x = crop / box.height, crop / box.width
     return resampled(
         pixels, whole[0] * step_y, whole[1] * step_x, y=box.y * step_y, x=box.x * step_x,
@@ -166,7 +169,7 @@ def cut_box(pixels: np.ndarray, whole: tuple[int, int], box: Box, crop: int) -> 
 
 
 def cut_box_of_mask(mask: np.ndarray, box: Box, crop: int) -> np.ndarray:
-    """What `cut_box` does, of a mask [height, width] uint8 as stored: [crop, crop]."""
+    """Like `cut_box`, for a mask as stored, uint8 [height, width]: [crop, crop]."""
     part = mask[box.y : box.y + box.height, box.x : box.x + box.width]
     return nearest(part, crop, crop, mirror=box.mirror)
 
@@ -183,20 +186,20 @@ def resampled(
     mirror: bool = False,
     stretched: bool = False,
 ) -> np.ndarray:
-    """A part of a photo as it is when scaled to height x width: uint8 [rows, columns, 3].
+    """A part of a photo scaled to height x width: uint8 [rows, columns, 3].
 
-    Only what is kept is resampled, once, with plain bilinear interpolation (the release's, without
-    smoothing). A photo at least twice as large as needed is first averaged over whole pixels, so
-    that large photos do not turn into noise.
+    Only this part is resampled, once, by bilinear interpolation without smoothing (the release's).
+    A photo at least twice as large as needed is first averaged over whole pixels, because plain
+    interpolation would turn large photos into noise.
 
     Args:
-        pixels: the photo, [height, width, 3] uint8.
-        height, width: of the whole photo, scaled.
-        y, x: where the part begins in it.
-        rows, columns: size of the part; 0: all, if height and width are whole numbers.
-        mirror: whether the part is mirrored.
-        stretched: whether the sides are scaled by different factors, and each is averaged by its
-            own.
+        pixels: the photo, uint8 [height, width, 3].
+        height, width: the size of the whole photo after scaling.
+        y, x: the upper left corner of the part in the scaled photo.
+        rows, columns: the size of the part; 0 means all, if height and width are whole numbers.
+        mirror: whether to mirror the part.
+        stretched: whether height and width are scaled by different factors. Each is then averaged
+            by a factor of its own.
     """
     rows, columns = rows or height, columns or width
     if (height, width) == pixels.shape[:2] and y == int(y) and x == int(x):
@@ -207,8 +210,8 @@ def resampled(
     left, upper = x * step_x, y * step_y
     factors = (step_x, step_y) if stretched else (min(step_x, step_y),) * 2
     factor_x, factor_y = (max(int(factor), 1) for factor in factors)
-    # A cell beyond the part on each side is what interpolation can touch. Rows and columns that
-    # fill no whole cell at the far border are left out.
+    # Interpolation can reach one cell beyond the part on each side. Rows and columns at the far
+    # border that fill no whole cell are left out.
     x0, x1 = _cells(left, columns * step_x, factor_x, pixels.shape[1])
     y0, y1 = _cells(upper, rows * step_y, factor_y, pixels.shape[0])
     pixels = pixels[y0 * factor_y : y1 * factor_y, x0 * factor_x : x1 * factor_x]
@@ -218,7 +221,7 @@ def resampled(
     step_x, step_y = step_x / factor_x, step_y / factor_y
     if mirror:
         left, step_x = left + columns * step_x, -step_x
-    # OpenCV counts from the centers of pixels, we from their corners.
+    # OpenCV's coordinates refer to the centers of pixels, ours to their corners.
     inverse = np.array(
         [[step_x, 0, left + (step_x - 1) / 2], [0, step_y, upper + (step_y - 1) / 2]]
     )
@@ -239,8 +242,7 @@ def nearest(
     columns: int = 0,
     mirror: bool = False,
 ) -> np.ndarray:
-    """The same part of the photo's mask, [rows, columns]: of every pixel the one that its center
-    falls into."""
+    """Like `resampled`, for a mask: [rows, columns]. It takes the pixel at every pixel's center."""
     at = []
     for start, count, scaled, size in (
         (y, rows or height, height, mask.shape[0]),
@@ -251,13 +253,13 @@ def nearest(
 
 
 @dataclasses.dataclass(frozen=True)
-class Fitted:
-    """One axis of a crop from a photo that may be too small for it.
+class PaddedAxis:
+    """One axis of a crop from a photo that may be smaller than the crop.
 
     Attributes:
-        start: of what is taken from the photo.
-        length: of that.
-        before: pixels of padding in front of it.
+        start: the first pixel to take from the photo.
+        length: the number of pixels to take.
+        before: the number of pixels of padding before them.
     """
 
     start: int
@@ -265,19 +267,23 @@ class Fitted:
     before: int
 
 
-def fitted(size: int, crop: int, start: int = 0) -> Fitted:
-    """A crop from `start`, or all of a side that is smaller, in the middle: (crop - size) // 2
-    pixels before it and the rest behind, as in the release."""
+def padded_axis(size: int, crop: int, start: int = 0) -> PaddedAxis:
+    """A crop from `start`; a side smaller than the crop is taken whole and centered.
+
+    Padding is (crop - size) // 2 pixels before it and the rest after it, as in the release.
+    """
     if size >= crop:
-        return Fitted(start, crop, 0)
-    return Fitted(0, size, (crop - size) // 2)
+        return PaddedAxis(start, crop, 0)
+    return PaddedAxis(0, size, (crop - size) // 2)
 
 
 def padded(
     part: np.ndarray, shape: tuple[int, int], before: tuple[int, int], value: int
 ) -> np.ndarray:
-    """The part [height, width, ...] on a canvas of `shape` full of `value`, `before` from its upper
-    left corner."""
+    """Places a part [height, width, ...] on a canvas filled with `value`.
+
+    `before` is the offset (rows, columns) of the part from the canvas's upper left corner.
+    """
     if part.shape[:2] == tuple(shape):
         return part
     canvas = np.full((*shape, *part.shape[2:]), value, part.dtype)
@@ -287,6 +293,6 @@ def padded(
 
 
 def _cells(start: float, length: float, factor: int, size: int) -> tuple[int, int]:
-    """First and last + 1 of the cells of `factor` pixels that an interval needs."""
+    """The first cell, and the last + 1, of the cells of `factor` pixels that an interval needs."""
     first = max(int(start // factor) - 1, 0)
     return first, min(int((start + length) // factor) + 2, size // factor)

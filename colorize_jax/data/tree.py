@@ -1,4 +1,4 @@
-"""Files below a folder or inside a zip archive, by their names; read in place."""
+"""Reads files by name, below a folder or in place inside a zip archive."""
 
 import glob
 import os
@@ -11,22 +11,22 @@ import zipfile
 from colorize_jax.data.record import EXTENSIONS, is_hidden
 from colorize_jax.errors import DataError
 
-# No photo is larger: 179 million pixels of 3 x 16 bits, as they are, are 1.0 GiB. A sparse file, or
+# No photo is larger: 179 million uncompressed pixels of 3 x 16 bits are 1.0 GiB. A sparse file, or
 # one in an archive, may claim any size.
 LARGEST = 2**30
-# A file in an archive may be so large, or so many times as large as it is stored. (Blank pixels,
-# uncompressed in their own format, would be a thousand times as large.)
+# The limit for a file in an archive: this many bytes, or this many times its compressed size. (A
+# blank bitmap can inflate a thousand times.)
 _FREELY, _MOST_INFLATED = 2**26, 100
 
 
 def read_file(path: str | bytes, most: int | None = None) -> bytes:
-    """The whole of a file, or its first `most` bytes.
+    """The content of a file, or its first `most` bytes.
 
     Raises:
-        OSError: there is none.
+        OSError: the file cannot be opened.
         DataError: it is a pipe, a folder or the like, or larger than `LARGEST`.
     """
-    # Opening a pipe would wait forever for someone to write into it.
+    # Without O_NONBLOCK, opening a pipe would wait forever for a writer.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
@@ -38,19 +38,19 @@ def read_file(path: str | bytes, most: int | None = None) -> bytes:
 
 
 def check_size(size: int) -> None:
-    """DataError for a file that is larger than any photo, or claims to be."""
+    """DataError if a file is, or claims to be, larger than any photo."""
     if size > LARGEST:
         raise DataError(f"{size:,} bytes: no photo is larger than {LARGEST:,}")
 
 
-class _Named:
-    """What both kinds of trees know of their pictures."""
+class _PictureIndex:
+    """The lookup of pictures by name, for both kinds of trees."""
 
     def __init__(self):
         self._pictures: dict[str, dict[str, list[str]]] = {}
 
     def pictures(self, folder: str) -> dict[str, list[str]]:
-        """{name without its ending: pictures called so} directly in a folder, looked up once."""
+        """{name without ending: names of pictures} directly in a folder; the result is cached."""
         if folder not in self._pictures:
             found: dict[str, list[str]] = {}
             for entry in sorted(self.entries(folder)):
@@ -61,7 +61,7 @@ class _Named:
         return self._pictures[folder]
 
 
-class FolderTree(_Named):
+class FolderTree(_PictureIndex):
     """Files below a folder. Picklable, and safe to use from several threads."""
 
     def __init__(self, path: str):
@@ -75,12 +75,14 @@ class FolderTree(_Named):
         self.__init__(path)
 
     def read(self, name: str) -> bytes:
-        """A file by its name below the folder; OSError or DataError if it cannot be had."""
+        """The content of a file below the folder; OSError or DataError if it cannot be read."""
         return read_file(os.path.join(self.path, name))
 
     def entries(self, folder: str) -> set[str]:
-        """What lies directly in a folder and is not hidden, looked up once; empty if there is no
-        such folder."""
+        """The names directly in a folder that are not hidden; empty if there is no such folder.
+
+        The result is cached.
+        """
         if folder not in self._entries:
             try:
                 listed = os.listdir(os.path.join(self.path, folder))
@@ -90,12 +92,12 @@ class FolderTree(_Named):
         return self._entries[folder]
 
 
-class ZipTree(_Named):
+class ZipTree(_PictureIndex):
     """Files inside a zip archive, or below one of its folders. Picklable, safe in threads.
 
     Args:
-        archive: path of the archive. DataError if it is none.
-        prefix: the folder, with a slash at its end; "": the whole archive.
+        archive: the path of the archive. DataError if it is no zip archive.
+        prefix: the folder, with a slash at its end; "" means the whole archive.
     """
 
     def __init__(self, archive: str, prefix: str = ""):
@@ -104,7 +106,7 @@ class ZipTree(_Named):
         self._open()
         try:
             self.names()
-        # ValueError: a name that is not in the encoding that it is said to be in.
+        # A name that is not in its declared encoding raises ValueError.
         except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
             raise DataError(f"{archive} cannot be read as a zip archive: {error}") from error
 
@@ -121,12 +123,12 @@ class ZipTree(_Named):
         self._open()
 
     def _opened(self) -> zipfile.ZipFile:
-        with self._lock:  # one handle for all threads: a large archive's table of contents is large
+        with self._lock:  # Threads share a handle: the table of contents may take much memory.
             if self._archive is None:
                 if not os.path.isfile(self._file):
                     raise DataError(f"{self._file} is no file")
                 archive = zipfile.ZipFile(self._file)
-                # Some tools of Windows write their own separator, against the format.
+                # Some tools on Windows violate the format and write backslashes.
                 self._raw = {
                     name.replace("\\", "/"): name for name in archive.NameToInfo if "\\" in name
                 }
@@ -134,17 +136,17 @@ class ZipTree(_Named):
             return self._archive
 
     def names(self) -> list[str]:
-        """Of all files below the folder, as they are called there, with "/" between folders."""
+        """The names of all files below the folder, relative to it, with "/" between folders."""
         start = len(self._prefix)
         names = (name.replace("\\", "/") for name in self._opened().namelist())
         return [n[start:] for n in names if n.startswith(self._prefix) and not n.endswith("/")]
 
     def read(self, name: str) -> bytes:
-        """A file by its name below the folder; DataError if it cannot be had."""
+        """The content of a file below the folder; DataError if it cannot be read."""
         return self._read(name, None)
 
     def head(self, name: str, most: int) -> bytes:
-        """The first bytes of a file, at most so many; DataError if they cannot be had."""
+        """The first bytes of a file, at most `most`; DataError if they cannot be read."""
         return self._read(name, most)
 
     def _read(self, name: str, most: int | None) -> bytes:
@@ -163,9 +165,9 @@ class ZipTree(_Named):
                 most = member.file_size
             with archive.open(member) as file:
                 return _inflated(file, most, member.compress_type)
-        # zipfile's list of what a damaged or encrypted member can raise is long.
+        # A damaged or encrypted member can make zipfile raise many kinds of errors.
         except Exception as error:
-            if isinstance(error, OSError):  # a handle may stay stale when the storage is back
+            if isinstance(error, OSError):  # A handle may stay stale after the storage is back.
                 self._open()
             raise DataError(f"damaged in the archive: {error}") from error
 
@@ -182,10 +184,10 @@ class ZipTree(_Named):
 
 
 def _inflated(file: zipfile.ZipExtFile, most: int, method: int) -> bytes:
-    """At most so many bytes of a file in an archive, however many it inflates to."""
+    """At most `most` bytes of a file in an archive, however many it inflates to."""
     if method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return file.read(most)
-    # The other methods inflate all that they were given before zipfile cuts it off: small pieces.
+    # Methods other than deflate inflate all of their input at once, so they get small pieces.
     found = bytearray()
     while len(found) < most and (piece := file.read(min(4096, most - len(found)))):
         found += piece
@@ -196,18 +198,18 @@ Tree = FolderTree | ZipTree
 
 
 def holds(tree: Tree, name: str) -> bool:
-    """Whether there is a file of that name."""
+    """Whether the tree has a file of that name."""
     folder, _, base = name.rpartition("/")
     return base in tree.entries(folder)
 
 
 def find_picture(tree: Tree, name: str, ending: str) -> str | None:
-    """The picture that is called `name` but for its ending; None if there is none.
+    """The picture with this name and any ending; None if there is none.
 
-    Letters with accents may be written as one character here and as two there.
+    Letters with accents may be written as one character or as two; both forms match.
 
     Args:
-        ending: which one is meant where several pictures are called so, as in ".jpg".
+        ending: the preferred ending, such as ".jpg", if several pictures have this name.
     """
     if holds(tree, name + ending):
         return name + ending
@@ -218,7 +220,7 @@ def find_picture(tree: Tree, name: str, ending: str) -> str | None:
 
 
 def into_zip(path: str) -> tuple[str, str]:
-    """ARCHIVE.zip/FOLDER -> (ARCHIVE.zip, "FOLDER/"); any other path -> (path, "")."""
+    """Splits ARCHIVE.zip/FOLDER into (ARCHIVE.zip, "FOLDER/"); any other path gives (path, "")."""
     match = re.fullmatch(r"(.+?\.zip)/(.+)", path)
     if match and os.path.isfile(match[1]):
         return match[1], match[2].rstrip("/") + "/"
@@ -226,13 +228,13 @@ def into_zip(path: str) -> tuple[str, str]:
 
 
 def find(path: str, marker: str) -> list[Tree]:
-    """The folders, at most two levels below `path`, that have a folder called `marker`.
+    """The folders, at most two levels below `path`, that contain a folder named `marker`.
 
     Args:
         path: a folder, a zip archive, or ARCHIVE.zip/FOLDER.
 
     Raises:
-        DataError: there is no such path, or the archive cannot be read.
+        DataError: the path does not exist, or the archive cannot be read.
     """
     if os.path.isdir(path):
         for depth in ("", "*", "*/*"):

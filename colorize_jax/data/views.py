@@ -1,8 +1,8 @@
-"""What is seen of a photo, its mask and its labels: in training at random, in evaluation not.
+"""Views of photos with their masks and labels: random ones in training, fixed ones in evaluation.
 
-A view is a function (record, rng) -> {"image", and "mask" or "labels" where the photo has them}; a
-mask goes the way of its photo, by nearest pixels, labels pass through. Training may ask for several
-views of a photo; see `several`.
+A view is a function (record, rng) -> {"image", and "mask" or "labels" if the photo has them}. A
+mask is transformed like its photo, but by nearest pixels; labels stay as they are. Training may ask
+for several views of a photo; see `several`.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,23 +22,24 @@ LABELS = ("", "masks", "lists", "folders")
 SCALINGS = ("shortest", "factor", "none", "resized")
 PAD_LABELS = {"void": VOID, "background": 0}
 VIEWS = ("center", "random10", "ten", "whole")
-MULTIPLE = 128  # of the sides of a whole photo: the stride of the coarsest layer there is
+# It divides the sides of the canvas of a whole photo: it is the stride of the coarsest layer.
+MULTIPLE = 128
 
 Example = dict[str, np.ndarray]
 
 
 class View(Protocol):
-    """What is seen; picklable. DataError if the photo or its mask cannot be read."""
+    """A view of a photo; picklable. DataError if the photo or its mask cannot be read."""
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Example:
-        """{"image", "mask" or "labels"} of a photo, all that is random drawn from `rng`."""
+        """{"image", "mask" or "labels"} of a photo; all random numbers are drawn from `rng`."""
 
 
 class EvaluationView(View, Protocol):
     """What evaluation sees."""
 
     def blank(self, unreadable: Record) -> Example:
-        """Of the same shapes, for a photo that cannot be read: black, void, labels of zero."""
+        """An example of the same shapes for an unreadable photo: black, void, labels of zero."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +47,9 @@ class Reading:
     """How a photo is read before anything is cut from it.
 
     Attributes:
-        longest_side: both photo and mask are scaled to it; 0: they stay as stored.
-        classes: of masks.
-        max_pixels: as in `decode.open_photo`.
+        longest_side: photo and mask are scaled to this longest side; 0 keeps them as stored.
+        classes: the number of classes of masks.
+        max_pixels: the limit of `decode.open_photo`.
     """
 
     longest_side: int = 0
@@ -56,7 +57,7 @@ class Reading:
     max_pixels: int = decode.MAX_PIXELS
 
     def __call__(self, record: Record) -> tuple[decode.Photo, np.ndarray | None]:
-        """The photo and its mask of the same size, or None."""
+        """The photo, and its mask of the same size or None."""
         photo = decode.open_photo(record.image, self.max_pixels)
         mask = matching_mask(record.mask, photo, self.classes)
         if not self.longest_side:
@@ -66,7 +67,7 @@ class Reading:
         return photo, None if mask is None else transforms.nearest(mask, *size)
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of a photo of that size once it is read."""
+        """(height, width) to which a photo of this stored size is read."""
         if not self.longest_side:
             return height, width
         return transforms.longest_size(height, width, self.longest_side)
@@ -74,11 +75,11 @@ class Reading:
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
-    """What has been drawn of a photo, before anything is decoded.
+    """The random choices for a view of a photo, made before the photo is decoded.
 
     Attributes:
-        size: (height, width) that `decode.Photo.pixels` is asked for.
-        cut: these pixels -> {"image", and "mask" where the photo has one}.
+        size: (height, width) to pass to `decode.Photo.pixels`.
+        cut: makes {"image", and "mask" if the photo has one} from those pixels.
     """
 
     size: tuple[int, int]
@@ -86,12 +87,12 @@ class Draw:
 
 
 class TrainingView(Protocol):
-    """What training sees: a view that draws first and decodes then."""
+    """A view for training, which makes its random choices before it decodes the photo."""
 
     reading: Reading
 
     def draw(self, photo: decode.Photo, mask: np.ndarray | None, rng: np.random.Generator) -> Draw:
-        """All that is random, of a photo and its mask (None: it has none) as they were read."""
+        """Makes all random choices for a photo and its mask (None if it has none)."""
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Example:
         """The crop, [crop, crop, 3], with mask and labels."""
@@ -103,18 +104,18 @@ class TrainingView(Protocol):
 def several(
     view: TrainingView, record: Record, rngs: Sequence[np.random.Generator]
 ) -> dict[str, np.ndarray]:
-    """Views of one photo, one for every generator: "image" is [views, crop, crop, 3].
+    """Several views of one photo, one for every generator: "image" is [views, crop, crop, 3].
 
-    Each of them is, to the bit, what the view alone shows with that generator. Masks are left out.
-    The photo is decoded once, unless it is so large that the decoder gives it in several sizes and
-    the views need different ones.
+    Each equals, to the bit, a single view with that generator. Masks are left out. The photo is
+    decoded once, unless it is so large that the decoder offers several sizes and the views need
+    different ones.
     """
     photo, _ = view.reading(record)
     drawn = [view.draw(photo, None, rng) for rng in rngs]
     images: list[np.ndarray | None] = [None] * len(drawn)
     pixels = None
-    # The decoder gives the smallest size that is large enough. From the smallest request on, the
-    # same pixels serve for as long as they are large enough.
+    # The decoder returns the smallest size that is large enough. Requests are served from small to
+    # large, and the pixels are reused as long as they are large enough.
     for i in sorted(range(len(drawn)), key=lambda i: drawn[i].size):
         if pixels is None or not _enough(pixels, photo, drawn[i].size):
             pixels = photo.pixels(*drawn[i].size)
@@ -142,7 +143,7 @@ class RandomWindow(TrainingView):
     reading: Reading = Reading()
 
     def draw(self, photo: decode.Photo, mask: np.ndarray | None, rng: np.random.Generator) -> Draw:
-        """As `TrainingView.draw`."""
+        """See `TrainingView.draw`."""
         window = transforms.random_window(
             rng, photo.height, photo.width, scale=self.scale, crop=self.crop, mirror=self.mirror
         )
@@ -151,11 +152,11 @@ class RandomWindow(TrainingView):
 
 @dataclasses.dataclass(frozen=True)
 class RandomCrop(TrainingView):
-    """A crop of the photo made `factor` times as large, padded where it is too small.
+    """A crop of the photo scaled by a random factor, padded where the photo is too small.
 
     Draws the factor (a real number), mirror, row and column, in this order, all uniform; every
     offset can be drawn. Scaled sides are truncated to integers. A side smaller than the crop is
-    padded in the middle, the photo with black and the mask with `pad`, before it is mirrored.
+    centered and padded, the photo with black and the mask with `pad`, before it is mirrored.
     """
 
     crop: int
@@ -165,12 +166,12 @@ class RandomCrop(TrainingView):
     reading: Reading = Reading()
 
     def draw(self, photo: decode.Photo, mask: np.ndarray | None, rng: np.random.Generator) -> Draw:
-        """As `TrainingView.draw`."""
+        """See `TrainingView.draw`."""
         factor = rng.uniform(*self.factor)
         mirrored = bool(rng.integers(2)) and self.mirror
         height, width = (max(int(n * factor), 1) for n in (photo.height, photo.width))
         rows, columns = (
-            transforms.fitted(n, self.crop, int(rng.integers(max(n - self.crop, 0) + 1)))
+            transforms.padded_axis(n, self.crop, int(rng.integers(max(n - self.crop, 0) + 1)))
             for n in (height, width)
         )
         part = {
@@ -195,12 +196,12 @@ class RandomCrop(TrainingView):
 class RandomResizedCrop(TrainingView):
     """A random part of the photo, of random area and aspect ratio, resized to the crop.
 
-    See `transforms.random_box`. The sides of the part are scaled by different factors; a mask goes
-    the same way.
+    See `transforms.random_box`. Height and width of the part are scaled by different factors; a
+    mask is resized likewise.
 
     Attributes:
-        area: smallest and largest share of the photo.
-        ratio: smallest and largest width over height.
+        area: the smallest and largest share of the photo's area.
+        ratio: the smallest and largest width over height.
     """
 
     crop: int
@@ -210,7 +211,7 @@ class RandomResizedCrop(TrainingView):
     reading: Reading = Reading()
 
     def draw(self, photo: decode.Photo, mask: np.ndarray | None, rng: np.random.Generator) -> Draw:
-        """As `TrainingView.draw`."""
+        """See `TrainingView.draw`."""
         whole = photo.height, photo.width
         box = transforms.random_box(
             rng, *whole, area=self.area, ratio=self.ratio, mirror=self.mirror
@@ -222,8 +223,8 @@ class RandomResizedCrop(TrainingView):
                 seen["mask"] = transforms.cut_box_of_mask(mask, box, self.crop)
             return seen
 
-        # Asks for as many pixels as the smallest box needs, whatever is drawn: so that one decoding
-        # serves for any number of views.
+        # It always asks for the pixels that the smallest box needs, so that one decoding serves
+        # any number of views.
         smallest = transforms.smallest_box(*whole, area=self.area, ratio=self.ratio)
         size = (
             math.ceil(side * self.crop / part) for side, part in zip(whole, smallest, strict=True)
@@ -233,7 +234,7 @@ class RandomResizedCrop(TrainingView):
 
 @dataclasses.dataclass(frozen=True)
 class CentralCrop:
-    """The middle of the photo, its shortest side scaled to `shortest` (0: to the crop)."""
+    """The crop in the middle of the photo with its shortest side scaled to `shortest` (0: crop)."""
 
     crop: int
     shortest: int = 0
@@ -246,15 +247,16 @@ class CentralCrop:
         return _cut(photo.pixels(window.height, window.width), mask, window) | _labels(record)
 
     def blank(self, unreadable: Record) -> Example:
-        """As `EvaluationView.blank`."""
+        """See `EvaluationView.blank`."""
         return _blank((self.crop, self.crop, 3), unreadable)
 
 
 @dataclasses.dataclass(frozen=True)
 class TenCrops:
-    """The corners and the middle at the scale of `CentralCrop`, then the same five mirrored.
+    """Crops at the four corners and in the middle, then the same five mirrored.
 
-    The image is [10, crop, crop, 3]: upper left, upper right, lower left, lower right, middle.
+    The photo is scaled as in `CentralCrop`. The image is [10, crop, crop, 3], in the order upper
+    left, upper right, lower left, lower right, middle.
     """
 
     crop: int
@@ -272,19 +274,19 @@ class TenCrops:
         return {"image": np.stack([*five, *(crop[:, ::-1] for crop in five)])} | _labels(record)
 
     def blank(self, unreadable: Record) -> Example:
-        """As `EvaluationView.blank`."""
+        """See `EvaluationView.blank`."""
         return _blank((10, self.crop, self.crop, 3), unreadable)
 
 
 @dataclasses.dataclass(frozen=True)
 class RandomCrops:
-    """Ten times what training sees of the photo: the image is [10, crop, crop, 3]."""
+    """Ten random training views of the photo: the image is [10, crop, crop, 3]."""
 
     view: TrainingView
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Example:
         """The crops, [10, crop, crop, 3], with labels."""
-        # Decoded and scaled once, and not for every crop.
+        # The photo is decoded and scaled once for all crops.
         photo, _ = self.view.reading(record)
         read = dataclasses.replace(record, image=photo.pixels(), mask=None)
         view = dataclasses.replace(self.view, reading=Reading())
@@ -292,19 +294,19 @@ class RandomCrops:
         return {"image": np.stack(crops)} | _labels(record)
 
     def blank(self, unreadable: Record) -> Example:
-        """As `EvaluationView.blank`."""
+        """See `EvaluationView.blank`."""
         return _blank((10, self.view.crop, self.view.crop, 3), unreadable)
 
 
 @dataclasses.dataclass(frozen=True)
 class Whole:
-    """The whole photo in the middle of a black canvas, its mask in one of void.
+    """The whole photo in the middle of a black canvas, and its mask in the middle of void.
 
-    "size", int32 [2], is (height, width) of the photo on the canvas: it begins at
-    (canvas - size) // 2.
+    "size", int32 [2], is (height, width) of the photo on the canvas; the photo's upper left corner
+    is at (canvas - size) // 2.
 
     Attributes:
-        canvas: (height, width), at least those of the photo.
+        canvas: (height, width) of the canvas, not smaller than the photo.
     """
 
     canvas: tuple[int, int]
@@ -315,9 +317,10 @@ class Whole:
         photo, mask = self.reading(record)
         size = photo.height, photo.width
         if size[0] > self.canvas[0] or size[1] > self.canvas[1]:
-            raise DataError("its header could not be read at first, and then could")
+            raise DataError("its header could not be read the first time, but could the second")
         before = tuple(
-            transforms.fitted(n, side).before for n, side in zip(size, self.canvas, strict=True)
+            transforms.padded_axis(n, side).before
+            for n, side in zip(size, self.canvas, strict=True)
         )
         seen = {
             "image": transforms.padded(photo.pixels(), self.canvas, before, 0),
@@ -328,15 +331,15 @@ class Whole:
         return seen | _labels(record)
 
     def blank(self, unreadable: Record) -> Example:
-        """As `EvaluationView.blank`; the size is (0, 0)."""
+        """See `EvaluationView.blank`; the size is (0, 0)."""
         return _blank((*self.canvas, 3), unreadable) | {"size": np.zeros(2, np.int32)}
 
 
 def canvas_of(height: int, width: int, crop: int) -> tuple[int, int]:
-    """The smallest canvas for a photo of that size whose sides `MULTIPLE` divides.
+    """The smallest canvas for a photo of this size whose sides are multiples of `MULTIPLE`.
 
-    It is never smaller than a crop of training: a network without padding needs that much, and of
-    small photos all come on one canvas, for which the network is compiled once.
+    It is never smaller than a training crop: a network without padding needs that much, and all
+    small photos then share one canvas size, for which the network is compiled once.
     """
     height, width = (max(side, crop) for side in (height, width))
     return -(-height // MULTIPLE) * MULTIPLE, -(-width // MULTIPLE) * MULTIPLE
@@ -348,7 +351,7 @@ def reading(config) -> Reading:
 
 
 def training_view(config) -> TrainingView:
-    """What `config.data.scaling` says."""
+    """The view that `config.data.scaling` names."""
     data, how = config.data, reading(config)
     if data.scaling == "shortest":
         return RandomWindow(tuple(data.scale), data.crop, data.mirror, how)
@@ -359,7 +362,7 @@ def training_view(config) -> TrainingView:
 
 
 def evaluation_view(config) -> CentralCrop | TenCrops | RandomCrops:
-    """What `config.eval.view` says, besides "whole": that needs a canvas; see `Whole`."""
+    """The view that `config.eval.view` names, except "whole", which needs a canvas; see `Whole`."""
     data, how = config.data, reading(config)
     if config.eval.view == "random10":
         return RandomCrops(training_view(config))
@@ -368,7 +371,7 @@ def evaluation_view(config) -> CentralCrop | TenCrops | RandomCrops:
 
 
 def check(config) -> None:
-    """ConfigError, by the field's name, for views that cannot be had."""
+    """Raises a ConfigError that names the setting if a view's settings do not fit together."""
     data, view = config.data, config.eval.view
     for name, value, known in (
         ("data.labels", data.labels, LABELS),

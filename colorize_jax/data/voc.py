@@ -1,4 +1,4 @@
-"""The lists, masks and labels of a PASCAL VOC devkit, with the masks that SBD adds to it."""
+"""Reads the lists, masks and labels of a PASCAL VOC devkit, and the masks that SBD adds to it."""
 
 from collections.abc import Iterable, Sequence
 import os
@@ -28,11 +28,11 @@ def open_devkit(path: str) -> Tree:
     """The devkit of one year.
 
     Args:
-        path: VOCdevkit, VOCdevkit/VOC2012, or a zip archive that contains either; a year in an
-            archive of several is ARCHIVE.zip/VOCdevkit/VOC2012.
+        path: VOCdevkit, VOCdevkit/VOC2012, or a zip archive that contains either. One year of an
+            archive with several years is ARCHIVE.zip/VOCdevkit/VOC2012.
 
     Raises:
-        DataError: nothing there, no devkit, or several.
+        DataError: the path does not exist, or holds no devkit, or holds several.
     """
     found = find(path, "ImageSets")
     if not found:
@@ -51,16 +51,16 @@ def open_masked(devkit: Tree, split: str, *, sbd: str, classes: int) -> Labelled
     """The photos of a segmentation list with their masks.
 
     Args:
-        devkit: from `open_devkit`.
+        devkit: what `open_devkit` returned.
         split: a name in ImageSets/Segmentation, or the path of a list. A line is an id, or the
-            paths of a photo and its mask in the devkit; a photo that is listed twice counts once.
-            "train_aug", where there is no such list, is VOC's train with all of SBD but VOC's val.
-        sbd: the release of SBD (the folder with cls, or one above it), or a folder of <id>.png; its
-            masks are used where the devkit has none, its photos likewise. "": none.
-        classes: number of classes, background included.
+            paths of a photo and its mask in the devkit. A photo that is listed twice counts once.
+            If there is no list "train_aug", it is VOC's train with all of SBD except VOC's val.
+        sbd: the release of SBD (the folder with cls, or one above it), or a folder of <id>.png. Its
+            masks and photos are used where the devkit has none. "" means none.
+        classes: the number of classes, background included.
 
     Raises:
-        DataError: no such list, an empty one, or photos or masks that are not there.
+        DataError: the list is missing or empty, or photos or masks are missing.
     """
     extra = open_sbd(sbd) if sbd else None
     listed, where = _listed(devkit, split, extra)
@@ -95,7 +95,7 @@ def open_masked(devkit: Tree, split: str, *, sbd: str, classes: int) -> Labelled
 
 
 def open_sbd(path: str) -> Tree:
-    """The folder with cls, img and the lists of SBD, or a folder of PNG masks."""
+    """Opens the folder with cls, img and the lists of SBD, or a folder of PNG masks."""
     found = find(path, "cls")
     if found:
         return found[0]
@@ -109,13 +109,16 @@ def open_sbd(path: str) -> Tree:
 
 
 def has_list(devkit: Tree, split: str) -> bool:
-    """Whether there is a segmentation list of that name, or a file."""
+    """Whether the devkit has a segmentation list of that name, or the name is a file."""
     return holds(devkit, f"{_SEGMENTATION}/{split}.txt") or os.path.isfile(split)
 
 
 def number_of_classes(devkit: Tree) -> int:
-    """Of the masks, background included: as many as classes.txt names, or VOC's 21 if the devkit
-    has the lists of all of VOC's objects; 0 if it does not say."""
+    """The number of classes of the masks, background included.
+
+    It is the number of lines in classes.txt, or VOC's 21 if the devkit has the lists of all of
+    VOC's objects, or 0 if it is unknown.
+    """
     if holds(devkit, "classes.txt"):
         return len(_lines(devkit, "classes.txt"))
     listed = {entry.rpartition("_")[0] for entry in devkit.entries(_MAIN)}
@@ -123,10 +126,10 @@ def number_of_classes(devkit: Tree) -> int:
 
 
 def class_names(devkit: Tree, classes: int) -> tuple[str, ...]:
-    """Of a segmentation: those in the devkit's classes.txt, or VOC's, or numbers.
+    """The names of the classes of masks: from the devkit's classes.txt, or VOC's, or numbers.
 
     Raises:
-        ConfigError: classes.txt has not `classes` lines.
+        ConfigError: classes.txt does not have `classes` lines.
     """
     if holds(devkit, "classes.txt"):
         names = tuple(_lines(devkit, "classes.txt"))
@@ -144,12 +147,12 @@ def class_names(devkit: Tree, classes: int) -> tuple[str, ...]:
 def open_listed(devkit: Tree, split: str) -> tuple[Labelled, tuple[str, ...]]:
     """The photos of ImageSets/Main/<class>_<split>.txt with their labels, and the classes.
 
-    The labels, int8 [classes], are 1 (there), -1 (not there) or 0 (difficult); the classes are in
+    The labels, int8 [classes], are 1 (present), -1 (absent) or 0 (difficult). The classes are in
     alphabetical order.
 
     Raises:
-        DataError: no such lists, lists of different photos, a line that is none, or photos that are
-            not there.
+        DataError: the lists are missing or name different photos, a line is invalid, or photos are
+            missing.
     """
     ending = f"_{split}.txt"
     entries = devkit.entries(_MAIN)
@@ -197,7 +200,7 @@ def _labels(devkit: Tree, path: str) -> dict[str, int]:
 
 
 def _listed(devkit: Tree, split: str, sbd: Tree | None) -> tuple[dict[str, str], str]:
-    """{photo: mask} by their paths in the devkit, and where that is from, for messages."""
+    """{photo: mask} by their paths in the devkit, and the name of the list, for messages."""
     path = f"{_SEGMENTATION}/{split}.txt"
     if holds(devkit, path):
         where, lines = f"{devkit.path}/{path}", _lines(devkit, path)
@@ -219,9 +222,9 @@ def _listed(devkit: Tree, split: str, sbd: Tree | None) -> tuple[dict[str, str],
 
 
 def _pair(devkit: Tree, line: str) -> tuple[str, str] | None:
-    """The photo and the mask that a line means; whether they are there is not said."""
+    """The photo and the mask that a line names, whether or not they exist."""
     words = line.split()
-    if len(words) == 1 or holds(devkit, _photo(devkit, line)):  # an id may have spaces
+    if len(words) == 1 or holds(devkit, _photo(devkit, line)):  # An id may contain spaces.
         return _photo(devkit, line), _mask(devkit, line)
     if len(words) == 2:
         return words[0].lstrip("/"), words[1].lstrip("/")
@@ -233,7 +236,7 @@ def _pair(devkit: Tree, line: str) -> tuple[str, str] | None:
 
 
 def _photo(devkit: Tree, name: str) -> str:
-    """The path of a photo in the devkit by its id, which may have an ending."""
+    """The path in the devkit of the photo with this id, which may have an ending."""
     return _file(devkit, _PHOTOS, name, ".jpg")
 
 
@@ -252,7 +255,7 @@ def _file(devkit: Tree, folder: str, name: str, ending: str) -> str:
 
 
 def _train_aug(devkit: Tree, sbd: Tree | None) -> list[str]:
-    """All photos that VOC or SBD have a mask of, besides VOC's val, in the order of their ids."""
+    """All photos with a mask in VOC or SBD, except VOC's val, sorted by id."""
     if sbd is None:
         raise DataError(
             f"{devkit.path}/{_SEGMENTATION} has no train_aug.txt: name the folder of SBD in "
@@ -270,7 +273,7 @@ def _train_aug(devkit: Tree, sbd: Tree | None) -> list[str]:
 
 
 def _first(trees: Sequence[Tree], places: Iterable[tuple[int, str]]) -> tuple[int, str] | None:
-    """The first of (number of the tree, name) that is there."""
+    """The first (number of the tree, name) that exists."""
     for tree, name in places:
         if tree < len(trees) and holds(trees[tree], name):
             return tree, name

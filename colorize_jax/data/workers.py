@@ -1,5 +1,4 @@
-"""What a worker process does with signals and when the process that started it is gone, and how
-that one ends."""
+"""Handles signals and the death of the parent in worker processes, and the parent's own exit."""
 
 import atexit
 import functools
@@ -14,37 +13,37 @@ GRACE_SECONDS = 60.0
 
 
 def prepare(index: int, count: int) -> None:
-    """For grain's `worker_init_fn`: runs first in every worker.
+    """grain's `worker_init_fn`, which runs first in every worker.
 
-    A terminal's Ctrl-C, its end, and a scheduler's SIGTERM reach all processes of a run. The main
-    one still needs batches then, and ends the workers itself; one that it forgot goes
-    `GRACE_SECONDS` later, and one whose parent was killed goes at once.
+    Ctrl-C in a terminal, the end of the terminal, and a scheduler's SIGTERM reach all processes of
+    a run. The main process still needs batches then, so workers ignore these signals and the main
+    process ends them. After SIGTERM a worker exits by itself once `GRACE_SECONDS` have passed. If
+    its parent was killed, it exits at once.
     """
     del index, count
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _leave_later)
-    threading.Thread(target=_outlive_nobody, daemon=True).start()
+    signal.signal(signal.SIGTERM, _exit_later)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _leave_later(number, frame):
+def _exit_later(number, frame):
     timer = threading.Timer(GRACE_SECONDS, os._exit, (0,))
     timer.daemon = True
     timer.start()
 
 
-def _outlive_nobody():
+def _exit_with_parent():
     connection.wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
 
 
 @functools.cache
 def free_at_exit() -> None:
-    """Arrays that workers have sent and nobody has freed when Python ends are freed in order.
+    """Frees, when Python exits, the shared arrays that workers have sent.
 
-    grain has a pool of threads free them. That pool is gone before the last of them are, each of
-    which would then leave a traceback, and its memory to nobody. A grain that keeps the class
-    elsewhere is left alone.
+    grain frees them in a pool of threads. That pool ends before the last arrays are freed; each
+    would print a traceback and leak its memory. If grain has moved the class, nothing is done.
     """
     try:
         from grain._src.python.ipc.shared_memory_array import SharedMemoryArray
@@ -52,7 +51,7 @@ def free_at_exit() -> None:
         return
 
     def free():
-        SharedMemoryArray._del_thread_pool = None  # from here on each array frees its own
+        SharedMemoryArray._del_thread_pool = None  # From now on each array frees its own memory.
         gc.collect()
 
     atexit.register(free)

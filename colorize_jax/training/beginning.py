@@ -115,10 +115,10 @@ def _open_photos(config: ConfigDict, workdir: pathlib.Path) -> splits.Splits:
             return splits.open_splits(config)
         except (DataError, OSError) as error:
             if gone := storage.missing((*sources.parse(data.source)[0], data.sbd)):
-                raise storage.Away(gone) from error
+                raise storage.StorageAway(gone) from error
             raise
 
-    return storage.patiently(opened, data.retry_seconds)
+    return storage.wait_for_storage(opened, data.retry_seconds)
 
 
 def _look_at_start(setup: Setup, origin: pathlib.Path) -> str:

@@ -67,7 +67,7 @@ def train(
                 "that config.data.source names"
             )
         config = config.copy_and_resolve_references()
-        with arrays.held(photos) as config.data.source:
+        with arrays.as_source(photos) as config.data.source:
             return train(config, workdir, signals, stated=stated)
     if "://" in str(workdir):
         raise ConfigError(
