@@ -5,8 +5,8 @@ python -m colorize_jax.study paper --workdir=/ckpt/paper --data=/data \
 
 runs one row: its pretraining, the search for its rate and schedule, and the transfer. --data holds
 imagenet/train and imagenet/val, places205, VOCdevkit/VOC2007 and VOCdevkit/VOC2012,
-benchmark_RELEASE/dataset (SBD), and imagenet_vgg16 (ImageNet's classifier, imported as the page
-tells). A link will do for a set that lies elsewhere.
+benchmark_RELEASE/dataset (SBD), and imagenet_vgg16 (ImageNet's classifier; the page tells how to
+import it). If a data set is in another place, a link to it is enough.
 """
 
 from collections.abc import Iterator, Sequence
@@ -228,118 +228,131 @@ MIOU = "eval/miou", "mIoU, %"
 TOP5 = "eval/top5", "top-5, %"
 
 TEXT = """
-Tables 1, 2, 3, 5 and 6 of the paper and its Figure 4, with the commands behind every row. "Not run"
-says that a row was not reached.
+This page has Tables 1, 2, 3, 5 and 6 of the paper and its Figure 4, with the commands for every
+row. "Not run" says that a row was not reached.
 
 The folder of the data holds `imagenet/train` and `imagenet/val` with a folder for every class
-(pretraining looks at no class), `places205`, `VOCdevkit/VOC2007`, `VOCdevkit/VOC2012`, and SBD as
-`benchmark_RELEASE/dataset`; a link will do for what lies elsewhere. What a devkit and SBD look
-like: [transfer.md](transfer.md). One row at a time, with what it needs:
+(pretraining does not use the classes), `places205`, `VOCdevkit/VOC2007`, `VOCdevkit/VOC2012`, and
+SBD as `benchmark_RELEASE/dataset`. If a data set is in another place, a link to it is enough.
+[transfer.md](transfer.md) describes a devkit and SBD. This runs one row, with what it needs:
 
 ```sh
 python -m colorize_jax.study paper --workdir=$STUDY --data=$DATA \\
     --only=vgg16 --only='seg_rates-*' --only=seg
 ```
 
-On a cluster the commands at the end of this page can be given to `launch/`
-([launch.md](launch.md)).
+On a cluster, give the commands at the end of this page to `launch/` ([launch.md](launch.md)).
 
 ## Pretraining
 
-ImageNet with Places205, 3.7 million photos, in batches of 8. AlexNet is pretrained like VGG-16;
-ResNet-152 on crops of 224 pixels, and its head reads the last block alone.
+The photos are those of ImageNet and Places205, 3.7 million, in batches of 8. AlexNet is pretrained
+like VGG-16. ResNet-152 is pretrained on crops of 224 pixels, and its head reads only the last
+block.
 
 | start | epochs | what |
 |---|---|---|
-| `vgg16` | 3 | the recipe; drops after 2.0, 2.5 and 2.75 epochs |
-| `vgg16_long` | 10 | the same, drops at the same fractions |
+| `vgg16` | 3 | the recipe; the rate drops after 2.0, 2.5 and 2.75 epochs |
+| `vgg16_long` | 10 | the same, with drops at the same fractions |
 | `vgg16_regression` | 3 | Lab's a and b instead of histograms |
-| `vgg16_no_hypercolumn` | 3 | the head reads fc7 alone |
-| `vgg16_no_drop` | 3 | the rate never drops; goes on from the second epoch of `vgg16` |
-| `alexnet` | 3 | as `vgg16`; with local response norm, as released |
-| `alexnet_long` | 10 | the same, drops at the same fractions |
-| `resnet152` | 35 | drops at the same fractions |
-| `resnet152_short` | 3 | the same, shorter |
+| `vgg16_no_hypercolumn` | 3 | the head reads only fc7 |
+| `vgg16_no_drop` | 3 | the rate never drops; it continues from the second epoch of `vgg16` |
+| `alexnet` | 3 | as `vgg16`; with local response norm, as in the release |
+| `alexnet_long` | 10 | the same, with drops at the same fractions |
+| `resnet152` | 35 | with drops at the same fractions |
+| `resnet152_short` | 3 | the same, but shorter |
 
 ## ImageNet's classifier
 
 The rows called "ImageNet" in Table 1 and "Classification" in Tables 5 and 6 start from the public
-VGG-16 of Simonyan and Zisserman, saved as HDF5 by Caffe, which reads color:
+VGG-16 of Simonyan and Zisserman, which reads color. Save it as HDF5 with Caffe, and import it:
 
 ```sh
 python -m colorize_jax.convert caffe VGG_ILSVRC_16_layers.caffemodel.h5 $DATA/imagenet_vgg16 \\
     --pixels=255 --mean=123.68,116.779,103.939
 ```
 
-`imagenet_vgg16_gray` is that, rebalanced and trained on gray for 4 more epochs. What the import
-does to the file: [weights.md](weights.md#caffe). It has no batch norm, so that every run from it
-rebalances its layers, and a gray one then sums the first layer over the channels. The classifier's
-last layer is not imported: the four epochs begin with a random one.
+`imagenet_vgg16_gray` is this network, rebalanced and trained on gray for 4 more epochs.
+[weights.md](weights.md#caffe) tells what the import does to the file. The network has no batch
+norm, so every run from it rebalances its layers. A gray run then sums the first layer over the
+channels. The classifier's last layer is not imported: the four epochs begin with a random one.
 
-Of the paper are the network, the rebalancing and the 4 epochs. It does not tell their schedule:
-here batches of 128, a rate of 0.001, and drops after 2 and 3 epochs, not searched for. It does not
-tell how many photos the rebalancing looks at, nor whether it is done before or after these epochs:
-here 100, before them, in color, and not once more in the transfers. It does not tell which input
-its 86.9 of VOC 2007 (Table 1) is for: here gray. And it does not tell what was done to the network
-for color (Table 5): here it is transferred as imported and rebalanced, with no epochs in between.
+The network, the rebalancing and the 4 epochs are those of the paper. It does not tell the rest:
+
+- The schedule of the epochs. Here they have batches of 128, a rate of 0.001, and drops after 2 and
+  3 epochs. This was not searched for.
+- How many photos the rebalancing uses, and whether it is done before or after the epochs. Here it
+  uses 100, before the epochs, in color, and is not repeated in the transfers.
+- The input for its 86.9 on VOC 2007 (Table 1). Here it is gray.
+- What was done to the network for color (Table 5). Here it is transferred after import and
+  rebalancing, with no epochs in between.
 
 torchvision's VGG-16 (`convert torch vgg16.safetensors $DATA/imagenet_vgg16 --color`) can take the
-file's place, but was trained with another recipe than the paper's.
+place of the file, but it was trained with another recipe than the paper's.
 
 ## How a transfer is run
 
 Every start, random ones included, gets the same search, `NAME_rates`. It trains at three rates on
-90 % of the training split, until early stopping ends it, and scores the other 10 %: nothing is
-chosen by the photos of the test. The run `NAME` then trains on the whole split at the best rate
-with the schedule that was found for it, and ends with the evaluation. (The paper says so of
-Table 1; here it is done for all rows.) A random start is searched through with batch norm and
-without it, six runs instead of three, and the better of the two counts. (A ResNet always has it.)
-All inputs are gray unless the row says color.
+90 % of the training split, until early stopping ends it, and scores the other 10 %. So the photos
+of the test decide nothing. The run `NAME` then trains on the whole split, with the best rate and
+the schedule that was found for it, and ends with the evaluation. (The paper says this about
+Table 1; here it is done for all rows.)
+
+For a random start, the search tries batch norm and no batch norm: six runs instead of three. The
+better one counts. (A ResNet always has batch norm.) All inputs are gray unless the row says color.
 
 | | the number | in `results.json` |
 |---|---|---|
-| VOC 2012 | mean IoU of 21 classes, background included: one confusion matrix of all pixels of the 1,449 photos of val but void, each photo seen whole at its own size, one scale, no mirror | `eval/miou` |
-| VOC 2007 | mean average precision of 20 classes on the 4,952 photos of test, the logits of ten random crops averaged as in the release. The release's average precision, presumably that of the paper's number, draws straight lines between the points; elsewhere we use `eval/map` | `eval/map_trapezoid` |
-| ImNt | top-5 on the 50,000 photos of ImageNet's val, one central crop of 224 pixels each (AlexNet: 227). The paper does not tell the size before the crop: 256 here | `eval/top5` |
+| VOC 2012 | mean IoU of 21 classes, background included | `eval/miou` |
+| VOC 2007 | mean average precision of 20 classes | `eval/map_trapezoid` |
+| ImNt | top-5 accuracy | `eval/top5` |
 
-`python -m colorize_jax.evaluate` scores a run again, here by other crops:
+- VOC 2012: there is one confusion matrix of all pixels, except void, of the 1,449 photos of val.
+  Each photo is seen whole at its own size, at one scale, and not mirrored.
+- VOC 2007: the 4,952 photos of test are scored. The logits of ten random crops are averaged, as in
+  the release. The release's average precision draws straight lines between the points; the paper's
+  number presumably is of this kind. Elsewhere we use `eval/map`.
+- ImNt: the 50,000 photos of ImageNet's val are scored, with one central crop of 224 pixels each
+  (AlexNet: 227). The paper does not tell the size of the photo before the crop; here it is 256.
+
+`python -m colorize_jax.evaluate` scores a run again, here with other crops:
 
 ```sh
 python -m colorize_jax.evaluate --config=voc2007_cls \\
     --config.data.source=$DATA/VOCdevkit/VOC2007 --config.eval.view=ten \\
     --checkpoint=$STUDY/cls_long --output=$STUDY/cls_long/ten
 ```
-"""  # noqa: E501
+"""
 
 TABLE_1_CLS = """
-From 10 epochs of colorization, of ResNet-152 from 35. The release has a schedule of its own, 80,000
-steps with the rate halved after every eighth of them.
+The starts are from 10 epochs of colorization; ResNet-152 is from 35. The release has its own
+schedule: 80,000 steps, and the rate is halved after every eighth of them.
 """
 TABLE_1_SEG = """
-With the FoV blocks, AlexNet's without them; from 10 epochs of colorization, of ResNet-152 from 35.
-The release has a schedule for ResNet-152, 40,000 steps.
+With the FoV blocks, except for AlexNet. The starts are from 10 epochs of colorization; ResNet-152
+is from 35. The release has its own schedule for ResNet-152, 40,000 steps.
 """
-TABLE_2 = "VOC 2012, with the FoV blocks and a hypercolumn; from 3 epochs of colorization."
+TABLE_2 = "VOC 2012, with the FoV blocks and a hypercolumn, from 3 epochs of colorization."
 TABLE_3_SEG = """
-VOC 2012, from 3 epochs of colorization. A random ResNet-152 is read by a hypercolumn too, as in the
+VOC 2012, from 3 epochs of colorization. A hypercolumn reads a random ResNet-152 too, as in the
 paper.
 """
 TABLE_3_IMAGENET = """
-100 and 10 photos of each of its thousand classes, from 3 epochs of colorization.
+100 and 10 photos of each of ImageNet's thousand classes, from 3 epochs of colorization.
 """
 TABLE_5 = """
-VOC 2012, from 10 epochs of colorization. For color the first layer after colorization is replicated
-and divided by three; that of the classifier has three channels.
+VOC 2012, from 10 epochs of colorization. For color input, the first layer after colorization is
+repeated for three channels and divided by three. The first layer of the classifier has three
+channels.
 """
 TABLE_6 = """
-VOC 2012, from 10 epochs of colorization; head and FoV blocks are always trained. The paper leaves
-two cells of the random start empty. Frozen layers of a random start keep the batch statistics they
-began with, mean 0 and variance 1, so that batch norm leaves them as they are.
+VOC 2012, from 10 epochs of colorization. The head and the FoV blocks are always trained. The paper
+leaves two cells of the random start empty. Frozen layers of a random start keep their first batch
+statistics, mean 0 and variance 1, so batch norm does not change their activations.
 """
 FIGURE_4 = """
-VOC 2012 with the FoV blocks, from the checkpoints that `vgg16` keeps and from other runs. They are
-named by steps, those of 3.7 million photos in batches of 8: with other photos change `PHOTOS` in
-the study's file. The figure's curve of the training loss and its drops are `train/loss` and
-`train/rate` in each start's `metrics.jsonl`. A dash: the paper has the point, if at all, without a
-number.
+VOC 2012 with the FoV blocks, from the checkpoints that `vgg16` keeps, and from other runs. The
+checkpoints are named by steps, which follow from 3.7 million photos in batches of 8: with other
+photos, change `PHOTOS` in the study's file. The figure's curve of the training loss and its drops
+are `train/loss` and `train/rate` in each start's `metrics.jsonl`. A dash says that the paper gives
+no number for the point, if it has the point at all.
 """

@@ -1,12 +1,12 @@
-r"""Does it learn, on two CPU cores: the paper's comparisons with a quarter of VGG-16's channels.
+r"""The paper's comparisons on two CPU cores, with a quarter of VGG-16's channels.
 
 python -m colorize_jax.study small --workdir=/ckpt/small --data=/data
 
 --data holds tiny_imagenet_part1.zip and tiny_imagenet_part2.zip (the first 250 training photos of
 each class of Tiny ImageNet, and its validation photos, as tiny_imagenet/train/CLASS and
 tiny_imagenet/val/CLASS), and voc2012_subset_256.zip (3,576 photos of VOC 2012 with masks, long
-side 256, as a devkit). --only=col --only='search*' --only='seg_col-?' --only='seg_random-?' runs
-what the first rows need.
+side 256, as a devkit). --only=col --only='search*' --only='seg_col-?' --only='seg_random-?' does
+the runs that the first rows need.
 """
 
 import dataclasses
@@ -179,8 +179,8 @@ def get_study() -> Study:
         sections=[
             Table(
                 "Pretraining pays: segmentation",
-                "The same fine-tuning from both starts, with the schedule and the settings that "
-                "early stopping found for each (with seed 0, on 90 % of the training photos).",
+                "Both starts are fine-tuned in the same way. Early stopping found the schedule\n"
+                "and the settings for each (with seed 0, on 90 % of the training photos).",
                 "eval/miou_9", ours, paper=paper,
                 rows=[
                     Row("Random start", names("seg_random"), "32.8"),
@@ -195,8 +195,8 @@ def get_study() -> Study:
             ),
             *(Table(
                 f"Pretraining pays: {per_class} photos a class",
-                f"Tiny ImageNet, 200 classes, {per_class} photos each, tested on its 10,000 "
-                "validation photos; 900 steps of 32 from every start, not searched.",
+                f"Tiny ImageNet, 200 classes, {per_class} photos each, tested on its 10,000\n"
+                "validation photos. Every start has 900 steps of 32 photos, without a search.",
                 "eval/top5", "Tiny ImageNet, top-5, % (chance: 2.5)",
                 paper="paper: ImageNet, 1000 classes, top-5, %",
                 rows=[
@@ -211,7 +211,7 @@ def get_study() -> Study:
                 (100, "43.2", "59.0", SEEN_CLASSES), (10, "8.6", "23.3", ""))),
             Table(
                 "What is predicted (Table 2)",
-                "Every start transferred as in the first table.",
+                "Every start is transferred as in the first table.",
                 "eval/miou_9", ours, paper=paper,
                 rows=[
                     Row("Regression, rate 0.01", names("seg_regression", SEEDS[:1])),
@@ -225,7 +225,8 @@ def get_study() -> Study:
             ),
             Table(
                 "Field of view (Table 3)",
-                "The blocks widen the field of view of fc7, which covers crops of 96 pixels.",
+                "The blocks widen the field of view of fc7. Without them it already covers crops\n"
+                "of 96 pixels.",
                 "eval/miou_9", ours, paper=paper,
                 rows=[
                     Row("Colorization", names("seg_col"), "50.7"),
@@ -235,7 +236,7 @@ def get_study() -> Study:
             ),
             Table(
                 "How much is fine-tuned (Table 6)",
-                "The head is always trained; the same schedule in all rows of a start.",
+                "The head is always trained. All rows of a start have the same schedule.",
                 "eval/miou_9", ours, paper=paper,
                 rows=[
                     Row("Random, none", names("seg_random_head", SEEDS[:1]), "3.6"),
@@ -252,7 +253,7 @@ def get_study() -> Study:
             ),
             Table(
                 "Other pretrainings",
-                "Not in the paper. Transferred as in the first table.",
+                "These are not in the paper. They are transferred as in the first table.",
                 "eval/miou_9", ours,
                 rows=[
                     Row("Random start", names("seg_random")),
@@ -266,9 +267,9 @@ def get_study() -> Study:
             ),
             Plot(
                 "Rate drops, and the worth of snapshots (Figure 4)",
-                "Dotted lines: the rate drops tenfold. The paper's figures, mean IoU of 21 classes "
-                "of VOC 2012: random 35.1; about 41 after 0.2 epochs; 52.9 after 3 epochs with "
-                "drops, 49.1 without any; 56.0 after 10 epochs.",
+                "Dotted lines: the rate drops tenfold. The paper's numbers are the mean IoU of 21\n"
+                "classes of VOC 2012: random 35.1; about 41 after 0.2 epochs; 52.9 after 3 epochs\n"
+                "with drops, 49.1 without any; 56.0 after 10 epochs.",
                 "figure4.png",
                 curves={"drops": "col", "no drop": "col_no_drop"},
                 score="eval/miou_9",
@@ -285,88 +286,112 @@ def get_study() -> Study:
 
 
 TEXT = """
-The paper's comparisons on two CPU cores: a VGG-16 of a quarter of the width (fc6 3x3, hidden layer
-of 256), pretrained by colorization on 200,000 crops of 64 pixels of 50,000 photos of Tiny ImageNet
-without their labels (its validation photos are left out), then transferred. Everything here is
-about directions, not levels: network, photos and runs are far smaller than the paper's, whose
-numbers stand in a column of their own and are of full VOC 2012 and full-width networks.
+This page repeats the paper's comparisons on two CPU cores. The network is a VGG-16 with a quarter
+of the width (fc6 3x3, hidden layer of 256). It is pretrained by colorization on 200,000 crops of
+64 pixels, from 50,000 photos of Tiny ImageNet without their labels (its validation photos are
+left out), and then transferred. The results show directions, not levels: the network, the photos
+and the runs are far smaller than the paper's. The paper's numbers stand in a column of their own;
+they are for full VOC 2012 and full-width networks.
 
-Segmentation is scored by the "VOC 2012 animal subset, mIoU-9": the mean IoU of background, cat,
-chair, cow, dog, horse, person, sheep and sofa on 445 photos of VOC 2012 val with a long side of
-128 pixels, after training on 3,131. It is not comparable with published VOC numbers. Predicting
-background everywhere scores 7.9.
+The score of segmentation is the "VOC 2012 animal subset, mIoU-9": the mean IoU of background,
+cat, chair, cow, dog, horse, person, sheep and sofa on 445 photos of VOC 2012 val with a long side
+of 128 pixels, after training on 3,131. It is not comparable with published VOC numbers.
+Predicting background everywhere scores 7.9.
 
 "±" is the standard deviation over seeds of the transfer (the pretraining is one run); "one run"
 means one seed. "not run" says that a row was not reached.
 
-The plan, from runs that were timed first, two at a time, each on a core of its own: a pretraining
-48 minutes, a search 8, a segmentation 8, a classification 4. In this order: one pretraining, four
-searches, two times three seeds of segmentation, four classifications (3 hours of one core); Table
-6 and the snapshots of Figure 4 (1 hour); the run without drops, by branching off at its half (half
-an hour); the two other pretrainings of Table 2 with their transfers (2 hours). Times below are
-longer where other work shared the cores.
+The plan came from runs that were timed first. Two runs went at a time, each on a core of its own:
+a pretraining took 48 minutes, a search 8, a segmentation 8, a classification 4. The order was:
 
-Every search has two candidates, rates of 0.01 and 0.003 with batch norm kept, and is scored on 313
-training photos that are held out, by running averages of batch norm; the runs behind the tables
-are scored by averages over 600 crops (`config.eval.norm_batches`). With batch norm absorbed, as in
-the paper, earlier searches reached 13.4 (colorization, rate 0.003) and 8.6 (random, rate 0.01):
-runs of 1,600 steps are too short for it.
+1. one pretraining, four searches, two times three seeds of segmentation, four classifications (3
+   hours of one core);
+2. Table 6 and the snapshots of Figure 4 (1 hour);
+3. the run without drops, which branches off at half of the first pretraining (half an hour);
+4. the two other pretrainings of Table 2 with their transfers (2 hours).
 
-Settings and results of every run are in [small/](small/), without checkpoints: with it as --workdir
-and --only=nothing the command above writes this page again.
+The times below are longer where other work shared the cores.
+
+Every search has two candidates: rates of 0.01 and 0.003, with batch norm kept. It is scored on
+313 training photos that are held out, with running averages of batch norm. The runs in the tables
+are scored with averages over 600 crops (`config.eval.norm_batches`). With batch norm absorbed, as
+in the paper, earlier searches reached 13.4 (colorization, rate 0.003) and 8.6 (random, rate
+0.01): runs of 1,600 steps are too short for it.
+
+Settings and results of every run are in [small/](small/), without checkpoints. With this folder
+as --workdir, and with --only=nothing, the command above writes this page again.
 """
 
 SEEN_SEGMENTATION = """
-Colorization is better with every seed, by 2.1 to 3.4 points, several times the spread of either
-start: the paper's direction, at a sixth of its gain of 17.9, and less than the 4 points that this
-study aimed at. The held-out photos of the searches say the same (18.6 against 15.3), and so does
-either start with the other's schedule (one run each): it is the start, not the schedule. What we
-think is missing is size: 200,000 crops of 64 pixels against the paper's 11 million of 352 (its runs
-of three epochs), and 5.7 epochs of 3,131 small photos to fine-tune; what else we looked for is
-below, under "Other pretrainings". Four of the nine classes (chair, cow, person, sofa) are hardly
-ever predicted from either start; the gain is of sheep (12.8 against 0.9), cat (31.2 against 25.0)
-and horse (21.1 against 15.3), means of three seeds.
+Colorization is better with every seed, by 2.1 to 3.4 points, which is several times the spread of
+either start. The direction is the paper's. The gain is a sixth of the paper's 17.9, and less than
+the 4 points that this study aimed at.
+
+The start makes the difference, not the schedule. The held-out photos of the searches show the
+same (18.6 against 15.3), and so does each start with the other's schedule (one run each).
+
+We think that size is what is missing: 200,000 crops of 64 pixels instead of the paper's 11
+million of 352 (in its runs of three epochs), and 5.7 epochs of 3,131 small photos to fine-tune.
+"Other pretrainings" below has the other causes that we looked for.
+
+Four of the nine classes (chair, cow, person, sofa) are hardly ever predicted from either start.
+The gain comes from sheep (12.8 against 0.9), cat (31.2 against 25.0) and horse (21.1 against
+15.3), means of three seeds.
 """
 SEEN_CLASSES = """
-After 900 steps the pretrained network knows three times as many of the photos as the random start
-does, which is not far from chance: as in the paper, pretraining pays most where little is trained.
-With batch norm absorbed nothing of it is left: 900 steps, at the smaller rate of 0.003 that a
-network without batch norm bears, are too few, as they were for segmentation. One seed, schedules
-not searched.
+After 900 steps, the pretrained network is right on three times as many photos as the random
+start, which is close to chance. As in the paper, pretraining helps most where training is short.
+
+With batch norm absorbed, nothing of this gain is left. A network without batch norm needs the
+smaller rate of 0.003, and 900 steps are too few for that, as they were for segmentation. There is
+one seed, and schedules were not searched for.
 """
 SEEN_LOSSES = """
-At the rate of the histograms, 0.01, the regression loss killed all 256 hidden units of its head:
-the answer was the same for every photo (loss 0.1121, the constant's 0.1122), and what was
-transferred is a random encoder. At a rate of 0.001 it keeps 9 % of them and learns a little
-(0.1068), but is worth no more than a random start (15.2) either. With the histograms 26 % are left
-at the end, and as many after 309 steps (`eval/active_units`, [running.md](running.md)); a smaller
-rate keeps more and is worth no more ("Other pretrainings"). The order is the paper's; the distances
-are not (there 4.9 and 0.2 points, beside a gain of 17.9). Without hypercolumn only fc7 is read,
-which has 2 x 2 cells in a crop of 64 pixels: the loss ends at 2.60 instead of 2.54 (the constant's:
-2.72). One run each but for the last row.
+At the rate of the histograms, 0.01, the regression loss killed all 256 hidden units of its head.
+The answer was the same for every photo (loss 0.1121; the constant's is 0.1122), so the encoder
+that was transferred is a random one. At a rate of 0.001, 9 % of the units are left, and the
+network learns a little (0.1068). But the transfer is no better than from a random start (15.2)
+either.
+
+With the histograms, 26 % of the units are left at the end, and as many after 309 steps
+(`eval/active_units`, [running.md](running.md)). A smaller rate keeps more units, and the transfer
+is no better ("Other pretrainings").
+
+The order is that of the paper; the distances are not (4.9 and 0.2 points there, with a gain of
+17.9). Without hypercolumn, only fc7 is read, which has 2 x 2 cells in a crop of 64 pixels. The
+loss then ends at 2.60 instead of 2.54 (the constant's: 2.72). Every row has one run, except the
+last.
 """
 SEEN_LAYERS = """
-The paper's order: the more layers are fine-tuned, the better. On a frozen random encoder, with or
-without its fc layers, nothing but background is predicted (7.9); the frozen encoder of colorization
-is worth 11.4, a third of the way from there to fine-tuning all of it (the paper: two thirds).
-Frozen layers normalize by the averages that they have: of pretraining, on other photos and other
-crops, or of nothing in a random encoder. That may be why fc6 and fc7 alone add so little here.
+The order is that of the paper: the more layers are fine-tuned, the better. With a frozen random
+encoder, with or without its fc layers, only background is predicted (7.9). The frozen encoder of
+colorization reaches 11.4, a third of the way from there to fine-tuning all layers (in the paper:
+two thirds).
+
+Frozen layers normalize by the averages that they have. After pretraining these are from other
+photos and other crops; in a random encoder they are from no photos. This may be why fc6 and fc7
+alone add so little here.
 """
 SEEN_OTHERS = """
-At a rate of 0.01 three quarters of the head's hidden units die in the first steps. At 0.004 34 %
-are left instead of 26 %, but the loss ends at 2.565 instead of 2.544, and the transfer is worth no
-more. Nor is it from larger crops, which show objects at about the size that they have in the photos
-of VOC, half as many for the same time. Nor is it from a head of the segmentation whose hidden layer
-starts 250 times as large (a constant changed in the code, not in the table): 18.5 from colorization
-and 14.1 from a random start, where the method's own gives 18.3 and 15.5 with the same seed. One run
-each; no pretraining was repeated with another seed, so how far runs of the same kind differ is not
-known.
+None of these changes made the transfer better:
+
+- A smaller rate. At a rate of 0.01, three quarters of the head's hidden units die in the first
+  steps. At 0.004, 34 % are left instead of 26 %, but the loss ends at 2.565 instead of 2.544.
+- Larger crops. They show objects at about the size that these have in the photos of VOC. In the
+  same time there are half as many crops.
+- A head of the segmentation whose hidden layer starts 250 times as large (a constant that was
+  changed in the code; it is not in the table). It scored 18.5 from colorization and 14.1 from a
+  random start. The method's own head scores 18.3 and 15.5 with the same seed.
+
+There is one run of each. No pretraining was repeated with another seed, so it is not known how
+much runs of the same kind differ.
 """
 SEEN_SNAPSHOTS = """
-After 9,888 and 49,504 photos the snapshots are worth little more than the random start. At half of
-the run, before any drop of the rate, it is worth as much as the end, within the spread of a start:
-what the last half and the drops do for the loss does not show after these transfers. Nor does a run
-without drops transfer worse (18.5), though its loss ends at 2.65 instead of 2.54: against the
-paper, where drops are worth 3.8 points. Its pretraining is fifty times as long; here the features
-that are worth anything are there before the first drop. One seed each, but for the ends with drops.
+After 9,888 and 49,504 photos, the snapshots are little better than the random start. The snapshot
+at half of the run, before any drop of the rate, is as good as the end, within the spread of a
+start. The second half and the drops lower the loss, but these transfers do not show it.
+
+A run without drops transfers no worse (18.5), although its loss ends at 2.65 instead of 2.54. In
+the paper, drops gain 3.8 points. Its pretraining is fifty times as long; here all useful features
+are there before the first drop. There is one seed of each, except for the ends with drops.
 """
