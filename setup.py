@@ -38,6 +38,7 @@ setup(
         "colorize_jax.recipes": "configs",
         "colorize_jax.recipes.studies": "configs/studies",
     },
+    package_data={"colorize_jax.colorize": ["*.safetensors"]},  # the network that comes along
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",
@@ -59,6 +60,7 @@ setup(
         "scipy>=1.13",  # reads the masks of SBD
         "simplejpeg>=1.8",  # decoding
         "tensorboardX>=2.6.2",
+        "tifffile>=2024.8",  # writes TIFFs of 16 bits
         "tensorflow-datasets>=4.9.9",
         "tqdm>=4.66",
     ],

@@ -6,6 +6,7 @@ __version__ = "0.1.0"
 
 # Imported when asked for: data workers import this package, and need neither JAX nor Flax.
 _MODULES = {
+    "Colorizer": "colorize.colorizer",
     "color_input": "color.spaces",
     "default_config": "config",
     "load_config": "config.recipe",

@@ -7,8 +7,8 @@ import sys
 from colorize_jax.help import show
 
 COMMANDS = (
-    "main", "evaluate", "extract", "probe", "convert", "data", "study", "bench",
-    "bench.regression_scale", "colorize.score", "colorize.fooled",
+    "main", "colorize", "colorize.score", "colorize.fooled", "evaluate", "extract", "probe",
+    "convert", "data", "study", "bench", "bench.regression_scale",
 )  # fmt: skip
 
 

@@ -27,7 +27,16 @@ ALLOWED = {
         "surgery",
         "tasks",
     },
-    "colorize": {"checkpoints", "color", "data", "features", "models", "tasks"},
+    "colorize": {
+        "checkpoints",
+        "color",
+        "config",
+        "data",
+        "features",
+        "models",
+        "tasks",
+        "training",
+    },
     "bench": {"color", "config", "data", "models", "tasks", "training"},
     "studies": {"checkpoints", "config", "training"},
 }

@@ -13,6 +13,7 @@ used; its chunks gAMA, cHRM, sRGB, cICP and sBIT are ignored, as most programs d
 """
 
 from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import dataclasses
 import importlib
 import io
@@ -83,7 +84,7 @@ class Photo:
         """The photo's color profile; `profiles.NONE` without one."""
         if self.profile_data is None or self.image.mode == "LAB":
             return profiles.NONE
-        return profiles.read(self.profile_data, _profile_mode(self.image.mode))
+        return profiles.read(self.profile_data, profile_mode(self.image.mode))
 
     def pixels(self, height: int = 0, width: int = 0) -> np.ndarray:
         """[height', width', 3] uint8, upright, sRGB; DataError if the photo is damaged.
@@ -110,8 +111,13 @@ class Photo:
             # Decoders raise many kinds of errors on damaged files. None of them may end a long run.
             except Exception as error:
                 raise DataError(f"damaged image: {error}") from error
-            turn = _UPRIGHT.get(self.orientation)
-            return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+            return upright(pixels, self.orientation)
+
+    @contextlib.contextmanager
+    def decoding(self) -> Iterator[None]:
+        """Takes its turn, for who decodes the photo by other means than `pixels`."""
+        with _BUDGET.taken(self._memory(0, 0), BYTES * self.max_pixels):
+            yield
 
     def _is_jpeg(self) -> bool:
         return self.image.format in ("JPEG", "MPO")
@@ -227,6 +233,12 @@ def decode(data: bytes | np.ndarray) -> np.ndarray:
     return open_photo(data).pixels()
 
 
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Pixels [height, width, ...] turned as EXIF's orientation, 1 to 8, asks for."""
+    turn = _UPRIGHT.get(orientation)
+    return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+
+
 def _exif(image: Image.Image) -> Image.Exif:
     try:
         return Image.Image.getexif(image)  # PNG's own method would decode the picture.
@@ -261,7 +273,7 @@ def _scale_transparent_value(image: Image.Image, data: bytes) -> None:
         image.info["transparency"] = tuple(channel >> 8 for channel in value)
 
 
-def _profile_mode(mode: str) -> str:
+def profile_mode(mode: str) -> str:
     """The mode that a profile for such a picture must have: gray, CMYK or RGB."""
     if mode in ("1", "L", "LA", "La", "F") or mode.startswith("I"):
         return "L"
@@ -304,10 +316,10 @@ def _rgb(image: Image.Image, profile: profiles.Profile) -> Image.Image:
     if not image.has_transparency_data:
         if not profile:
             return image.convert("RGB")
-        return profile.convert(image.convert(_profile_mode(image.mode)))
+        return profile.convert(image.convert(profile_mode(image.mode)))
     seen = image.convert("RGBA")
     if profile:
-        colors = profile.convert(seen.convert(_profile_mode(image.mode)))
+        colors = profile.convert(seen.convert(profile_mode(image.mode)))
         colors.putalpha(seen.getchannel("A"))
         seen = colors
     return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
