@@ -33,12 +33,11 @@ setup(
         "colorize_jax.recipes.studies",
     ],
     # The recipes, as in --config=vgg16_col, once only in the sources (config/recipe.py finds them).
-    package_data={"colorize_jax.colorize": ["pages/*"]},
+    package_data={"colorize_jax.colorize": ["pages/*", "*.safetensors"]},
     package_dir={
         "colorize_jax.recipes": "configs",
         "colorize_jax.recipes.studies": "configs/studies",
     },
-    package_data={"colorize_jax.colorize": ["*.safetensors"]},  # the network that comes along
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",
