@@ -19,6 +19,7 @@ Variants, as in --config=configs/imagenet_subset_cls.py:alexnet,random,crossval
     resnet152  another one, whose batch norm stays
     resnet101  the same with 101 layers
     resnet50   with 50 layers
+    zhang      Zhang's colorizer, whose batch norm stays too
     random     a random start, with batch norm (--config.model.norm=none: without), at 0.01
     crossval   finds the schedule on 90 % of the training photos, then trains on all of them
 """

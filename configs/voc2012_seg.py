@@ -22,6 +22,7 @@ Variants, as in --config=configs/voc2012_seg.py:alexnet,random,crossval
     resnet152  another one
     resnet101  the same with 101 layers
     resnet50   with 50 layers
+    zhang      Zhang's colorizer, whose batch norm stays too
     random     a random start, with batch norm; --config.model.norm=none: without
     crossval   finds the schedule on 90 % of the training split, then trains on all of it
     no_fov     without the two blocks for a larger field of view

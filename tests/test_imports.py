@@ -19,7 +19,6 @@ ALLOWED = {
     "weights": {"checkpoints", "color", "config", "models", "surgery", "tasks"},
     "training": {
         "checkpoints",
-        "color",
         "config",
         "data",
         "features",

@@ -1,4 +1,4 @@
-"""AlexNet and ResNet through the real step: pretrained, saved, and fine-tuned from there."""
+"""AlexNet, ResNet and Zhang's network through the real step: pretrained, saved, fine-tuned."""
 
 import functools
 
@@ -21,9 +21,17 @@ from colorize_jax.training.step import init_state, init_variables
 NETWORKS = {
     "alexnet": {"model__name": "alexnet", "model__width": 1 / 32, "model__fc6_kernel": 2},
     "resnet152": {
-        "model__name": "resnet152", "model__width": 1 / 16, "model__depth": 14,
+        "model__name": "resnet152",
+        "model__width": 1 / 16,
+        "model__depth": 14,
         "model__fc6_kernel": 0,
     },
+    "zhang": {"model__name": "zhang", "model__width": 1 / 64},
+}
+# Of networks that keep their batch norm: what a transfer trains, and as the layers that are.
+PARTS = {
+    "resnet152": ("res4a..res5a", {"res4a", "res5a"}),
+    "zhang": ("conv7_2..conv7_3", {"conv7_2", "conv7_3"}),
 }  # fmt: skip
 
 
@@ -46,7 +54,7 @@ def _step(config, batch, place=lambda state, encoder: state):
 @functools.cache
 def _pretrained(name):
     config = tiny.config(**NETWORKS[name])
-    # Depth costs the compiler time; the head of a ResNet is pretrained on its top alone.
+    # Depth costs the compiler time; the head of a deep network is pretrained on its top alone.
     config.model.hypercolumn = name == "alexnet"
     return config, *_step(config, tiny.batch(np.random.default_rng(0)))
 
@@ -76,7 +84,7 @@ def test_a_step_of_pretraining(name):
     assert _changed(before.params["encoder"], after.params["encoder"]) == set(
         before.params["encoder"]
     )
-    columns = {"alexnet": 301, "resnet152": 128}[name]
+    columns = {"alexnet": 301, "resnet152": 128, "zhang": 8}[name]
     assert before.params["head"]["hidden"]["kernel"].shape == (columns, 8)
 
 
@@ -98,12 +106,12 @@ def test_scale_and_bias_of_batch_norm_neither_decay_nor_learn_twice_as_fast():
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_step_of_transfer_starts_from_what_was_pretrained(name, tmp_path):
-    """Segmentation with the FoV blocks; of a ResNet batch norm stays, and half of it is frozen."""
+    """Segmentation with the FoV blocks; where batch norm stays, a part of the network is frozen."""
     saved = _save(name, tmp_path)
     keeps = name != "alexnet"
     config = tiny.segmentation(
         **NETWORKS[name], init_from=str(tmp_path), model__fov=True, data__crop=64,
-        model__norm="batch" if keeps else "none", finetune="res4a..res5a" if keeps else "all",
+        model__norm="batch" if keeps else "none", finetune=PARTS[name][0] if keeps else "all",
     )  # fmt: skip
     folder = start.find(config)
     start.check(config, make_task(config).model.encoder, folder)
@@ -122,7 +130,7 @@ def test_a_step_of_transfer_starts_from_what_was_pretrained(name, tmp_path):
     assert set(before.params["encoder"]) == set(saved.params["encoder"])
     trained = {
         group for group in before.params["encoder"]
-        if not keeps or encoder.layer_of(group) in ("res4a", "res5a")
+        if not keeps or encoder.layer_of(group) in PARTS[name][1]
     }  # fmt: skip
     assert _changed(before.params["encoder"], after.params["encoder"]) == trained
     if keeps:
@@ -130,16 +138,17 @@ def test_a_step_of_transfer_starts_from_what_was_pretrained(name, tmp_path):
             after.collections["batch_stats"]["encoder"],
             saved.collections["batch_stats"]["encoder"],
         )
-        moved = {group for group in first if encoder.layer_of(group) in ("res4a", "res5a")}
+        moved = {group for group in first if encoder.layer_of(group) in PARTS[name][1]}
         assert _changed(before.collections["batch_stats"]["encoder"], stats) == moved
         # What is trained follows the new photos at once; what is frozen does not forget its age.
         assert {stats[group]["count"].item() for group in moved} == {1.0}
-        assert before.collections["batch_stats"]["encoder"]["bn5a_branch2a"]["count"] == 0
+        assert all(before.collections["batch_stats"]["encoder"][g]["count"] == 0 for g in moved)
         assert _changed(first, stats) == moved
     else:
         assert not before.collections["batch_stats"]
     shown = start.describe(config, found[0], before)
-    assert f"{len(encoder.layers)} layers, encoder/conv1 to encoder/{encoder.top}" in shown
+    ends = f"encoder/{encoder.layers[0]} to encoder/{encoder.top}"
+    assert f"{len(encoder.layers)} layers, {ends}" in shown
 
 
 def test_a_step_of_classification_without_padding():

@@ -75,6 +75,31 @@ def color_input(image: jax.Array) -> jax.Array:
     return rgb_batch(image) - GRAY_MEAN
 
 
+def lightness_input(image: jax.Array) -> jax.Array:
+    """What Zhang's network reads: (L - 50) / 100, with the lightness L of Lab, and not gray.
+
+    As in the released PyTorch code; the released Caffe network reads L - 50. A photo's a and b do
+    not change it.
+
+    Args:
+        image: as `network_input` takes it.
+
+    Returns:
+        float32 [batch, height, width, 1].
+    """
+    return (lab(rgb_batch(image))[..., :1] - 50) / 100
+
+
+def channels_lightness_input(image: jax.Array) -> jax.Array:
+    """What Zhang's network reads whose first layer was made one of color: the lightness that each
+    channel would have as a gray, so that a gray photo is three times `lightness_input`.
+
+    As `lightness_input`, with three channels.
+    """
+    levels = jnp.repeat(rgb_batch(image)[..., None], 3, -1)
+    return (lab(levels)[..., 0] - 50) / 100
+
+
 INPUTS = {1: network_input, 3: color_input}  # by the channels of the encoder
 
 

@@ -66,8 +66,8 @@ def default_config(
     config.distributed.id = -1  # The number of this process, from 0.
 
     config.model = ConfigDict()
-    # The encoder: "vgg16", "alexnet", "resnet152", "resnet101", "resnet50", ..., or "module:Class"
-    # of your own. It brings settings of its own.
+    # The encoder: "vgg16", "alexnet", "resnet152", "resnet101", "resnet50", ..., "zhang", or
+    # "module:Class" of your own. It brings settings of its own.
     config.model.name = network
     config.model.width = 1.0  # Multiplies the number of channels of every layer.
     config.model.in_channels = 1  # 1 reads gray, 3 reads color.
@@ -248,7 +248,7 @@ def variants(variant: str, known: tuple[str, ...]) -> set[str]:
 
 
 # The variants of transfer recipes that name a network; without one it is VGG-16.
-NETWORKS = ("alexnet", "resnet152", "resnet101", "resnet50")
+NETWORKS = ("alexnet", "resnet152", "resnet101", "resnet50", "zhang")
 
 
 def transfer(config: ConfigDict, asked: set[str], classifier: bool = False) -> None:
@@ -266,7 +266,7 @@ def transfer(config: ConfigDict, asked: set[str], classifier: bool = False) -> N
     if len(named) > 1:
         raise ConfigError(f"the config's variants name two networks: {' and '.join(sorted(named))}")
     config.init_from = "random" if "random" in asked else ""
-    # A random start has batch norm, a pretrained one has it absorbed; a ResNet keeps its own.
+    # A random start has batch norm, a pretrained one has it absorbed, unless the network keeps it.
     config.model.norm = "batch" if "random" in asked else "none"
     settings = suited(named.pop() if named else "vgg16", classifier)
     choices.choose(config, "model", settings["model.name"])
@@ -280,20 +280,25 @@ def suited(name: str, classifier: bool = False) -> dict[str, Any]:
         name: of the network.
         classifier: the network answers once for a crop, which has the size that it is made for.
     """
-    resnet = name.startswith("resnet")
-    settings = {"model.name": name} | ({"model.norm": "batch"} if resnet else {})
+    keeps_norm = _keeps_norm(name)
+    settings = {"model.name": name} | ({"model.norm": "batch"} if keeps_norm else {})
     if classifier:
         settings["data.crop"] = 227 if name == "alexnet" else 224
-        settings |= {} if resnet else {"model.fc6_padding": "VALID"}  # a ResNet has no fc6
+        settings |= {} if keeps_norm else {"model.fc6_padding": "VALID"}  # those have no fc6
     return settings
+
+
+def _keeps_norm(network: str) -> bool:
+    """Whether a network of this package never has its batch norm absorbed."""
+    return network.startswith("resnet") or network == "zhang"
 
 
 def transfer_rates(variant: str, rates: Sequence[float]) -> Iterator[dict]:
     """The settings that a transfer recipe's `sweep` compares: rates; of a random start with and
     without batch norm, if the network can do without, and the better one counts."""
     asked = variant.split(",")
-    resnet = any(part.startswith("resnet") for part in asked)
-    norms = ("batch", "none") if "random" in asked and not resnet else ("",)
+    keeps_norm = any(map(_keeps_norm, asked))
+    norms = ("batch", "none") if "random" in asked and not keeps_norm else ("",)
     for norm in norms:
         for rate in rates:
             yield ({"model.norm": norm} if norm else {}) | {"optimizer.rate": rate}

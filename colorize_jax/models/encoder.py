@@ -102,7 +102,10 @@ class Encoder(nn.Module):
         """ConfigError, by name, for a value of `SETTINGS` that makes no sense."""
 
     def network_input(self, rgb: jax.Array) -> jax.Array:
-        """RGB uint8 [..., 3] -> what `__call__` reads, float32 [..., in_channels]."""
+        """RGB uint8 [..., 3] -> what `__call__` reads, float32 [..., in_channels].
+
+        Gray less its mean; a network that reads something else of a photo says so here.
+        """
         return spaces.INPUTS[self.in_channels](rgb)
 
 

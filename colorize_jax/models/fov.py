@@ -1,7 +1,5 @@
 """Two blocks on top of an encoder that widen the field of view of what reads them."""
 
-from typing import ClassVar
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,13 +13,17 @@ class FieldOfView(nn.Module):
     Attributes:
         width: multiplies the 1024 channels of each block.
         dtype: of the computation; parameters are float32.
+        below: stride of the encoder's top, in pixels of the input.
     """
 
     width: float = 1.0
     dtype: jnp.dtype = jnp.float32
+    below: int = 32
 
-    # In the order of the hypercolumn, in pixels of the input, on an encoder of stride 32.
-    strides: ClassVar[dict[str, int]] = {"conv8_1": 64, "conv9_1": 128}
+    @property
+    def strides(self) -> dict[str, int]:
+        """In the order of the hypercolumn, in pixels of the input."""
+        return {"conv8_1": 2 * self.below, "conv9_1": 4 * self.below}
 
     @nn.compact
     def __call__(self, top: jax.Array) -> dict[str, jax.Array]:

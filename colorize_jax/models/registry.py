@@ -14,9 +14,10 @@ from colorize_jax.models.encoder import Encoder, check_known
 from colorize_jax.models.finetune import frozen_layers
 from colorize_jax.models.resnet import DEPTHS, ResNet
 from colorize_jax.models.vgg16 import Vgg16
+from colorize_jax.models.zhang import Zhang
 
 RESNETS = {f"resnet{depth}": ResNet for depth in DEPTHS}
-ENCODERS = {"vgg16": Vgg16, "alexnet": AlexNet, **RESNETS}
+ENCODERS = {"vgg16": Vgg16, "alexnet": AlexNet, **RESNETS, "zhang": Zhang}
 NORMS = ("batch", "none")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 IN_CHANNELS = (1, 3)

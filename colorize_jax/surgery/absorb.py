@@ -34,8 +34,8 @@ def absorb_batch_norm(params: Tree, batch_stats: Tree) -> Tree:
         if layer not in params or layer == name:
             raise CheckpointError(
                 f"the batch norm statistics {name!r} belong to no layer with weights and biases, "
-                "and cannot be absorbed (those of a ResNet never are); the layers are "
-                f"{', '.join(params)}"
+                "and cannot be absorbed (those of a ResNet and of Zhang's network never are); the "
+                f"layers are {', '.join(params)}"
             )
         scale = 1 / jnp.sqrt(EPSILON + stats["var"])
         kernel, bias = params[layer]["kernel"], params[layer]["bias"]

@@ -56,8 +56,14 @@ def apply(
         What the encoder returns: {layer: [batch, h, w, channels]}.
 
     Raises:
-        ConfigError: a convolution that is named has no padding around it, as in a classifier.
+        ConfigError: a convolution that is named has no padding around it, as in a classifier; the
+            network keeps its batch norm.
     """
+    if not getattr(encoder, "absorbs", True):
+        raise ConfigError(
+            f"{type(encoder).__name__} keeps its batch norm, behind which the usual activation is "
+            "not far from the zeros of the padding: nothing is put in their place"
+        )
 
     def surround(convolve, args, kwargs, context):
         conv = context.module

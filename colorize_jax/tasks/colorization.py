@@ -233,7 +233,7 @@ def make_task(config, encoder, facts: Facts) -> Task:
     def prepare(keys, batch):
         at = points.of_rows(keys, config)
         targets = jax.vmap(targets_of)(spaces.from_uint8(batch["image"]), at)
-        return (spaces.network_input(batch["image"]), at), targets | {"valid": batch["valid"]}
+        return (encoder.network_input(batch["image"]), at), targets | {"valid": batch["valid"]}
 
     def loss(outputs, targets):
         valid = targets["valid"].astype(jnp.float32)
@@ -269,7 +269,7 @@ def make_task(config, encoder, facts: Facts) -> Task:
         return {name: logits(name) for name in ("hue", "chroma")}
 
     def predict(variables, image):
-        outputs = model.apply(variables, spaces.network_input(image), method="dense")
+        outputs = model.apply(variables, encoder.network_input(image), method="dense")
         if regression:
             return outputs
         return {name: jax.nn.softmax(outputs[name]) for name in ("hue", "chroma")}

@@ -83,7 +83,7 @@ def make_task(config, encoder, facts: Facts) -> Task:
 
     def prepare(keys, batch):
         at, targets = targets_of(keys, batch)
-        return (spaces.network_input(batch["image"]), at), targets
+        return (encoder.network_input(batch["image"]), at), targets
 
     def loss(outputs, targets):
         valid = targets["valid"].astype(jnp.float32)
@@ -117,14 +117,14 @@ def make_task(config, encoder, facts: Facts) -> Task:
         return {"bins": jnp.log(weighted + 1 / gamut.BINS), "prior": prior}
 
     def colors(variables, image):
-        logits = model.apply(variables, spaces.network_input(image), method="dense")["bins"]
+        logits = model.apply(variables, encoder.network_input(image), method="dense")["bins"]
         # As in the paper, colors are enlarged: distributions would take 1.3 kB for every pixel.
         ab = gamut.annealed_mean(logits, settings.temperature)
         ab = hypercolumn.from_grid(ab, *image.shape[1:3], config.model.alignment)
         return instantiate.ab_to_rgb(ab, spaces.gray(spaces.from_uint8(image)))
 
     def predict(variables, image):
-        outputs = model.apply(variables, spaces.network_input(image), method="dense")
+        outputs = model.apply(variables, encoder.network_input(image), method="dense")
         return {"bins": jax.nn.softmax(outputs["bins"])}
 
     def plane(predicted, height, width, decoding, temperature, keys=None):

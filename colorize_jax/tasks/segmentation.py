@@ -28,9 +28,10 @@ VISIBLE = 0.6  # how much of an overlay is the classes' colors; the rest is the 
 def make_model(config, encoder) -> PointNetwork:
     """The encoder, the FoV blocks if asked for, and a head with one output for every class."""
     dtype = encoder.dtype
+    fov = FieldOfView(config.model.width, dtype, encoder.strides[encoder.top])
     return PointNetwork(
         encoder=encoder,
-        fov=FieldOfView(config.model.width, dtype) if config.model.fov else None,
+        fov=fov if config.model.fov else None,
         head=Head(
             {"classes": config.task.classes},
             hidden=config.model.hidden,

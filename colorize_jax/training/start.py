@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from colorize_jax.checkpoints import manifest, reading
-from colorize_jax.color import spaces
 from colorize_jax.errors import CheckpointError, ConfigError
 from colorize_jax.models import registry
 from colorize_jax.surgery import first_conv, rebalance
@@ -132,8 +131,7 @@ def load_start(
     }
     # 3. Activations of unit variance, for networks that were trained without batch norm.
     if config.rebalance_photos:
-        network_input = spaces.INPUTS[found.in_channels]
-        inputs = (network_input(batch) for batch in photos(config.rebalance_photos))
+        inputs = (found.network_input(batch) for batch in photos(config.rebalance_photos))
         # As the run will use it, but in full precision.
         whole = encoder.clone(in_channels=found.in_channels, dtype=jnp.float32)
         params, factors = rebalance.rebalance(whole, params, inputs)
