@@ -67,3 +67,14 @@ def test_golden_zhang_photos_without_color():
 def test_colors_far_out_of_the_gamut_are_distributions_too():
     encoded = gamut.encode(jnp.array([[500.0, -500.0], [-110.0, -110.0]]))
     np.testing.assert_allclose(encoded.sum(-1), 1, rtol=1e-6)
+
+
+def test_smoothing_keeps_the_mass_and_reaches_the_neighbors_alike(rng):
+    prior = rng.dirichlet(np.full(gamut.BINS, 0.1)).astype(np.float32)
+    assert float(gamut.smooth(prior, 5.0).sum()) == pytest.approx(1, rel=1e-5)
+    at = {tuple(bin): i for i, bin in enumerate(gamut.bins().astype(int).tolist())}
+    one = np.asarray(gamut.smooth(jnp.eye(gamut.BINS)[at[0, 0]], 5.0))
+    for neighbor in ((10, 0), (-10, 0), (0, 10), (0, -10)):
+        assert one[at[neighbor]] / one[at[0, 0]] == pytest.approx(np.exp(-2), rel=1e-4)
+    corner = np.asarray(gamut.smooth(jnp.eye(gamut.BINS)[-1], 5.0))
+    assert corner.sum() == pytest.approx(1, rel=1e-5) and corner.argmax() == gamut.BINS - 1

@@ -21,6 +21,10 @@ _CONFIGS = {
         tiny.config, task__name="instances", task__loss="softmax", task__jitter=0.05, task__gray=0.0
     ),
     "segmentation": tiny.segmentation,
+    # It answers at all of a grid: as many places in small crops as others sample in larger ones.
+    "zhang": functools.partial(
+        tiny.config, task__name="zhang", task__prior_batches=2, data__crop=16
+    ),
 }
 
 

@@ -116,6 +116,18 @@ def has_color(ab: jax.Array) -> jax.Array:
     return (jnp.abs(ab) > _GRAY).any((-2, -1))
 
 
+def smooth(prior: jax.Array, sigma: float = SIGMA) -> jax.Array:
+    """A distribution of the bins, [313], spread by a Gaussian of that width in units of a and b.
+
+    The mass of a bin stays among the bins, also near the border of the gamut: which grid the paper
+    smooths on, and how it ends, is not known.
+    """
+    distance = np.square(bins()[:, None] - bins()).sum(-1)
+    spread = np.exp(-distance / (2 * sigma**2))
+    spread = jnp.asarray(spread / spread.sum(0), jnp.float32)
+    return jnp.matmul(spread, prior, precision="highest")
+
+
 def class_weights(prior: jax.Array, uniform: float = 0.5) -> jax.Array:
     """How much a pixel of each bin counts, so that rare colors are learned too.
 

@@ -1,8 +1,9 @@
 """Colorization: predict the colors of a photo from its gray, at sampled pixels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -92,7 +93,7 @@ def caption(row: dict) -> Caption:
 def remark(scores: dict[str, float]) -> str:
     """What to tell a person of these scores: dead hidden units, or colors that look worse than
     none although the loss is good; "" if there is nothing to tell."""
-    return _dead_units(scores["active_units"]) or _worse_than_gray(scores)
+    return _dead_units(scores.get("active_units", 1.0)) or _worse_than_gray(scores)
 
 
 def _worse_than_gray(scores: dict[str, float]) -> str:
@@ -128,12 +129,15 @@ def _dead_units(share: float) -> str:
 
 
 def colors_evaluator(
-    model: PointNetwork,
+    model: nn.Module,
     prepare: Callable,
     loss: Callable,
     colors: Callable[[Tree, jax.Array], jax.Array],
     statistics: Callable[[jax.Array, Batch], Tree],
     constant_outputs: Callable[[Tree, Tree], dict[str, jax.Array]],
+    *,
+    without_color: Callable[[jax.Array], jax.Array] = left_gray,
+    more: Mapping[str, Callable[[Tree, jax.Array], jax.Array]] | None = None,
 ) -> Evaluator:
     """How a task that predicts colors is scored: its losses, beside that of a constant prediction,
     and the colors, beside those of the photos left gray; with pictures.
@@ -145,15 +149,24 @@ def colors_evaluator(
         statistics: see `Evaluator`.
         constant_outputs: (variables, sums of the statistics) -> outputs, the same everywhere, with
             the lowest loss on the training photos.
+        without_color: RGB in [0, 1] -> what is left of a photo that is not colored.
+        more: {heading: a function as `colors`} of further panels in the pictures.
     """
+    more = more or {}
+    # A layer of units that may die stands in the head of a point network alone.
+    has_units = hasattr(model, "hidden_units")
 
     def evaluate(variables, sums, keys, batch):
         inputs, targets = prepare(keys, batch)
-        hidden = model.apply(variables, *inputs, method="hidden_units")
-        values, counts = loss(model.apply(variables, hidden, method="read_out"), targets)
+        if has_units:
+            hidden = model.apply(variables, *inputs, method="hidden_units")
+            outputs = model.apply(variables, hidden, method="read_out")
+        else:
+            outputs = model.apply(variables, *inputs)
+        values, counts = loss(outputs, targets)
         constant, _ = loss(constant_outputs(variables, sums), targets)
         predicted, truth = colors(variables, batch["image"]), spaces.from_uint8(batch["image"])
-        gray = left_gray(truth)
+        gray = without_color(truth)
         valid = targets["valid"]
         rows = {
             "psnr": quality.psnr(predicted, truth),
@@ -168,8 +181,10 @@ def colors_evaluator(
             **{name: jnp.where(valid, value, 0).sum() for name, value in rows.items()},
             "error_ab": jnp.where(valid, quality.squared_error_ab(predicted, truth), 0).sum(),
             "photos": valid.sum(),
-            "active": ((hidden > 0) & valid[:, None, None]).any((0, 1)).astype(jnp.int32),
         }
+        if has_units:
+            active = ((hidden > 0) & valid[:, None, None]).any((0, 1))
+            sums["active"] = active.astype(jnp.int32)
         return sums, rows | {"score": rows["auc"] - rows["auc_gray"]}
 
     def summarize(sums, rows):
@@ -178,12 +193,15 @@ def colors_evaluator(
         means["loss_constant"] = sums["constant"] / sums["points"]
         means |= {name: sums[name] / sums["photos"] for name in _COLOR_SCORES}
         means["rmse_ab"] = (sums["error_ab"] / sums["photos"]) ** 0.5
-        means["active_units"] = (sums["active"] > 0).mean()
+        if "active" in sums:
+            means["active_units"] = (sums["active"] > 0).mean()
         return {name: float(value) for name, value in means.items()}
 
     def pictures(variables, batch):
         rgb = spaces.from_uint8(batch["image"])
-        panels = jnp.stack([left_gray(rgb), colors(variables, batch["image"]), rgb], 1)
+        others = [color(variables, batch["image"]) for color in more.values()]
+        predicted = colors(variables, batch["image"])
+        panels = jnp.stack([without_color(rgb), predicted, rgb, *others], 1)
         return jnp.round(panels * 255).astype(jnp.uint8)
 
     return Evaluator(
@@ -192,7 +210,7 @@ def colors_evaluator(
         statistics=statistics,
         remark=remark,
         pictures=pictures,
-        panels=("gray", "predicted", "truth"),
+        panels=("gray", "predicted", "truth", *more),
         caption=caption,
     )
 

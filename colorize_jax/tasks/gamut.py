@@ -64,6 +64,39 @@ def bin_losses(outputs: dict, targets: dict, *, uniform: float) -> dict[str, jax
     return {"loss": weights * cross_entropy, "loss_unweighted": cross_entropy}
 
 
+def counted_bins(targets: dict[str, jax.Array]) -> jax.Array:
+    """The distributions [batch, points, 313] of pixels that count, and zeros of the others.
+
+    Args:
+        targets: of `bin_targets`, with "valid" [batch].
+    """
+    counted = targets["valid"] & targets["has_color"]
+    return jnp.where(counted[:, None, None], targets["bins"], 0)
+
+
+def prior_of(sums: jax.Array) -> jax.Array:
+    """Distributions summed over pixels, [313], as one distribution.
+
+    It is uniform if no photo has color: then no pixel counts, whatever it is.
+    """
+    total = sums.sum()
+    return jnp.where(total > 0, sums / jnp.where(total > 0, total, 1), 1 / gamut.BINS)
+
+
+def bin_statistics(targets: dict[str, jax.Array]) -> jax.Array:
+    """[313, 313]: the summed distributions of the pixels whose largest bin is the row's."""
+    found = counted_bins(targets)
+    largest = found.argmax(-1)[..., None] == jnp.arange(gamut.BINS)
+    return jnp.einsum("bpi,bpj->ij", largest.astype(found.dtype), found, precision="highest")
+
+
+def best_constant(sums: jax.Array, prior: jax.Array, uniform: float) -> dict[str, jax.Array]:
+    """The outputs, the same everywhere, with the lowest loss on pixels of these statistics."""
+    weighted = gamut.class_weights(prior, uniform) @ sums
+    # One pixel's worth of the uniform distribution keeps bins that never occurred finite.
+    return {"bins": jnp.log(weighted + 1 / gamut.BINS), "prior": prior}
+
+
 def make_task(config, encoder, facts: Facts) -> Task:
     """Classification of colors, each weighted by how rare it is in the training photos."""
     del facts
@@ -90,31 +123,17 @@ def make_task(config, encoder, facts: Facts) -> Task:
         values = bin_losses(outputs, targets, uniform=settings.uniform)
         return {k: v.sum(1) * valid for k, v in values.items()}, valid * settings.points
 
-    def counted_bins(keys, batch):
-        """Distributions [batch, points, 313] of the pixels that count, and zeros of the others."""
-        _, targets = targets_of(keys, batch)
-        counted = targets["valid"] & targets["has_color"]
-        return jnp.where(counted[:, None, None], targets["bins"], 0)
-
     def sums(keys, batch):
-        return counted_bins(keys, batch).sum((0, 1))
+        return counted_bins(targets_of(keys, batch)[1]).sum((0, 1))
 
     def constants(sums):
-        total = sums.sum()  # 0 if no photo has color: then no pixel counts, whatever the prior is
-        prior = jnp.where(total > 0, sums / jnp.where(total > 0, total, 1), 1 / gamut.BINS)
-        return {"head": {"prior": prior}}
+        return {"head": {"prior": prior_of(sums)}}
 
     def statistics(keys, batch):
-        """[313, 313]: the summed distributions of the pixels whose largest bin is the row's."""
-        found = counted_bins(keys, batch)
-        largest = found.argmax(-1)[..., None] == jnp.arange(gamut.BINS)
-        return jnp.einsum("bpi,bpj->ij", largest.astype(found.dtype), found, precision="highest")
+        return bin_statistics(targets_of(keys, batch)[1])
 
     def constant_outputs(variables, sums):
-        prior = variables["constants"]["head"]["prior"]
-        weighted = gamut.class_weights(prior, settings.uniform) @ sums
-        # One pixel's worth of the uniform distribution keeps bins that never occurred finite.
-        return {"bins": jnp.log(weighted + 1 / gamut.BINS), "prior": prior}
+        return best_constant(sums, variables["constants"]["head"]["prior"], settings.uniform)
 
     def colors(variables, image):
         logits = model.apply(variables, encoder.network_input(image), method="dense")["bins"]
@@ -153,8 +172,12 @@ def make_task(config, encoder, facts: Facts) -> Task:
 
 
 def _check(config):
-    task = config.task
     colorization.check_gray(config)
+    check_settings(config.task)
+
+
+def check_settings(task) -> None:
+    """ConfigError, by name, for a setting of `config.task` that bins of color cannot have."""
     if not 1 <= task.neighbors <= gamut.BINS:
         raise ConfigError(
             f"config.task.neighbors={task.neighbors} must be between 1 and {gamut.BINS}, the "

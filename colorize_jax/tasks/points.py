@@ -56,12 +56,18 @@ def check(config, model) -> None:
         )
     if task.points < 1:
         raise ConfigError("config.task.points must be positive")
-    if getattr(model.encoder, "fc6_padding", "SAME") != "SAME":
+    check_dense(config, model.encoder)
+
+
+def check_dense(config, encoder) -> None:
+    """ConfigError unless a network that answers everywhere can be trained on such crops."""
+    crop = config.data.crop
+    if getattr(encoder, "fc6_padding", "SAME") != "SAME":
         raise ConfigError(
             "config.model.fc6_padding='VALID' is for classification: a network that answers at "
             "every pixel needs 'SAME'"
         )
-    coarsest = max(model.encoder.strides.values())
+    coarsest = max(encoder.strides.values())
     if crop % coarsest:
         raise ConfigError(
             f"config.data.crop={crop} must be a multiple of {coarsest}, the stride of "
