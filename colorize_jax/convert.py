@@ -123,7 +123,8 @@ def from_torch(
     classes: str | None = None,
     say: Callable[[str], None] = print,
 ) -> pathlib.Path:
-    """Writes a state dict of torchvision's VGG-16 or ResNets as a checkpoint.
+    """Writes a state dict of torchvision's VGG-16 or ResNets, or of Zhang's colorizer, as a
+    checkpoint.
 
     Args:
         path: of the file, .safetensors or what `torch.save` wrote.
@@ -143,12 +144,19 @@ def from_torch(
         OSError: the output cannot be written, or the names cannot be read.
     """
     from colorize_jax.checkpoints import writing
-    from colorize_jax.weights import foreign, torch
+    from colorize_jax.weights import foreign, torch, zhang
 
     if classes is not None and not head:
         raise ConfigError("--classes names those of the last layer: give --head too")
     writing.check_output(pathlib.Path(output))
     file = foreign.read(path, ["safetensors", "PyTorch"])
+    if zhang.is_in(file.arrays):
+        if color or head:
+            raise ConfigError(
+                f"{path} is of Zhang's colorizer, which reads no color and whose head comes along "
+                "anyway: leave --color, --head and --classes out"
+            )
+        return _save(file, zhang.import_file(file, prefix=prefix), output, say)
     found = torch.import_file(file, color=color, prefix=prefix, head=head)
     names = _class_names(classes, found.settings["task"]["classes"]) if classes else ()
     return _save(file, found, output, say, names)

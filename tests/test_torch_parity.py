@@ -11,11 +11,12 @@ import pytest
 from skimage import data
 
 from colorize_jax import convert
-from colorize_jax.checkpoints import writing
-from colorize_jax.color import spaces
+from colorize_jax.checkpoints import reading, writing
+from colorize_jax.color import gamut, spaces
 from colorize_jax.models import layers, registry
 from colorize_jax.models.alexnet import AlexNet
 from colorize_jax.models.classifier import Classifier
+from colorize_jax.models.dense_network import DenseHead
 from colorize_jax.weights import torch as tables
 from colorize_jax.weights import torch_files
 from colorize_jax.weights.foreign import File
@@ -107,6 +108,35 @@ def test_imported_classifier_gives_the_logits_of_torch(network, settings, side):
     variables = {kind: tree for kind, tree in found.variables.items() if tree}
     ours = jax.jit(model.apply)(variables, x)
     np.testing.assert_allclose(ours, theirs, atol=TOLERANCE * abs(theirs).max())
+
+
+@pytest.mark.parametrize(
+    "width", [1 / 32, pytest.param(1.0, marks=pytest.mark.slow)], ids=["narrow", "released"]
+)
+def test_released_colorizer_answers_as_in_torch(width, tmp_path, rng):
+    """From the file to the colors on the grid, whatever the order of the bins in it."""
+    colors = rng.permutation(gamut.bins()).T / 110
+    network = torch_networks.randomize(torch_networks.Zhang(width, colors))
+    if width == 1:
+        assert sum(x.numel() for x in network.parameters()) == 32_236_011
+    torch.save(network.state_dict(), tmp_path / "colorizer.pth")
+    convert.main(["torch", str(tmp_path / "colorizer.pth"), str(tmp_path / "checkpoint")])
+    folder = reading.find(tmp_path / "checkpoint")
+    encoder, variables = reading.load_encoder(folder)
+    x = np.asarray(encoder.network_input(data.astronaut()[None, :64, 90:170]))
+    theirs = answers(network, x)
+    logits, ab = theirs.pop("logits"), theirs.pop("ab")
+    maps = jax.jit(encoder.apply)(variables, x)
+    assert_same(maps, theirs)
+
+    head = DenseHead({"bins": gamut.BINS}, encoder.width)
+    ours = jax.jit(head.apply)({"params": reading.load_head(folder)}, maps[encoder.top])["bins"]
+    # Theirs in our order of the bins.
+    place = [colors.T.tolist().index(bin) for bin in (gamut.bins() / 110).tolist()]
+    np.testing.assert_allclose(ours, logits[..., place], atol=TOLERANCE * np.abs(logits).max())
+    found = gamut.annealed_mean(ours, 1.0)
+    np.testing.assert_allclose(found, ab, atol=TOLERANCE * np.abs(ab).max())
+    assert np.abs(ab).max() > 1
 
 
 @pytest.mark.parametrize("side", [64, 70])

@@ -1,4 +1,4 @@
-"""The three networks as plain torch.nn modules, to compare ours with.
+"""Our networks as plain torch.nn modules, to compare ours with.
 
 VGG-16 and ResNet name their parameters as torchvision does; torchvision's own classes cannot be
 imported beside the CPU build of torch. Each `forward` takes [batch, channels, height, width] and
@@ -180,6 +180,54 @@ class AlexNet(nn.Module):
         return maps
 
 
+class Zhang(nn.Module):
+    """The released colorizer (eccv16), with its names; `colors` [2, 313] in units of 110."""
+
+    def __init__(self, width, colors):
+        super().__init__()
+        below, self.names = 1, {}
+        for number, (channels, convolutions, stride, dilation) in enumerate(
+            ((64, 2, 2, 1), (128, 2, 2, 1), (256, 3, 2, 1), (512, 3, 1, 1),
+             (512, 3, 1, 2), (512, 3, 1, 2), (512, 3, 1, 1)), 1
+        ):  # fmt: skip
+            layers, features = [], round(channels * width)
+            for i in range(1, convolutions + 1):
+                layers += [
+                    nn.Conv2d(
+                        below, features, 3, stride=stride if i == convolutions else 1,
+                        padding=dilation, dilation=dilation,
+                    ),
+                    nn.ReLU(),
+                ]  # fmt: skip
+                self.names[f"model{number}", len(layers) - (i < convolutions)] = f"conv{number}_{i}"
+                below = features
+            setattr(self, f"model{number}", nn.Sequential(*layers, nn.BatchNorm2d(features)))
+        features = round(256 * width)
+        self.model8 = nn.Sequential(
+            nn.ConvTranspose2d(below, features, 4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(features, features, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(features, features, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(features, 313, 1),
+        )
+        self.model_out = nn.Conv2d(313, 2, 1, bias=False)
+        self.colors = torch.tensor(colors, dtype=torch.float32)[:, :, None, None]
+
+    def forward(self, x):
+        """Every activation, the last one of a block behind its batch norm; "logits" and "ab"."""
+        maps = {"gray": x}
+        for number in range(1, 8):
+            for i, layer in enumerate(getattr(self, f"model{number}")):
+                x = layer(x)
+                if name := self.names.get((f"model{number}", i)):
+                    maps[name] = x
+        maps["logits"] = self.model8(x)
+        maps["ab"] = 110 * self.model_out(F.softmax(maps["logits"], 1))
+        return maps
+
+
 def randomize(network, seed=0):
     """Weights that keep activations of order one, and batch norm that does something."""
     generator = torch.Generator().manual_seed(seed)
@@ -189,7 +237,7 @@ def randomize(network, seed=0):
 
     with torch.no_grad():
         for module in network.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, generator=generator)
                 if module.bias is not None:
                     uniform(module.bias, -0.1, 0.1)
@@ -199,4 +247,6 @@ def randomize(network, seed=0):
                 uniform(module.running_mean, -0.2, 0.2)
                 uniform(module.running_var, 0.5, 1.5)
                 module.num_batches_tracked.fill_(7)
+        if isinstance(network, Zhang):
+            network.model_out.weight.copy_(network.colors)
     return network.eval()

@@ -45,7 +45,8 @@ def save_encoder(
 
     Args:
         output: becomes a workdir with one checkpoint, of step 0; absent or an empty folder.
-        variables: {"params": {"encoder": ..., and "head" if there is one}, "batch_stats": ...}.
+        variables: {"params": {"encoder": ..., and "head" if there is one}, "batch_stats": ...}, and
+            other collections.
         settings: what differs from the defaults, {"model": {"name": "vgg16", ...}, "task": ...}.
         origin: where the weights come from, for the note.
         classes: names of what the head of a classifier tells apart, in its order; (): not known.
@@ -59,19 +60,19 @@ def save_encoder(
     """
     output = pathlib.Path(output).absolute()
     check_output(output)
-    network = settings.get("model", {}).get("name", "vgg16")
-    config = json.loads(json.dumps(default_config(network=network).to_dict()))
+    chosen = default_config(
+        settings.get("task", {}).get("name", "colorization"),
+        settings.get("model", {}).get("name", "vgg16"),
+    )
+    config = json.loads(json.dumps(chosen.to_dict()))
     for group, values in settings.items():
         config[group] |= values
-    params, batch_stats = (
-        jax.tree.map(np.asarray, variables.get(kind, {})) for kind in ("params", "batch_stats")
-    )
-    state = {"step": np.zeros((), np.int32), "params": params, "batch_stats": batch_stats,
-             "opt_state": ()}  # fmt: skip
+    arrays = jax.tree.map(np.asarray, {"params": {}, "batch_stats": {}, **variables})
+    state = {"step": np.zeros((), np.int32), **arrays, "opt_state": ()}
     start = origin.get("file", "elsewhere")
     note = {"step": 0, "config": config, "origin": dict(origin), "start": start}
     note |= {"classes": list(classes)} if classes else {}
-    needed = sum(array.nbytes for array in jax.tree.leaves((params, batch_stats)))
+    needed = sum(array.nbytes for array in jax.tree.leaves(arrays))
     draft = None
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -8,10 +8,14 @@ from typing import Any
 from colorize_jax.checkpoints import reading
 from colorize_jax.errors import WeightsError
 from colorize_jax.models import registry
-from colorize_jax.weights import caffe, foreign, torch
+from colorize_jax.weights import caffe, foreign, torch, zhang
 
 # Each says what arrays of these names and shapes are, or raises WeightsError with what it misses.
-RECOGNIZERS = {"Caffe": caffe.recognize, "torchvision": torch.recognize}
+RECOGNIZERS = {
+    "Caffe": caffe.recognize,
+    "Zhang": zhang.recognize,
+    "torchvision": torch.recognize,
+}
 
 
 def describe(path: str | pathlib.Path) -> Iterator[str]:

@@ -490,7 +490,7 @@ def _vgg16_rows(encoder, shapes, channels, batch_norm) -> list[Row]:
         if layer in ("fc6", "fc7"):
             weight = _dense(f"{theirs}.weight", kernel, shape)
         else:
-            weight = _convolution(
+            weight = convolution(
                 f"{theirs}.weight", kernel, shape, channels if layer == encoder.layers[0] else 0
             )
         rows += (
@@ -518,7 +518,7 @@ def _resnet_rows(encoder, shapes, channels) -> list[Row]:
         separator = "_" if ours == "conv1" else ""
         kernel = f"params/encoder/{ours}/kernel"
         rows.append(
-            _convolution(
+            convolution(
                 f"{conv}.weight", kernel, shapes[kernel], channels if ours == "conv1" else 0
             )
         )
@@ -530,12 +530,12 @@ def _resnet_rows(encoder, shapes, channels) -> list[Row]:
             same(f"{norm}.bias", f"{scale}/bias", shape),
             same(f"{norm}.running_mean", f"{stats}/mean", shape),
             same(f"{norm}.running_var", f"{stats}/var", shape),
-            _counter(f"{norm}.{_COUNTER}", f"{stats}/count"),
+            counter(f"{norm}.{_COUNTER}", f"{stats}/count"),
         ]
     return rows
 
 
-def _convolution(name: str, path: str, shape: Shape, channels: int) -> Row:
+def convolution(name: str, path: str, shape: Shape, channels: int) -> Row:
     """A kernel [h, w, in, out] of ours; `channels`: of the first layer, what the file's reads."""
     height, width, inputs, outputs = shape
     theirs = (outputs, channels or inputs, height, width)
@@ -618,7 +618,7 @@ def _absorbed(weight: Row, bias_name: str, norm: str, bias_path: str, shape: Sha
     )
 
 
-def _counter(name: str, path: str) -> Row:
+def counter(name: str, path: str) -> Row:
     """Steps behind the running averages; old files do not count them: those of a whole training."""
     return Row(
         {name: [()]},
