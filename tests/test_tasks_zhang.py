@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_encoder
+from small_encoder import SmallEncoder
 import tiny
 
 from colorize_jax.color import gamut, spaces
@@ -113,15 +114,34 @@ def test_pictures_keep_the_lightness_and_show_temperatures():
     assert task.evaluator.panels == (
         "gray", "predicted", "truth", "T = 1", "T = 0.58", "T = 0.2", "T = 0"
     )  # fmt: skip
-    # Photos of any size, also where no whole cell is left.
-    batch = batch | {"image": batch["image"][:, :30, :27]}
     panels = np.asarray(jax.jit(task.evaluator.pictures)(variables, batch))
-    assert panels.shape == (8, 7, 30, 27, 3) and panels.dtype == np.uint8
+    assert panels.shape == (8, 7, 32, 32, 3) and panels.dtype == np.uint8
     np.testing.assert_array_equal(panels[:, 2], batch["image"])
     lightness = np.asarray(spaces.lab(spaces.from_uint8(panels)))[..., 0]
     np.testing.assert_allclose(lightness[:, 0], lightness[:, 2], atol=0.3)
     dull, vivid = (np.ptp(panels[:, i].astype(int), axis=-1).mean() for i in (3, 6))
     assert dull < vivid
+
+
+def test_photos_of_other_sizes_are_colored_and_keep_their_lightness():
+    task, batch, variables = _made()
+    colors, photos = task.colors, spaces.from_uint8(batch["image"][:2, :20, :28])
+    assert colors.stride == 4 and (colors.decodings, colors.temperature) == (gamut.DECODINGS, 0.38)
+
+    @jax.jit
+    def colored(variables, photos):
+        predicted = colors.predict(variables, photos)
+        plane = colors.plane(predicted, 20, 28, "annealed", 0.38)
+        return predicted["bins"], plane, colors.join(plane, colors.gray(photos))
+
+    shares, plane, rgb = colored(variables, photos)
+    np.testing.assert_allclose(shares.sum(-1), 1, rtol=1e-5)
+    logits = task.model.apply(variables, SmallEncoder().network_input(photos), method="dense")
+    wanted = gamut.annealed_mean(logits["bins"], 0.38)
+    # The grid begins in the corner.
+    np.testing.assert_allclose(plane[:, ::2, ::2], wanted, atol=0.05)
+    lightness = (spaces.lab(x)[..., 0] for x in (rgb, photos))
+    np.testing.assert_allclose(*lightness, atol=0.5)
 
 
 def test_regression_is_half_the_squared_distance_and_its_constant_the_mean():

@@ -7,13 +7,13 @@ bins of Lab's a and b the color is, every fourth pixel, from the lightness L.
 import jax
 import jax.numpy as jnp
 
-from colorize_jax.color import gamut, spaces
+from colorize_jax.color import gamut, instantiate, spaces
 from colorize_jax.errors import ConfigError
 from colorize_jax.models import hypercolumn
 from colorize_jax.models.dense_network import DenseHead, DenseNetwork
 from colorize_jax.tasks import colorization, losses, points
 from colorize_jax.tasks import gamut as bins
-from colorize_jax.tasks.task import Facts, Fit, Task
+from colorize_jax.tasks.task import Colors, Facts, Fit, Task
 
 SETTINGS = {
     "loss": "bins",  # "bins" of a and b, or "regression" of a and b: their L2 variant.
@@ -116,27 +116,34 @@ def make_task(config, encoder, facts: Facts) -> Task:
         prior = variables["constants"]["head"]["prior"]
         return bins.best_constant(sums, prior, settings.uniform)
 
-    def predicted_ab(variables, image, temperature):
-        """a and b at every pixel of photos of any size: [batch, height, width, 2]."""
-        height, width = image.shape[1:3]
-        stride = 2 * model.grid
-        edges = ((0, 0), (0, -height % stride), (0, -width % stride), (0, 0))
-        padded = jnp.pad(image, edges, mode="edge")
-        outputs = model.apply(variables, encoder.network_input(padded), method="dense")
-        if regression:
-            ab = outputs["ab"] * AB_SCALE
-        else:
-            # As in the paper, colors are enlarged: distributions would take 1.3 kB for every pixel.
-            ab = gamut.annealed_mean(outputs["bins"], temperature)
-        return hypercolumn.from_grid(ab, *padded.shape[1:3], _ALIGNMENT)[:, :height, :width]
+    def outputs_of(variables, image):
+        return model.apply(variables, encoder.network_input(image), method="dense")
+
+    def enlarged(ab, image_shape):
+        # As in the paper, colors are enlarged: distributions would take 1.3 kB for every pixel.
+        return hypercolumn.from_grid(ab, *image_shape, _ALIGNMENT)
 
     def colors_at(temperature):
         def colors(variables, image):
-            return _with_lightness_of(
-                spaces.from_uint8(image), predicted_ab(variables, image, temperature)
-            )
+            outputs = outputs_of(variables, image)
+            if regression:
+                ab = outputs["ab"] * AB_SCALE
+            else:
+                ab = gamut.annealed_mean(outputs["bins"], temperature)
+            return _with_lightness_of(spaces.from_uint8(image), enlarged(ab, image.shape[1:3]))
 
         return colors
+
+    def predict(variables, image):
+        outputs = outputs_of(variables, image)
+        return outputs if regression else {"bins": jax.nn.softmax(outputs["bins"])}
+
+    def plane(predicted, height, width, decoding, temperature, keys=None):
+        if regression:
+            ab = predicted["ab"] * AB_SCALE
+        else:
+            ab = gamut.plane(predicted["bins"], decoding, temperature, keys)
+        return enlarged(ab, (height, width))
 
     strip = {} if regression else {f"T = {value:g}": colors_at(value) for value in STRIP}
     evaluator = colorization.colors_evaluator(
@@ -155,6 +162,16 @@ def make_task(config, encoder, facts: Facts) -> Task:
         loss=loss,
         evaluators={"": evaluator},
         fit=None if regression else Fit(sums, constants, settings.prior_batches),
+        colors=Colors(
+            spaces.lightness_gray,
+            predict,
+            plane,
+            instantiate.join_ab_at_lightness,
+            decodings=("mean",) if regression else gamut.DECODINGS,
+            temperature=settings.temperature,
+            stride=max(encoder.strides.values()),
+            distributions=not regression,
+        ),
     )
 
 
