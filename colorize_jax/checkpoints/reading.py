@@ -112,7 +112,7 @@ def load_encoder(path: str | pathlib.Path) -> tuple[Any, dict[str, Tree]]:
 
     Returns:
         encoder: Linen module; `encoder.apply(variables, gray, train=False)` gives
-            {layer: activation} for gray from `colorize_jax.network_input`.
+            {layer: activation} for gray from `encoder.network_input`.
         variables: {"params": ..., "batch_stats": ...} of the encoder alone.
 
     Raises:

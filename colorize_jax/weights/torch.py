@@ -460,8 +460,8 @@ def table(encoder, *, channels: int, batch_norm: bool = False) -> list[Row]:
         rows = functools.partial(_vgg16_rows, batch_norm=batch_norm)
     else:
         raise WeightsError(
-            f"{type(encoder).__name__} has no counterpart in torchvision, whose alexnet is another "
-            "network: other channels and no groups"
+            f"{type(encoder).__name__} has no counterpart in torchvision (whose alexnet is another "
+            "network than ours: other channels and no groups)"
         )
     return rows(encoder, _shapes(encoder), channels)
 
