@@ -170,6 +170,16 @@ def test_what_does_not_fit_is_named(spoil, words, rng):
         imported(state)
 
 
+@pytest.mark.parametrize(
+    ("command", "words"), [("to-torch", "Zhang has no counterpart"), ("to-caffe", "is no table")]
+)
+def test_it_is_not_written_for_others(command, words, tmp_path, rng, capsys):
+    checkpoint = converted(tmp_path, state_of(rng))
+    with pytest.raises(SystemExit):
+        convert.main([command, str(checkpoint), str(tmp_path / "out")])
+    assert words in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("option", ["--color", "--head"])
 def test_options_of_other_networks_are_refused(option, tmp_path, rng, capsys):
     path = tmp_path / "eccv16.safetensors"

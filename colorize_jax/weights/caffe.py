@@ -16,6 +16,7 @@ from colorize_jax.config import default_config
 from colorize_jax.errors import ConfigError, WeightsError
 from colorize_jax.models import norm, registry
 from colorize_jax.models.vgg16 import Vgg16
+from colorize_jax.models.zhang import Zhang
 from colorize_jax.surgery import first_conv
 from colorize_jax.weights import tables
 from colorize_jax.weights.foreign import File, Imported
@@ -302,6 +303,11 @@ def export(encoder, variables: dict[str, Tree], *, dense: bool = True) -> dict[s
         raise WeightsError(
             "a ResNet of model.variant='torch' has its strides on the 3x3 and pads pool1 on both "
             "sides: Caffe's ResNet with these weights would be another function"
+        )
+    if isinstance(encoder, Zhang):
+        raise WeightsError(
+            "Zhang's network reads the lightness L and has its batch norm behind the ReLU: there is "
+            "no table for it, and it is not written for Caffe"
         )
     head = variables["params"].get("head")
     if head is not None and set(head) != set(HEADS[EXPORTED].layers):
