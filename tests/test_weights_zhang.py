@@ -171,7 +171,8 @@ def test_what_does_not_fit_is_named(spoil, words, rng):
 
 
 @pytest.mark.parametrize(
-    ("command", "words"), [("to-torch", "Zhang has no counterpart"), ("to-caffe", "is no table")]
+    ("command", "words"),
+    [("to-torch", "Zhang has no counterpart"), ("to-caffe", "no table for it")],
 )
 def test_it_is_not_written_for_others(command, words, tmp_path, rng, capsys):
     checkpoint = converted(tmp_path, state_of(rng))

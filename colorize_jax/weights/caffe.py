@@ -306,8 +306,8 @@ def export(encoder, variables: dict[str, Tree], *, dense: bool = True) -> dict[s
         )
     if isinstance(encoder, Zhang):
         raise WeightsError(
-            "Zhang's network reads the lightness L and has its batch norm behind the ReLU: there is "
-            "no table for it, and it is not written for Caffe"
+            "Zhang's network reads the lightness L and has its batch norm behind the ReLU: there "
+            "is no table for it, and it is not written for Caffe"
         )
     head = variables["params"].get("head")
     if head is not None and set(head) != set(HEADS[EXPORTED].layers):
