@@ -22,9 +22,17 @@ RECIPES = {
     "alexnet_col": ("", "long"),
     "resnet152_col": ("", "short"),
     "quickstart": ("", "regression"),
-    "voc2012_seg": ("", "random", "random,no_fov", "crossval", "alexnet", "random,resnet152"),
+    "voc2012_seg": (
+        "",
+        "random",
+        "random,no_fov",
+        "crossval",
+        "alexnet",
+        "random,resnet152",
+        "random,zhang",
+    ),
     "voc2007_cls": ("", "random", "crossval", "random,alexnet", "resnet152"),
-    "imagenet_subset_cls": ("", "random", "crossval", "alexnet", "random,resnet152"),
+    "imagenet_subset_cls": ("", "random", "crossval", "alexnet", "random,resnet152", "zhang"),
 }
 
 
@@ -73,12 +81,12 @@ def test_recipe_has_the_shapes_of_its_network(name, variant):
         assert head["hidden"]["kernel"].shape == (columns, 1024)
     network = variant.split(",")[-1]
     if name == "voc2012_seg":
-        encoder = {"alexnet": 9569, "resnet152": 11584}.get(network, 12417)
+        encoder = {"alexnet": 9569, "resnet152": 11584, "zhang": 7297}.get(network, 12417)
         columns = encoder if "no_fov" in variant else encoder + 2048
         assert head["hidden"]["kernel"].shape == (columns, 1024)
         assert head["classes"]["kernel"].shape == (1024, number)
     if name.endswith("_cls"):
-        top = 2048 if network == "resnet152" else 4096
+        top = {"resnet152": 2048, "zhang": 512}.get(network, 4096)
         assert head["classes"]["kernel"].shape == (top, number)
         assert config.data.crop == (227 if network == "alexnet" else 224)
     if config.task.name == "colorization":
@@ -86,7 +94,7 @@ def test_recipe_has_the_shapes_of_its_network(name, variant):
         assert set(head) - {"hidden"} == outputs
     assert bool(state.collections["batch_stats"]) == (config.model.norm == "batch")
     if config.task.name != "colorization":
-        keeps = variant.startswith("random") or network == "resnet152"
+        keeps = variant.startswith("random") or network in ("resnet152", "zhang")
         assert (config.model.norm == "batch") == keeps
         assert (config.init_from == "random") == variant.startswith("random")
     with pytest.raises(ConfigError, match="no variant 'nonsense'"):
@@ -105,6 +113,16 @@ def test_paper_recipe_is_that_of_the_paper():
     long = get_config("vgg16_col", "long")
     assert long.schedule.epochs == 10 and long.schedule.drops == config.schedule.drops
     assert get_config("vgg16_col", "no_drop").schedule.drops == ()
+
+
+def test_recipe_of_zhang_is_the_released_solver():
+    config = get_config("zhang_col")
+    assert (config.data.crop, config.data.batch_size, config.steps) == (176, 40, 500_000)
+    assert (config.optimizer.name, config.optimizer.rate) == ("adam", 3e-5)
+    assert (config.optimizer.b1, config.optimizer.b2) == (0.9, 0.99)
+    assert config.optimizer.weight_decay == 1e-3
+    assert [drop * config.steps for drop in config.schedule.drops] == [225_000, 450_000]
+    assert get_config("zhang_col", "small,l2").task.loss == "regression"
 
 
 def test_transfer_recipes_are_those_of_the_release():

@@ -71,8 +71,9 @@ def _settled(tmp_path, recipe, init_from, stated=(), **settings):
         {"name": "alexnet", "lrn": False},
         {"name": "resnet14", "variant": "torch"},
         {"name": "resnet152", "depth": 14},  # as such a network was called once
+        {"name": "zhang", "norm_scale": True},
     ],
-    ids=["vgg16", "color", "alexnet", "resnet", "old resnet"],
+    ids=["vgg16", "color", "alexnet", "resnet", "old resnet", "zhang"],
 )
 def test_a_run_takes_the_network_from_where_it_starts(tmp_path, saved, recipe, model):
     path = saved(**model)
@@ -83,14 +84,13 @@ def test_a_run_takes_the_network_from_where_it_starts(tmp_path, saved, recipe, m
     for name in (*theirs.architecture, "in_channels"):
         assert getattr(ours, name) == getattr(theirs, name)
     assert config.model.name != "resnet152"
+    keeps = "resnet" in config.model.name or config.model.name == "zhang"
     assert config.model.norm == (
-        "batch" if "resnet" in config.model.name or (recipe == "col" and "norm" not in model)
-        else "none"
-    )  # fmt: skip
+        "batch" if keeps or (recipe == "col" and "norm" not in model) else "none"
+    )
     if recipe == "cls":
         assert config.data.crop == (227 if config.model.name == "alexnet" else 224)
-        resnet = "resnet" in config.model.name
-        assert config.model.get("fc6_padding") == (None if resnet else "VALID")
+        assert config.model.get("fc6_padding") == (None if keeps else "VALID")
 
 
 def test_what_was_stated_stands_or_is_an_error_by_name(tmp_path, saved):
