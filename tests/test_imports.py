@@ -10,11 +10,12 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "colorize_jax"
 ALLOWED = {
     "config": set(),
     "color": set(),
+    "augment": {"color"},
     "data": {"color"},
     "models": {"color", "config"},
     "surgery": {"models"},
     "checkpoints": {"config", "models"},
-    "tasks": {"color", "config", "data", "models"},
+    "tasks": {"augment", "color", "config", "data", "models"},
     "features": {"data"},
     "weights": {"checkpoints", "color", "config", "models", "surgery", "tasks"},
     "training": {

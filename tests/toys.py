@@ -14,18 +14,39 @@ CLASSES = ("red", "green", "blue")
 PHOTOS = 8
 # What makes a run of a task small, or gives it labels. A task that is not here needs nothing.
 _CONFIGS = {
+    "counting": functools.partial(
+        tiny.config, task__name="counting", task__counts=6, task__margin=1.0
+    ),
     "classification": functools.partial(tiny.classification, "softmax"),
     "gamut": functools.partial(tiny.config, task__name="gamut", task__prior_batches=2),
     # Against all eight photos: of draws from so few, many would be the photo itself.
     "instances": functools.partial(
         tiny.config, task__name="instances", task__loss="softmax", task__jitter=0.05, task__gray=0.0
     ),
+    "jigsaw": functools.partial(
+        tiny.config, task__name="jigsaw", task__permutations=3, task__shift=0,
+        task__dropout=0.0, model__tile_features=32, model__hidden=32,
+    ),
+    "relative_patch": functools.partial(
+        tiny.config, task__name="relative_patch", model__in_channels=1, task__resampled=0.1,
+        task__dropout=0.0, model__tile_features=32, model__hidden=32,
+    ),
     "segmentation": tiny.segmentation,
     # It answers at all of a grid: as many places in small crops as others sample in larger ones.
     "zhang": functools.partial(
         tiny.config, task__name="zhang", task__prior_batches=2, data__crop=16
     ),
-}
+}  # fmt: skip
+# Tasks that ask where a part of a photo was: every ninth of the photos has stripes of its own.
+_STRIPED = ("jigsaw", "relative_patch")
+
+
+def _stripes(crop):
+    """[crop, crop] in -1 to 1: direction and width of the stripes tell the ninth."""
+    down, right = np.indices((crop, crop))
+    ninth = 3 * (3 * down // crop) + 3 * right // crop
+    angle, width = ninth % 3 * np.pi / 3, 1.2 + 0.7 * (ninth // 3)
+    return np.sin((down * np.cos(angle) + right * np.sin(angle)) / width * np.pi)
 
 
 def make(name, **settings):
@@ -49,6 +70,8 @@ def batch(config, task, rng):
     tints = np.array([[1, 0.4, 0.4], [0.4, 1, 0.4], [0.4, 0.4, 1]])[number % 3]
     bright = 30 + 50 * (number % 3)[:, None] + 4 * number[:, None] + 60 * down
     image = bright[:, :, None, None] * tints[:, None, None] + rng.uniform(0, 4, (1, crop, crop, 3))
+    if config.task.name in _STRIPED:
+        image += 25 * _stripes(crop)[..., None]
     image = image.astype(np.uint8)
     found = {
         "image": image if task.views == 1 else np.stack([image] * task.views, 1),

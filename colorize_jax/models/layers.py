@@ -6,6 +6,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from colorize_jax.errors import ConfigError
 
@@ -215,3 +216,23 @@ def local_response_norm(x: jax.Array) -> jax.Array:
     padded = jnp.pad(squares, ((0, 0),) * (x.ndim - 1) + ((2, 2),))
     total = sum(padded[..., i : i + x.shape[-1]] for i in range(5))
     return (x.astype(jnp.float32) * (1 + 2e-5 * total) ** -0.75).astype(x.dtype)
+
+
+def adaptive_mean_pool(x: jax.Array, cells: int) -> jax.Array:
+    """Means over a grid of cells: [batch, h, w, channels] of any size -> [batch, cells, cells,
+    channels].
+
+    As PyTorch's AdaptiveAvgPool2d: cell i goes from floor(i h / cells) to ceil((i + 1) h / cells),
+    so that cells overlap where the size is no multiple, and repeat where the map is smaller.
+    """
+
+    def weights(size):
+        rows = np.zeros((cells, size), np.float32)
+        for i in range(cells):
+            start, stop = i * size // cells, -(-(i + 1) * size // cells)
+            rows[i, start:stop] = 1 / (stop - start)
+        return rows
+
+    height, width = x.shape[1:3]
+    means = jnp.einsum("bhwc,gh->bgwc", x.astype(jnp.float32), weights(height))
+    return jnp.einsum("bgwc,kw->bgkc", means, weights(width)).astype(x.dtype)

@@ -12,7 +12,7 @@ import numpy as np
 from colorize_jax.color import spaces
 from colorize_jax.errors import ConfigError
 from colorize_jax.tasks import losses
-from colorize_jax.tasks.task import Evaluator, Facts, Score, Task
+from colorize_jax.tasks.task import Evaluator, Facts, Score, Task, chosen_layer
 
 SETTINGS = {
     # The layer whose mean over positions becomes the feature. "": the encoder's top.
@@ -226,9 +226,9 @@ def make_task(config, encoder, facts: Facts) -> Task:
     one update, and the bank is on average as old as an epoch anyway.
     """
     settings, photos = config.task, facts.photos
-    _check(config, encoder)
+    _check(config)
     drawn = settings.loss == "nce"
-    layer = settings.layer or encoder.top
+    layer = chosen_layer(config, encoder)
     model = InstanceNetwork(
         encoder, nn.Dense(settings.dimensions), layer, photos, settings.temperature,
         settings.momentum,
@@ -276,13 +276,8 @@ def make_task(config, encoder, facts: Facts) -> Task:
     return Task(model, prepare, loss, evaluators={"": evaluator}, score=score)
 
 
-def _check(config, encoder) -> None:
+def _check(config) -> None:
     settings = config.task
-    if settings.layer and settings.layer not in encoder.layers:
-        raise ConfigError(
-            f"config.task.layer={settings.layer!r}: {config.model.name} has "
-            f"{', '.join(encoder.layers)}"
-        )
     if settings.loss not in ("nce", "softmax"):
         raise ConfigError(
             f"config.task.loss is {settings.loss!r}; instances has 'nce' and 'softmax'"

@@ -4,10 +4,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from colorize_jax.errors import ConfigError
 from colorize_jax.models.classifier import LinearHead
 from colorize_jax.tasks import evaluators, losses
-from colorize_jax.tasks.task import Facts, Score, Task
+from colorize_jax.tasks.task import Facts, Score, Task, chosen_layer
 
 TURNS = 4
 SETTINGS = {
@@ -49,11 +48,7 @@ class RotationNetwork(nn.Module):
 def make_task(config, encoder, facts: Facts) -> Task:
     """Cross-entropy over the four turns of each photo, which all lie in its row of a batch."""
     del facts
-    layer = config.task.layer or encoder.top
-    if layer not in encoder.layers:
-        raise ConfigError(
-            f"config.task.layer={layer!r}: {config.model.name} has {', '.join(encoder.layers)}"
-        )
+    layer = chosen_layer(config, encoder)
     model = RotationNetwork(encoder, LinearHead(TURNS, encoder.dtype), layer)
 
     def prepare(keys, batch):

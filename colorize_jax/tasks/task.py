@@ -8,6 +8,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from colorize_jax.errors import ConfigError
+
 Tree = Any
 Batch = dict[str, jax.Array]
 
@@ -191,6 +193,20 @@ class Task:
     def axis_name(self) -> str | None:
         """The mapped axis that the batch is split over (shard_map, pmap), or None under jit."""
         return self.model.encoder.axis_name
+
+
+def chosen_layer(config, encoder) -> str:
+    """The layer of the encoder that `config.task.layer` names, its top for "".
+
+    Raises:
+        ConfigError: it has no such layer.
+    """
+    layer = config.task.layer or encoder.top
+    if layer not in encoder.layers:
+        raise ConfigError(
+            f"config.task.layer={layer!r}: {config.model.name} has {', '.join(encoder.layers)}"
+        )
+    return layer
 
 
 def batch_shapes(task: Task, config) -> dict[str, jax.ShapeDtypeStruct]:

@@ -1,0 +1,78 @@
+"""Squares cut from photos: cells of a grid, tiles inside of cells, patches with gaps."""
+
+import jax
+import jax.numpy as jnp
+
+SIDE = 3  # cells in a row and in a column of the grid
+
+
+def cells() -> jax.Array:
+    """(row, column) of every cell of the 3x3 grid in raster order: int32 [9, 2]."""
+    number = jnp.arange(SIDE**2)
+    return jnp.stack([number // SIDE, number % SIDE], -1)
+
+
+def cut(image: jax.Array, corners: jax.Array, side: int) -> jax.Array:
+    """Squares of one photo.
+
+    Args:
+        image: [height, width, channels].
+        corners: [n, 2] (y, x) of the upper left pixels; the squares lie inside of the photo.
+        side: of the squares.
+
+    Returns:
+        [n, side, side, channels].
+    """
+
+    def square(corner):
+        start = (corner[0], corner[1], jnp.zeros((), corner.dtype))
+        return jax.lax.dynamic_slice(image, start, (side, side, image.shape[-1]))
+
+    return jax.vmap(square)(corners)
+
+
+def put_together(tiles: jax.Array, cell: int, side: int) -> jax.Array:
+    """Nine tiles [..., 9, tile, tile, channels] in the middle of their cells, on black.
+
+    Returns:
+        [..., side, side, channels], for people to look at; `side` is at least 3 cells.
+    """
+    tile = tiles.shape[-2]
+    before, behind = (cell - tile) // 2, cell - tile - (cell - tile) // 2
+    none = [(0, 0)] * (tiles.ndim - 3)
+    padded = jnp.pad(tiles, [*none, (before, behind), (before, behind), (0, 0)])
+    rows = padded.reshape(*tiles.shape[:-4], SIDE, SIDE, cell, cell, tiles.shape[-1])
+    rows = jnp.moveaxis(rows, -3, -4)  # [..., row, y, column, x, channels]
+    whole = rows.reshape(*tiles.shape[:-4], SIDE * cell, SIDE * cell, tiles.shape[-1])
+    rest = side - SIDE * cell
+    return jnp.pad(whole, [*none[:-1], (0, rest), (0, rest), (0, 0)])
+
+
+def tile_corners(offsets: jax.Array, cell: int) -> jax.Array:
+    """Where tiles lie whose cells have no gap: offsets (y, x) inside of the cells -> [9, 2]."""
+    return cells() * cell + offsets
+
+
+def patch_corners(
+    origin: jax.Array, jitter: jax.Array, *, patch: int, gap: int, shape: tuple[int, int]
+) -> jax.Array:
+    """Where the patches of a 3x3 grid with gaps lie: [9, 2] (y, x), inside of the photo.
+
+    Args:
+        origin: [2] corner of the first patch before it is moved.
+        jitter: [9, 2] pixels by which each patch is moved.
+        patch, gap: sides in pixels.
+        shape: height and width of the photo.
+    """
+    corners = origin + cells() * (patch + gap) + jitter
+    return jnp.clip(corners, 0, jnp.asarray(shape) - patch)
+
+
+def standardized(tiles: jax.Array) -> jax.Array:
+    """[..., side, side, channels] float: every tile with mean 0 and variance 1 over all its values.
+
+    A tile of one value becomes zeros.
+    """
+    axes = (-3, -2, -1)
+    centered = tiles - tiles.mean(axes, keepdims=True)
+    return centered * jax.lax.rsqrt(jnp.square(centered).mean(axes, keepdims=True) + 1e-6)
