@@ -17,8 +17,11 @@ from colorize_jax.training import loop, sharding
 from colorize_jax.training.step import init_state, row_keys, train_step
 
 TASKS = registry.names()
-# Those that other files train, on devices and to the end, come here only with -m slow.
-_TRAINED = ("colorization", "segmentation", "classification")
+# Trained only with -m slow: those that other files train, on devices and to the end, and those whose
+# steps take the compiler long and have nothing that others lack.
+_TRAINED = (
+    "colorization", "segmentation", "classification", "counting", "jigsaw", "relative_patch",
+)  # fmt: skip
 IN_TRAINING = [
     pytest.param(name, marks=pytest.mark.slow) if name in _TRAINED else name for name in TASKS
 ]
