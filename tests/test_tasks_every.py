@@ -17,8 +17,8 @@ from colorize_jax.training import loop, sharding
 from colorize_jax.training.step import init_state, row_keys, train_step
 
 TASKS = registry.names()
-# Trained only with -m slow: those that other files train, on devices and to the end, and those whose
-# steps take the compiler long and have nothing that others lack.
+# Trained only with -m slow: those that other files train, on devices and to the end, and those
+# whose steps take the compiler long and have nothing that others lack.
 _TRAINED = (
     "colorization", "segmentation", "classification", "counting", "jigsaw", "relative_patch",
 )  # fmt: skip
