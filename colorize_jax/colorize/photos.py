@@ -36,6 +36,7 @@ _WITH_EXIF = ("JPEG", "PNG", "TIFF", "WEBP", "AVIF")
 _WITH_PROFILE = ("JPEG", "PNG", "TIFF", "WEBP", "AVIF")
 _ORIENTATION, _XMP, _IPTC, _PROFILE = 0x0112, 700, 33723, 34675  # tags of TIFF and EXIF
 _WIDTH, _HEIGHT = 0xA002, 0xA003  # of EXIF
+_PARTS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)  # of EXIF, each a table of its own
 # Tags that tell how a TIFF is laid out, and are of the file that they are in.
 _LAYOUT = frozenset(
     (254, 255, 256, 257, 258, 259, 262, 263, 264, 265, 266, 273, 277, 278, 279, 280, 281, 284, 288,
@@ -239,19 +240,17 @@ def _exif(source: Image.Image | dict, size: Sequence[int]) -> bytes:
         found = Image.Image.getexif(source)
     kept = Image.Exif()
     for tag, value in found.items():
-        if tag not in _LAYOUT:
+        if tag not in _LAYOUT and tag not in _PARTS:
             kept[tag] = value
-    for number in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
-        if number in found and (part := found.get_ifd(number)):
-            kept.get_ifd(number).update(part)
-            kept[number] = kept.get_ifd(number)
+    for tag in _PARTS:
+        if tag in found and (part := dict(found.get_ifd(tag))):
+            if _WIDTH in part and _HEIGHT in part:
+                part[_HEIGHT], part[_WIDTH] = size
+            kept[tag] = part
     if not len(kept):
         return b""
     if _ORIENTATION in kept:
         kept[_ORIENTATION] = 1
-    camera = kept.get_ifd(ExifTags.IFD.Exif)
-    if _WIDTH in camera and _HEIGHT in camera:
-        camera[_HEIGHT], camera[_WIDTH] = size
     return kept.tobytes().removeprefix(b"Exif\0\0")
 
 
@@ -299,7 +298,7 @@ def write(
         if form == "TIFF" and pixels.dtype == np.uint16:
             return _deep_tiff(pixels, alpha, metadata, notes)
         return _by_pillow(pixels, alpha, form, metadata, quality)
-    except (OSError, ValueError, cv2.error, struct.error) as error:
+    except (OSError, ValueError, RuntimeError, cv2.error, struct.error) as error:
         raise DataError(f"it cannot be written as {form}: {why(error)}") from error
 
 
@@ -324,9 +323,12 @@ def _by_pillow(pixels, alpha, form: str, metadata: Metadata, quality: int) -> by
         # All of the colors' pixels, or gray would change where colors do.
         settings |= {"subsampling": 0, "extra": metadata.iptc}
     if form == "TIFF":
-        settings["compression"] = "tiff_adobe_deflate"
         exif = Image.Exif()
-        exif.load(b"Exif\0\0" + metadata.exif) if metadata.exif else None
+        if metadata.exif:
+            exif.load(b"Exif\0\0" + metadata.exif)
+        # Pillow compresses by libtiff, to which it cannot give the tables of EXIF.
+        if not any(tag in exif for tag in _PARTS):
+            settings["compression"] = "tiff_adobe_deflate"
         if metadata.xmp:
             exif[_XMP] = metadata.xmp
         settings["exif"] = exif
