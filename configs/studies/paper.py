@@ -5,7 +5,7 @@ python -m colorize_jax.study paper --workdir=/ckpt/paper --data=/data \
 
 runs one row: its pretraining, the search for its rate and schedule, and the transfer. --data holds
 imagenet/train and imagenet/val, places205, VOCdevkit/VOC2007 and VOCdevkit/VOC2012,
-benchmark_RELEASE/dataset (SBD), and imagenet_vgg16 (ImageNet's classifier; the page tells how to
+benchmark_RELEASE/dataset (SBD), and imagenet_vgg16 (ImageNet's classifier; the page explains how to
 import it). If a data set is in another place, a link to it is enough.
 """
 
@@ -272,11 +272,11 @@ python -m colorize_jax.convert caffe VGG_ILSVRC_16_layers.caffemodel.h5 $DATA/im
 ```
 
 `imagenet_vgg16_gray` is this network, rebalanced and trained on gray for 4 more epochs.
-[weights.md](weights.md#caffe) tells what the import does to the file. The network has no batch
+[weights.md](weights.md#caffe) explains what the import does to the file. The network has no batch
 norm, so every run from it rebalances its layers. A gray run then sums the first layer over the
 channels. The classifier's last layer is not imported: the four epochs begin with a random one.
 
-The network, the rebalancing and the 4 epochs are those of the paper. It does not tell the rest:
+The network, the rebalancing and the 4 epochs are those of the paper. It does not give the rest:
 
 - The schedule of the epochs. Here they have batches of 128, a rate of 0.001, and drops after 2 and
   3 epochs. This was not searched for.
@@ -312,7 +312,7 @@ better one counts. (A ResNet always has batch norm.) All inputs are gray unless 
   the release. The release's average precision draws straight lines between the points; the paper's
   number presumably is of this kind. Elsewhere we use `eval/map`.
 - ImNt: the 50,000 photos of ImageNet's val are scored, with one central crop of 224 pixels each
-  (AlexNet: 227). The paper does not tell the size of the photo before the crop; here it is 256.
+  (AlexNet: 227). The paper does not give the size of the photo before the crop; here it is 256.
 
 `python -m colorize_jax.evaluate` scores a run again, here with other crops:
 
