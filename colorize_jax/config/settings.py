@@ -155,7 +155,8 @@ def default_config(
     # brings settings of its own.
     config.schedule.name = schedule
     config.schedule.epochs = 3.0  # The length of the run in epochs, if steps is 0.
-    # The fraction of the run in which the rate rises from zero.
+    # The fraction of the run in which the rate rises from zero. While early stopping searches, it
+    # is a fraction of the longest allowed length.
     config.schedule.warmup = 0.0
 
     # Finds the schedule while it trains on a part of the training split: a window that scores no
