@@ -7,8 +7,8 @@ import sys
 from colorize_jax.help import show
 
 COMMANDS = (
-    "main", "colorize", "colorize.score", "colorize.fooled", "evaluate", "extract", "probe",
-    "convert", "data", "study", "bench", "bench.regression_scale",
+    "main", "colorize", "colorize.score", "colorize.fooled", "colorize.demo", "evaluate", "extract",
+    "probe", "convert", "data", "study", "bench", "bench.regression_scale",
 )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ import pytest
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FOUND = next((path for name in NAMES if (path := shutil.which(name))), None)
 needed = pytest.mark.skipif(FOUND is None, reason=f"none of {', '.join(NAMES)} is installed")
-PATIENCE = 120  # seconds, on a machine that is busy with something else
+PATIENCE = 60  # seconds, on a machine that is busy with something else
 
 
 class Page:

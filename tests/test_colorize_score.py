@@ -14,6 +14,7 @@ import skimage.color
 from colorize_jax.checkpoints import reading, writing
 from colorize_jax.color import gamut
 from colorize_jax.colorize import interpretability, pairs, report, score, scoring
+from colorize_jax.colorize.colorizer import Colorizer
 from colorize_jax.errors import ConfigError, DataError, WeightsError
 from colorize_jax.models import registry
 
@@ -89,6 +90,25 @@ def test_rows_without_any_network_stand_beside_the_colored_ones(folders, tmp_pat
     for row, found in rows.items():
         assert re.search(rf"^{re.escape(row)} +{found['auc']:.4f} ", said, re.MULTILINE)
     assert "from 3 photos of the originals themselves" in said
+
+
+def test_a_checkpoint_colors_the_grays_of_the_originals(folders, tmp_path, monkeypatch):
+    truth, _ = folders
+    workdir = tmp_path / "run"
+
+    def colorizer(photo):  # in the place of a network, which takes long to compile
+        return 255 - photo
+
+    monkeypatch.setattr(Colorizer, "load", lambda path: {str(workdir): colorizer}[path])
+    colored = {path.stem: colorizer(np.asarray(Image.open(path))) for path in truth.iterdir()}
+    same = write(tmp_path / "same", **colored)
+    run(f"--truth={truth}", f"--checkpoint={workdir}", f"--output={tmp_path / 'out'}")
+    run(f"--truth={truth}", f"--colored={same}", f"--output={tmp_path / 'other'}")
+    ours, theirs = (
+        numbers(tmp_path / "out")["rows"][str(workdir)],
+        numbers(tmp_path / "other")["rows"][str(same)],
+    )
+    assert ours == theirs and ours["auc"] < 1
 
 
 def test_the_constant_color_and_the_weights_are_those_of_another_source(folders, tmp_path):

@@ -13,7 +13,7 @@ from colorize_jax import __main__ as commands
 from colorize_jax import convert, evaluate, extract, help, main, probe, study
 from colorize_jax.bench import __main__ as bench
 from colorize_jax.bench import regression_scale
-from colorize_jax.colorize import fooled, score
+from colorize_jax.colorize import demo, fooled, score
 from colorize_jax.config import default_config, recipe
 from colorize_jax.data import __main__ as data
 from colorize_jax.errors import ConfigError
@@ -77,14 +77,14 @@ def _said(capsys, call, *words):
     return ended.value.code, said.out + said.err
 
 
-PLAIN = (score, fooled)  # their settings are flags of their own
+PLAIN = (score, fooled, demo)  # their settings are flags of their own
 COMMANDS = [
     *((module, ()) for module in (main, evaluate, regression_scale, extract, probe, study)),
     (convert, ()), *((convert, (name,)) for name in
      ("caffe", "to-caffe", "torch", "to-torch", "to-onnx", "inspect")),
     (bench, ()), *((bench, (name,)) for name in ("data", "memory", "cost", "step")),
     (data, ()), *((data, (name,)) for name in ("check", "pack")),
-    (score, ()), (fooled, ()),
+    (score, ()), (fooled, ()), (demo, ()),
 ]  # fmt: skip
 
 
