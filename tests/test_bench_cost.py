@@ -80,7 +80,7 @@ def test_counts_are_of_one_device(state, monkeypatch):
         return compiled[-1]
 
     monkeypatch.setattr(jax.stages.Lowered, "compile", compile_once)
-    counted = cost.count_step(_config(), 2, jax.devices()[:2])
+    counted = cost.count(cost.compile_step(_config(), 2, jax.devices()[:2]), 2)
     lowered = _lowered(2)[0]
     # So small a network is largely random numbers and norms, which fusion computes twice.
     assert counted.flops == pytest.approx(lowered["flops"], rel=0.2)

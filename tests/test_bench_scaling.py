@@ -1,9 +1,12 @@
 """The model of time over many chips, and the command that shows it."""
 
 import dataclasses
+from unittest import mock
 
+import jax
 import jax.numpy as jnp
 import pytest
+import tiny
 
 from colorize_jax.bench import __main__ as bench
 from colorize_jax.bench import cost, scaling
@@ -99,11 +102,14 @@ def recipe(tmp_path):
 def test_command_prints_tables(recipe, capsys, monkeypatch):
     compiled = []
 
-    def count_step(config, rows, devices):  # compiles; tested with the counts
+    def compile_step(config, rows, devices):  # tested with the counts
         compiled.append((config.model.dtype, rows, len(devices)))
+
+    def count(step, rows):
         return cost.Counts(rows, 1e12 * rows, 1e10 * rows, 10**9 * rows)
 
-    monkeypatch.setattr(cost, "count_step", count_step)
+    monkeypatch.setattr(cost, "compile_step", compile_step)
+    monkeypatch.setattr(cost, "count", count)
     bench.main([
         "cost", f"--config={recipe}", "--rows", "2", "4", "--config.model.dtype=bfloat16",
     ])  # fmt: skip
@@ -116,6 +122,56 @@ def test_command_prints_tables(recipe, capsys, monkeypatch):
         assert len({line.count("|") for line in lines.splitlines()}) == 1
 
 
+class Gpu:
+    """Stands for a GPU that is not there."""
+
+    platform, device_kind, process_index, id = "gpu", "an abacus", 0, 0
+
+
+class Program:
+    """Stands for a step that is compiled for it: a transposition, and a product for every photo."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def as_text(self):
+        """As XLA writes it."""
+        dims = "lhs_contracting_dims={1}, rhs_contracting_dims={0}"
+        product = f"f32[1000,1000]{{1,0}} dot(%x, %y), {dims}"
+        products = "\n".join(f"  %p.{row} = {product}" for row in range(self.rows))
+        return f"""
+ENTRY %main (x: f32[1000,400]) -> f32[1000,1000] {{
+  %x = f32[1000,400]{{1,0}} parameter(0)
+  %y = f32[400,1000]{{1,0}} transpose(%x), dimensions={{1,0}}
+{products}
+}}
+"""
+
+    def cost_analysis(self):
+        """XLA has none of a GPU that is not there."""
+
+    def memory_analysis(self):
+        """A gigabyte of everything."""
+        names = ("argument", "output", "alias", "temp")
+        return mock.Mock(**{f"{name}_size_in_bytes": 10**9 for name in names})
+
+
+def test_kernels_of_a_gpu_are_counted(recipe, capsys, monkeypatch):
+    abstract = cost.plan_step(tiny.vgg(), 2, jax.devices()[:1])
+    monkeypatch.setattr(cost, "_gpu_devices", lambda name, count: [Gpu()] * int(count))
+    monkeypatch.setattr(cost, "compile_step", lambda config, rows, devices: Program(rows))
+    monkeypatch.setattr(cost, "plan_step", lambda config, rows, devices: abstract)
+    bench.main(["cost", f"--config={recipe}", "--rows", "2", "4", "--topology=h100:2"])
+    text = capsys.readouterr().out
+    assert "compiled for 2 x an abacus**" in text
+    # A product: 2 x 1000 x 400 x 1000, and 4 bytes of 400,000, 400,000 and 1,000,000 numbers.
+    assert "| 2 | 0.8 | 0.0 | 0.01 | 2.00 |" in text
+    assert "| matrix products | 2 | 0.01 | 0.00 |" in text
+    assert "| matrix products | 4 | 0.03 | 0.00 |" in text
+    assert "**4 photos a device, by kind of kernel**" in text
+    assert "An estimate for 4 photos on an abacus" in text
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -124,9 +180,12 @@ def test_command_prints_tables(recipe, capsys, monkeypatch):
         (["--rows", "0", "4"], "--rows 0 4: two numbers"),
         (["--rows", "4", "4"], "--rows 4 4: two numbers"),
         (["--topology=v0:9"], "cannot compile for the TPU slice 'v0:9'"),
+        (["--topology=h100"], "pip install --no-deps jax-cuda12-plugin=="),
+        (["--topology=h100:9"], "h100:N with N from 1 to 8"),
     ],
 )
-def test_mistakes_become_sentences(recipe, flags, message):
+def test_mistakes_become_sentences(recipe, flags, message, monkeypatch):
+    monkeypatch.setattr(cost, "_installed", lambda module: False)
     with pytest.raises(SystemExit) as error:
         bench.main(["cost", f"--config={recipe}", *flags])
     assert message in str(error.value) and str(error.value).startswith("error: ")

@@ -298,14 +298,34 @@ def test_plot_shows_what_there_is(place, tmp_path):
     assert colored(full) > 500
 
 
-def test_study_of_the_project_is_sound():
-    found = load_file("small", "get_study").get_study()
+@pytest.mark.parametrize("name", ["small", "gpu"])
+def test_study_of_the_project_is_sound(name):
+    found = load_file(name, "get_study").get_study()
     plan.check(found)
     place = Workplace(found, pathlib.Path("/study"), "/data")
     for run in found.runs():
         if not run.search:
             changes = [a.partition("--config.")[2] for a in place.command(run)[2:]]
             load_config(run.recipe, changes)
+
+
+def test_study_of_a_gpu_differs_in_the_start_alone():
+    found = load_file("gpu", "get_study").get_study()
+    place = Workplace(found, pathlib.Path("/study"), "/data")
+    runs = {run.name: run for run in found.runs()}
+    configs = {
+        name: load_config(run.recipe, [a.partition("--config.")[2] for a in place.command(run)[2:]])
+        for name, run in runs.items()
+    }
+    col, random = (configs[f"seg_{start}-1"].to_dict() for start in ("col", "random"))
+    differing = {key for key in col if col[key] != random[key]}
+    assert differing == {"init_from"}
+    # The early snapshot is one that the pretraining keeps.
+    pretraining = configs["col"]
+    assert pretraining.model.width == 1.0 and pretraining.checkpoint.snapshots == (3.0,)
+    assert runs["seg_early-0"].start == f"col@{round(3.0 * 49_503 / pretraining.data.batch_size)}"
+    # The card's time is for training: evaluation comes at the end.
+    assert all(config.eval.every == config.steps for config in configs.values())
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,12 @@ def _add_cost(commands) -> None:
         "cost", recipes=True,
         help="FLOPs, bytes and memory of a training step, and a model of its time",
     )  # fmt: skip
-    command.add_argument("--topology", default="", help="compile for this TPU slice: v5e:2x4")
+    command.add_argument(
+        "--topology",
+        default="",
+        help="compile for devices that need not be there: v5e:2x4 is a TPU slice, h100 a GPU, "
+        "h100:8 eight",
+    )
     command.add_argument(
         "--rows", type=int, nargs=2, default=(8, 32), metavar="N",
         help="photos of one device in a step, few and many",
@@ -218,7 +223,7 @@ def _cost(settings) -> str:
     # JAX starts only for the command that needs it.
     import jax
 
-    from colorize_jax.bench import cost, scaling
+    from colorize_jax.bench import cost, kernels, scaling
     from colorize_jax.models import registry
 
     few, many = settings.rows
@@ -229,10 +234,20 @@ def _cost(settings) -> str:
     config.microbatches = 1  # of several XLA counts one
     topology = settings.topology
     devices = cost.topology_devices(topology) if topology else jax.devices()[:1]
-    counts = [cost.count_step(config, rows, devices) for rows in (few, many)]
+    counts, tables = [], []
+    for rows in (few, many):
+        compiled = cost.compile_step(config, rows, devices)
+        counts.append(cost.count(compiled, rows))
+        if cost.is_gpu(devices):
+            counted = kernels.count(compiled.as_text())
+            tables += [
+                f"**{rows} photos a device, by kind of kernel**",
+                kernels.report(counted, rows, kernels.H100, devices[0].device_kind),
+            ]
     state = cost.plan_step(config, few, devices).abstract_state()
     kind = f"{len(devices)} x {devices[0].device_kind}"
-    return scaling.report(config.model.name, state, counts, config.model.dtype, kind)
+    scaled = scaling.report(config.model.name, state, counts, config.model.dtype, kind)
+    return "\n\n".join([scaled, *tables])
 
 
 if __name__ == "__main__":
