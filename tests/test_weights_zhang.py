@@ -9,7 +9,7 @@ import tiny
 import colorize_jax
 from colorize_jax import convert
 from colorize_jax.checkpoints import reading
-from colorize_jax.color import gamut
+from colorize_jax.color import gamut, spaces
 from colorize_jax.errors import CheckpointError, ConfigError, WeightsError
 from colorize_jax.training import evaluation, start
 from colorize_jax.weights import foreign, inspection, zhang
@@ -102,6 +102,16 @@ def test_converted_checkpoint_is_evaluated_and_starts_transfers(tmp_path, rng):
     other = reading.saved_encoder(checkpoint).clone(norm_scale=False)
     with pytest.raises(CheckpointError, match="norm_scale is False here and True there"):
         start.check(config, other, folder)
+
+
+def test_converted_checkpoint_colors_photos_and_keeps_their_lightness(tmp_path, rng):
+    colorizer = colorize_jax.Colorizer.load(converted(tmp_path, state_of(rng)), size=24)
+    assert colorizer.network.colors.temperature == 1.0
+    photo = rng.integers(0, 256, (3, 5, 3), np.uint8).repeat(8, 0).repeat(9, 1)
+    colored = colorizer(photo)
+    assert colored.shape == photo.shape and np.ptp(colored.astype(int), axis=-1).max() > 4
+    lightness = (np.asarray(spaces.lab(spaces.from_uint8(x)))[..., 0] for x in (colored, photo))
+    np.testing.assert_allclose(*lightness, atol=0.5)
 
 
 def test_bins_are_put_into_our_order(rng):
