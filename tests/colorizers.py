@@ -3,7 +3,6 @@
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tiny
 
@@ -17,17 +16,25 @@ def save(workdir, head=True, **settings):
     """Writes a checkpoint of a network with vivid answers; settings as of `tiny.config`."""
     config = tiny.config(**settings)
     task = make_task(config)
-    batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch_shapes(task, config))
-    variables = init_variables(jax.random.key(0), task, batch)
-    layers = variables["params"]["head"]
-    if "hidden" in layers:  # it begins near zero, as the paper has it
-        layers["hidden"]["kernel"] *= 1e4
-        for name in layers.keys() - {"hidden"}:
-            layers[name]["kernel"] *= 3
+    # Shapes alone: a random start as training has it would be compiled for seconds.
+    shapes = jax.eval_shape(
+        lambda batch: init_variables(jax.random.key(0), task, batch), batch_shapes(task, config)
+    )
+    rng = np.random.default_rng(0)
+    variables = jax.tree_util.tree_map_with_path(lambda path, x: _drawn(rng, path, x), shapes)
     if not head:
         del variables["params"]["head"]
     state = {"step": np.zeros((), np.int32), "opt_state": (), **variables}
-    state = jax.tree.map(np.asarray, state)
     note = {"step": 0, "config": json.loads(json.dumps(config.to_dict()))}
     writing.write(workdir / "checkpoints" / "0", state, note)
     return workdir
+
+
+def _drawn(rng, path, shape):
+    name = path[-1].key
+    if name == "prior":
+        return np.full(shape.shape, 1 / shape.size, shape.dtype)
+    if name != "kernel":
+        return np.full(shape.shape, name in ("var", "scale", "count"), shape.dtype)
+    spread = 3 * np.prod(shape.shape[:-1]) ** -0.5  # Three: the colors are to be vivid.
+    return rng.normal(0, spread, shape.shape).astype(shape.dtype)

@@ -34,6 +34,7 @@ from colorize_jax.errors import (
 from colorize_jax.files import atomic_write_bytes
 from colorize_jax.paths import argument
 
+_MOST_SHOWN = 300  # results on a page, which holds about 0.3 MB of each
 _LARGE = 2**25  # pixels of a photo above which no other one is read meanwhile
 
 
@@ -205,7 +206,7 @@ class Job:
                     rgb, work.scan.alpha, form, work.scan.metadata, self._asked.quality, notes
                 )
                 self._write(path, content)
-                if self._asked.page is not None:
+                if self._asked.page is not None and len(self.page) < _MOST_SHOWN:
                     from colorize_jax.colorize import page
 
                     self.page.append(page.entry(path, work.gray, rgb, work.truth))
@@ -264,6 +265,8 @@ def main(asked: argparse.Namespace) -> None:
         where = pathlib.Path(asked.page or os.path.join(folder, "index.html"))
         page.write(where, job.page)
         command_line.say(str(where))
+        if len(job.page) == _MOST_SHOWN:
+            job.say(f"the page shows the first {_MOST_SHOWN} results only")
     job.say(f"{job.done:,} photos colored, {job.failed:,} failed")
     if job.failed or not found.items:
         sys.exit(1)
