@@ -14,6 +14,7 @@ import pytest
 import saved
 
 from colorize_jax.colorize import __main__ as command
+from colorize_jax.colorize import inputs
 from colorize_jax.colorize.colorizer import Colorizer
 
 
@@ -233,3 +234,14 @@ def test_the_command_as_it_is_typed(checkpoint, tmp_path):
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "colorized/a.png\n"), done.stderr
+
+
+def test_names_of_results():
+    items = [
+        inputs.Item("", place, None) for place in ("a.JPG", "b.gif", "c.pgm", "d", "e.f/g.webp")
+    ]
+    found = [names[0] for names in inputs.results(items, "", 0)]
+    assert found == ["a.JPG", "b.png", "c.ppm", "d.png", "e.f/g.webp"]
+    found = [names[0] for names in inputs.results(items, "TIFF", 0)]
+    assert found == ["a.tif", "b.tif", "c.tif", "d.tif", "e.f/g.tif"]
+    assert inputs.results(items[:1], "", 10)[0][:2] == ["a-01.JPG", "a-02.JPG"]

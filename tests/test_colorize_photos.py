@@ -229,3 +229,13 @@ def test_formats_have_names():
     assert photos.asked_format("tiff") == photos.format_of("a.TIF") == "TIFF"
     with pytest.raises(ConfigError, match="known: same, jpg"):
         photos.asked_format("gif")
+
+
+@pytest.mark.parametrize("form", photos.FORMATS)
+def test_every_format_is_written_and_read_again(rng, form):
+    image = np.repeat(np.repeat(_photo(rng, 4, 6), 8, 0), 8, 1)
+    scan = photos.Scan(image, None, form, photos.Metadata(b"", b"", b"", True, (72.0, 72.0)), [])
+    data, notes = _again(scan, quality=98)
+    again = photos.read(data)
+    assert again.format == form and not notes
+    assert np.abs(again.pixels.astype(int) - image).mean() < 8
