@@ -109,9 +109,9 @@ def _told_to_end() -> Iterator[None]:
 
 def _leave(code: int) -> None:
     """Ends the process, also where other hosts wait for it, or a reader hangs on a dead disk."""
-    signals.leave_within(signals.CLOSING_SECONDS, code)
+    signals.exit_within(signals.CLOSING_SECONDS, code)
     # What is left behind is in the midst of reading or of JAX: Python could not end in order.
-    if signals.left_behind() or _others_wait():
+    if signals.abandoned_function_runs() or _others_wait():
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()

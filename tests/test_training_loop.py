@@ -98,7 +98,7 @@ class _Killed(Exception):
 
 def _kill_at(monkeypatch, step):
     """The run dies, as by kill -9, where it logs that step: after the last checkpoint before it."""
-    monkeypatch.setattr(ending, "rescue", lambda run, error: None)
+    monkeypatch.setattr(ending, "save_after_error", lambda run, error: None)
     plain = Report.progress
 
     def progress(self, at, values):

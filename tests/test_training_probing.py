@@ -25,6 +25,7 @@ from colorize_jax.tasks.task import Evaluator, Facts
 from colorize_jax.training import evaluation, loop, probing, sharding
 from colorize_jax.training.report import overall_and_classes
 from colorize_jax.training.runner import Runner
+from colorize_jax.training.scoring import Scoring
 from colorize_jax.training.step import init_variables
 
 SHORT = {"steps": 4, "eval__every": 4, "checkpoint__every": 2, "eval__norm_batches": 2}
@@ -177,7 +178,7 @@ def test_a_task_may_have_evaluators_besides_its_own(folders, tmp_path, capfd):
     opened = splits.open_splits(config)
     runner = Runner(task, sharding.make_mesh(), config.seed)
     bad = BadRecords(tmp_path / "bad.jsonl", 0.1)
-    scoring = evaluation.Scoring(config, task, runner, opened.training, opened.evaluation, bad)
+    scoring = Scoring(config, task, runner, opened.training, opened.evaluation, bad)
     scoring.find_statistics()
     variables = init_variables(jax.random.key(0), task, tiny.batch(np.random.default_rng(0)))
     for _ in range(2):

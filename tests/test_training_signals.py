@@ -22,7 +22,7 @@ from colorize_jax.errors import Interrupted, SaveError
 from colorize_jax.training import loop, saving, sharding
 from colorize_jax.training.report import Report
 from colorize_jax.training.runner import Runner
-from colorize_jax.training.signals import ASKING, Signals, Stop, left_behind
+from colorize_jax.training.signals import ASKING, Signals, Stop, abandoned_function_runs
 
 WAITING = """
 import signal, sys, hashlib
@@ -263,7 +263,7 @@ def test_what_is_waited_for_gives_and_raises_what_it_would_without_signals():
                 signals.wait_for(fails)
             assert caught.value is error
             assert signals.wait_for(threading.current_thread) is not threading.current_thread()
-    assert not left_behind()
+    assert not abandoned_function_runs()
 
 
 def test_elsewhere_than_in_the_main_thread_nothing_is_caught_and_waiting_is_plain():
@@ -292,10 +292,10 @@ def test_a_signal_at_any_moment_ends_the_wait_and_leaves_the_rest_to_itself():
     for _ in range(300):
         with pytest.raises(Interrupted, match="SIGINT"), Signals() as signals:
             signals.wait_for(waiting)
-        assert left_behind()
+        assert abandoned_function_runs()
     assert time.monotonic() - began < 60
     end.set()
-    while left_behind():
+    while abandoned_function_runs():
         assert time.monotonic() - began < 90
         time.sleep(0.01)
     assert len(undisturbed) == 300
@@ -341,7 +341,7 @@ def test_a_process_with_something_left_behind_ends_with_the_right_code(tmp_path)
         _, error = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert time.monotonic() - began < 8  # without, it takes the ten seconds of `leave_within`
+    assert time.monotonic() - began < 8  # without, it takes the ten seconds of `exit_within`
     assert process.returncode == Interrupted.exit_code
     assert "SIGTERM: stopped before it trained" in error
 

@@ -1,4 +1,4 @@
-"""Checksums of a checkpoint's files: what Orbax would load although it is damaged is found out."""
+"""Checksums of a checkpoint's files. They reveal damage that Orbax would load without an error."""
 
 import hashlib
 import json
@@ -10,16 +10,18 @@ from colorize_jax.errors import shown
 
 NAME = "manifest.json"
 _FORM = {"files": {str: {"bytes": json_files.COUNT, "sha256": str}}}
-# {folder: what the file system said of its files when they were read and found good}. A command
-# looks at one checkpoint several times, and its gigabytes are read once.
+# {folder: size and time of its files when they were verified}. A command opens one checkpoint
+# several times, but should read its gigabytes once.
 _good: dict[pathlib.Path, list] = {}
 
 
 def write(folder: pathlib.Path) -> None:
-    """Lists all files of a finished checkpoint, flushed to the disk; its presence says "complete".
+    """Writes the list of all files of a finished checkpoint; it marks the checkpoint as complete.
+
+    All files are flushed to the disk first.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the manifest cannot be written.
     """
     files = {}
     for path in _files(folder):
@@ -36,7 +38,7 @@ def write(folder: pathlib.Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(folder / NAME)
-    for renamed in (folder, folder.parent):  # the names too must outlive a loss of power
+    for renamed in (folder, folder.parent):  # The names must survive a loss of power too.
         descriptor = os.open(renamed, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -45,19 +47,19 @@ def write(folder: pathlib.Path) -> None:
 
 
 def exists(folder: pathlib.Path) -> bool:
-    """Whether the checkpoint was written to its end."""
+    """Whether the checkpoint was written completely."""
     return (folder / NAME).exists()
 
 
 def digest(folder: pathlib.Path) -> str:
-    """Of all that a complete checkpoint holds; hexadecimal. OSError if it has no manifest."""
+    """A hexadecimal digest of a complete checkpoint's content; OSError if it has no manifest."""
     return hashlib.sha256((folder / NAME).read_bytes()).hexdigest()
 
 
 def problem(folder: pathlib.Path) -> str | None:
-    """The first thing wrong with a checkpoint, as a sentence's end; None if there is none.
+    """The first problem of a checkpoint, worded as the end of a sentence; None if it is good.
 
-    Reads all of it, once in a process as long as no file changes.
+    It reads all files, but only once in a process as long as no file changes.
 
     Raises:
         OSError: the file system did not answer; the checkpoint may be good.

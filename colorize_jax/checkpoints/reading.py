@@ -1,4 +1,4 @@
-"""Finding checkpoints, and reading all or a part of what they hold."""
+"""Finds checkpoints and reads all or a part of their content."""
 
 import contextlib
 import pathlib
@@ -17,22 +17,22 @@ from colorize_jax.log import say_once
 from colorize_jax.models import registry
 
 Tree = Any
-_BESIDES = ("step", "opt_state")  # in the state besides the network's variables
-FOLDER = "checkpoints"  # of a workdir; in it a folder for every step
+_BESIDES = ("step", "opt_state")  # the entries of the state that are no variables of the network
+FOLDER = "checkpoints"  # It lies in a workdir and holds a folder for every step.
 
-# Orbax logs a failure with several stack traces; here it becomes a sentence.
+# Orbax logs a failure with several stack traces; here it is raised as one sentence.
 logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
 
 
 def find(path: str | pathlib.Path) -> pathlib.Path:
-    """The checkpoint that a path stands for: itself, or the newest complete one of a workdir.
+    """The checkpoint at a path: the path itself, or the newest complete one of a workdir.
 
-    Complete is one whose manifest lists all that is there, with the right checksums. Newer ones
-    that are not are said.
+    A checkpoint is complete if its manifest lists all its files with the right checksums. Newer,
+    incomplete checkpoints are reported and skipped.
 
     Raises:
-        CheckpointError: there is none, or none that is complete.
-        OSError: one cannot be read just now.
+        CheckpointError: there is no complete checkpoint.
+        OSError: a checkpoint cannot be read at the moment.
     """
     path = pathlib.Path(paths.expand(str(path))).absolute()
     for folder in (path / FOLDER, path) if not manifest.exists(path) else ():
@@ -60,7 +60,7 @@ def find(path: str | pathlib.Path) -> pathlib.Path:
 
 
 def step_folders(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The folders there that are called as a step is, complete or not, from the newest one on."""
+    """The folders named by a step, complete or not, newest first."""
     try:
         names = [entry.name for entry in folder.iterdir()]
     except OSError:
@@ -70,18 +70,18 @@ def step_folders(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def is_import(workdir: str | pathlib.Path) -> bool:
-    """Whether `save_encoder` has made the checkpoint there; does not ask whether it is damaged."""
+    """Whether `save_encoder` wrote the checkpoint there; it may be damaged."""
     for folder in step_folders(pathlib.Path(workdir).absolute() / FOLDER):
-        with contextlib.suppress(Exception):  # Orbax has many kinds for what is not there
+        with contextlib.suppress(Exception):  # Orbax raises many kinds of errors for missing files.
             return "origin" in note(folder, object)
     return False
 
 
 def saved_note(folder: pathlib.Path) -> dict:
-    """What the run that wrote a checkpoint noted beside the state: its "config" and more.
+    """The note that a run stored beside the state of a checkpoint: its "config" and more.
 
     Raises:
-        CheckpointError: the folder is no checkpoint of a network, is not complete, or is damaged.
+        CheckpointError: the folder is no checkpoint of a network, or is incomplete or damaged.
     """
     if problem := manifest.problem(folder):
         raise CheckpointError(_unusable(folder, problem))
@@ -96,15 +96,14 @@ def saved_note(folder: pathlib.Path) -> dict:
 
 
 def saved_encoder(path: str | pathlib.Path):
-    """The encoder of a checkpoint, without its weights; CheckpointError if there is none that is
-    complete."""
+    """The encoder of a checkpoint, without its weights; CheckpointError if none is complete."""
     return registry.make_encoder(saved_note(find(path))["config"]["model"])
 
 
 def load_encoder(path: str | pathlib.Path) -> tuple[Any, dict[str, Tree]]:
     """The encoder of a pretrained network, ready for `encoder.apply`.
 
-    Says which checkpoint it takes where the path leaves a choice.
+    If the path leaves a choice of checkpoints, the chosen one is printed.
 
     Args:
         path: a run's workdir (its newest complete checkpoint), one step folder in its
@@ -113,7 +112,7 @@ def load_encoder(path: str | pathlib.Path) -> tuple[Any, dict[str, Tree]]:
     Returns:
         encoder: Linen module; `encoder.apply(variables, gray, train=False)` gives
             {layer: activation} for gray from `encoder.network_input`.
-        variables: {"params": ..., "batch_stats": ...} of the encoder alone.
+        variables: {"params": ..., "batch_stats": ...} of the encoder only.
 
     Raises:
         CheckpointError: there is no complete checkpoint.
@@ -124,7 +123,7 @@ def load_encoder(path: str | pathlib.Path) -> tuple[Any, dict[str, Tree]]:
     encoder = saved_encoder(folder)
     shapes = registry.variable_shapes(encoder)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    # A step without batch norm saved an empty tree, which has nothing to ask for.
+    # A network without batch norm has saved an empty tree, from which nothing can be read.
     wanted = {kind: {"encoder": tree} for kind, tree in shapes.items()}
     state = read_variables(folder, wanted, sharding)
     return encoder, {kind: state[kind]["encoder"] for kind in wanted}
@@ -136,7 +135,7 @@ def load_head(path: str | pathlib.Path) -> Tree:
     CheckpointError: there is no checkpoint, it is damaged, or it has no head.
     """
     folder = find(path)
-    saved_note(folder)  # finds out whether it is damaged
+    saved_note(folder)  # It raises if the checkpoint is damaged.
     prefix = "params/head/"
     wanted = traverse_util.unflatten_dict(
         {
@@ -156,15 +155,15 @@ def read_variables(folder: pathlib.Path, wanted: dict[str, Tree], sharding) -> d
     """Some of the parameters and other collections of a checkpoint.
 
     Args:
-        folder: from `find`.
-        wanted: shapes, nested as in the checkpoint; what is left out there is not read.
-        sharding: of every array.
+        folder: what `find` returned.
+        wanted: shapes, nested as in the checkpoint; entries that are left out are not read.
+        sharding: the sharding of every array.
 
     Raises:
         CheckpointError: the checkpoint holds another network, or is damaged.
     """
     check_shapes(folder, wanted)
-    # An empty tree has nothing to ask for, and Orbax refuses to be asked.
+    # Orbax refuses to restore an empty tree.
     asked = {kind: abstract(tree, sharding) for kind, tree in wanted.items() if tree}
     context = ocp.Context()
     context.pytree.loading.partial_load = True
@@ -174,13 +173,13 @@ def read_variables(folder: pathlib.Path, wanted: dict[str, Tree], sharding) -> d
 
 
 def groups_besides(path: str | pathlib.Path, used: str) -> list[str]:
-    """Layers of the parameters in a checkpoint that are not in the group `used`, "group/layer"."""
+    """The names "group/layer" of all layers with parameters that are not in the group `used`."""
     names = [name.split("/") for name in _saved_shapes(find(path)) if name.startswith("params/")]
     return sorted({f"{group}/{layer}" for _, group, layer, *_ in names if group != used})
 
 
 def saved_arrays(folder: pathlib.Path) -> dict[str, jax.ShapeDtypeStruct]:
-    """{"params/encoder/conv1_1/kernel": its shape and type, ...} of a checkpoint from `find`."""
+    """{"params/encoder/conv1_1/kernel": shape and dtype, ...} of a checkpoint from `find`."""
     metadata = ocp.checkpointables_metadata(folder).metadata["state"]
     tree = {kind: metadata[kind] for kind in metadata if kind not in _BESIDES}
     flat = traverse_util.flatten_dict(tree, sep="/")
@@ -188,17 +187,19 @@ def saved_arrays(folder: pathlib.Path) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def note(folder: pathlib.Path, form: Any) -> dict:
-    """What was written beside the state; CheckpointError if it has not that form (see
-    `json_files`)."""
+    """The note beside the state; CheckpointError if it does not have that form.
+
+    `json_files` explains forms.
+    """
     try:
         found = ocp.load_checkpointables(folder, {"note": None})["note"]
-    except Exception as error:  # Orbax has many kinds for what is not there
+    except Exception as error:  # Orbax raises many kinds of errors for missing files.
         raise CheckpointError(f"the note of {folder} cannot be read: {why(error)}") from error
     return json_files.checked(found, form, CheckpointError, f"the note of {folder}")
 
 
 def check_shapes(folder: pathlib.Path, wanted: dict[str, Tree]) -> None:
-    """CheckpointError, by name, if a parameter is not there or has another shape."""
+    """CheckpointError that names a parameter if it is missing or has another shape."""
     saved = _saved_shapes(folder)
     for name, shape in _shapes(wanted).items():
         if saved.get(name) != shape:
@@ -218,18 +219,18 @@ def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
 
 
 def network_note() -> dict:
-    """The form of a note that tells which network was saved."""
+    """The form of a note that describes the saved network."""
     config = config_form() | {"model": {"name": str}, "task": {"name": str}, "data": {}}
     return {"config": config, "start?": str, "names?": str, "classes?": [str]}
 
 
 def _unusable(folder: pathlib.Path, problem: str) -> str:
-    """A sentence about a checkpoint that is not loaded."""
+    """The message for a checkpoint that is not loaded."""
     return f"the checkpoint {folder} is not used: {problem}"
 
 
 def abstract(tree: Tree, sharding) -> Tree:
-    """The shapes of arrays, or of their shapes, laid out as `sharding` says."""
+    """The shapes of arrays (or of abstract arrays) with the given sharding."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
@@ -237,12 +238,12 @@ def read_state(folder: pathlib.Path, wanted: dict[str, Tree], sharding) -> dict[
     """The whole state of a checkpoint.
 
     Args:
-        folder: from `find`.
+        folder: what `find` returned.
         wanted: arrays or shapes, nested as in the checkpoint.
-        sharding: of every array.
+        sharding: the sharding of every array.
 
     Raises:
-        CheckpointError: it holds another network.
+        CheckpointError: the checkpoint holds another network.
     """
     wanted = abstract(wanted, sharding)
     check_shapes(folder, {kind: tree for kind, tree in wanted.items() if kind not in _BESIDES})

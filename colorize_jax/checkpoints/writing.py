@@ -1,4 +1,4 @@
-"""Writing checkpoints: of a run's state, and of weights from elsewhere."""
+"""Writes checkpoints of a run's state and of converted weights."""
 
 from collections.abc import Mapping, Sequence
 import json
@@ -19,15 +19,18 @@ Tree = Any
 
 
 def write(folder: pathlib.Path, state: Tree, note: dict) -> None:
-    """One checkpoint, written at once; replaces what is there. All hosts must call it."""
+    """Writes one checkpoint and replaces an existing one. All hosts must call it."""
     ocp.save_checkpointables(folder, {"state": state, "note": note}, overwrite=True)
     if jax.process_index() == 0:
         manifest.write(folder)
 
 
 def begin(folder: pathlib.Path, state: Tree, note: dict) -> Any:
-    """Starts to write a checkpoint in the background. It is not complete before `result()` of what
-    this gives has returned and its manifest is written."""
+    """Starts to write a checkpoint in the background and returns a future.
+
+    The checkpoint is complete once the future's `result()` has returned and its manifest is
+    written.
+    """
     return ocp.save_checkpointables_async(folder, {"state": state, "note": note})
 
 
@@ -38,25 +41,27 @@ def save_encoder(
     origin: Mapping[str, Any],
     classes: Sequence[str] = (),
 ) -> pathlib.Path:
-    """A checkpoint of weights from elsewhere, for `init_from`, `load_encoder` and `evaluate`.
+    """Writes a checkpoint of converted weights, for `init_from`, `load_encoder` and `evaluate`.
 
-    It is written to a draft beside and renamed once it is whole: whatever fails, `output` stays as
-    it was.
+    It is written to a temporary folder beside `output` and renamed when it is complete. If anything
+    fails, `output` stays as it was.
 
     Args:
-        output: becomes a workdir with one checkpoint, of step 0; absent or an empty folder.
+        output: the workdir to make, with one checkpoint of step 0. It must not exist or be an empty
+            folder.
         variables: {"params": {"encoder": ..., and "head" if there is one}, "batch_stats": ...}, and
             other collections.
-        settings: what differs from the defaults, {"model": {"name": "vgg16", ...}, "task": ...}.
+        settings: the settings that differ from the defaults, {"model": {"name": "vgg16", ...},
+            "task": ...}.
         origin: where the weights come from, for the note.
-        classes: names of what the head of a classifier tells apart, in its order; (): not known.
+        classes: the names of the classes of a classifier's head, in its order; () if unknown.
 
     Returns:
         The step folder.
 
     Raises:
         CheckpointError: `output` exists and is no empty folder.
-        SaveError: it cannot be written.
+        SaveError: the checkpoint cannot be written.
     """
     output = pathlib.Path(output).absolute()
     check_output(output)
@@ -81,8 +86,8 @@ def save_encoder(
         draft = output.with_name(f".{output.name}.{os.getpid()}.tmp")
         draft.mkdir()
         write(draft / reading.FOLDER / "0", state, note)
-        draft.replace(output)  # an empty folder gives way
-    except Exception as error:  # whatever Orbax and file systems come up with
+        draft.replace(output)  # This also replaces an empty folder.
+    except Exception as error:  # Orbax and file systems raise many kinds of errors.
         raise SaveError(f"{output} could not be written: {why(error)}") from error
     finally:
         if draft is not None:
@@ -91,7 +96,7 @@ def save_encoder(
 
 
 def check_output(output: pathlib.Path) -> None:
-    """CheckpointError unless a checkpoint can be made there: it is absent or an empty folder."""
+    """CheckpointError if the output exists and is no empty folder."""
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise CheckpointError(f"{output} exists and is no folder: name another output")
     if output.is_dir() and any(output.iterdir()):

@@ -1,1 +1,1 @@
-"""The training step, the loop around it, and what they leave on disk."""
+"""A run: the training step, the loop around it, and the files that they write."""

@@ -1,4 +1,4 @@
-"""What a run does before its first step: it checks, finds its checkpoint, compiles, and starts."""
+"""Prepares a run for its first step: checks, resuming, compiling, and the first parameters."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -19,7 +19,6 @@ from colorize_jax.log import say_once
 from colorize_jax.models import norm
 from colorize_jax.tasks.task import Batch
 from colorize_jax.training import (
-    evaluation,
     forecast,
     hosts,
     known,
@@ -27,6 +26,7 @@ from colorize_jax.training import (
     probing,
     results,
     same_run,
+    scoring,
     search,
     sharding,
     start,
@@ -39,13 +39,13 @@ from colorize_jax.training.step import init_state
 
 
 class Checked(NamedTuple):
-    """What is known of a run before anything is written.
+    """A checked run, before anything is written.
 
     Attributes:
-        setup: what never changes.
-        progress: of a run that has done nothing yet.
-        contents: from `fingerprint.contents`.
-        origin: the checkpoint that it starts from, if it does and has not begun.
+        setup: the parts of the run that never change.
+        progress: the progress of a run without any step.
+        contents: what `fingerprint.contents` returned.
+        origin: the checkpoint of `config.init_from`; None without one, or if the run has begun.
     """
 
     setup: Setup
@@ -55,7 +55,7 @@ class Checked(NamedTuple):
 
 
 def check(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh) -> Checked:
-    """Checks what is asked for and opens the photos; the same on all hosts. Nothing is written."""
+    """Checks the config and opens the photos; compares all hosts. Nothing is written."""
     checked = hosts.together(lambda: _check(config, workdir, mesh))
     setup = checked.setup
     hosts.check_same(
@@ -75,10 +75,10 @@ def _check(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh) -> Checked:
     same_run.check_config(workdir, config)
     opened = _open_photos(config, workdir)
     setup = set_up(config, mesh, opened)
-    same_run.check_config(workdir, config)  # with the classes that there are now
+    same_run.check_config(workdir, config)  # The number of classes is now known.
     for warning in (*opened.warnings, *splits.look_at_masks(opened, config)):
         say_once(warning)
-    evaluation.check(config, setup.task)
+    scoring.check(config, setup.task)
     setup = dataclasses.replace(setup, probes=probing.open_probes(config, setup.task))
     stopping = search.begin(config, setup.task.score)
     origin, which = None, results.evaluated(config)
@@ -105,7 +105,7 @@ def _check(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh) -> Checked:
 
 
 def _open_photos(config: ConfigDict, workdir: pathlib.Path) -> splits.Splits:
-    """The splits. Where a run has begun the photos were there once: they are waited for."""
+    """Opens the splits. A run that has begun waits for photos that are missing now."""
     if not same_run.begun(workdir):
         return splits.open_splits(config)
     data = config.data
@@ -122,7 +122,7 @@ def _open_photos(config: ConfigDict, workdir: pathlib.Path) -> splits.Splits:
 
 
 def _look_at_start(setup: Setup, origin: pathlib.Path) -> str:
-    """What to say of the held-out photos if the start was trained on some of them, else ""."""
+    """A warning if the checkpoint to start from was trained on held-out photos; "" otherwise."""
     config = setup.config
     saved = reading.saved_note(origin)["config"]
     before, now = saved.get("data", {}), config.data
@@ -139,15 +139,16 @@ def _look_at_start(setup: Setup, origin: pathlib.Path) -> str:
 
 
 def resume(checked: Checked, saved: Checkpoints, wait: Callable) -> int | None:
-    """The step of the newest usable checkpoint, whose note the progress takes over; None: no such.
+    """Takes the progress over from the newest usable checkpoint and returns its step, or None.
 
     Args:
-        checked: of the run.
-        saved: its checkpoints.
+        checked: the checked run; its progress is updated.
+        saved: the run's checkpoints.
         wait: `run.wait_for` with the signals of the run.
 
     Raises:
-        CheckpointError: it is the run of other photos or another schedule, or cannot be used.
+        CheckpointError: the checkpoint belongs to a run on other photos or with another schedule,
+            or no checkpoint can be used.
     """
     setup, progress = checked.setup, checked.progress
     newest = saved.usable(wait(lambda: hosts.together(saved.verify)))
@@ -165,7 +166,7 @@ def resume(checked: Checked, saved: Checkpoints, wait: Callable) -> int | None:
 
 
 def first_batch(run: Run) -> Batch:
-    """A batch on the devices, for its shapes."""
+    """A batch on the devices, which gives the shapes."""
     setup = run.setup
     batches = pipeline.training_batches(
         setup.training, setup.config, start=0, stop=1, workers=0, **setup.host
@@ -176,8 +177,11 @@ def first_batch(run: Run) -> Batch:
 
 
 def compile_step(run: Run, batch: Batch) -> None:
-    """Compiles the step for the microbatches of the config, or of the run so far, or as many as it
-    takes."""
+    """Compiles the step.
+
+    The number of microbatches is the config's, or else the run's so far, or else the smallest that
+    fits into memory.
+    """
     setup, progress = run.setup, run.progress
     config, before = setup.config, progress.microbatches
 
@@ -205,17 +209,18 @@ def compile_step(run: Run, batch: Batch) -> None:
 def place_parameters(
     run: Run, batch: Batch, newest: int | None, origin: pathlib.Path | None
 ) -> None:
-    """Where the parameters come from:
-    1. the newest usable checkpoint of this run, if there is one;
-    2. else random, depending on the seed alone, and
-    3. what the task fits to training photos, and
-    4. the encoder from `config.init_from`, if that is given (start.py).
+    """Sets the state of a run.
+
+    1. If the run has a usable checkpoint, all of the state comes from the newest one.
+    2. Otherwise the parameters are random and depend only on the seed.
+    3. The task fits its constants to training photos.
+    4. The encoder comes from `config.init_from`, if that is given (start.py).
 
     Args:
-        run: whose state is set.
-        batch: gives the shapes.
-        newest: step of that checkpoint.
-        origin: the checkpoint of `config.init_from`, if it was looked for.
+        run: the run.
+        batch: a batch, which gives the shapes.
+        newest: the step of the newest usable checkpoint, or None.
+        origin: the checkpoint of `config.init_from`, or None.
     """
     setup, config = run.setup, run.setup.config
     same = sharding.replicated(setup.mesh)
@@ -242,7 +247,7 @@ def place_parameters(
 
 
 def _first_photos(run: Run, count: int) -> Iterator[jax.Array]:
-    """Batches of at least so many training photos, the same on every host."""
+    """Batches of at least `count` training photos, the same on every host."""
     photos, config = run.setup.training, run.setup.config
     batches = -(-count // config.data.batch_size)
     found = pipeline.training_batches(photos, config, start=0, stop=batches, workers=0)
@@ -253,7 +258,7 @@ def _first_photos(run: Run, count: int) -> Iterator[jax.Array]:
 
 
 def describe(run: Run) -> None:
-    """Says what is trained on what, and about how long it takes."""
+    """Prints the network, the photos, the devices, and a guess of the run's duration."""
     setup, progress, config = run.setup, run.progress, run.setup.config
     mesh, size, schedule = setup.mesh, config.data.batch_size, setup.schedule
     count = sum(x.size for x in jax.tree.leaves(run.state.params))

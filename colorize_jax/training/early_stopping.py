@@ -1,4 +1,4 @@
-"""Finding the schedule of a run: when its score no longer rises the rate drops, then it ends."""
+"""Finds the schedule of a run: at plateaus of its score the rate drops and at last the run ends."""
 
 import dataclasses
 import json
@@ -11,8 +11,8 @@ from colorize_jax.errors import ConfigError
 from colorize_jax.files import atomic_write_text
 from colorize_jax.json_files import COUNT, POSITIVE
 
-FACTOR = 0.1  # of the rate at every drop
-FILE = "schedule.json"  # in the workdir of the run that found it
+FACTOR = 0.1  # The rate is multiplied by it at every drop.
+FILE = "schedule.json"  # It lies in the workdir of the run that found the schedule.
 _FORM = {
     "found": {"steps": POSITIVE, "drops": [POSITIVE], "photos": POSITIVE},
     "full": {"photos": POSITIVE},
@@ -20,7 +20,7 @@ _FORM = {
     "windows": [{"step": COUNT, "score": (float, None)}],
     "ended": bool,
 }
-# What a checkpoint's note holds of `EarlyStopping`.
+# The form of `EarlyStopping` in a checkpoint's note.
 STATE = {
     "minimum": COUNT,
     "drops": COUNT,
@@ -33,19 +33,20 @@ STATE = {
 
 @dataclasses.dataclass
 class EarlyStopping:
-    """Decides after every window of steps what becomes of the run.
+    """Decides after every window of steps whether to go on, drop the rate or stop.
 
-    A window that scores no better than the one before is a plateau, and so is a score that is not
-    finite. Each of the first `drops` plateaus drops the rate, the next one ends the run (the paper,
-    and the release's disabled code: two drops).
+    A window is a plateau if it does not score better than the one before, or if its score is not
+    finite. Each of the first `drops` plateaus drops the rate; the next one ends the run. The paper,
+    and the release's disabled code, have two drops.
 
     Attributes:
-        minimum: steps before which no window counts as a plateau.
+        minimum: no window before this step counts as a plateau.
         drops: how often the rate drops.
         higher: whether a higher score is better; False for a loss.
-        windows: (step, score) at the end of every window so far; None: not finite.
-        dropped: steps at which the rate dropped.
-        stopped: step at which the run ended, or None.
+        windows: (step, score) at the end of every window so far; None is a score that is not
+            finite.
+        dropped: the steps at which the rate dropped.
+        stopped: the step at which the run ended, or None.
     """
 
     minimum: int = 0
@@ -56,10 +57,10 @@ class EarlyStopping:
     stopped: int | None = None
 
     def update(self, step: int, score: float) -> Literal["go_on", "drop", "stop"]:
-        """What to do after the window that ends with `step`; each window is given once, in order.
+        """What to do after the window that ends with `step`. Call it once for each, in order.
 
         Raises:
-            ValueError: the window was there already, or the search had ended.
+            ValueError: the window was given before, or the search has ended.
         """
         last, before = self.windows[-1] if self.windows else (-1, None)
         if step <= last or self.stopped is not None:
@@ -81,12 +82,12 @@ class EarlyStopping:
         return now > before if self.higher else now < before
 
     def to_json(self) -> dict:
-        """All of it as plain JSON, for the note of a checkpoint."""
+        """All attributes as plain JSON, for the note of a checkpoint."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
     def from_json(cls, state: dict) -> "EarlyStopping":
-        """As it was when `to_json` gave `state`."""
+        """The object whose `to_json` returned `state`."""
         state = {name: state[name] for name in STATE}
         return cls(**state | {"windows": [tuple(window) for window in state["windows"]]})
 
@@ -96,12 +97,12 @@ class ScheduleResult:
     """The schedule that a search has found.
 
     Attributes:
-        steps: length of the run.
-        drops: steps from which on the rate is `FACTOR` of what it was.
-        photos: of the part of the training split that the search trained on.
-        full_photos: of the whole training split.
-        batch_size: of the search.
-        windows: (step, score) of the search, for whoever wants to see why; None: not finite.
+        steps: the length of the run.
+        drops: the steps from which on the rate is `FACTOR` times the rate before.
+        photos: the number of photos that the search trained on, a part of the training split.
+        full_photos: the number of photos in the whole training split.
+        batch_size: the batch size of the search.
+        windows: (step, score) of the search, as an explanation; None is a score that is not finite.
         ended: False if the search reached its longest allowed length before the last plateau.
     """
 
@@ -114,7 +115,7 @@ class ScheduleResult:
     ended: bool = True
 
     def scaled(self, photos: int, batch_size: int) -> tuple[int, tuple[int, ...]]:
-        """(steps, drops) of as many epochs over so many photos in batches of that size."""
+        """(steps, drops) for the same epochs over this many photos in batches of this size."""
 
         def scale(step: int) -> int:
             return round(step * photos * self.batch_size / (self.photos * batch_size))
@@ -123,7 +124,7 @@ class ScheduleResult:
 
 
 def write_schedule(path: str | pathlib.Path, found: ScheduleResult) -> None:
-    """Writes a schedule.json in one go: as found, and scaled to the whole training split."""
+    """Writes a schedule.json atomically: as found, and scaled to the whole training split."""
     path = pathlib.Path(path)
     steps, drops = found.scaled(found.full_photos, found.batch_size)
     content = {
@@ -138,13 +139,13 @@ def write_schedule(path: str | pathlib.Path, found: ScheduleResult) -> None:
 
 
 def read_schedule(path: str | pathlib.Path) -> ScheduleResult:
-    """What `write_schedule` wrote.
+    """Reads the schedule that `write_schedule` wrote.
 
     Args:
-        path: of that file, or of the workdir that it lies in.
+        path: the path of that file, or of the workdir that it lies in.
 
     Raises:
-        ConfigError: there is none, the search has not got so far, or it is damaged.
+        ConfigError: the file is missing or damaged, or the search is not finished.
     """
     path = pathlib.Path(path)
     file = path / FILE if path.is_dir() else path

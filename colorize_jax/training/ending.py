@@ -1,4 +1,4 @@
-"""How a run ends: with its results, by a signal, by a step that is not finite, by a fault."""
+"""Ends a run: with its results, after a signal, after a step that is not finite, or on an error."""
 
 import math
 
@@ -12,10 +12,10 @@ from colorize_jax.training.run import Run
 from colorize_jax.training.step import pass_over
 
 
-def leave_results(run: Run) -> None:
-    """The table, pictures, and results.json, which says that all the rest is there."""
+def write_results(run: Run) -> None:
+    """Writes the table, the pictures and, last, results.json, which marks the rest as complete."""
     setup, progress = run.setup, run.progress
-    if not run.scoring.rows:  # an earlier process made the last evaluation
+    if not run.scoring.rows:  # An earlier process made the last evaluation.
         run.score(run.scoring.due(run.last, run.evaluate_every, last=True))
     run.tick()
     found = results.Results(
@@ -27,7 +27,7 @@ def leave_results(run: Run) -> None:
         evaluators=run.scoring.evaluators,
     )  # fmt: skip
     say_once(results.table(found))
-    run.scoring.leave_pictures(run.workdir, run.state.variables)
+    run.scoring.write_pictures(run.workdir, run.state.variables)
     if progress.search is not None:
         hosts.first_does(
             lambda: search.write(
@@ -38,12 +38,12 @@ def leave_results(run: Run) -> None:
     hosts.first_does(lambda: results.write(run.workdir / results.FILE, found))
 
 
-def leave(run: Run) -> None:
-    """Saves what was trained since the last save, after a signal.
+def save_and_stop(run: Run) -> None:
+    """Saves the state after a signal.
 
     Raises:
         Interrupted: always, if it could be saved.
-        SaveError: if not.
+        SaveError: if it could not be saved.
     """
     if run.progress.step > run.saved_step:
         try:
@@ -52,17 +52,17 @@ def leave(run: Run) -> None:
             try:
                 skip_step(run, found)
             except NonFiniteError as error:
-                rescue(run, error)
+                save_after_error(run, error)
                 raise
             run.save()
     step = run.progress.step
     what = f"{run.signals.received or 'a signal to another host'}: stopped after step"
-    if not run.saved_well():
+    if not run.last_state_is_saved():
         raise SaveError(
             f"{what} {step}, which could not be saved: {run.saved.failure}. "
             f"{run.newest_checkpoint()}"
         )
-    run.signals.leave_soon()
+    run.signals.exit_soon()
     if not step:
         raise Interrupted(f"{what} 0: nothing is lost; the same command starts again")
     raise Interrupted(
@@ -70,11 +70,11 @@ def leave(run: Run) -> None:
     )
 
 
-def rescue(run: Run, error: BaseException) -> None:
-    """Saves what was trained since the last save, whatever has ended the loop.
+def save_after_error(run: Run, error: BaseException) -> None:
+    """Saves the state after any error has ended the loop.
 
-    Not with several hosts: the others know nothing of it, and all must save together. Not if the
-    step itself has failed and has taken its state with it.
+    It does nothing with several hosts, because all must save together and the others know nothing
+    of the error. It does nothing if the step itself has failed, because its state is then lost.
     """
     insisted = isinstance(error, KeyboardInterrupt) and run.signals.received
     if jax.process_count() > 1 or run.progress.step <= run.saved_step or insisted:
@@ -82,10 +82,10 @@ def rescue(run: Run, error: BaseException) -> None:
     try:
         try:
             run.save()
-        except NonFiniteStep as found:  # the latch has kept the state before that step
+        except NonFiniteStep as found:  # The latch has kept the state before that step.
             run.progress.step = found.step - 1
             run.save()
-        if not run.saved_well():
+        if not run.last_state_is_saved():
             raise SaveError(run.saved.failure)
     except Exception as failure:
         say_once(
@@ -97,9 +97,9 @@ def rescue(run: Run, error: BaseException) -> None:
 
 
 def skip_step(run: Run, found: NonFiniteStep) -> None:
-    """Reports a step that was not finite, and makes the run go on behind it.
+    """Reports a step that was not finite, and prepares the run to continue after it.
 
-    The latch has kept the state as it was before that step, whatever was started since.
+    The latch has kept the state before that step, even if later steps were started.
 
     Raises:
         NonFiniteError: config.nonfinite_skips steps were skipped already.
@@ -115,7 +115,7 @@ def skip_step(run: Run, found: NonFiniteStep) -> None:
             run.workdir, config, found, run.state, run.setup.training, progress.microbatches
         )
         said += f"{path} names its batch, and --config.replay={path} shows where it begins"
-    except Exception as error:  # a full disk: the report is a help, not a condition
+    except Exception as error:  # The run can go on without the report, for example on a full disk.
         said += f"its report could not be written: {why(error)}"
     if len(progress.skipped) >= config.nonfinite_skips:
         run.saved.wait()

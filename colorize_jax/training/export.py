@@ -1,4 +1,4 @@
-"""Predicted masks as files, in the layout in which PASCAL VOC wants them submitted."""
+"""Writes predicted masks in the layout of a submission to PASCAL VOC."""
 
 from collections.abc import Sequence
 import pathlib
@@ -9,22 +9,22 @@ from tqdm import tqdm
 
 from colorize_jax.data.masks import encode_mask
 
-# comp6: trained on other data than the challenge's too.
+# comp6 is the competition that allows training on other data than the challenge's.
 _LAYOUT = "results/VOC2012/Segmentation/comp6_{split}_cls"
 
 
 def write(
     workdir: pathlib.Path, runner, variables, photos, split: str, open_batches
 ) -> pathlib.Path:
-    """A palette PNG for every photo, of the photo's own size and named as it; see `file_names`.
+    """Writes a palette PNG for every photo, of the photo's own size; see `file_names`.
 
     Args:
-        workdir: in which the layout begins; the first host writes.
-        runner: of a task that predicts masks.
-        variables: of the network.
-        photos: to predict.
-        split: name of the photos' list, a part of the layout.
-        open_batches: photos -> a context with their batches, as in an evaluation.
+        workdir: the folder in which the layout begins; the first host writes.
+        runner: the runner of a task that predicts masks.
+        variables: the network's variables.
+        photos: the photos to predict.
+        split: the name of the photos' list, which is a part of the layout.
+        open_batches: photos -> a context manager of their batches, as in an evaluation.
 
     Returns:
         The folder with the files.
@@ -47,10 +47,10 @@ def write(
 
 
 def file_names(names: Sequence[str]) -> list[str]:
-    """What the predictions of photos are called: no two alike, and none outside the folder.
+    """The file names of the photos' predictions: all differ, and none leads out of the folder.
 
-    As PASCAL VOC wants it, "2007_000033.png", where this tells the photos apart; otherwise with
-    their folders, then with their endings too ("a/1.jpg.png"), and then with their numbers.
+    They are as PASCAL VOC wants them, "2007_000033.png", if these are unique. Otherwise the
+    photos' folders are added, then their endings ("a/1.jpg.png"), and then their numbers.
     """
     parts = [[p for p in name.split("/") if p not in ("", ".", "..")] for name in names]
     whole = ["/".join(p) or "photo" for p in parts]
@@ -60,7 +60,7 @@ def file_names(names: Sequence[str]) -> list[str]:
         whole,
         [f"{name}.{number}" for number, name in enumerate(whole)],
     ):
-        # Some file systems know no capitals.
+        # Some file systems ignore the case of letters.
         if len({name.casefold() for name in called}) == len(called):
             break
     return [f"{name}.png" for name in called]

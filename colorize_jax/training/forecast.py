@@ -1,4 +1,4 @@
-"""How long a run will take: guessed from its compiled step, then told by its first steps."""
+"""Estimates how long a run will take, from its compiled step and then from its first steps."""
 
 import functools
 import time
@@ -7,20 +7,21 @@ import jax
 
 from colorize_jax.training import hardware
 
-# Of the speed of large matrix products, what training steps were seen to reach: 0.29 to 0.76 on a
-# CPU (docs/speed.md).
+# The assumed speed of a training step, as a share of the speed of large matrix products. On a CPU
+# 0.29 to 0.76 was measured (docs/speed.md).
 REACHED = 0.5
-FULL_SIZE = 0.5  # config.model.width from which on a network is not made for a CPU
-MEASURED_STEPS, MEASURED_SECONDS = 3, 10.0  # before an estimate from steps
+FULL_SIZE = 0.5  # From this config.model.width on, a network is too large for a CPU.
+# An estimate from steps needs this many steps and this much time.
+MEASURED_STEPS, MEASURED_SECONDS = 3, 10.0
 _UNITS = (("second", 1), ("minute", 60), ("hour", 3600), ("day", 86400), ("year", 365 * 86400))
 
 
 def small_settings(config, platform: str) -> str:
-    """What to say where a network of full size meets a CPU; "" elsewhere.
+    """Advice if a network of full size is trained on a CPU; "" otherwise.
 
     Args:
-        config: of the run.
-        platform: of the devices, as JAX calls it.
+        config: the config of the run.
+        platform: JAX's name of the devices' platform.
     """
     model = config.model
     if platform != "cpu" or model.width < FULL_SIZE:
@@ -39,16 +40,16 @@ def small_settings(config, platform: str) -> str:
 
 
 def guess(compiled, config, microbatches: int, steps: int) -> str:
-    """Such as "36 steps, about 11 minutes on 1 x cpu", from the arithmetic of the compiled step.
+    """A guess from the compiled step's FLOPs, such as "36 steps, about 11 minutes on 1 x cpu".
 
-    On a CPU the guess may be off by a factor of two; other devices were not compared. It says
-    nothing of evaluations, nor of photos that come more slowly than the step takes them.
+    On a CPU it may be wrong by a factor of two; other devices were not compared. It does not count
+    evaluations, nor waiting for photos.
 
     Args:
-        compiled: the step.
-        config: of the run.
-        microbatches: of the step; XLA counts the body of a loop once.
-        steps: that are to be done.
+        compiled: the compiled step.
+        config: the config of the run.
+        microbatches: the number of microbatches; XLA counts the body of their loop only once.
+        steps: the number of steps to do.
     """
     devices = jax.devices()
     platform = devices[0].platform
@@ -57,11 +58,11 @@ def guess(compiled, config, microbatches: int, steps: int) -> str:
     try:
         flops = _flops(compiled) * microbatches
         rate = REACHED * _rate(config.model.dtype, platform)
-    except Exception:  # no memory for a product, a compiler that counts nothing: no reason to end
+    except Exception:  # The run can go on without a guess, for example if the memory is too small.
         return plain
     if not flops:
         return plain
-    # The CPU devices of a process, if there are several, share its cores.
+    # Several CPU devices of a process share its cores.
     sharing = len(jax.local_devices()) if platform == "cpu" else 1
     return (
         f"{steps:,} steps, about {roughly(steps * flops * sharing / rate)} {where}: a guess from a "
@@ -70,11 +71,11 @@ def guess(compiled, config, microbatches: int, steps: int) -> str:
 
 
 class Pace:
-    """The estimate that the first steps of a process give, once.
+    """Estimates the time left, once, from the first steps of a process.
 
     Args:
-        first, last: steps of this process; `first` is done.
-        evaluations: seconds that all those to come will take.
+        first, last: the first and last step of this process; `first` is done.
+        evaluations: the seconds that all later evaluations will take.
     """
 
     def __init__(self, first: int, last: int, evaluations: float):
@@ -82,7 +83,7 @@ class Pace:
         self._began, self.told = time.monotonic(), False
 
     def line(self, step: int) -> str:
-        """After a step: the estimate if it is time, or ""."""
+        """The estimate after a step, or "" if it is not time for it."""
         done, elapsed = step - self._first, time.monotonic() - self._began
         if self.told or done < MEASURED_STEPS or elapsed < MEASURED_SECONDS:
             return ""
@@ -103,7 +104,7 @@ def roughly(seconds: float) -> str:
 
 
 def _flops(compiled) -> float:
-    """Of one device; 0 where the compiler does not tell."""
+    """The FLOPs of one device; 0 if the compiler does not count them."""
     found = compiled.cost_analysis() or {}
     found = found[0] if isinstance(found, list) else found
     return max(found.get("flops", 0.0), 0.0)
@@ -111,7 +112,7 @@ def _flops(compiled) -> float:
 
 @functools.cache
 def _rate(dtype: str, platform: str) -> float:
-    """FLOP/s of a device in matrix products that take a tenth of a second to measure."""
+    """FLOP/s of a device in matrix products; the measurement takes a tenth of a second."""
     return hardware.matrix_rate(dtype, 0.05, (512,) if platform == "cpu" else (4096,))
 
 

@@ -1,4 +1,4 @@
-"""What a run is computed on: in words, and how fast it multiplies."""
+"""Describes the hardware of a run and measures its speed in matrix products."""
 
 from collections.abc import Callable, Sequence
 import os
@@ -12,12 +12,12 @@ import jax.numpy as jnp
 
 from colorize_jax.models.registry import DTYPES
 
-_MATRICES = {"cpu": (1024, 2048)}  # sides; larger ones elsewhere
+_MATRICES = {"cpu": (1024, 2048)}  # the sides of the matrices; other platforms get larger ones
 _LARGE_MATRICES = (4096, 8192, 16384)
 
 
 def describe() -> str:
-    """Such as "8 x NVIDIA H200" or "2 cores of AMD EPYC 9B14"."""
+    """The hardware as text, such as "8 x NVIDIA H200" or "2 cores of AMD EPYC 9B14"."""
     devices = jax.devices()
     if devices[0].platform != "cpu":
         return f"{len(devices)} x {devices[0].device_kind}"
@@ -31,26 +31,26 @@ def _processor() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             found = re.search(r"^model name\s*:\s*(.+)$", lines.read(), re.MULTILINE)
-    except OSError:  # not Linux
+    except OSError:  # The file exists only on Linux.
         found = None
     name = found[1] if found else platform.processor() or platform.machine()
     return re.sub(r"\s*\d+-Core Processor$", "", name.strip())
 
 
 def matrix_rate(dtype: str, seconds: float = 1.0, sides: Sequence[int] = ()) -> float:
-    """FLOP/s of one device in products of large square matrices: the best of some sizes."""
+    """The best FLOP/s of one device in products of square matrices of some sizes."""
     sides = sides or _MATRICES.get(jax.devices()[0].platform, _LARGE_MATRICES)
     return max(_matrix_rate(DTYPES[dtype], side, seconds) for side in sides)
 
 
 def _matrix_rate(dtype, side: int, seconds: float) -> float:
-    # Random: cards multiply numbers that are all alike with less power, and faster. Of this
-    # variance, so that products of products stay as large.
+    # The numbers are random because GPUs multiply equal numbers with less power, and faster. With
+    # this variance the chain of products neither grows nor vanishes.
     matrix = (jax.random.normal(jax.random.key(0), (side, side)) / side**0.5).astype(dtype)
     products = 8
 
     @jax.jit
-    def chain(x, matrix):  # an argument: a constant would be a part of the program
+    def chain(x, matrix):  # A constant matrix would become a part of the program.
         return jax.lax.fori_loop(0, products, lambda _, x: x @ matrix, x)
 
     return products * 2 * side**3 / median_seconds(lambda: chain(matrix, matrix), seconds)
@@ -60,17 +60,20 @@ def copy_rate(seconds: float = 1.0, size: int = 0) -> float:
     """Bytes a second that one device reads and writes while it copies a large array.
 
     Args:
-        seconds: to measure for.
-        size: bytes of the array; 0: 2 GiB, or 256 MiB on CPU.
+        seconds: how long to measure.
+        size: the size of the array in bytes; 0 means 2 GiB, or 256 MiB on CPU.
     """
     size = size or (2**28 if jax.devices()[0].platform == "cpu" else 2**31)
     array = jnp.zeros(size // 4, jnp.float32)
-    copy = jax.jit(lambda x: x + 1)  # an addition, so that nothing is left out
+    copy = jax.jit(lambda x: x + 1)  # XLA could leave out a plain copy.
     return 2 * array.nbytes / median_seconds(lambda: copy(array), seconds)
 
 
 def median_seconds(work: Callable, seconds: float) -> float:
-    """Of one call, in three stretches that take so long together; after one call to warm up."""
+    """The median time of one call, over three series that take `seconds` together.
+
+    One call before them warms up.
+    """
     jax.block_until_ready(work())
     began = time.perf_counter()
     jax.block_until_ready(work())

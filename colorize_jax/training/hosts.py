@@ -1,4 +1,4 @@
-"""Several processes of one run: starting them together, and what they agree upon."""
+"""Starts the processes of one run together, and lets them agree, compare and fail together."""
 
 import collections
 from collections.abc import Callable, Mapping, Sequence
@@ -23,23 +23,23 @@ from colorize_jax.training import memory, sharding
 
 Result = TypeVar("Result")
 MODES = ("auto", "off", "explicit")
-JOINING_SECONDS = 600  # some may still wait for their machine
-WORD_SECONDS = 3.0  # in which a host that fails tells the others
-SEEING_SECONDS = 15.0  # in which a shared folder shows on one host what another one wrote
-_SHOWN = 12  # differences between hosts that are spelled out
-_LAG = 2  # calls that an answer comes later, so that nobody waits for it
-# How JAX's errors name the network; any other error would come again after a restart.
+JOINING_SECONDS = 600  # Some processes may still wait for their machine.
+WORD_SECONDS = 3.0  # After a loss, a host waits this long for the message of the host that failed.
+SEEING_SECONDS = 15.0  # A file in a shared folder must be visible on all hosts after this time.
+_SHOWN = 12  # the most differences between hosts in a message
+_LAG = 2  # An answer comes this many calls later, so that no host waits for it.
+# Words in JAX's errors about the network. Any other error would occur again after a restart.
 _LOST = re.compile(
     r"UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|[Cc]onnection|Gloo|gloo|NCCL|heartbeat|[Bb]arrier"
 )
 
 
 def start(settings) -> None:
-    """Joins the run's other processes, before anything else asks JAX for devices.
+    """Joins the run's other processes. Call it before anything else asks JAX for devices.
 
     Args:
         settings: `config.distributed`. With mode "auto" JAX looks for a cluster that it knows
-            (SLURM, Cloud TPU, Open MPI, Kubernetes) and without one the process is alone.
+            (SLURM, Cloud TPU, Open MPI, Kubernetes); without one the process is alone.
 
     Raises:
         ConfigError: the settings contradict each other.
@@ -55,10 +55,10 @@ def start(settings) -> None:
         )
     if mode == "off":
         return
-    # It would take SIGTERM away from `signals`, and knows nothing of SIGINT.
+    # JAX's service would take SIGTERM away from `signals`, and it ignores SIGINT.
     jax.config.update("jax_enable_preemption_service", False)
-    # JAX aborts where another host is gone. The dump of all threads that `command_line` asks for
-    # tells nothing about that, and has crashed itself: 139 in the place of 134.
+    # JAX aborts if another host is gone. The dump of all threads, which `command_line` enables,
+    # does not help then, and it has crashed itself: exit code 139 in place of 134.
     faulthandler.disable()
     try:
         if mode == "explicit":
@@ -74,7 +74,7 @@ def start(settings) -> None:
         else:
             jax.distributed.initialize(initialization_timeout=JOINING_SECONDS)
     except ValueError as error:
-        if mode == "auto" and "coordinator_address" in str(error):  # JAX found no cluster
+        if mode == "auto" and "coordinator_address" in str(error):  # JAX found no cluster.
             return
         raise ConfigError(f"jax.distributed could not be started: {error}") from error
     except jax.errors.JaxRuntimeError as error:
@@ -83,20 +83,20 @@ def start(settings) -> None:
             "started, with the same coordinator and count, and each with an id of its own? JAX "
             f"said: {error}"
         ) from error
-    with loss_explained(joining=True):  # each of them tells its devices to all
+    with loss_explained(joining=True):  # Here all processes exchange their devices.
         print(describe(), file=sys.stderr, flush=True)
     counts = collections.Counter(device.process_index for device in jax.devices())
     check_devices([counts[host] for host in range(jax.process_count())])
 
 
 def check_devices(counts: Sequence[int]) -> None:
-    """ConfigError unless all hosts have the same number of devices, given in their order."""
+    """ConfigError if the hosts' numbers of devices (in the order of the hosts) differ."""
     if different := differences([{"devices": count} for count in counts]):
         raise ConfigError(f"every host needs the same number of devices: {different[0].strip()}")
 
 
 def describe() -> str:
-    """Who this process is, in one line."""
+    """One line that names this process: its number and its devices."""
     here, everywhere = jax.local_devices(), jax.device_count()
     return (
         f"host {jax.process_index()} of {jax.process_count()}: "
@@ -105,18 +105,21 @@ def describe() -> str:
 
 
 def others_wait() -> bool:
-    """Whether a process that fails must end at once: leaving in good order would wait for the
-    others, and they for it. So JAX's coordinator sees it gone, and ends them too."""
+    """Whether a process that fails must end at once.
+
+    With several hosts an orderly exit would wait for the others, and they for it. If it ends at
+    once, JAX's coordinator notices and ends the others too.
+    """
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def gather(text: str) -> list[str]:
-    """What every host says, in their order; the same on all of them."""
+    """The texts of all hosts, in their order; every host gets the same list."""
     if jax.process_count() == 1:
         return [text]
     said = np.frombuffer(text.encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.int32(len(said)))
-    # Texts of about the same length share one compiled program.
+    # Padded to a power of two, texts of similar length share one compiled program.
     padded = np.zeros(1 << int(sizes.max()).bit_length(), np.uint8)
     padded[: len(said)] = said
     rows = multihost_utils.process_allgather(padded)
@@ -124,23 +127,23 @@ def gather(text: str) -> list[str]:
 
 
 def first_says(value: int) -> int:
-    """What the first host says, on all of them."""
-    return int(gather(str(value))[0])  # as text: JAX has no integers of 64 bits
+    """The first host's value, on all hosts."""
+    return int(gather(str(value))[0])  # Sent as text, because JAX has no 64-bit integers here.
 
 
 def any_says(flag: bool) -> bool:
-    """Whether it holds on any host, on all of them."""
+    """Whether the flag is set on any host; every host gets the same answer."""
     return any(gather("1" if flag else ""))
 
 
 def together(function: Callable[[], Result]) -> Result:
-    """What `function()` gives on this host; where it fails on one, it fails on all.
+    """Calls `function` on this host and returns its result; if it fails on one host, all fail.
 
-    It must not itself wait for the other hosts.
+    `function` must not wait for the other hosts.
 
     Raises:
-        ColorizeError: with the sentence and the exit code of the host where it failed, so that no
-            launcher takes that host for a lost one and starts again what fails again.
+        ColorizeError: it has the message and the exit code of the host that failed. A launcher
+            then does not take that host for a lost one and restart a run that would fail again.
     """
     result = error = None
     try:
@@ -164,13 +167,14 @@ def _failure(host: int, code: int, sentence: str) -> ColorizeError:
 
 @contextlib.contextmanager
 def failing_together(workdir: pathlib.Path):
-    """Where one host fails, those that miss it then end with its sentence and its exit code.
+    """If one host fails, all hosts end with its message and its exit code.
 
-    They would take it for a lost one, and launchers would start all of them again, and again. A
-    host that fails leaves word in the workdir, whose last word `check_shared` has cleared away.
+    Otherwise the others would take it for a lost host, and launchers would restart the run again
+    and again. The host that fails writes its message into the workdir, and the others look for it
+    there. `check_shared` has removed messages of earlier starts.
 
     Args:
-        workdir: shared by all hosts.
+        workdir: the folder that all hosts share.
     """
     try:
         yield
@@ -191,7 +195,7 @@ def _word(workdir: pathlib.Path, host: int) -> pathlib.Path:
 
 
 def _last_word(workdir: pathlib.Path) -> tuple[int, int, str] | None:
-    """Of a host that has failed: its number, exit code and sentence; None if all are silent."""
+    """(number, exit code, message) of a host that has failed; None if there is none."""
     last = time.monotonic() + WORD_SECONDS
     while time.monotonic() < last:
         for host in range(jax.process_count()):
@@ -209,16 +213,16 @@ def _sentence(error: Exception) -> str:
 
 
 def first_does(function: Callable[[], None]) -> None:
-    """Calls it on the first host alone; if it fails there, the others raise too."""
+    """Calls the function only on the first host; if it fails there, the others raise too."""
     together(function if jax.process_index() == 0 else lambda: None)
 
 
 def differences(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One line for every field that is not the same on all hosts, with who has what.
+    """One line for every field that differs between hosts, with the values and their hosts.
 
     Args:
-        records: {field: value} of every host, in their order. None, or a field that is missing,
-            stands for what that host does not know: it is the same as anything.
+        records: {field: value} of every host, in their order. A value that is None or missing is
+            unknown to that host and equals any other.
     """
     lines = []
     for field in dict.fromkeys(field for record in records for field in record):
@@ -241,10 +245,10 @@ def _hosts(numbers: Sequence[int]) -> str:
 
 
 def check_same(record: Mapping[str, Any]) -> None:
-    """ConfigError, on all hosts, unless all bring the same; see `differences`.
+    """ConfigError, on all hosts, if their records differ; see `differences`.
 
     Args:
-        record: {what it is called in the message: its value}, as JSON has it.
+        record: {name in the message: value}, with values that JSON can hold.
     """
     lines = differences([json.loads(text) for text in gather(json.dumps(record))])
     if lines:
@@ -256,10 +260,11 @@ def check_same(record: Mapping[str, Any]) -> None:
 
 
 def check_shared(folder: pathlib.Path) -> None:
-    """ConfigError, on all hosts, unless what each of them writes in the folder is seen by all.
+    """ConfigError, on all hosts, if a file that one host writes in the folder is not seen by all.
 
     Args:
-        folder: of this host; it is made if it is absent. The paths of the others may be other ones.
+        folder: this host's path of the folder, which is made if absent. Other hosts may have other
+            paths.
     """
     if jax.process_count() == 1:
         return
@@ -271,7 +276,7 @@ def check_shared(folder: pathlib.Path) -> None:
     def write():
         folder.mkdir(parents=True, exist_ok=True)
         own.touch()
-        _word(folder, jax.process_index()).unlink(missing_ok=True)  # of an earlier start
+        _word(folder, jax.process_index()).unlink(missing_ok=True)  # A message of an earlier start.
 
     missing = None
     try:
@@ -281,7 +286,7 @@ def check_shared(folder: pathlib.Path) -> None:
         with contextlib.suppress(OSError):
             own.unlink(missing_ok=True)
             if absent and (missing is None or any(missing)):
-                folder.rmdir()  # as it was; never one with something in it
+                folder.rmdir()  # It did not exist before; a folder with content stays.
     if any(missing):
         folders = gather(str(folder))
         blind = next(host for host, unseen in enumerate(missing) if unseen)
@@ -294,7 +299,7 @@ def check_shared(folder: pathlib.Path) -> None:
 
 
 def _missing(files: Sequence[pathlib.Path]) -> list[int]:
-    """The numbers of those that do not turn up."""
+    """The numbers of the files that do not appear in time."""
     last = time.monotonic() + SEEING_SECONDS
     while True:
         absent = [number for number, file in enumerate(files) if not file.exists()]
@@ -305,13 +310,13 @@ def _missing(files: Sequence[pathlib.Path]) -> list[int]:
 
 @contextlib.contextmanager
 def loss_explained(joining: bool = False):
-    """HostLostError in place of whatever JAX and what rests on it say when another process is gone.
+    """Replaces errors that mean the loss of another process by a HostLostError.
 
-    It comes in many kinds: a collective fails as a JaxRuntimeError, an array whose computation has
-    failed is a ValueError for whoever reads it, and in a save it is an error of Orbax.
+    They come in many kinds: a collective raises a JaxRuntimeError, reading an array whose
+    computation failed raises a ValueError, and a save raises an error of Orbax.
 
     Args:
-        joining: JAX does not know yet how many processes there are.
+        joining: whether JAX does not know the number of processes yet.
     """
     try:
         yield
@@ -326,8 +331,10 @@ def loss_explained(joining: bool = False):
 
 
 def _loss(error: BaseException) -> str | None:
-    """How an error, or one that it comes from, says that a process does not answer; None if none
-    says so. What the user is told of a checkpoint, say, may come from that."""
+    """The text of the error, or of a cause of it, that reports a lost process; None without one.
+
+    For example, a CheckpointError may be caused by a lost process.
+    """
     chain: list[BaseException] = []
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -338,7 +345,7 @@ def _loss(error: BaseException) -> str | None:
     if any(map(memory.exhausted, chain)):
         return None
     for error in chain:
-        # Storage has its connections too, and then a number; our own sentences tell of much.
+        # Our own messages, and errors of storage (which have a number), may contain the same words.
         other = isinstance(error, ColorizeError) or getattr(error, "errno", None) is not None
         if not other and _LOST.search(str(error)):
             return str(error)
@@ -346,13 +353,13 @@ def _loss(error: BaseException) -> str | None:
 
 
 class Agreement:
-    """Whether any host wishes something: all get the same answer at the same call.
+    """Tells all hosts at the same call whether any host has raised a flag.
 
-    With several hosts the answer is that to the wishes of `_LAG` calls ago, which the devices have
-    reduced by then; nobody waits. Every host must ask equally often.
+    With several hosts the answer is about the flags of `_LAG` calls ago. The devices have reduced
+    them by then, so that no host waits. Every host must call it equally often.
 
     Attributes:
-        lag: calls that answers come later; 0 for a process that is alone.
+        lag: how many calls later an answer comes; 0 for a single process.
     """
 
     def __init__(self, mesh):
@@ -362,7 +369,7 @@ class Agreement:
         self._any = jax.jit(lambda wishes: wishes.any(0), out_shardings=sharding.replicated(mesh))
 
     def any(self, *wishes: bool) -> tuple[bool, ...]:
-        """The wishes of this host -> those that at least one has."""
+        """Takes the flags of this host; returns for each whether it is set on any host."""
         if not self.lag:
             return wishes
         rows = {"wishes": np.tile(np.array(wishes), (jax.local_device_count(), 1))}

@@ -1,7 +1,7 @@
-"""What a checkpoint knows need not be asked for: the network, and which photos were held out.
+"""Takes settings over from a checkpoint: the network, and which photos were held out.
 
-A setting that was stated stands, and is an error by name where it cannot be had; all others follow
-the checkpoint, and the run says which.
+A setting that the user stated is kept, and is an error by name if it does not fit the checkpoint.
+All other settings of the network follow the checkpoint, and the run prints which.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -25,11 +25,11 @@ from colorize_jax.errors import CheckpointError, ConfigError, DataError
 from colorize_jax.models import registry
 from colorize_jax.training import same_run, start
 
-# What a run decides for itself, whatever network it loads or scores.
+# Every run decides these settings of the model itself, whatever network it loads or scores.
 _OWN = ("dtype", "remat", "norm_decay")
 
 
-# What a config has chosen that has chosen nothing.
+# The values in a config that states nothing.
 _FIRST = {
     "task.name": "colorization",
     "model.name": "vgg16",
@@ -39,8 +39,10 @@ _FIRST = {
 
 
 def by_default(config: ConfigDict) -> frozenset[str]:
-    """Names of the settings, "model.width", that differ from the default: stated, for who calls
-    from Python and has no command line."""
+    """The names of the settings that differ from their defaults, such as "model.width".
+
+    A call from Python has no command line, so these settings count as stated.
+    """
     usual = same_run.flat(same_run.plain(default_like(config))) | _FIRST
     now = same_run.flat(same_run.plain(config))
     return frozenset(name for name in now if name not in usual or now[name] != usual[name])
@@ -49,34 +51,35 @@ def by_default(config: ConfigDict) -> frozenset[str]:
 def settled(
     config: ConfigDict, workdir: pathlib.Path, stated: Collection[str] | None
 ) -> tuple[ConfigDict, list[str]]:
-    """The config of a run that follows the checkpoint it starts from.
+    """The config of a run, with settings taken over from the checkpoint it starts from.
 
-    Of the network that is its architecture and its input; of photos without labels, from the same
-    source, how many are held out. A run that was begun follows itself: what it started from may be
-    gone.
+    The network's architecture and input follow the checkpoint. So does the share of held-out
+    photos, for photos without labels from the same source. A run that has begun follows its own
+    checkpoint instead, because the one that it started from may be gone.
 
     Args:
-        config: of the run.
-        workdir: of the run.
-        stated: names of the settings that were given on the command line; None: see `by_default`.
+        config: the config of the run.
+        workdir: the workdir of the run.
+        stated: the names of the settings that were given on the command line; None takes
+            `by_default`.
 
     Returns:
-        A copy, and a line for everything that is otherwise now; see `splits.fall_back` too.
+        A copy of the config, and one line for every change; see `splits.fall_back` too.
 
     Raises:
-        ConfigError, CheckpointError: there is no such start.
-        DataError: there is no such devkit.
+        ConfigError, CheckpointError: there is no checkpoint to start from.
+        DataError: there is no devkit at the source.
     """
     config = config.copy_and_resolve_references()
     stated = by_default(config) if stated is None else stated
     paths.expand_settings(config)
     config.model.update(registry.by_depth(config.model))
-    if "model.name" in stated:  # the recipe may be for another network
+    if "model.name" in stated:  # The recipe may be written for another network.
         _suit(config, config.model.name, stated)
     begun = _begun(workdir)
     changed = [] if begun else splits.fall_back(config)
     if begun and config.data.labels == "masks":
-        _ask_the_run(config, begun[0])
+        _take_over_from_masks(config, begun[0])
     if config.init_from == start.RANDOM:
         return config, changed
     saved, where = begun or _started(config)
@@ -86,11 +89,11 @@ def settled(
 
 
 def follow(config: ConfigDict, saved: Mapping[str, Any], stated: Collection[str]) -> None:
-    """`settled` for a config that is at hand, changed in place.
+    """Like `settled`, but changes the config in place and takes the saved config as an argument.
 
     Args:
-        config: of a run that starts from another one.
-        saved: the config of that one, or of the run itself.
+        config: the config of a run that starts from another one.
+        saved: the config of that other run, or of the run itself.
         stated: see `settled`.
     """
     _follow(config, saved["model"], stated)
@@ -100,9 +103,11 @@ def follow(config: ConfigDict, saved: Mapping[str, Any], stated: Collection[str]
         config.data.holdout = data.get("holdout", config.data.holdout)
 
 
-def _ask_the_run(config: ConfigDict, saved: Mapping[str, Any]) -> None:
-    """What a run asked its masks when it was begun: they are not read for it once more, nor need
-    they be there yet."""
+def _take_over_from_masks(config: ConfigDict, saved: Mapping[str, Any]) -> None:
+    """Takes over what a run found in its masks when it began.
+
+    The masks need not be read again for it, and need not be there yet.
+    """
     data = config.data
     config.task.classes = config.task.classes or saved["task"].get("classes", 0)
     if data.split == "train_aug" and not data.sbd and not saved["data"]["sbd"]:
@@ -110,12 +115,13 @@ def _ask_the_run(config: ConfigDict, saved: Mapping[str, Any]) -> None:
 
 
 def _begun(workdir: pathlib.Path) -> tuple[dict, pathlib.Path] | None:
-    """The config of the run that is in the workdir, or of its search for a schedule."""
+    """The config and checkpoint of the run in the workdir, or of its search for a schedule."""
     needed = {"model": {"name": str}, "task": {"classes": int}, "data": {"sbd": str, "split": str}}
     form = config_form() | needed
     for place in (workdir, workdir / "search"):
         if same_run.begun(place):
-            with contextlib.suppress(OSError, CheckpointError):  # `same_run.check_config` says it
+            # `same_run.check_config` reports the error.
+            with contextlib.suppress(OSError, CheckpointError):
                 return json_files.read(place / "config.json", form, CheckpointError, ""), place
     return None
 
@@ -126,10 +132,10 @@ def _started(config: ConfigDict) -> tuple[dict, pathlib.Path]:
 
 
 def _follow(config: ConfigDict, saved: Mapping[str, Any], stated: Collection[str]) -> None:
-    """The encoder of `config.model` becomes the saved one, but for what was stated."""
+    """Sets the encoder in `config.model` to the saved one, except for stated settings."""
     model, ours = registry.by_depth(saved), config.model
     if _class_of(ours) is not _class_of(model):
-        # A recipe's own network that is not the default was named too, by its variant.
+        # A recipe's network that is not the default counts as stated: its variant names it.
         if "model.name" in stated or ours.name != _FIRST["model.name"]:
             return
         _suit(config, model["name"], stated, config.task.name == "classification")
@@ -145,8 +151,7 @@ def _follow(config: ConfigDict, saved: Mapping[str, Any], stated: Collection[str
 
 
 def _suit(config: ConfigDict, name: str, stated: Collection[str], classifier: bool = False) -> None:
-    """Lets a recipe that was written for one network have another, with what `config.suited` has
-    for it."""
+    """Adapts a recipe that was written for one network to another by its `config.suited`."""
     choices.choose(config, "model", name)
     for setting, value in suited(name, classifier).items():
         if setting not in stated:
@@ -160,18 +165,18 @@ def _class_of(settings: Mapping[str, Any]) -> type:
 def for_evaluation(
     config: ConfigDict, note: Mapping[str, Any], stated: Collection[str] | None
 ) -> tuple[ConfigDict, list[str]]:
-    """The config of an evaluation that follows the checkpoint it scores.
+    """The config of an evaluation, with settings taken over from the checkpoint it scores.
 
-    All of the network and of its outputs does, and the source of the photos if none is named. Which
-    of them are scored is for `to_score` to say.
+    The network and its outputs follow the checkpoint, and so does the source of the photos if none
+    is named. `to_score` decides which photos are scored.
 
     Args:
-        config: of the evaluation.
-        note: of the checkpoint.
+        config: the config of the evaluation.
+        note: the note of the checkpoint.
         stated: see `settled`.
 
     Returns:
-        A copy, and a line for what was taken over.
+        A copy of the config, and one line for every setting that was taken over.
     """
     config = config.copy_and_resolve_references()
     stated = by_default(config) if stated is None else stated
@@ -203,14 +208,14 @@ def for_evaluation(
 
 
 class Scored(NamedTuple):
-    """Which photos an evaluation is of.
+    """The photos of an evaluation.
 
     Attributes:
-        config: with what was taken over from the checkpoint.
-        opened: the photos; those to train on are the ones that the checkpoint was trained on, as
-            far as they can be had.
-        which: of their source, in words: "held out", "all", or the name of a split.
-        remarks: what a person should be told, one line each.
+        config: the config, with settings taken over from the checkpoint.
+        opened: the photos. The training photos are those that the checkpoint was trained on, if
+            they can be opened.
+        which: which photos of their source are scored: "held out", "all", or the name of a split.
+        remarks: one line each, for the user.
     """
 
     config: ConfigDict
@@ -222,16 +227,16 @@ class Scored(NamedTuple):
 def to_score(config: ConfigDict, note: Mapping[str, Any], stated: Collection[str] | None) -> Scored:
     """The photos to score a checkpoint on.
 
-    Of a source that is not divided by names of splits: those that were held out where it was
-    trained on them, and all of any other one.
+    If the source has no named splits, these are the photos that were held out in training; all
+    photos, if the checkpoint was trained on another source.
 
     Args:
-        config: of the evaluation, from `for_evaluation`.
-        note: of the checkpoint.
-        stated: see `settled`; here those of the caller's own config.
+        config: the config of the evaluation, from `for_evaluation`.
+        note: the note of the checkpoint.
+        stated: the stated settings of the caller's own config; see `settled`.
 
     Raises:
-        ConfigError, DataError: as `splits.open_splits`.
+        ConfigError, DataError: as for `splits.open_splits`.
     """
     data, saved = config.data, note["config"]
     if not _undivided(data):
@@ -268,30 +273,30 @@ def to_score(config: ConfigDict, note: Mapping[str, Any], stated: Collection[str
 
 
 def trained_on(photos: Photos | Labelled, config: ConfigDict, saved: Mapping[str, Any]) -> int:
-    """How many of some photos a checkpoint was trained on, as far as its source can tell now.
+    """The number of photos that the checkpoint was trained on; 0 if its source is gone.
 
     Args:
-        photos: of `config.data.source`.
-        config: of the run or the evaluation.
+        photos: photos of `config.data.source`.
+        config: the config of the run or the evaluation.
         saved: the config in the checkpoint.
     """
     if not sources.overlap(saved.get("data", {}).get("source", ""), config.data.source):
         return 0
     try:
         training = splits.open_splits(_as_trained(config, saved)).training
-    except (ConfigError, DataError):  # it is no longer what it was
+    except (ConfigError, DataError):  # The source has changed or is gone.
         return 0
     asked = set(_files(photos))
     return sum(file in asked for file in _files(training))
 
 
 def _undivided(data: ConfigDict) -> bool:
-    """Whether the photos to evaluate on are a share of all, and not a split by name."""
+    """Whether the evaluation photos are a share of all photos, and not a named split."""
     return not data.labels or (data.labels == "folders" and not data.split and not data.eval_split)
 
 
 def _as_trained(config: ConfigDict, saved: Mapping[str, Any]) -> ConfigDict:
-    """The config with the photos that a checkpoint was trained on."""
+    """The config with the data settings that the checkpoint was trained with."""
     config = config.copy_and_resolve_references()
     for name in ("source", "labels", "split", "eval_split", "sbd", "per_class", "holdout"):
         config.data[name] = saved["data"].get(name, config.data[name])
@@ -302,13 +307,13 @@ def _as_trained(config: ConfigDict, saved: Mapping[str, Any]) -> ConfigDict:
 
 
 def _files(photos: Photos | Labelled) -> Iterator[str]:
-    """Where every photo lies, however its source is named."""
+    """The absolute path of every photo, however its source is written."""
     whole = functools.cache(os.path.realpath)
     return (f"{whole(photos.path(i))}/{photos.name(i)}" for i in range(len(photos)))
 
 
 def _check_classes(config: ConfigDict, note: Mapping[str, Any], classes: Sequence[str]) -> None:
-    """DataError if labels stand for other classes than those that the network has learned."""
+    """DataError if the labels stand for other classes than the network has learned."""
     learned = note.get("classes", ())
     if config.data.labels in ("lists", "folders") and learned and list(learned) != list(classes):
         other = sorted(set(classes).symmetric_difference(learned))

@@ -1,4 +1,4 @@
-"""A run from config to results, read from top to bottom; `main` and notebooks call `train`."""
+"""Trains: one run from its config to its results. `main` and notebooks call `train`."""
 
 from collections.abc import Collection
 import contextlib
@@ -39,26 +39,26 @@ def train(
     photos: Any = None,
     stated: Collection[str] | None = None,
 ) -> dict[str, float]:
-    """Trains what `config` describes, or goes on with it, and leaves everything in `workdir`.
+    """Trains the run that `config` describes, or resumes it, and writes everything to `workdir`.
 
-    What the checkpoint in `config.init_from` knows follows it; see `known.settled`. The config
-    itself stays as it is.
+    Settings that are not stated follow the checkpoint in `config.init_from`; see `known.settled`.
+    The caller's config is not changed.
 
     Args:
-        config: from a recipe (`load_config`) or `default_config`.
-        workdir: for all that the run leaves; one with a run of this config goes on with it.
-        signals: entered already, where the caller wants signals caught from the start.
-        photos: an array, a sequence or an iterable of photos in the place of `config.data.source`;
-            see `data.arrays.ArrayPhotos`. A run goes on only if it is given the same ones.
-        stated: settings that were given on a command line, as in "model.width": they do not follow
-            the checkpoint. None: those that differ from their defaults.
+        config: a config from a recipe (`load_config`) or from `default_config`.
+        workdir: the folder for all outputs. If it holds a run of this config, that run is resumed.
+        signals: entered already, if the caller wants signals caught from the start.
+        photos: an array, a sequence or an iterable of photos, in place of `config.data.source`; see
+            `data.arrays.ArrayPhotos`. A run resumes only with the same photos.
+        stated: the settings that were given on a command line, such as "model.width"; they do not
+            follow the checkpoint. None takes those that differ from their defaults.
 
     Returns:
-        The scores of the last evaluation, also in `workdir/results.json`. With early stopping's
-        mode "crossval" there are two runs, of which the first is in `workdir/search`.
+        The scores of the last evaluation, which are also in `workdir/results.json`. With early
+        stopping's mode "crossval" there are two runs; the first one is in `workdir/search`.
 
     Raises:
-        ColorizeError: with what is wrong and what to do about it; `Interrupted` after a signal.
+        ColorizeError: the message says what is wrong and what to do; `Interrupted` after a signal.
     """
     if photos is not None:
         if config.data.labels:
@@ -112,7 +112,7 @@ def _train_twice(config: ConfigDict, workdir: pathlib.Path, signals: Signals) ->
         same_run.check_config(workdir, second)
         same_run.check_config(workdir / "search", first)
 
-    # What the second run would fail for, before the first has taken its hours.
+    # The second run's errors should come now, and not after the hours of the first run.
     hosts.together(check)
     found = workdir / "search" / early_stopping.FILE
     if not hosts.first_says(int(found.exists())):
@@ -125,15 +125,15 @@ def _train_twice(config: ConfigDict, workdir: pathlib.Path, signals: Signals) ->
 def _train(
     config: ConfigDict, workdir: pathlib.Path, signals: Signals, stack: contextlib.ExitStack
 ) -> dict[str, float]:
-    """One run from its settings to its results, in order of time."""
+    """One run from its settings to its results, in chronological order."""
     began, mesh = time.monotonic(), sharding.make_mesh()
     wait = functools.partial(wait_for, signals)
 
-    # ---------------- Settings and photos: nothing is written before they are found good. ---------
+    # ---------------- Settings and photos. Nothing is written before they are checked. ------------
     checked = wait(lambda: beginning.check(config, workdir, mesh))
     setup, progress = checked.setup, checked.progress
 
-    # ---------------- The workdir, and the checkpoint to go on from. ------------------------------
+    # ---------------- The workdir, and the checkpoint to resume from. -----------------------------
     saved = stack.enter_context(
         saving.Checkpoints(
             workdir,
@@ -152,9 +152,9 @@ def _train(
         beginning.compile_step(run, batch)
         beginning.place_parameters(run, batch, newest, checked.origin)
         if jax.process_count() == 1:
-            signals.check()  # from while it compiled
+            signals.check()  # A signal may have come while it compiled.
 
-        # ---------------- Training. Whatever ends it, what was trained is saved. ------------------
+        # ---------------- Training. Whatever ends it, the state is saved. -------------------------
         with run.open_report():
             beginning.describe(run)
             try:
@@ -166,21 +166,21 @@ def _train(
                     except NonFiniteStep as found:
                         ending.skip_step(run, found)
             except Stop:
-                ending.leave(run)
+                ending.save_and_stop(run)
             except BaseException as error:
-                ending.rescue(run, error)
+                ending.save_after_error(run, error)
                 raise
 
         # ---------------- Results. ----------------------------------------------------------------
-        if not run.saved_well():
+        if not run.last_state_is_saved():
             raise SaveError(
                 f"all {run.last} steps are done, but the last state could not be saved: "
                 f"{saved.failure}. {run.newest_checkpoint()}; the same command goes on from there"
             )
         try:
-            ending.leave_results(run)
+            ending.write_results(run)
         except Stop:
-            ending.leave(run)
+            ending.save_and_stop(run)
         except OSError as error:
             raise SaveError(f"the results could not be written: {why(error)}") from error
         say_once(f"done: {run.last} steps, everything is in {workdir}")
@@ -188,20 +188,20 @@ def _train(
 
 
 def _loop(run: Run) -> None:
-    """From the step that the run is at to the last one.
+    """Trains from the current step to the last one.
 
     Raises:
-        NonFiniteStep: a step was not finite; the run may go on behind it.
-        Stop: after a signal to any host.
+        NonFiniteStep: a step was not finite; the run may continue after it.
+        Stop: a signal came to any host.
     """
     setup, progress, meter, report = run.setup, run.progress, run.meter, run.report
     config, key = setup.config, setup.key
     next_batch, pace, late = None, None, False
     if meter.window.steps and progress.step % config.log.every == 0:
-        run.log()  # what ended the run came before its row
+        run.log()  # The run ended before the row of its last steps was written.
     with contextlib.ExitStack() as stack:
         while True:
-            # ---------------- Evaluation: what is due after this step and not done. ---------------
+            # ---------------- Evaluation ----------------------------------------------------------
             step = progress.step
             if evaluators := run.due():
                 meter.check()
@@ -220,7 +220,8 @@ def _loop(run: Run) -> None:
                 return
 
             # ---------------- Step ----------------------------------------------------------------
-            if next_batch is None:  # not before the first evaluation: reading starts processes
+            # Reading starts processes, so it begins only after the first evaluation.
+            if next_batch is None:
                 next_batch = functools.partial(next, stack.enter_context(run.batches()))
                 run.last_save = first = time.monotonic()
             began = time.monotonic()
@@ -233,7 +234,7 @@ def _loop(run: Run) -> None:
 
             # ---------------- Log -----------------------------------------------------------------
             row = step % config.log.every == 0 or step == run.last
-            if pace is None:  # the first step of this process
+            if pace is None:  # This was the first step of this process.
                 meter.restart()
                 report.started(step)
                 pace = run.pace()
@@ -242,12 +243,12 @@ def _loop(run: Run) -> None:
             elif not row and (line := pace.line(step)):
                 say_once(line)
             if row:
-                pace.told = True  # rows hold the time left
+                pace.told = True  # Rows contain the time left.
                 run.log()
 
             # ---------------- Stop ----------------------------------------------------------------
             stop, late = run.agreement.any(run.signals.received is not None, run.save_is_late())
             if stop:
                 raise Stop
-            # Not for a wish from before the last save.
+            # A host may have asked for it before the last save.
             late = late and step > run.saved_step + run.agreement.lag

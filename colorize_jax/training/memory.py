@@ -1,4 +1,4 @@
-"""How much memory of a device a step needs, how much there is, and what lowers the need."""
+"""The memory that a step needs and that a device has, and advice on how to need less."""
 
 from collections.abc import Callable
 import contextlib
@@ -11,12 +11,12 @@ from colorize_jax.errors import ConfigError, OutOfMemoryError
 
 Compiled = Any  # jax.stages.Compiled
 GIB = 2**30
-# What a device must have free beyond the compiler's own count: evaluation, fragmentation.
+# The margin over the compiler's own count, for evaluation and fragmentation.
 _MARGIN = 1.1
 
 
 def need(compiled: Compiled) -> int:
-    """Bytes on every device: state, batch and what the step computes in between."""
+    """Bytes on every device: the state, the batch, and the step's temporary arrays."""
     counted = compiled.memory_analysis()
     return (
         counted.argument_size_in_bytes
@@ -28,25 +28,25 @@ def need(compiled: Compiled) -> int:
 
 
 def available(device: jax.Device) -> int:
-    """Bytes of the device; on CPU, its share of the machine's free memory."""
+    """The memory of the device in bytes; a CPU device has a share of the machine's free memory."""
     statistics = device.memory_stats()
     if statistics and "bytes_limit" in statistics:
         return statistics["bytes_limit"]
     pages = os.sysconf("SC_AVPHYS_PAGES")
     with contextlib.suppress(OSError), open("/proc/meminfo") as file:
         for line in file:
-            if line.startswith("MemAvailable:"):  # counts what the page cache would give back
+            if line.startswith("MemAvailable:"):  # It includes memory of the page cache.
                 pages = int(line.split()[1]) * 1024 // os.sysconf("SC_PAGE_SIZE")
     return pages * os.sysconf("SC_PAGE_SIZE") // jax.local_device_count()
 
 
 def check_batch(rows: int, crop: int, views: int = 1) -> None:
-    """ConfigError if the photos of a batch alone are more than the machine can hold.
+    """ConfigError if the photos of one batch take more than the machine's memory.
 
     Args:
-        rows: of the batch in this process.
-        crop: side of its square photos.
-        views: of every photo.
+        rows: the number of the batch's rows in this process.
+        crop: the side of its square crops.
+        views: the number of views of every photo.
     """
     size = 3 * rows * views * crop**2
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -61,19 +61,19 @@ def check_batch(rows: int, crop: int, views: int = 1) -> None:
 def smallest_that_fits(
     compile_step: Callable[[int], Compiled], rows: int, limit: int, config
 ) -> tuple[int, Compiled]:
-    """The smallest number of microbatches whose step fits.
+    """The smallest number of microbatches for which the step fits into memory.
 
     Args:
         compile_step: number of microbatches -> the compiled step.
-        rows: of the batch on every device; the number divides it.
-        limit: bytes that a device has.
-        config: of the run, for the message.
+        rows: the number of the batch's rows on every device; the result divides it.
+        limit: the memory of a device, in bytes.
+        config: the config of the run, for the message.
 
     Returns:
         That number, and the step compiled for it.
 
     Raises:
-        OutOfMemoryError: even single rows do not fit.
+        OutOfMemoryError: even microbatches of a single row do not fit.
     """
     size = 0
     for microbatches in (m for m in range(1, rows + 1) if rows % m == 0):
@@ -82,7 +82,7 @@ def smallest_that_fits(
         except jax.errors.JaxRuntimeError as error:
             if not exhausted(error):
                 raise
-            continue  # some backends refuse while they compile
+            continue  # Some backends already fail while they compile.
         size = need(compiled)
         if size * _MARGIN <= limit:
             return microbatches, compiled
@@ -104,18 +104,19 @@ def _advice(config) -> list[str]:
 
 
 def exhausted(error: BaseException) -> bool:
-    """Whether JAX gave up for want of memory."""
+    """Whether an error of JAX means that memory was exhausted."""
     return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
 
 
 @contextlib.contextmanager
 def explained(config, mesh, needed: Callable[[], tuple[int, int]]):
-    """OutOfMemoryError, with what can be done, in place of what JAX says.
+    """Replaces JAX's error by an OutOfMemoryError with advice.
 
     Args:
-        config: of the run.
-        mesh: its devices.
-        needed: gives the microbatches and the bytes of the compiled step, 0 while it is not known.
+        config: the config of the run.
+        mesh: the mesh of its devices.
+        needed: returns the number of microbatches and the bytes of the compiled step, 0 while
+            unknown.
     """
     try:
         yield

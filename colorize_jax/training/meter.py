@@ -1,4 +1,4 @@
-"""The metrics and the speed of the steps since the last log."""
+"""Collects the metrics and the speed of the steps since the last row of the log."""
 
 import collections
 import contextlib
@@ -7,15 +7,15 @@ import time
 
 import jax
 
-RUN_AHEAD = 2  # steps that the host may be ahead of the devices
+RUN_AHEAD = 2  # The host may be this many steps ahead of the devices.
 
 
 class NonFiniteStep(Exception):
-    """The latch of the state has caught a step; the state is as it was before that one.
+    """A step was not finite; the latch has kept the state before it.
 
     Attributes:
-        step: its number, from 1.
-        metrics: what it gave, some of it not finite.
+        step: the number of the step, from 1.
+        metrics: its metrics; some are not finite.
     """
 
     def __init__(self, step: int, metrics: dict[str, float]):
@@ -25,11 +25,11 @@ class NonFiniteStep(Exception):
 
 @dataclasses.dataclass
 class Window:
-    """The steps since the last row of metrics.jsonl, as far as their metrics were read.
+    """The sums of metrics since the last row of metrics.jsonl.
 
     Attributes:
-        steps: how many.
-        sums: {name: sum over them}.
+        steps: the number of steps whose metrics were read.
+        sums: {name: sum over these steps}.
     """
 
     steps: int = 0
@@ -37,16 +37,17 @@ class Window:
 
 
 class Meter:
-    """Reads the metrics of a step once the devices are `RUN_AHEAD` steps further, so that the host
-    never waits for a step that it does not have to wait for.
+    """Reads the metrics of a step only when the devices are `RUN_AHEAD` steps further.
+
+    So the host does not wait for the devices after every step.
 
     Args:
-        batch_size: photos of a step.
-        window: to go on with, as that of a checkpoint's note: the next row then is that of a run
-            that was left alone.
+        batch_size: the number of photos in a step.
+        window: the window of a checkpoint's note, if the run resumes. The next row then equals that
+            of an uninterrupted run.
 
     Attributes:
-        window: holds what was read since the last row.
+        window: the sums since the last row.
     """
 
     def __init__(self, batch_size: int, window: Window | None = None):
@@ -59,10 +60,10 @@ class Meter:
         self._steps, self._waited = 0, 0.0
 
     def add(self, step: int, metrics: dict[str, jax.Array], *, waited: float) -> None:
-        """A step was started, after waiting so many seconds for its data.
+        """Adds a step that was started after waiting `waited` seconds for its data.
 
         Raises:
-            NonFiniteStep: one of those before it was not finite.
+            NonFiniteStep: a step before it was not finite.
         """
         self._pending.append((step, metrics))
         self._steps += 1
@@ -71,18 +72,18 @@ class Meter:
             self._read_oldest()
 
     def restart(self) -> None:
-        """Waits for the steps so far, whose time does not count: the first loads the program."""
+        """Waits for the steps so far and restarts the clock: the first step loads the program."""
         if self._pending:
             jax.block_until_ready(self._pending[-1][1])
         self._restart_clock()
 
     def newest(self) -> dict[str, float]:
-        """The metrics of the last step that was started; waits for it."""
+        """Waits for the last step that was started and returns its metrics."""
         return {k: float(v) for k, v in jax.device_get(self._pending[-1][1]).items()}
 
     @contextlib.contextmanager
     def paused(self):
-        """What happens inside does not count: evaluation, saving."""
+        """Time inside the `with` block, such as evaluation and saving, is not counted."""
         if self._pending:
             jax.block_until_ready(self._pending[-1][1])
         began = time.monotonic()
@@ -90,7 +91,7 @@ class Meter:
         self._excluded += time.monotonic() - began
 
     def check(self) -> None:
-        """Waits for all steps; NonFiniteStep if one of them was not finite."""
+        """Waits for all steps; raises NonFiniteStep if one was not finite."""
         while self._pending:
             self._read_oldest()
 
@@ -98,16 +99,16 @@ class Meter:
         step, metrics = self._pending.popleft()
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if values.pop("nonfinite"):
-            self._steps -= 1 + len(self._pending)  # the latch has held them back
+            self._steps -= 1 + len(self._pending)  # The latch has undone them.
             self._pending.clear()
             raise NonFiniteStep(step, values)
-        # One after the other, so that a sum that goes on from a note comes out the same.
+        # The order of additions is fixed, so that a resumed run gets the same sums.
         sums = self.window.sums
         self.window.sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
         self.window.steps += 1
 
     def means(self) -> dict[str, float]:
-        """{"train/...": mean over the window}, and the speed unless no step was timed."""
+        """{"train/...": mean over the window}, and the speed if any step was timed."""
         self.check()
         seconds = time.monotonic() - self._start - self._excluded
         steps, sums = self.window.steps, self.window.sums
@@ -118,6 +119,6 @@ class Meter:
         return values
 
     def clear(self) -> None:
-        """Begins the next window, once the row of this one is written."""
+        """Begins the next window, after the row of this one is written."""
         self.window.steps, self.window.sums = 0, {}
         self._restart_clock()

@@ -1,4 +1,4 @@
-"""A step that was not finite: the report that a run leaves of it, and its replay."""
+"""Reports a step that was not finite, and replays it from the report."""
 
 from collections.abc import Collection, Iterator
 import json
@@ -42,9 +42,9 @@ def write_report(
     photos: sources.Photos,
     microbatches: int,
 ) -> pathlib.Path:
-    """`nonfinite_<step>.json`, with the state before that step in the folder of the same name.
+    """Writes `nonfinite_<step>.json`, and the state before that step to a folder of that name.
 
-    All hosts must call it, since all hold the state.
+    All hosts must call it, because all of them hold the state.
     """
     path = workdir / f"nonfinite_{found.step}.json"
     saving.write(path.with_suffix("").absolute(), state, {"step": found.step})
@@ -68,27 +68,27 @@ def write_report(
 def replay(
     config: ConfigDict, workdir: pathlib.Path, stated: Collection[str] | None = None
 ) -> dict:
-    """Runs the step of a report again, with the settings of `config`, and tells what it gives.
+    """Runs the step of a report again with the settings of `config`.
 
-    Shows, and leaves in `workdir` as replay_<step>.json and .png: the batch with the loss of every
-    record, the largest activation of every layer in the order of computation, and the gradient of
-    every parameter.
+    It prints, and writes to `workdir` as replay_<step>.json and .png: the batch with the loss of
+    every record, the largest activation of every layer in the order of computation, and the norm of
+    every parameter's gradient.
 
     Args:
-        config: of the run; the network follows the report.
-        workdir: for what it leaves.
-        stated: settings that were given on a command line; see `known.settled`.
+        config: the config of the run; the network follows the report.
+        workdir: the folder for the outputs.
+        stated: the settings that were given on a command line; see `known.settled`.
 
     Raises:
-        CheckpointError: the report is not one, or does not fit the config.
-        DataError: the photos are gone.
+        CheckpointError: the report is invalid, or does not fit the config.
+        DataError: the photos have changed.
     """
     same_run.check_hosts(config, workdir=None)
     report, folder = _read(pathlib.Path(config.replay))
     config, _ = known.for_evaluation(config, report, stated)
     for line in same_run.differences(report["config"], config):
         say_once(f"other than in the run: {line.strip()}")
-    # A run by :crossval was a search first.
+    # A run by :crossval began with a search, which has other splits.
     config.early_stopping.mode = report["config"]["early_stopping"]["mode"]
     mesh = sharding.make_mesh(jax.local_devices()[:1])
     check_settings(config, mesh)
@@ -159,7 +159,7 @@ def _look(task, state, batch, key, microbatches) -> tuple[list[dict], dict, dict
             task, variables, batch, keys, dropout_key, capture_intermediates=True
         )
         maps = dict(_arrays(kept))
-        names[:] = maps  # in the order of computation, which a dict out of jit would lose
+        names[:] = maps  # jit sorts the keys of a dict, but this order is that of computation.
         largest = jnp.array([_largest(x) for x in maps.values()])
         return values["loss"].sum(), (values["loss"], counts, largest, collections)
 
@@ -173,7 +173,7 @@ def _look(task, state, batch, key, microbatches) -> tuple[list[dict], dict, dict
         )
         losses.append(loss)
         counts.append(count)
-        largest = np.maximum(largest, peak)  # NaN stays NaN
+        largest = np.maximum(largest, peak)  # NaN stays NaN.
         gradients = found if gradients is None else jax.tree.map(jnp.add, gradients, found)
     rows = zip(
         np.stack(losses, 1).ravel().tolist(), np.stack(counts, 1).ravel().tolist(), strict=True
@@ -187,12 +187,12 @@ def _look(task, state, batch, key, microbatches) -> tuple[list[dict], dict, dict
 
 
 def _largest(x: jax.Array) -> jax.Array:
-    """NaN if any is not finite: XLA's maximum on CPU may lose a NaN, and so may a ReLU."""
+    """The largest absolute value; NaN if any is not finite, which XLA's maximum may lose."""
     return jnp.where(jnp.isfinite(x).all(), jnp.abs(x).max(), jnp.nan)
 
 
 def _arrays(intermediates) -> Iterator[tuple[str, jax.Array]]:
-    """Every module's output by the module's name."""
+    """Yields the name of every module and its output."""
     for path, outputs in traverse_util.flatten_dict(intermediates).items():
         arrays = jax.tree.leaves(outputs)
         if len(arrays) == 1:

@@ -1,4 +1,4 @@
-"""Optimizers by name: what an update is made of the gradient and the rate of the step."""
+"""Optimizers by name: how gradient and rate of a step become an update."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ Tree = Any
 
 
 def kernels(params: Tree) -> Tree:
-    """True for every weight, False for biases and the scale and bias of a norm."""
+    """True for every weight; False for biases and for the scale and bias of a norm."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
@@ -30,7 +30,7 @@ def biases(params: Tree) -> Tree:
 
 
 def clip_each(limit: float) -> optax.GradientTransformation:
-    """Scales the gradient of every parameter whose L2 norm is above `limit` down to it."""
+    """Scales down every parameter's gradient whose L2 norm is above `limit` to that norm."""
 
     def clip(gradient):
         norm = jnp.sqrt(jnp.square(gradient).sum())
@@ -39,8 +39,8 @@ def clip_each(limit: float) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, _: jax.tree.map(clip, updates))
 
 
-# Each takes `rate`, a transformation that multiplies by the rate of the step, so that the drops
-# which early stopping finds can stand in its state. Only kernels decay.
+# Every optimizer takes `rate`, a transformation that multiplies by the rate of the step. Its state
+# can hold the drops that early stopping finds. Only kernels decay.
 
 
 def caffe_sgd(
@@ -53,17 +53,17 @@ def caffe_sgd(
 ) -> optax.GradientTransformation:
     """v <- momentum v + rate (gradient + decay w);  w <- w - v.
 
-    The rate is applied before the trace, so that a drop does not shrink the speed already gained;
-    optax.sgd and TensorFlow apply it after, which differs for some steps behind every drop. Only
-    kernels decay. A batch norm's scale and bias are no weights and no biases: they have neither
-    decay nor `bias_rate`, as Caffe and the release have them.
+    The rate is applied before the trace, so that a drop does not shrink the velocity gained so far.
+    optax.sgd and TensorFlow apply it after the trace, which differs for some steps after every
+    drop. Only kernels decay. As in Caffe and the release, a batch norm's scale and bias have
+    neither decay nor `bias_rate`.
 
     Args:
         rate: multiplies by the rate of the step.
-        momentum: of the trace.
-        weight_decay: of kernels.
-        bias_rate: times the rate for biases beside a kernel; 2 in the released training file.
-        clip: see `clip_each`, after decay; 0: not done.
+        momentum: the decay of the trace.
+        weight_decay: the decay of kernels.
+        bias_rate: multiplies the rate of biases beside a kernel; 2 in the released training file.
+        clip: the limit of `clip_each`, which is applied after decay; 0 does not clip.
     """
     return optax.chain(
         optax.add_decayed_weights(weight_decay, mask=kernels),
@@ -78,7 +78,7 @@ def caffe_sgd(
 def sgd(
     rate: optax.GradientTransformation, *, momentum: float, nesterov: bool, weight_decay: float
 ) -> optax.GradientTransformation:
-    """v <- momentum v + gradient + decay w;  w <- w - rate v, as PyTorch's SGD.
+    """v <- momentum v + gradient + decay w;  w <- w - rate v, like PyTorch's SGD.
 
     With `nesterov`, w <- w - rate (momentum v + gradient + decay w).
     """
@@ -92,7 +92,7 @@ def sgd(
 def adam(
     rate: optax.GradientTransformation, *, b1: float, b2: float, eps: float, weight_decay: float
 ) -> optax.GradientTransformation:
-    """Adam (Kingma 2015) on gradient + decay w, as Caffe's and PyTorch's."""
+    """Adam (Kingma 2015) on gradient + decay w, like Caffe's and PyTorch's."""
     return optax.chain(
         optax.add_decayed_weights(weight_decay, mask=kernels), optax.adam(1.0, b1, b2, eps), rate
     )
@@ -101,8 +101,10 @@ def adam(
 def adamw(
     rate: optax.GradientTransformation, *, b1: float, b2: float, eps: float, weight_decay: float
 ) -> optax.GradientTransformation:
-    """Adam whose decay is apart from the gradient (Loshchilov 2019): w <- w - rate (m / (sqrt(v) +
-    eps) + decay w), as optax's and PyTorch's."""
+    """Adam with decoupled decay (Loshchilov 2019), like optax's and PyTorch's.
+
+    w <- w - rate (m / (sqrt(v) + eps) + decay w)
+    """
     return optax.chain(optax.adamw(1.0, b1, b2, eps, weight_decay=weight_decay, mask=kernels), rate)
 
 
@@ -110,10 +112,10 @@ def lars(
     rate: optax.GradientTransformation, *, momentum: float, trust: float, weight_decay: float
 ) -> optax.GradientTransformation:
     """LARS (You 2017): v <- momentum v + rate trust |w| / |g| g with g = gradient + decay w;
-    w <- w - v. Where a norm is 0, trust |w| / |g| is 1.
+    w <- w - v. If a norm is 0, trust |w| / |g| is 1.
 
-    Only kernels have trust and decay, as in SimCLR: the rest is SGD with momentum. These are the
-    parts of optax.lars, which takes its rate as a function of the step alone.
+    As in SimCLR, only kernels have trust and decay; the rest is SGD with momentum. It is built of
+    the parts of optax.lars, because that only takes a rate that is a function of the step.
     """
     return optax.chain(
         optax.add_decayed_weights(weight_decay, mask=kernels),
@@ -125,11 +127,11 @@ def lars(
 
 
 class Choice(NamedTuple):
-    """An optimizer that `config.optimizer.name` may choose.
+    """An optimizer that `config.optimizer.name` can choose.
 
     Attributes:
         make: (rate, **settings) -> the optimizer.
-        settings: that only it has, with their defaults.
+        settings: the optimizer's own settings with their defaults.
     """
 
     make: Callable[..., optax.GradientTransformation]
@@ -187,12 +189,12 @@ SETTINGS = {name: choice.settings for name, choice in OPTIMIZERS.items()}
 
 
 def names() -> tuple[str, ...]:
-    """The optimizers that there are."""
+    """The names of all optimizers."""
     return tuple(SETTINGS)
 
 
 def own_settings(name: str) -> Mapping[str, Any]:
-    """The settings of `config.optimizer` that an optimizer brings; see `config.choices`."""
+    """The own settings of an optimizer in `config.optimizer`; see `config.choices`."""
     if name not in SETTINGS:
         raise ConfigError(f"config.optimizer.name is {name!r}; known: {', '.join(SETTINGS)}")
     return SETTINGS[name]
@@ -201,20 +203,20 @@ def own_settings(name: str) -> Mapping[str, Any]:
 def make_optimizer(
     config, schedule: Schedule, frozen: Sequence[str] = ()
 ) -> optax.GradientTransformation:
-    """The optimizer of the recipe for a run of that schedule.
+    """The optimizer of a run with that schedule.
 
-    All groups of `config.optimizer.groups` are updated at the same step, from one gradient:
-    simultaneously, not in turns. What pulls two groups against each other, as a discriminator does,
-    is for the task's loss (`jax.lax.stop_gradient`, signs) to say.
+    All groups of `config.optimizer.groups` are updated in the same step from one gradient, and not
+    in turns. If groups have opposite objectives, as with a discriminator, the task's loss must say
+    so by `jax.lax.stop_gradient` and signs.
 
     Args:
-        config: of the run.
-        schedule: from `schedules.make_schedule`.
-        frozen: groups of the encoder's parameters that stay as they are.
+        config: the config of the run.
+        schedule: what `schedules.make_schedule` returned.
+        frozen: the groups of the encoder's parameters that are not changed.
 
     Raises:
-        ConfigError: an optimizer is not known. And from the optimizer's own `init`: the parameters
-            have no such group.
+        ConfigError: an optimizer is unknown. The optimizer's `init` raises it too, if the
+            parameters lack a group.
     """
     groups = tuple(config.optimizer.groups)
     rest = _make(config, schedule)
@@ -236,8 +238,10 @@ def make_optimizer(
 
 
 def rates(config, schedule: Schedule, step: int) -> dict[str, float]:
-    """The learning rates of a step, counted from 0: {"train/rate": ...}, and "train/rate/<group>"
-    for every group of `config.optimizer.groups` with a rate of its own."""
+    """The learning rates of a step, counted from 0: {"train/rate": ...}.
+
+    Every group of `config.optimizer.groups` with its own rate adds "train/rate/<group>".
+    """
     groups = config.optimizer.groups
     named = {f"train/rate/{group}": group for group in groups if "rate" in groups[group]}
     return {
@@ -247,8 +251,10 @@ def rates(config, schedule: Schedule, step: int) -> dict[str, float]:
 
 
 def initial_rate(config, group: str = "") -> float:
-    """`optimizer.rate`, of a group or of the rest, scaled linearly with the batch if
-    `optimizer.rate_batch_size` is not 0."""
+    """`optimizer.rate` of a group, or of the parameters in no group ("").
+
+    It is scaled linearly with the batch if `optimizer.rate_batch_size` is not 0.
+    """
     rate, scale = _settings(config, group)["rate"], config.optimizer.rate_batch_size
     return rate * (config.data.batch_size / scale if scale else 1)
 
@@ -265,8 +271,11 @@ def _make(config, schedule: Schedule, group: str = "") -> optax.GradientTransfor
 
 
 def _settings(config, group: str) -> dict[str, Any]:
-    """Name, rate and own settings of a group's optimizer; of "": of all that is in no group. What a
-    group does not say is as in the rest, or the default of an optimizer that the rest has not."""
+    """Name, rate and own settings of a group's optimizer, or of the parameters in no group ("").
+
+    A setting that the group does not have is taken from the optimizer of the rest, or is the
+    default if the group has another optimizer.
+    """
     rest = dict(config.optimizer)
     changes = dict(config.optimizer.groups[group]) if group else {}
     if changes.get("name", rest["name"]) != rest["name"]:

@@ -1,4 +1,4 @@
-"""Pages of photos for people to look at: panels with headings, names, scores and a legend."""
+"""Draws pages of photos: panels with headings, names, scores and a legend."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -9,12 +9,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from colorize_jax.errors import shown
 
-SMALLEST = 128  # pixels of a panel's shorter side: smaller ones are enlarged
-_GAP = 6  # pixels around panels and text
-_TEXT = 13  # height of the letters
-_LINE = 18  # pixels from one line to the next
-_SQUARE = 12  # side of the colored square before a class's name
-_WIDEST = 1280  # pixels of a page, unless a single photo is wider
+SMALLEST = 128  # A panel whose shorter side has fewer pixels is enlarged.
+# All sizes are in pixels.
+_GAP = 6  # the space around panels and text
+_TEXT = 13  # the height of the letters
+_LINE = 18  # the distance between lines
+_SQUARE = 12  # the side of the colored square before the name of a class
+_WIDEST = 1280  # the width of a page, unless a single photo is wider
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,10 +23,10 @@ class Row:
     """One photo of a page.
 
     Attributes:
-        name: of the photo.
-        panels: uint8 [height, width, 3] each, shown side by side.
-        text: what is said of it: its scores, its classes.
-        legend: {class: (red, green, blue)} of the colors in its panels.
+        name: the name of the photo.
+        panels: the pictures to show side by side, uint8 [height, width, 3] each.
+        text: a line about the photo: its scores, its classes.
+        legend: {class: (red, green, blue)} for the colors in its panels.
     """
 
     name: str
@@ -35,12 +36,13 @@ class Row:
 
 
 def page(rows: Sequence[Row], headings: Sequence[str] = ()) -> np.ndarray:
-    """Photos on white, each under its name, as many side by side as a screen is wide; the legend of
-    all at the end.
+    """A page of photos on white, each below its name; the legend of all is at the end.
+
+    As many photos as fit on a screen are side by side.
 
     Args:
         rows: the photos, at least one.
-        headings: of the panels, from left to right.
+        headings: the headings of the panels, from left to right.
 
     Returns:
         uint8 [height, width, 3].
@@ -69,7 +71,7 @@ def png(picture: np.ndarray) -> bytes:
 
 
 def _enlarged(panel: np.ndarray) -> Image.Image:
-    """A whole number of times as large, so that its shorter side has `SMALLEST` pixels or more."""
+    """Enlarges by a whole factor so that the shorter side has at least `SMALLEST` pixels."""
     image = Image.fromarray(panel)
     factor = -(-SMALLEST // min(image.size))
     if factor == 1:
@@ -78,7 +80,7 @@ def _enlarged(panel: np.ndarray) -> Image.Image:
 
 
 def _wrapped(words: Sequence[str], font, width: int) -> list[str]:
-    """Lines of at most `width` pixels; a word that is longer is cut at its beginning."""
+    """Lines of at most `width` pixels; the beginning of a longer word is cut off."""
     lines: list[str] = []
     for word in words:
         cut = word
@@ -113,7 +115,7 @@ def _block(row: Row, headings: Sequence[str]) -> Image.Image:
 
 
 def _legend(colors: Mapping[str, tuple[int, int, int]], width: int) -> Image.Image:
-    """A colored square before the name of every class, in as many lines as it takes."""
+    """The legend: a colored square before the name of every class, on as many lines as needed."""
     font, places, x, y = ImageFont.load_default(_TEXT), [], _GAP, 0
     for name in map(shown, colors):
         wide = _SQUARE + 3 * _GAP + int(font.getlength(name))

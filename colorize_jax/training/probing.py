@@ -1,4 +1,4 @@
-"""Watching a representation grow: `config.evals`, probes of the encoder while it is trained."""
+"""Probes of the encoder during training, as `config.evals` sets them."""
 
 from collections.abc import Mapping, Sequence
 import math
@@ -13,32 +13,32 @@ from colorize_jax.features import features, probes
 from colorize_jax.log import say_once
 from colorize_jax.tasks.task import Evaluator, Task
 
-# Folders that are called so hold classes, and are none themselves.
+# Folders with these names contain the folders of classes, and are no classes themselves.
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
 class Probe:
-    """One entry of `config.evals`: how well a simple classifier reads classes off a layer.
+    """One entry of `config.evals`: how well a simple classifier predicts classes from a layer.
 
-    The network is not in training: it normalizes by its running averages, and nothing of it
+    The network is not in training mode: it normalizes by its running averages, and nothing of it
     changes.
 
     Args:
-        name: of the entry, and of the kind of probe: one of `probes.KINDS`.
-        config: of the run.
-        task: what is learned; its encoder is looked at.
+        name: the name of the entry, which is also the kind of probe: one of `probes.KINDS`.
+        config: the config of the run.
+        task: the task of the run, whose encoder is probed.
 
     Attributes:
-        name: of the entry.
-        every: steps from one evaluation to the next; 0: with every one of the task.
-        parts: photos to learn from, and photos to score.
-        config: how they are seen, as `pipeline.evaluation_batches` takes it: the middle of each.
-        evaluator: gives "features" [batch, channels] and "labels" [batch] of every row.
-        lines: what a person should be told of it.
+        name: the name of the entry.
+        every: the steps between two evaluations; 0 evaluates together with the task.
+        parts: the photos to learn from, and the photos to score.
+        config: the config for `pipeline.evaluation_batches`, by which the middle of each is seen.
+        evaluator: returns "features" [batch, channels] and "labels" [batch].
+        lines: lines about the probe, for the user.
 
     Raises:
-        ColorizeError: there are no such photos, they have no classes or one alone, or the encoder
-            has no such layer; by the setting's name.
+        ColorizeError: there are no photos, they have no classes or only one, or the encoder has no
+            such layer. The message names the setting.
     """
 
     def __init__(self, name: str, config, task: Task):
@@ -95,16 +95,17 @@ class Probe:
         return opened
 
     def _named(self, said: str) -> str:
-        """What is said of a data set, with the names of the settings here."""
+        """A message about a data set, with the names of this entry's settings."""
         place = f"config.evals.{self.name}"
         return f"{place}: " + said.replace("config.data.", f"{place}.")
 
     def score(self, rows: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
-        """{"top1": share of right answers, and with more than five classes "top5"}.
+        """{"top1": share of right answers}, and with more than five classes also "top5".
 
         Args:
-            rows: what the evaluator gives for all photos of each of the `parts`. If these features
-                say nothing, as when one is not finite, the scores are NaN, and why is said.
+            rows: what the evaluator returned for all photos of each of the `parts`. If the features
+                cannot be used, for example because one is not finite, the scores are NaN and the
+                reason is printed.
         """
         learned, scored = ((part["features"], part["labels"]) for part in rows)
         try:
@@ -132,12 +133,12 @@ def open_probes(config, task: Task) -> dict[str, Probe]:
 
 
 def lines(found: Mapping[str, Probe]) -> list[str]:
-    """What a person should be told of the probes before they are used."""
+    """One line about every probe, for the user."""
     return [line for probe in found.values() for line in probe.lines]
 
 
 def facts(found: Mapping[str, Probe]) -> dict:
-    """What the hosts of a run must agree upon about its probes, for `hosts.check_same`."""
+    """The facts about the probes that must be equal on all hosts, for `hosts.check_same`."""
     return {
         f"photos of evals.{name}": [photos.digest() for photos in probe.parts]
         for name, probe in found.items()
@@ -145,33 +146,33 @@ def facts(found: Mapping[str, Probe]) -> dict:
 
 
 def _seen_so(config, own):
-    """The config of a run whose photos are those of an entry, each seen by its middle."""
+    """The config with the photos of an entry, of which the central crop is seen."""
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.data.update(
             source=own.source, split=own.split, eval_split=own.eval_split, holdout=own.holdout,
             labels="folders", per_class=0,
         )  # fmt: skip
-        config.task.classes = 0  # as many as there are
+        config.task.classes = 0  # The photos decide.
         config.eval.view = "center"
         config.early_stopping.mode = "off"
     return config
 
 
 def _some(photos: Labelled, count: int) -> Labelled:
-    """The first so many (0: all) by a hash of their names, which are of all classes."""
+    """The first `count` (0: all) photos by a hash of their names, which come from all classes."""
     order = np.argsort(photos.hashes(), kind="stable")
     return photos.part(order[: count or len(order)])
 
 
 def voters(labels: np.ndarray, wanted: int) -> int:
-    """How many neighbors vote: of few photos not so many that most of them must be wrong."""
+    """The number of neighbors that vote; with few photos it is lowered, or most would be wrong."""
     counts = np.unique(labels, return_counts=True)[1]
     return min(wanted, max(int(counts.min()) // 2, 1) * len(counts))
 
 
 def _features_of(encoder, layer: str) -> Evaluator:
-    """The mean of a layer over its positions, and the label, of every photo."""
+    """An evaluator that returns every photo's label and the layer's mean over its positions."""
     extract = features.make_extractor(encoder, (layer,), "mean")
 
     def on_batch(variables, statistics, keys, batch):

@@ -1,4 +1,4 @@
-"""What a run remembers: its own state on the host, and the note of each of its checkpoints."""
+"""What a run remembers besides its arrays: its progress, which is the note of a checkpoint."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from colorize_jax.training.early_stopping import EarlyStopping
 from colorize_jax.training.meter import Window
 from colorize_jax.training.start import RANDOM
 
-# A note on the disk; "name?" is what the notes of older runs lack.
+# The form of a note on disk. Notes of older runs lack the fields "name?".
 FORM = {
     "config?": {},
     "photos": COUNT,
@@ -28,35 +28,35 @@ FORM = {
     "which?": str,
     "window?": {"steps": COUNT, "sums": {str: float}},
 }
-# That of a run which searches for its schedule.
+# The form of the note of a run that searches for its schedule.
 SEARCHING = FORM | {"search": {"stopping": early_stopping.STATE}}
 
 
 @dataclasses.dataclass
 class Progress:
-    """What a run remembers, besides the arrays of its state.
+    """What a run remembers besides the arrays of its state.
 
-    The fields without a default say which run it is. Those with one say what it has done, and come
-    from its checkpoint where it goes on.
+    Fields without a default identify the run. Fields with a default say what it has done; a resumed
+    run takes them from its checkpoint.
 
     Attributes:
-        config: its settings, as JSON has them.
-        photos: number of those to train on.
-        names: digest of the names of all photos.
-        contents: digests of a sample of them; None: a photo that cannot be read.
-        classes: their names, in the order of the labels.
-        schedule: its steps, and those at which the rate drops, as far as they are known.
-        step: steps done.
-        microbatches: of a step; 0: not known yet.
+        config: the settings, as JSON holds them.
+        photos: the number of photos to train on.
+        names: the digest of the names of all photos.
+        contents: the digests of a sample of the photos; None for a photo that cannot be read.
+        classes: the names of the classes, in the order of the labels.
+        schedule: the number of steps, and the known steps at which the rate drops.
+        step: the number of steps done.
+        microbatches: the number of microbatches of a step; 0 if not known yet.
         evaluated: the last step that was evaluated.
-        scores: {"eval/...": number} of that.
-        best: {"step": ..., "eval/<score>": ...} so far.
-        skipped: steps that were passed over because they were not finite.
-        seconds: that the run took so far.
+        scores: {"eval/...": number} of that evaluation.
+        best: {"step": ..., "eval/<score>": ...} of the best evaluation so far.
+        skipped: the steps that were skipped because they were not finite.
+        seconds: the seconds that the run took so far.
         start: the checkpoint that its parameters come from, or "random".
         which: the photos that are evaluated, in words; see `results.evaluated`.
-        window: sums of the metrics since the last row of metrics.jsonl.
-        search: of a run that searches for its schedule, else None.
+        window: the sums of metrics since the last row of metrics.jsonl.
+        search: the state of early stopping if the run searches for its schedule, else None.
     """
 
     config: dict
@@ -79,12 +79,12 @@ class Progress:
 
     @property
     def position(self) -> int:
-        """Photos that were drawn so far, from the one order of the run."""
+        """The number of photos drawn so far, which is the position in the run's order."""
         return self.step * self.config["data"]["batch_size"]
 
     @property
     def form(self) -> dict:
-        """What a note that the run goes on from must look like; see `json_files`."""
+        """The form of a note that the run can resume from; see `json_files`."""
         return FORM if self.search is None else SEARCHING
 
     def to_json(self) -> dict:
@@ -94,10 +94,10 @@ class Progress:
         return note if search is None else note | {"search": {"stopping": self.search.to_json()}}
 
     def resume(self, note: dict) -> None:
-        """Takes what the run has done from a note; which run it is stays as it is now.
+        """Takes over from a note what the run has done; the fields that identify it stay.
 
         Args:
-            note: of that `form`. What it lacks stays as it is too.
+            note: a note of that `form`. Fields that it lacks stay too.
         """
         required = dataclasses.MISSING
         done = {

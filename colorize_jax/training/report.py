@@ -1,4 +1,4 @@
-"""What a run shows: a progress bar or plain lines, metrics.jsonl, TensorBoard, pictures."""
+"""Reports a run: a progress bar or plain lines, metrics.jsonl, TensorBoard, pictures."""
 
 from collections.abc import Collection
 import json
@@ -20,21 +20,22 @@ from colorize_jax.errors import why
 from colorize_jax.log import newly_lost, say_once
 from colorize_jax.training.pictures import png
 
-# Of metrics.jsonl; what is not finite is null.
+# The form of a row of metrics.jsonl. A number that is not finite is null.
 ROW = {"step": json_files.COUNT, str: (json_files.Number(float), None)}
-FLUSH_SECONDS = 10.0  # between two writes of TensorBoard's file, each of which waits for the disk
+FLUSH_SECONDS = 10.0  # Writes of TensorBoard's file are this rare, because each waits for the disk.
 
 
 class Report:
-    """Writes on the first host only; use as a context manager. A disk that takes nothing is said
-    once, and the rows are kept until it does.
+    """Writes the report, on the first host only. Use it as a context manager.
+
+    If the disk cannot be written to, that is printed once, and rows are kept until it can.
 
     Args:
-        workdir: where everything goes.
-        step: that the run goes on from, 0 for a fresh start: rows that a killed run left behind are
-            cut.
-        evaluated: the last step whose evaluation the checkpoint knows of.
-        steps: length of the run.
+        workdir: the folder for all files.
+        step: the step that the run resumes from, 0 for a new run. Later rows, which a killed run
+            wrote, are cut off.
+        evaluated: the last step whose evaluation is in the checkpoint.
+        steps: the length of the run.
         evaluators: see `overall_and_classes`.
     """
 
@@ -55,7 +56,7 @@ class Report:
             cut_rows(workdir / "metrics.jsonl", step or -1, evaluated)
             self._rows = Rows(workdir / "metrics.jsonl")
             self._board = Board(workdir / "tensorboard", step)
-        self._failing: set[str] = set()  # what could not be written the last time
+        self._failing: set[str] = set()  # the outputs whose last write failed
         self._clock = Clock(step)
 
     def __enter__(self):
@@ -69,25 +70,25 @@ class Report:
             self._trying(self._board.close)
 
     def started(self, step: int) -> None:
-        """The first step is done: from here on time is counted."""
+        """Starts the clock, after the first step."""
         self._clock = Clock(step)
         if self._writes and self._bar is None and sys.stderr.isatty():
             self._bar = tqdm(total=self._steps, initial=step, unit="step", dynamic_ncols=True)
 
     def first(self, step: int, values: dict[str, float], seconds: float) -> None:
-        """A line on the terminal alone after a process's first step, long before the first row."""
+        """Prints a line after a process's first step, long before the first row."""
         say_once(
             f"step {step}/{self._steps}  loss {values['loss']:.4f}  first step: {seconds:.1f} s"
         )
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """One row of metrics.jsonl, and the same numbers for TensorBoard."""
+        """Writes one row of metrics.jsonl, and the same numbers for TensorBoard."""
         if not self._writes:
             return
         if lost := newly_lost():
             values = values | {"log/lines_lost": lost}
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
-        # JSON knows no NaN; TensorBoard draws none.
+        # JSON has no NaN, and TensorBoard does not draw it.
         self._trying(self._rows.add, {"step": step} | dict.fromkeys(values) | finite)
         scalars = [summary.scalar(name, value).value[0] for name, value in finite.items()]
         self._trying(self._board.add, step, Summary(value=scalars))
@@ -102,7 +103,7 @@ class Report:
             self._failing.add(function.__qualname__)
 
     def progress(self, step: int, values: dict[str, float]) -> None:
-        """A row of training metrics, on the bar or as a line with the time left."""
+        """Shows a row of training metrics on the bar, or prints a line with the time left."""
         self.write(step, values)
         numbers = f"loss {values['train/loss']:.4f}"
         if "train/images_per_second" in values:
@@ -118,7 +119,7 @@ class Report:
     def evaluation(
         self, step: int, values: dict[str, float], picture: np.ndarray | None = None
     ) -> None:
-        """A row of scores, and the picture, uint8 [height, width, 3], as images/<step>.png."""
+        """Writes a row of scores, and a picture, uint8 [height, width, 3], as images/<step>.png."""
         self.write(step, values)
         overall, _ = overall_and_classes(values, self._evaluators)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in overall.items())
@@ -135,19 +136,19 @@ class Report:
 
 
 def _write_picture(path: pathlib.Path, content: bytes) -> None:
-    path.parent.mkdir(exist_ok=True)  # of a workdir that was made anew
+    path.parent.mkdir(exist_ok=True)  # The workdir may have been deleted and made anew.
     path.write_bytes(content)
 
 
 def overall_and_classes(
     scores: dict[str, float], evaluators: Collection[str] = ()
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Scores over all classes, and {kind: {class: score}}.
+    """Splits scores into those over all classes and {kind: {class: score}}.
 
     Args:
         scores: {"eval/...": number}.
-        evaluators: whose scores are called after them: "eval/knn/top1" is then one over all classes
-            and none of a class "top1".
+        evaluators: the names of the other evaluators. With "knn" in it, "eval/knn/top1" is a score
+            over all classes, and not the score of a class "top1".
     """
     overall, classes = {}, {}
     for name, value in scores.items():
@@ -163,18 +164,18 @@ def overall_and_classes(
 
 
 class Rows:
-    """Appends objects to a file, one a line, whole lines only."""
+    """Appends JSON objects to a file, one per line, and only whole lines."""
 
     def __init__(self, path: pathlib.Path):
         self._path, self._unwritten = path, b""
 
     def add(self, row: dict) -> None:
-        """Writes the row, and those before it that could not be written; OSError if it cannot."""
+        """Writes the row and earlier rows that could not be written; OSError if that fails."""
         self._unwritten += json.dumps(row).encode() + b"\n"
         self.flush()
 
     def flush(self) -> None:
-        """Writes what could not be written so far; OSError if it still cannot."""
+        """Writes the rows that could not be written so far; OSError if that fails again."""
         if not self._unwritten:
             return
         with self._path.open("ab", buffering=0) as file:
@@ -190,18 +191,19 @@ class Rows:
 
 
 class Board:
-    """TensorBoard's file. SummaryWriter has a thread that dies of a full disk and then blocks."""
+    """TensorBoard's file. It is our own, because SummaryWriter blocks once the disk was full."""
 
     def __init__(self, folder: pathlib.Path, step: int):
         folder.mkdir(parents=True, exist_ok=True)
         self._writer = EventsWriter(str(folder / "events"))
         start = Event(wall_time=time.time(), step=step + 1 if step else 0)
-        start.session_log.status = SessionLog.START  # what a killed run wrote after it is void
+        # TensorBoard then drops later steps, which a killed run wrote.
+        start.session_log.status = SessionLog.START
         self._writer.write_event(start)
         self._flushed = time.monotonic()
 
     def add(self, step: int, values: Summary) -> None:
-        """Scalars or pictures of a step; OSError if they cannot be written."""
+        """Writes scalars or pictures of a step; OSError if that fails."""
         self._writer.write_event(Event(wall_time=time.time(), step=step, summary=values))
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self._writer.flush()
@@ -213,20 +215,20 @@ class Board:
 
 
 class Clock:
-    """Time left, from the steps since the clock was made."""
+    """Estimates the time left from the steps since the clock was made."""
 
     def __init__(self, step: int):
         self._step, self._start = step, time.monotonic()
 
     def left(self, step: int, steps: int) -> float:
-        """Seconds from `step` to `steps` at the pace so far; NaN while there is none."""
+        """The seconds from `step` to `steps` at the pace so far; NaN if it is not known yet."""
         done = step - self._step
         elapsed = time.monotonic() - self._start
         return (steps - step) * elapsed / done if done > 0 else float("nan")
 
 
 def duration(seconds: float) -> str:
-    """Seconds as h:mm:ss or m:ss; "?" if not known."""
+    """Seconds as h:mm:ss or m:ss; "?" if unknown."""
     if seconds != seconds:
         return "?"
     minutes, seconds = divmod(round(seconds), 60)
@@ -235,7 +237,10 @@ def duration(seconds: float) -> str:
 
 
 def cut_rows(path: pathlib.Path, step: int, evaluated: int) -> None:
-    """Drops training after `step` and scores after `evaluated`, and sets aside what is no row."""
+    """Removes rows of training after `step` and of scores after `evaluated`; moves aside the rest.
+
+    A file with lines that are no rows is kept beside the new one.
+    """
 
     def wanted(row: dict) -> bool:
         scores = any(name.startswith("eval/") for name in row)

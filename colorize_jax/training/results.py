@@ -1,4 +1,4 @@
-"""What a run has found out: a table on screen and results.json."""
+"""The results of a run: a table on the terminal, and results.json."""
 
 from collections.abc import Collection, Sequence
 import dataclasses
@@ -16,7 +16,7 @@ from colorize_jax.training import hardware, same_run
 from colorize_jax.training.report import duration, overall_and_classes
 
 FILE = "results.json"
-# What studies read of it; the scores are the fields besides.
+# The form of the fields that studies read; all other fields are scores.
 FORM = {
     "metric": {"name": str, "value": (Number(float), None), "higher_is_better": bool},
     "schedule": {"steps": COUNT, "drops": [COUNT]},
@@ -25,27 +25,27 @@ FORM = {
     "seconds": Number(float, 0),
     "hardware": str,
 }
-_MOST_CLASSES = 30  # rows of a table on screen
+_MOST_CLASSES = 30  # With more classes the table on the terminal leaves them out.
 
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """Everything that makes a number repeatable.
+    """The scores of a run, and everything that is needed to repeat them.
 
     Attributes:
-        config: of the run.
-        step: of the parameters.
+        config: the config of the run.
+        step: the step of the parameters.
         scores: {"eval/...": number} of the last evaluation.
-        best: {"step": ..., "eval/<score>": ...}.
-        score: which of them counts.
-        checkpoint: folder with the parameters.
-        trained_on, evaluated_on: numbers of photos.
-        which: the photos that were evaluated, of their source, in words; see `evaluated`.
-        digest: of their names and labels.
-        seconds: the whole run took.
+        best: {"step": ..., "eval/<score>": ...} of the best evaluation.
+        score: the score by which runs are compared.
+        checkpoint: the folder with the parameters.
+        trained_on, evaluated_on: the numbers of photos.
+        which: the photos of the source that were evaluated, in words; see `evaluated`.
+        digest: the digest of the photos' names and labels.
+        seconds: the seconds that the whole run took.
         start: the checkpoint that it started from, or "random".
-        unreadable: photos that should have been evaluated too.
-        steps, drops: of the schedule.
+        unreadable: the number of photos to evaluate that could not be read.
+        steps, drops: the length and the drops of the schedule.
         evaluators: see `report.overall_and_classes`.
     """
 
@@ -67,7 +67,7 @@ class Results:
     evaluators: Collection[str] = ()
 
     def to_json(self) -> dict:
-        """As it stands in results.json; a score that is not a number is null."""
+        """The content of results.json; a score that is not finite is null."""
         config, data = self.config, self.config.data
         overall, classes = overall_and_classes(self.scores, self.evaluators)
         name = f"eval/{self.score.name}"
@@ -108,8 +108,10 @@ class Results:
 
 
 def config_hash(config, steps: int, drops: Sequence[int]) -> str:
-    """Twelve hexadecimal digits: the same for all runs that compute the same, if their sources and
-    starts are called the same."""
+    """Twelve hexadecimal digits that are equal for all runs that compute the same.
+
+    The names of their sources and starts must be equal too.
+    """
     settings = {
         name: value
         for name, value in same_run.flat(same_run.plain(config)).items()
@@ -120,12 +122,12 @@ def config_hash(config, steps: int, drops: Sequence[int]) -> str:
 
 
 def write(path: pathlib.Path, found: Results) -> None:
-    """results.json, in one go; OSError if it cannot be written."""
+    """Writes results.json atomically; OSError if that fails."""
     atomic_write_text(path, json.dumps(found.to_json(), indent=2) + "\n")
 
 
 def table(found: Results) -> str:
-    """The scores, then every class, for the terminal."""
+    """A table for the terminal: the scores, then every class."""
     config = found.config
     overall, classes = overall_and_classes(found.scores, found.evaluators)
     begun = "random start" if found.start == "random" else f"start: {found.start}"
@@ -154,14 +156,14 @@ def table(found: Results) -> str:
 
 
 def markdown_table(header: str, rows: Sequence[Sequence]) -> str:
-    """A table in Markdown; columns are separated by "|" in the header."""
+    """A table in Markdown; "|" separates the columns of the header."""
     names = [name.strip() for name in header.split("|")]
     lines = [names, ["---"] * len(names), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
 def evaluated(config) -> str:
-    """What the scores are of: the name of a split, or which part was held out."""
+    """The photos that are scored, in words: the name of a split, or the share held out."""
     if config.early_stopping.mode == "search":
         return f"{config.early_stopping.holdout:.0%} of {config.data.split or 'all'}, held out"
     return config.data.eval_split or "held out"

@@ -1,4 +1,4 @@
-"""What a run holds while it goes on, and what it does more than once."""
+"""The state of a run on one process, and the actions that the loop repeats."""
 
 from collections.abc import Callable, Collection, Iterator
 import contextlib
@@ -15,12 +15,12 @@ from colorize_jax.data import pipeline
 from colorize_jax.data.bad_records import BadRecords
 from colorize_jax.log import say_once
 from colorize_jax.training import (
-    evaluation,
     forecast,
     hosts,
     memory,
     optimizers,
     schedules,
+    scoring,
     search,
     sharding,
 )
@@ -37,8 +37,10 @@ Result = TypeVar("Result")
 
 
 def wait_for(signals: Signals, function: Callable[[], Result]) -> Result:
-    """What `function()` gives, which may take long and only reads: a signal ends the wait. With
-    several hosts it does not: the others have begun what needs this one."""
+    """Calls a slow function that only reads, and returns its result; a signal ends the wait.
+
+    With several hosts a signal does not end it, because the other hosts wait for this one.
+    """
     return function() if jax.process_count() > 1 else signals.wait_for(function)
 
 
@@ -46,24 +48,24 @@ class Run:
     """One process's part of a run.
 
     Args:
-        setup: what never changes.
-        progress: what it remembers, of its checkpoint already where it goes on.
-        workdir: for all that it leaves.
-        signals: that may stop it.
-        saved: its checkpoints.
-        began: when this process did, by `time.monotonic`.
+        setup: the parts of the run that never change.
+        progress: what the run remembers; a resumed run has taken it from its checkpoint.
+        workdir: the folder for all outputs.
+        signals: the signals that may stop the run.
+        saved: the run's checkpoints.
+        began: the start of this process, by `time.monotonic`.
 
     Attributes:
-        setup, progress, workdir, signals, saved: as they were given.
+        setup, progress, workdir, signals, saved: the arguments.
         state: the arrays; set before the first step.
-        compiled: the step, once it is compiled.
-        report: metrics.jsonl and the lines on the terminal, once it is open.
-        meter: metrics and speed since the last row.
-        scoring: the held-out photos.
-        bad: is told of photos that cannot be read.
-        agreement: of the hosts, on when to stop and when to save.
-        saved_step: the last one whose save was begun.
-        last_save: when that was.
+        compiled: the compiled step; None before.
+        report: metrics.jsonl and the lines on the terminal; None before it is opened.
+        meter: the metrics and the speed since the last row.
+        scoring: scores the network on held-out photos.
+        bad: notes photos that cannot be read.
+        agreement: lets the hosts agree on when to stop and when to save.
+        saved_step: the last step whose save was started.
+        last_save: the time when that save was started.
     """
 
     state: TrainState
@@ -88,7 +90,7 @@ class Run:
         self.bad = BadRecords(
             workdir / name, config.data.max_bad_fraction, config.data.max_pixels, say_once
         )
-        self.scoring = evaluation.Scoring(
+        self.scoring = scoring.Scoring(
             config, setup.task, setup.runner, setup.training, setup.held_out, self.bad,
             self._stoppable, setup.probes,
         )  # fmt: skip
@@ -96,11 +98,11 @@ class Run:
         self.saved_step, self.last_save = progress.step, time.monotonic()
         self._ticked, self._evaluation_seconds = began, 0.0
 
-    # What follows from what it holds.
+    # Values that follow from the attributes.
 
     @property
     def schedule(self) -> Schedule:
-        """With the drops that a search has found so far."""
+        """The schedule, with the drops that a search has found so far."""
         return dataclasses.replace(self.setup.schedule, drops=tuple(self.progress.schedule[1:]))
 
     @property
@@ -113,36 +115,36 @@ class Run:
 
     @property
     def evaluate_every(self) -> int:
-        """Steps between two evaluations."""
+        """The number of steps between two evaluations."""
         config, searching = self.setup.config, self.progress.search is not None
         return config.early_stopping.window if searching else config.eval.every
 
     def needs(self) -> tuple[int, int]:
-        """Microbatches, and bytes of a device that the compiled step takes; 0 before it is."""
+        """The number of microbatches, and the step's bytes on a device, 0 before it is compiled."""
         size = memory.need(self.compiled) if self.compiled is not None else 0
         return self.progress.microbatches or 1, size
 
     def save_is_late(self) -> bool:
-        """Whether config.checkpoint.seconds have gone by since the last save."""
+        """Whether config.checkpoint.seconds have passed since the last save."""
         seconds = self.setup.config.checkpoint.seconds
         return bool(seconds) and time.monotonic() - self.last_save > seconds
 
     def newest_checkpoint(self) -> str:
-        """Which one is left, as a sentence."""
+        """A sentence that names the newest checkpoint."""
         newest = self.saved.latest
         if newest is None:
             return "No checkpoint was written yet"
         return f"The last good checkpoint is {self.saved.directory / str(newest)}"
 
-    # Batches, which a signal does not wait for.
+    # Batches. A signal ends the wait for them.
 
     def wait_for(self, function: Callable[[], Result]) -> Result:
-        """See the function of that name."""
+        """Calls `wait_for` with this run's signals."""
         return wait_for(self.signals, function)
 
     @contextlib.contextmanager
     def batches(self):
-        """Training batches from the step that the run is at to the end of its schedule."""
+        """The training batches from the current step to the end of the schedule."""
         found = pipeline.training_batches(
             self.setup.training, self.setup.config, start=self.progress.step,
             stop=self.setup.schedule.steps, **self.setup.host,
@@ -151,7 +153,7 @@ class Run:
             yield found
 
     def _stoppable(self, batches: Iterator[dict]) -> Iterator[dict]:
-        """Batches of an evaluation, which a signal ends between two of them."""
+        """The batches of an evaluation; a signal ends it between two of them."""
         while True:
             batch = self.wait_for(lambda: next(batches, None))
             if batch is None:
@@ -163,7 +165,7 @@ class Run:
     # The log.
 
     def open_report(self) -> Report:
-        """Opens metrics.jsonl behind the rows that count; it fails on all hosts or on none."""
+        """Opens metrics.jsonl and cuts off later rows; it fails on all hosts or on none."""
 
         def report() -> Report:
             step, evaluated = self.progress.step, self.progress.evaluated
@@ -178,7 +180,10 @@ class Run:
         return self.report
 
     def log(self) -> None:
-        """A row of the means since the last one; if it cannot be written the next start does so."""
+        """Writes a row of means since the last row.
+
+        If that fails, the next start writes it, because the sums are in the checkpoint's note.
+        """
         step = self.progress.step
         values = self.meter.means()
         values |= optimizers.rates(self.setup.config, self.schedule, step - 1)
@@ -186,7 +191,7 @@ class Run:
         self.meter.clear()
 
     def pace(self) -> forecast.Pace:
-        """For the estimate by the first steps of this process."""
+        """An estimate of the time left from the first steps of this process."""
         step, last, every = self.progress.step, self.last, self.evaluate_every
         evaluations = last // every - step // every + (last % every > 0)
         return forecast.Pace(step, last, evaluations * self._evaluation_seconds)
@@ -194,23 +199,23 @@ class Run:
     # Evaluation.
 
     def due(self) -> frozenset[str]:
-        """The evaluators that are due at this step and were not run; "" is the task's own."""
+        """The evaluators that are due at this step and have not run yet; "" is the task's own."""
         step = self.progress.step
         if self.progress.evaluated >= step:
             return frozenset()
         return self.scoring.due(step, self.evaluate_every, step == self.last)
 
     def score(self, evaluators: Collection[str]) -> np.ndarray | None:
-        """Scores the network by these evaluators; gives a picture of the first held-out photos."""
+        """Scores the network by these evaluators; returns a picture of held-out photos."""
         variables, kept = self.scoring.with_fresh_norm(self.state.variables), self.progress.scores
-        if "" in evaluators:  # `config.evals` alone changes nothing of the run
+        if "" in evaluators:  # Probes do not change the run.
             self.state, kept = self.state.with_variables(variables), {}
         picture = self.scoring.score(variables, evaluators)
         self.progress.scores = kept | self.scoring.scores
         return picture
 
     def evaluate(self, evaluators: Collection[str]) -> None:
-        """Scores the network by these evaluators and reports it."""
+        """Scores the network by these evaluators and reports the scores."""
         progress, score = self.progress, self.setup.task.score
         began = time.monotonic()
         picture = self.score(evaluators)
@@ -223,7 +228,7 @@ class Run:
         self.report.evaluation(progress.step, self.scoring.scores, picture)
 
     def judge(self) -> None:
-        """Early stopping at the end of a window: goes on, drops the rate, or ends the run."""
+        """Early stopping at the end of a window: continues, drops the rate, or ends the run."""
         progress, name = self.progress, self.setup.task.score.name
         verdict = progress.search.update(progress.step, progress.scores[f"eval/{name}"])
         say_once(search.described(progress.search))
@@ -237,14 +242,14 @@ class Run:
     # Saving.
 
     def save(self) -> None:
-        """Begins to write a checkpoint."""
-        self.meter.check()  # a checkpoint holds finite parameters or is not written
+        """Starts to write a checkpoint."""
+        self.meter.check()  # It raises if a step was not finite: no such state is saved.
         self.tick()
         self.saved.save(self.progress.step, self.state, self.progress.to_json())
         self.saved_step, self.last_save = self.progress.step, time.monotonic()
 
-    def saved_well(self) -> bool:
-        """Whether the last state is on the disk, on all hosts; tries once more if it is not."""
+    def last_state_is_saved(self) -> bool:
+        """Whether the last state is on disk, on all hosts; tries once more if it is not."""
         for again in (True, False):
             self.saved.wait()
             if not hosts.any_says(self.saved.failure is not None):
@@ -254,7 +259,7 @@ class Run:
         return False
 
     def tick(self) -> None:
-        """Counts the seconds until now."""
+        """Adds the time until now to the seconds of the run."""
         now = time.monotonic()
         self.progress.seconds += now - self._ticked
         self._ticked = now

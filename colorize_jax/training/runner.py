@@ -1,4 +1,4 @@
-"""Running a task over batches: its scores, its pictures, and the sums of a constant prediction."""
+"""Runs a task's network over batches: scores, pictures, predictions, and sums over batches."""
 
 import collections
 from collections.abc import Iterable, Iterator
@@ -19,14 +19,15 @@ Tree = Any
 
 
 class Runner:
-    """The compiled functions of a task and of one of its evaluators on a mesh; what is drawn is
-    keyed by (seed, batch, row).
+    """The compiled functions of a task and of one of its evaluators, on a mesh.
+
+    Random numbers are keyed by (seed, batch, row).
 
     Args:
-        task: what is learned.
-        mesh: of the devices.
-        seed: of the run.
-        evaluator: None for the task's own.
+        task: the task.
+        mesh: the mesh of the devices.
+        seed: the seed of the run.
+        evaluator: the evaluator; None is the task's own.
     """
 
     def __init__(self, task: Task, mesh, seed: int, evaluator: Evaluator | None = None):
@@ -42,7 +43,7 @@ class Runner:
             return own.statistics(keys_of(index, batch), batch)
 
         def moments(index, batch, variables):
-            """Means, and means of squares, of every batch norm on one batch."""
+            """The means, and means of squares, of every batch norm on one batch."""
             forgotten = _each_norm(
                 lambda norm: norm | {"count": jnp.zeros_like(norm["count"])},
                 variables["batch_stats"],
@@ -89,11 +90,11 @@ class Runner:
         self._predict = jax.jit(per_photo(own.predict), out_shardings=same)
 
     def of(self, evaluator: Evaluator) -> "Runner":
-        """The same for another evaluator."""
+        """A runner of the same task for another evaluator."""
         return Runner(self._task, self._mesh, self._seed, evaluator)
 
     def statistics(self, batches: Iterable[dict[str, np.ndarray]]) -> Tree:
-        """The task's sums over training batches; None if it wants none."""
+        """The evaluator's sums over training batches; None if it needs none."""
         if self._own.statistics is None:
             return None
         return self._total(self._statistics, batches)
@@ -103,16 +104,16 @@ class Runner:
         return variables | {"constants": self._constants(self._total(self._fit_sums, batches))}
 
     def fresh_norm(self, variables: Tree, batches: Iterable[dict[str, np.ndarray]]) -> Tree:
-        """The variables with averages of batch norm over these training batches alone.
+        """The variables with averages of batch norm over only these training batches.
 
-        Frozen layers keep theirs. As the running averages do, they see the network in training,
-        with dropout.
+        Frozen layers keep theirs. Like running averages, these are taken in training mode, with
+        dropout.
         """
         total = self._total(self._moments, batches, variables)
         return variables | {"batch_stats": self._settle(variables["batch_stats"], total)}
 
     def _total(self, function, batches: Iterable, *more) -> Tree:
-        """The sums over all batches of what a compiled function gives for one; None of none."""
+        """The sums of a compiled function's results over all batches; None without batches."""
         total = None
         for index, batch in enumerate(batches):
             sums = function(index, sharding.put_batch(batch, self._mesh), *more)
@@ -122,12 +123,12 @@ class Runner:
     def evaluate(
         self, variables: Tree, statistics: Tree, batches: Iterable, pictures: int = 0
     ) -> tuple[dict[str, float], dict[str, np.ndarray], dict[int, list[np.ndarray]]]:
-        """The task's scores over the batches of a split, and its first pictures.
+        """The evaluator's scores over the batches of a split, and pictures of its first photos.
 
         Returns:
-            {name: number}; {name: [photos, ...]} of every photo that could be read, with its
+            The scores {name: number}; rows {name: [photos, ...]} of all readable photos, with their
             "position"; and {position: panels, uint8 [height, width, 3] each} of at most `pictures`
-            of them.
+            photos.
 
         Raises:
             DataError: no photo of the split could be read.
@@ -140,7 +141,7 @@ class Runner:
             nonlocal sums, seen
             while len(pending) > most:
                 part, found = jax.device_get(pending.popleft())
-                # On the host in 64 bits: a large split has more pixels than 32 bits can count.
+                # Summed on the host in 64 bits: 32 bits cannot count the pixels of a large split.
                 part = jax.tree.map(_wide, part)
                 sums = part if sums is None else jax.tree.map(np.add, sums, part)
                 valid = found.pop("valid")
@@ -165,12 +166,12 @@ class Runner:
     def pictures(
         self, variables: Tree, batches: Iterable
     ) -> Iterator[tuple[int, list[np.ndarray]]]:
-        """(position, panels [height, width, 3]) of every photo."""
+        """Yields (position, panels [height, width, 3]) of every photo."""
         for position, panels, size in self._per_photo(self._pictures, variables, batches):
             yield position, [_uncover(panel, size) for panel in panels]
 
     def predictions(self, variables: Tree, batches: Iterable) -> Iterator[tuple[int, np.ndarray]]:
-        """(position, classes [height, width] uint8) of every photo."""
+        """Yields (position, classes [height, width] uint8) of every photo."""
         for position, classes, size in self._per_photo(self._predict, variables, batches):
             yield position, _uncover(classes, size)
 
@@ -184,7 +185,7 @@ class Runner:
 
 
 def _each_norm(function, *trees):
-    """Over the {"mean", "var", "count"} of every layer with batch norm."""
+    """Maps a function over the {"mean", "var", "count"} of every layer with batch norm."""
     return jax.tree.map(function, *trees, is_leaf=lambda x: isinstance(x, dict) and "mean" in x)
 
 
@@ -193,7 +194,7 @@ def _wide(x: np.ndarray) -> np.ndarray:
 
 
 def _uncover(pixels: np.ndarray, size: np.ndarray | None) -> np.ndarray:
-    """The photo of that size in the middle of its canvas [height, width, ...]."""
+    """Cuts the photo of that size out of the middle of its canvas [height, width, ...]."""
     if size is None:
         return pixels
     (height, width), canvas = size.tolist(), pixels.shape

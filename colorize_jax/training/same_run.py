@@ -1,4 +1,4 @@
-"""Whether it is the same run: that which a workdir holds, and that which the other hosts begin."""
+"""Checks that a workdir holds the same run, and that all hosts begin the same run."""
 
 from collections.abc import Sequence
 import json
@@ -22,7 +22,7 @@ from colorize_jax.training import hosts
 
 
 def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
-    """`config.json`, replaced in one go if it says something else."""
+    """Writes `config.json` atomically, if its content changes."""
     path, text = workdir / "config.json", json.dumps(plain(config), indent=2) + "\n"
     if path.exists() and path.read_text() == text:
         return
@@ -30,20 +30,20 @@ def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
 
 
 def plain(config: ConfigDict) -> dict:
-    """The config as JSON has it: references resolved, tuples as lists."""
+    """The config as JSON holds it: references are resolved, tuples are lists."""
     return json.loads(json.dumps(config.to_dict()))
 
 
-# Settings that change neither the parameters nor what is measured: free to differ on resume.
+# These settings may change when a run is resumed: they affect neither parameters nor measurements.
 FREE = (
     "checkpoint.", "log.", "evals.", "eval.every", "eval.pictures", "data.threads", "data.workers",
     "data.worker_restarts", "data.retry_seconds",
     "data.max_bad_fraction", "distributed.", "nonfinite_skips", "replay", "eval.export",
-    "schedule_from",  # where it lies; what it says is compared
+    "schedule_from",  # The schedule in the file is compared, not its path.
 )  # fmt: skip
 
-# Settings that may differ between the hosts of a run: who a host is, how it reads, and where it
-# finds what all of them must find; what lies there is compared.
+# These settings may differ between the hosts of a run: the host's number, how it reads, and its
+# paths. The content at the paths is compared.
 OF_ONE_HOST = (
     "distributed.", "data.threads", "data.workers", "data.source", "data.sbd", "init_from",
     "schedule_from", "evals.knn.source", "evals.linear.source",
@@ -51,11 +51,11 @@ OF_ONE_HOST = (
 
 
 def check_hosts(config: ConfigDict, workdir: pathlib.Path | None) -> None:
-    """ConfigError, on all hosts, unless all begin the same run in one workdir that they share.
+    """ConfigError, on all hosts, if the hosts begin different runs or do not share the workdir.
 
     Args:
-        config: of this host.
-        workdir: of this host; None: what is done needs none that is shared.
+        config: the config on this host.
+        workdir: the path of the workdir on this host; None if no shared folder is needed.
     """
     hosts.check_same(
         {
@@ -78,12 +78,12 @@ def photo_facts(
     held_out: Photos | Labelled,
     contents: Sequence[tuple[str, str]] = (),
 ) -> dict:
-    """What the hosts of a run must agree upon about its photos, for `hosts.check_same`.
+    """The facts about the photos that must be equal on all hosts, for `hosts.check_same`.
 
     Args:
-        config: of the run.
-        training, held_out: its splits.
-        contents: from `fingerprint.contents`.
+        config: the config of the run.
+        training, held_out: the two splits.
+        contents: what `fingerprint.contents` returned.
     """
     return {
         "photos to train on": len(training),
@@ -96,12 +96,12 @@ def photo_facts(
 
 
 def begun(workdir: pathlib.Path) -> bool:
-    """Whether a checkpoint was written to its end: a run without one has nothing to spoil."""
+    """Whether the workdir has a complete checkpoint; without one, nothing can be lost."""
     return any(map(manifest.exists, reading.step_folders(workdir / reading.FOLDER)))
 
 
 def check_config(workdir: pathlib.Path, config: ConfigDict) -> None:
-    """CheckpointError, naming the fields, if the workdir holds the run of another config."""
+    """CheckpointError that names the settings if the workdir holds the run of another config."""
     path = workdir / "config.json"
     if not path.exists() or not begun(workdir):
         if reading.is_import(workdir):
@@ -123,25 +123,25 @@ def check_config(workdir: pathlib.Path, config: ConfigDict) -> None:
         )
 
 
-# Settings of older versions that are no longer there, and the value at which a run of theirs is the
-# run that it would be without them.
+# {setting of older versions that is gone: value}. A run with this value is the same run without the
+# setting.
 GONE = {"early_stopping.metric": "score"}
 
 
 def differences(before: dict, config: ConfigDict) -> list[str]:
-    """One line for every setting that matters and is another than in a config of before.
+    """One line for every setting that matters and differs from an earlier config.
 
-    A setting that was not known then had the value that is its default now. One that what was
-    chosen then does not read, as older files hold some, does not matter.
+    A setting that did not exist then counts as having today's default. A setting that the choices
+    of that config do not read, as in older files, does not matter.
     """
     was = flat(before)
     usual = flat(plain(default_like(before)))
     usual |= GONE
-    # No defaults tell which groups of parameters have other settings.
+    # The groups of the optimizer have no defaults, so those of the earlier config are added.
     usual |= {name: value for name, value in was.items() if name.startswith("optimizer.groups.")}
     before = _complete({name: was.get(name, usual[name]) for name in usual})
     now = _complete(GONE | flat(plain(config)))
-    if "task.classes" in before:  # 0: asks the data
+    if "task.classes" in before:  # With 0 the data decides.
         now["task.classes"] = now.get("task.classes") or before["task.classes"]
     return [
         f"  config.{name}: {before.get(name, 'absent')!r} there, {now.get(name, 'absent')!r} here"
@@ -151,8 +151,10 @@ def differences(before: dict, config: ConfigDict) -> list[str]:
 
 
 def _complete(settings: dict) -> dict:
-    """The same settings for the same network: a 0 that stands for its own number is that number,
-    and a ResNet is called by its depth."""
+    """A normal form of the settings, so that equal networks have equal settings.
+
+    A 0 that means the network's own number becomes that number, and a ResNet is named by its depth.
+    """
     model = {k.removeprefix("model."): v for k, v in settings.items() if k.startswith("model.")}
     model = registry.by_depth(model)
     if "fc6_kernel" in model:
@@ -176,7 +178,7 @@ def flat(tree: dict, prefix: str = "") -> dict[str, Any]:
 def check_schedule(
     workdir: pathlib.Path, config: ConfigDict, before: list[int], now: list[int]
 ) -> None:
-    """CheckpointError if length and drops, in steps, are not those that the run began with."""
+    """CheckpointError if the length or the drops, in steps, have changed since the run began."""
     if before != now and not config.checkpoint.accept_changes:
         raise CheckpointError(
             f"{workdir} was begun with steps and drops {before}, and now they would be {now}: was "
@@ -188,12 +190,12 @@ def check_schedule(
 def check_photos(
     workdir: pathlib.Path, config: ConfigDict, note: dict, photos: int, digest: str
 ) -> None:
-    """CheckpointError if the source does not hold the photos that the run began with.
+    """CheckpointError if the source no longer has the photos that the run began with.
 
     Args:
-        note: of the checkpoint.
-        photos: number of those to train on, now.
-        digest: of their names and of those held out, now.
+        note: the note of the checkpoint.
+        photos: the number of photos to train on now.
+        digest: the digest of their names and of the held-out names now.
     """
     if note["names"] != digest and not config.checkpoint.accept_changes:
         raise CheckpointError(
@@ -206,16 +208,18 @@ def check_photos(
 def check_contents(
     workdir: pathlib.Path, config: ConfigDict, note: dict, now: Sequence[tuple[str, str]]
 ) -> None:
-    """CheckpointError if other photos lie under the names that the run began with.
+    """CheckpointError if photos with the same names have other contents than when the run began.
 
     Args:
-        note: of the checkpoint; older ones do not know the contents.
-        now: from `fingerprint.contents`. A photo that cannot be read, then or now, tells nothing.
+        note: the note of the checkpoint; older ones have no contents.
+        now: what `fingerprint.contents` returns now. A photo that cannot be read, then or now, is
+            not compared.
     """
     before = note.get("contents", [])
     changed = [
         name
-        for (name, digest), known in zip(now, before, strict=False)  # other names were accepted
+        # The numbers may differ, because the user may have accepted other photos.
+        for (name, digest), known in zip(now, before, strict=False)
         if digest and known and digest != known
     ]
     if changed and not config.checkpoint.accept_changes:

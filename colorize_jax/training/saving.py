@@ -1,4 +1,4 @@
-"""The checkpoints of a run: written in the background, found and checked when it goes on."""
+"""The checkpoints of a run: written in the background; found and verified when it resumes."""
 
 from collections.abc import Callable, Sequence
 from concurrent import futures
@@ -21,34 +21,34 @@ from colorize_jax.training import hosts
 from colorize_jax.training.step import TrainState, split_variables
 
 Tree = Any
-DAMAGED = "damaged"  # beside it: what could not be used, for whoever wants to look at it
-_ENDING_SECONDS = 20.0  # what a save gets that was under way when the hosts of a run failed
+DAMAGED = "damaged"  # Unusable checkpoints are moved into this folder beside the checkpoints.
+_ENDING_SECONDS = 20.0  # A pending save gets this long to end after the hosts of a run failed.
 _NONE, _ALL_DAMAGED = -1, -2
 _CLEARING_SECONDS = 5.0
 
 
 class Verified(NamedTuple):
-    """What `Checkpoints.verify` found: the step that is good, and what is wrong with newer ones."""
+    """What `Checkpoints.verify` found: the newest good step, and the problems of newer ones."""
 
     newest: int
     problems: dict[pathlib.Path, str]
 
 
 class Checkpoints:
-    """The checkpoints of a run, written in the background; use as a context manager.
+    """The checkpoints of a run, written in the background. Use it as a context manager.
 
-    Each holds the training state and a JSON note: config, position in the data, and what else the
-    loop wants back. One is complete once it has its manifest of checksums. A save that fails is
-    said, and the run goes on.
+    Each holds the training state and a JSON note: the config, the position in the data, and the
+    rest of the loop's progress. A checkpoint is complete once it has its manifest of checksums. If
+    a save fails, that is printed and the run continues.
 
     Args:
-        workdir: of the run; steps lie in `workdir/checkpoints/<step>`.
-        keep: how many of the last ones stay.
-        snapshots: steps that stay besides.
-        say: is told what goes wrong.
+        workdir: the workdir of the run; a step is in `workdir/checkpoints/<step>`.
+        keep: how many of the newest checkpoints are kept.
+        snapshots: the steps that are kept as well.
+        say: prints problems.
 
     Attributes:
-        failure: why the last save failed, or None.
+        failure: the reason why the last save failed, or None.
 
     Raises:
         CheckpointError: another process is training in the workdir.
@@ -80,19 +80,19 @@ class Checkpoints:
         workdir = self.directory.parent
         self._lock, self._home = _lock(workdir), os.stat(workdir)
         for folder in (self.directory, workdir):
-            for leftover in folder.glob("*.orbax-checkpoint-tmp*"):  # of a killed save
+            for leftover in folder.glob("*.orbax-checkpoint-tmp*"):  # A killed save left it.
                 shutil.rmtree(leftover, ignore_errors=True)
-        for leftover in workdir.glob("*.json*.tmp"):  # of `atomic_write_text`
+        for leftover in workdir.glob("*.json*.tmp"):  # A killed `atomic_write_text` left it.
             leftover.unlink(missing_ok=True)
 
     def _tell_unraisable(self, found):
-        # Orbax closes its event loop when the first write fails, and the others complain of it.
+        # When a write fails Orbax closes its event loop, and all other writes then raise this.
         if str(found.exc_value) != "Event loop is closed":
             self._unraisable(found)
 
     def __exit__(self, kind, error, trace):
         if kind is not None and jax.process_count() > 1:
-            # A save cannot end without a host that is gone; what needs none may.
+            # A save that needs a lost host never ends; one that needs no other host does.
             futures.wait([self._pending] if self._pending else [], timeout=_ENDING_SECONDS)
             self._thread.shutdown(wait=False)
         else:
@@ -104,17 +104,17 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
-        """Step of the newest complete checkpoint."""
+        """The step of the newest complete checkpoint, or None."""
         return max(self._complete(), default=None)
 
     def _complete(self) -> set[int]:
         return {s for s in self._steps() if manifest.exists(self.directory / str(s))}
 
     def verify(self) -> Verified:
-        """Reads checkpoints, from the newest one on, until one is complete and undamaged.
+        """Reads checkpoints, newest first, until one is complete and undamaged.
 
         Raises:
-            OSError: one cannot be read just now, which does not mean that it is damaged.
+            OSError: a checkpoint cannot be read at the moment, but may be undamaged.
         """
         problems = {}
         for step in sorted(self._steps(), reverse=True) if self._first else ():
@@ -125,15 +125,15 @@ class Checkpoints:
         return Verified(_NONE, problems)
 
     def usable(self, verified: Verified) -> int | None:
-        """Step of the newest checkpoint that is complete and undamaged, or None.
+        """The step of the newest complete and undamaged checkpoint, or None.
 
-        Newer ones are said and moved out of the way.
+        Newer, damaged checkpoints are reported and moved aside.
 
         Args:
-            verified: what `verify` has just found.
+            verified: what `verify` has just returned.
 
         Raises:
-            CheckpointError: there are checkpoints, and all are damaged; they stay where they are.
+            CheckpointError: all checkpoints are damaged; they are not moved.
         """
         step = hosts.first_says(
             hosts.together(lambda: self._settle(verified) if self._first else _NONE)
@@ -156,11 +156,11 @@ class Checkpoints:
                 f"the checkpoint of step {folder.name} is not used: {problem}; moved to "
                 f"{_aside(folder)}"
             )
-        self._forget_unfinished()
+        self._remove_unfinished()
         return verified.newest
 
     def save(self, step: int, state: TrainState, note: dict) -> None:
-        """Starts to write a checkpoint and returns; a step that exists already is left alone."""
+        """Starts to write a checkpoint and returns; an existing step is not written again."""
         self.wait()
         alone = jax.process_count() == 1
         if step in (self._complete() if alone else self._steps()):
@@ -179,10 +179,11 @@ class Checkpoints:
         self._pending = self._thread.submit(self._finish, step, begun)
 
     def _check_home(self) -> None:
-        """Notices that the workdir was moved, deleted or replaced under the run, and says so.
+        """Reports it if the workdir was moved, deleted or replaced during the run.
 
-        A save then makes it anew rather than to lose what was trained; not where its disk is gone,
-        since what is written to the empty mount point would be hidden once the disk is back.
+        The save then makes the workdir anew, so that the training is not lost. If the disk itself
+        is gone it raises instead: files in the empty mount point would be hidden when the disk is
+        back.
         """
         workdir = self.directory.parent
         try:
@@ -203,9 +204,9 @@ class Checkpoints:
         )
 
     def _check_room(self, state: TrainState) -> None:
-        """OSError if a checkpoint cannot fit: Orbax would fill the disk to the last byte first."""
+        """OSError if a checkpoint does not fit on the disk. Orbax would first fill the disk."""
         newest = self.latest
-        if newest is None:  # of the first one only the parameters are sure not to be compressed
+        if newest is None:  # Of a first checkpoint only the parameters surely do not compress.
             needed = sum(x.nbytes for x in jax.tree.leaves(state.params)) // 2
         else:
             files = (self.directory / str(newest)).rglob("*")
@@ -223,11 +224,11 @@ class Checkpoints:
             if self._first:
                 manifest.write(self.directory / str(step))
             self.failure = None
-        except Exception as error:  # whatever Orbax and file systems come up with
+        except Exception as error:  # Orbax and file systems raise many kinds of errors.
             self._failed(step, error)
             return
         if self._first:
-            self._forget_old()
+            self._remove_old()
 
     def _failed(self, step: int, error: Exception) -> None:
         self.failure = _reason(error)
@@ -238,8 +239,10 @@ class Checkpoints:
         self._say(f"step {step} could not be saved: {self.failure}; {kept}; the run goes on")
 
     def _clear(self, step: int) -> None:
-        """Removes what an unfinished save of a step has left. Orbax's threads may still be adding
-        to it: they get some seconds."""
+        """Removes the files of an unfinished save of a step.
+
+        Orbax's threads may still write to it, so they get some seconds to end.
+        """
         deadline = time.monotonic() + _CLEARING_SECONDS
         while True:
             folder = self.directory / str(step)
@@ -252,15 +255,15 @@ class Checkpoints:
                 return
             time.sleep(0.05)
 
-    def _forget_old(self) -> None:
-        """Only once a newer one is complete."""
+    def _remove_old(self) -> None:
+        """Removes old checkpoints; call it only after a newer one is complete."""
         steps = sorted(self._complete() - self._snapshots)
         for step in steps[: -self._keep]:
             self._remove(step, "old")
-        self._forget_unfinished()
+        self._remove_unfinished()
 
-    def _forget_unfinished(self) -> None:
-        """What a killed or failed save has left before the newest complete one."""
+    def _remove_unfinished(self) -> None:
+        """Removes unfinished checkpoints that are older than the newest complete one."""
         complete = self._complete()
         for step in sorted(self._steps() - complete):
             if step < max(complete, default=0):
@@ -276,32 +279,31 @@ class Checkpoints:
         return {int(folder.name) for folder in reading.step_folders(self.directory)}
 
     def note(self, step: int, form: Any) -> dict:
-        """What the loop wrote beside the state of a step; CheckpointError if it has not that form
-        (see `json_files`)."""
+        """The note of a step; CheckpointError if it does not have that form (see `json_files`)."""
         return reading.note(self.directory / str(step), form)
 
     def restore(self, step: int, state: TrainState, sharding) -> TrainState:
-        """The state of a step, laid out as `sharding` says.
+        """Reads the state of a step.
 
         Args:
-            step: as `usable` gave it.
-            state: gives the shapes; arrays or their abstract values.
-            sharding: of every array.
+            step: the step that `usable` returned.
+            state: a state of arrays or abstract arrays, which gives the shapes.
+            sharding: the sharding of every array.
 
         Raises:
-            CheckpointError: it holds another network.
+            CheckpointError: the checkpoint holds another network.
         """
         return read(self.directory / str(step), state, sharding)
 
     def wait(self) -> None:
-        """Until what was started is written, or has failed."""
+        """Waits until a started save is written or has failed."""
         if self._pending is not None:
             self._pending.result()
             self._pending = None
 
 
 def _reason(error: Exception) -> str:
-    """Of Orbax's long sentence the part that the operating system has said."""
+    """The operating system's part of Orbax's long message."""
     found = re.search(r"os_error_code='(\d+)'", str(error))
     return os.strerror(int(found[1])) if found else why(error)
 
@@ -311,7 +313,7 @@ def _size(count: int) -> str:
 
 
 def _lock(workdir: pathlib.Path):
-    """Two runs in one workdir would spoil each other; the kernel lifts it when a process dies."""
+    """Locks the workdir against a second run; the kernel unlocks it when the process dies."""
     file = (workdir / ".lock").open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -320,7 +322,7 @@ def _lock(workdir: pathlib.Path):
         raise CheckpointError(
             f"another process is training in {workdir}: wait for its end, or use another --workdir"
         ) from None
-    except OSError:  # a file system without locks
+    except OSError:  # Some file systems have no locks.
         pass
     return file
 
@@ -335,17 +337,17 @@ def _aside(folder: pathlib.Path) -> pathlib.Path:
 
 
 def as_tree(state: TrainState) -> dict[str, Tree]:
-    """What of a state is written: plain names on disk, so that others can read a part of it."""
+    """The tree of a state that is written, with plain names that other programs can read."""
     return {"step": state.step, "opt_state": state.opt_state, **state.variables}
 
 
 def write(folder: pathlib.Path, state: TrainState, note: dict) -> None:
-    """One checkpoint outside of the run's sequence; see `writing.write`."""
+    """Writes one checkpoint outside of the run's sequence; see `writing.write`."""
     writing.write(folder, as_tree(state), note)
 
 
 def read(folder: pathlib.Path, state: TrainState, sharding) -> TrainState:
-    """The state of one checkpoint; see `Checkpoints.restore`."""
+    """Reads the state of one checkpoint; see `Checkpoints.restore`."""
     saved = reading.read_state(folder, as_tree(state), sharding)
     nonfinite = jax.jit(lambda: jnp.zeros((), jnp.int32), out_shardings=sharding)()
     params, collections = split_variables({name: saved[name] for name in state.variables})

@@ -1,4 +1,4 @@
-"""How long a run is, and its learning rate at every step: as planned, or as training finds."""
+"""Schedules: the length of a run and its learning rate at every step, planned or found."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -30,12 +30,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def names() -> tuple[str, ...]:
-    """The schedules that there are."""
+    """The names of all schedules."""
     return tuple(SETTINGS)
 
 
 def own_settings(name: str) -> dict[str, Any]:
-    """The settings of `config.schedule` that a schedule brings; see `config.choices`."""
+    """The own settings of a schedule in `config.schedule`; see `config.choices`."""
     if name not in SETTINGS:
         raise ConfigError(f"config.schedule.name is {name!r}; known: {', '.join(SETTINGS)}")
     return SETTINGS[name]
@@ -43,16 +43,16 @@ def own_settings(name: str) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """How long a run is and how its rate changes, in steps.
+    """The length of a run and the changes of its rate, in steps.
 
     Attributes:
-        steps: length of the run.
-        drops: steps from which on the rate is `factor` of what it was.
-        snapshots: steps whose checkpoint is kept for good.
+        steps: the length of the run.
+        drops: the steps from which on the rate is `factor` times the rate before.
+        snapshots: the steps whose checkpoints are never removed.
         factor: see `drops`.
-        warmup: steps in which the rate rises from zero, in a straight line.
-        end: share of the rate that is left after `steps`, if it falls by half a cosine from the end
-            of the warm-up on; None: it falls at drops alone.
+        warmup: the number of steps in which the rate rises linearly from zero.
+        end: the share of the rate that is left after `steps`, if the rate falls by half a cosine
+            after the warm-up; None if it falls only at drops.
     """
 
     steps: int
@@ -80,14 +80,13 @@ class Schedule:
 def make_schedule(config, photos: int) -> Schedule:
     """Converts the config's epochs over `photos` training photos to steps.
 
-    `config.schedule_from`, where it is given, has length and drops. Otherwise `config.steps`, where
-    it is not 0, is the length, else `schedule.epochs` is; `schedule.warmup` and `schedule.drops`
-    are fractions of the length. `checkpoint.snapshots` are epochs; those past the end are left out.
-    While early stopping searches there are no drops yet, and the length is the longest that the run
-    may take.
+    If `config.schedule_from` is given, it has the length and the drops. Otherwise the length is
+    `config.steps`, or `schedule.epochs` if that is 0; `schedule.warmup` and `schedule.drops` are
+    fractions of the length. `checkpoint.snapshots` are epochs; those after the end are left out.
+    While early stopping searches, there are no drops yet, and the length is the longest allowed.
 
     Raises:
-        ConfigError: the run has no step, or early stopping finds drops and the schedule has none.
+        ConfigError: the run has no step, or early stopping is used with a schedule without drops.
     """
     batch, settings = config.data.batch_size, config.schedule
     searching = config.early_stopping.mode == "search"
@@ -147,19 +146,21 @@ def _from_config(config, photos: int) -> tuple[int, tuple[int, ...]]:
 
 
 class FoundDrops(NamedTuple):
-    """Steps done, and the steps from which on the rate is lower: `NEVER` until they are found."""
+    """The steps done, and the steps of the drops, which are `NEVER` until they are found."""
 
     count: jax.Array
     drops: jax.Array
 
 
 def scale_by_found_drops(rate: optax.Schedule, factor: float) -> optax.GradientTransformation:
-    """The rate of a run whose drops are not known beforehand: they stand in the state, so that they
-    are saved with it and need no other program; see `drop_from`.
+    """Scales updates by a rate whose drops are found during the run.
+
+    The drops are part of the optimizer's state. So they are saved with it, and the step need not be
+    compiled again; see `drop_from`.
 
     Args:
         rate: step -> the rate without any drop.
-        factor: of the rate at every drop.
+        factor: multiplies the rate at every drop.
     """
 
     def init(params):
@@ -175,18 +176,20 @@ def scale_by_found_drops(rate: optax.Schedule, factor: float) -> optax.GradientT
 
 
 def drop_from(opt_state, steps: Sequence[int]):
-    """The optimizer's state with the rate dropped from these steps on, at most `MOST_DROPS`."""
+    """The optimizer's state with drops of the rate at these steps, at most `MOST_DROPS`."""
     drops = jnp.array([*steps, *[NEVER] * (MOST_DROPS - len(steps))], jnp.int32)
     return optax.tree.set(opt_state, _of_schedule, drops=drops)
 
 
 def pass_over(opt_state, step: int | jax.Array):
-    """The optimizer's state with so many steps counted as done by its schedule. Adam's own count of
-    its updates stays: a step that is passed over is no update."""
+    """The optimizer's state with its schedule set to `step` done steps.
+
+    Adam's own count of updates stays, because a skipped step is no update.
+    """
     return optax.tree.set(opt_state, _of_schedule, count=jnp.asarray(step, jnp.int32))
 
 
 def _of_schedule(path: Sequence[Any], value: Any) -> bool:
-    """Whether a value of the optimizer's state belongs to its schedule."""
+    """Whether a leaf of the optimizer's state belongs to its schedule."""
     del value
     return getattr(path[-1], "tuple_name", "") in ("FoundDrops", "ScaleByScheduleState")

@@ -1,4 +1,4 @@
-"""A run of early stopping: what it judges by, and the schedule it leaves."""
+"""A search for a schedule by early stopping: its start, its messages, and its result."""
 
 import pathlib
 
@@ -10,10 +10,10 @@ from colorize_jax.training.early_stopping import EarlyStopping, ScheduleResult
 
 
 def begin(config, score: Score) -> EarlyStopping | None:
-    """The state of a search that begins, for the progress of the run; None: it does not search.
+    """The initial state of a search, for the progress of the run; None if the run is no search.
 
     Raises:
-        ConfigError: there is no such mode, or the photos have no labels.
+        ConfigError: the mode is unknown, or the photos have no labels.
     """
     mode = config.early_stopping.mode
     if mode == "off":
@@ -31,7 +31,7 @@ def begin(config, score: Score) -> EarlyStopping | None:
 
 
 def described(stopping: EarlyStopping) -> str:
-    """The last judgement in words."""
+    """The last decision, in words."""
     step, _ = stopping.windows[-1]
     scores = [
         "not a number" if score is None else f"{score:.4f}" for _, score in stopping.windows[-2:]
@@ -50,15 +50,15 @@ def write(
     workdir: pathlib.Path, stopping: EarlyStopping, *, step: int, batch_size: int, photos: int,
     held_out: int,
 ) -> None:  # fmt: skip
-    """schedule.json, for `config.schedule_from`.
+    """Writes schedule.json, for `config.schedule_from`.
 
     Args:
-        workdir: of the run.
-        stopping: how the search has ended.
-        step: the run's last one.
-        batch_size: of the run.
-        photos: that it trained on.
-        held_out: those of the training split that were scored.
+        workdir: the workdir of the run.
+        stopping: the final state of the search.
+        step: the last step of the run.
+        batch_size: the batch size of the run.
+        photos: the number of photos that it trained on.
+        held_out: the number of photos of the training split that were scored.
     """
     ended = stopping.stopped is not None
     if not ended:

@@ -1,4 +1,4 @@
-"""What never changes in a run, built from its config: for train, evaluate, replay and bench."""
+"""Builds the parts of a run that never change, for train, evaluate, replay and bench."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -22,21 +22,22 @@ from colorize_jax.training.runner import Runner
 from colorize_jax.training.schedules import Schedule
 from colorize_jax.training.step import TrainState, abstract_state
 
-_MANY_PHOTOS = 1_000_000  # where none are opened: their number moves the drops of the rate alone
+# The number of photos if none are opened: it only affects the steps of the drops.
+_MANY_PHOTOS = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What never changes in a run.
+    """The parts of a run that never change.
 
     Attributes:
-        config: of the run.
-        mesh: its devices.
-        photos: its splits; None where only shapes are asked for.
-        task: what is learned.
-        runner: of the task.
-        schedule, optimizer: how it is learned; None where nothing is trained.
-        probes: of `config.evals`, by name, where a run is evaluated.
+        config: the config of the run.
+        mesh: the mesh of its devices.
+        photos: the splits; None if only shapes are needed.
+        task: the task.
+        runner: the task's runner.
+        schedule, optimizer: None if nothing is trained.
+        probes: the probes of `config.evals`, by name; empty if nothing is evaluated.
     """
 
     config: ConfigDict
@@ -60,43 +61,43 @@ class Setup:
 
     @property
     def key(self) -> jax.Array:
-        """The key of the run, of which all others are made."""
+        """The key of the run, from which all others are derived."""
         return jax.random.key(self.config.seed)
 
     @property
     def host(self) -> dict[str, int]:
-        """Which rows of a batch this process reads, for `pipeline`."""
+        """The number of this host and of all hosts, for `pipeline`."""
         return {"host": jax.process_index(), "hosts": jax.process_count()}
 
     @property
     def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """A training batch without its content."""
+        """The shapes of a training batch."""
         return batch_shapes(self.task, self.config)
 
     def abstract_state(self, batch: Batch | None = None) -> TrainState:
-        """The shapes of the state, for a batch or for `batch_shapes`; nothing is allocated."""
+        """The shapes of the state for a batch (None: `batch_shapes`); nothing is allocated."""
         return abstract_state(self.task, self.optimizer, batch or self.batch_shapes)
 
     def lower_step(self, microbatches: int, batch: Batch | None = None) -> jax.stages.Lowered:
-        """The step in so many microbatches, lowered for the devices of the mesh."""
+        """The step with this number of microbatches, lowered for the devices of the mesh."""
         step = sharding.jit_step(self.task, self.optimizer, self.mesh, microbatches)
         key = jax.eval_shape(lambda: self.key)
         return step.lower(self.abstract_state(batch), batch or self.batch_shapes, key)
 
 
 def check_settings(config: ConfigDict, mesh: Mesh, training: bool = True) -> None:
-    """ConfigError for what the settings alone can tell, before any photo is looked for.
+    """ConfigError for all mistakes that the settings alone show, before photos are opened.
 
     Args:
-        config: of the run.
-        mesh: its devices.
+        config: the config of the run.
+        mesh: the mesh of its devices.
         training: whether it trains; an evaluation has neither microbatches nor several views.
     """
     data = config.data
     check_numbers(config)
     rows = data.batch_size // jax.process_count()
     memory.check_batch(rows, data.crop, data.views if training else 1)
-    parts = config.microbatches or 1  # 0: as many as it takes, of those that divide the batch
+    parts = config.microbatches or 1  # 0 finds a number that fits.
     sharding.check_batch(data.batch_size, parts if training else 1, mesh)
     pipeline.check(config)
 
@@ -108,19 +109,19 @@ def set_up(
     training: bool = True,
     trained_on: int = 0,
 ) -> Setup:
-    """Builds what never changes in a run. Nothing is written.
+    """Builds the parts of a run that never change. Nothing is written.
 
     Args:
-        config: of the run; `check_settings` has passed. `task.classes` is set to the number that
-            the photos have, if it is 0.
-        mesh: the devices.
-        photos: its splits; None: for shapes alone.
-        training: whether it trains: an evaluation needs no schedule and no optimizer.
-        trained_on: number of the photos that a finished network has learned from, which may be
-            others than `photos.training`; 0: those.
+        config: the config of the run, which `check_settings` has passed. If `task.classes` is 0, it
+            is set to the number of classes of the photos.
+        mesh: the mesh of the devices.
+        photos: the splits; None if only shapes are needed.
+        training: whether it trains; an evaluation needs no schedule and no optimizer.
+        trained_on: the number of photos that a finished network was trained on, if these are not
+            `photos.training`; 0 if they are.
 
     Raises:
-        ConfigError: names a setting that cannot be.
+        ConfigError: a setting is invalid; the message names it.
     """
     facts, count = Facts(), _MANY_PHOTOS
     if photos is not None:
@@ -135,6 +136,6 @@ def set_up(
     schedule = schedules.make_schedule(config, count)
     optimizer = optimizers.make_optimizer(config, schedule, task.frozen)
     setup = Setup(config, mesh, photos, task, runner, schedule, optimizer)
-    if config.optimizer.groups:  # only the parameters tell whether there are such groups
+    if config.optimizer.groups:  # The shapes of parameters show whether the groups exist.
         setup.abstract_state()
     return setup

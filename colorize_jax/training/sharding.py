@@ -1,4 +1,4 @@
-"""Devices: the mesh, where state and batch lie on it, and the step compiled for it."""
+"""Devices: the mesh, the sharding of state and batch on it, and the step compiled for it."""
 
 from collections.abc import Callable
 import functools
@@ -16,29 +16,29 @@ AXIS = "data"
 
 
 def make_mesh(devices=None) -> Mesh:
-    """All devices (or those given) on one axis of plain data parallelism.
+    """All devices (or the given ones) on one axis, for data parallelism.
 
-    The axis is Auto, so that XLA propagates shardings; JAX's default, Explicit, would want them
-    spelled out in every gather.
+    The axis is Auto, so that XLA propagates shardings. JAX's default, Explicit, would need a
+    sharding in every gather.
     """
     devices = jax.devices() if devices is None else devices
-    # In the order of the hosts, because each of them reads contiguous rows of the batch.
+    # Devices are in the order of the hosts, because each host reads contiguous rows of the batch.
     ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
     return Mesh(np.array(ordered), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same on every device."""
+    """The sharding of arrays that are equal on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def split(mesh: Mesh) -> NamedSharding:
-    """The first axis split over the devices."""
+    """The sharding of arrays whose first axis is split over the devices."""
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
 def check_batch(batch_size: int, microbatches: int, mesh: Mesh) -> None:
-    """ConfigError unless every device gets the same number of rows in every microbatch."""
+    """ConfigError if the rows of a microbatch cannot be split equally over the devices."""
     if batch_size % (mesh.size * microbatches):
         parts = mesh.size * microbatches
         raise ConfigError(
@@ -49,13 +49,14 @@ def check_batch(batch_size: int, microbatches: int, mesh: Mesh) -> None:
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This host's rows -> arrays of the global batch, split over all devices."""
+    """Makes arrays of the global batch, split over all devices, from this host's rows."""
     sharding = split(mesh)
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
 def jit_step(task: Task, optimizer, mesh: Mesh, microbatches: int = 1) -> Callable:
-    """`train_step(state, batch, key)` for a mesh: state replicated and donated, batch split."""
+    """`train_step(state, batch, key)` for a mesh: the state is replicated and donated, the batch
+    is split."""
     same = replicated(mesh)
     return jax.jit(
         functools.partial(train_step, task=task, optimizer=optimizer, microbatches=microbatches),

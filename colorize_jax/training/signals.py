@@ -1,4 +1,4 @@
-"""Signals: the first asks the run to save and stop, a second SIGTERM or SIGINT ends it at once."""
+"""Signals: the first makes the run save and stop; a second SIGTERM or SIGINT ends it at once."""
 
 from collections.abc import Callable
 import contextlib
@@ -15,16 +15,18 @@ from colorize_jax.errors import Interrupted
 Result = TypeVar("Result")
 
 INSISTING = (signal.SIGTERM, signal.SIGINT)
-# A terminal that goes away, and what schedulers announce a job's end by. They only ask, however
-# often they come, and whoever starts a run may have it ignore them, as nohup does.
+# The signals of a closed terminal and of schedulers that announce the end of a job. They never end
+# the run at once, however often they come. If they are ignored at the start, as under nohup, they
+# stay ignored.
 ASKING = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
-# `timeout` and others tell a process and then its whole group: within this time it is one signal.
+# `timeout` and other programs signal a process and then its whole group. Within this time that
+# counts as one signal.
 ONE_SIGNAL_SECONDS = 1.0
-CLOSING_SECONDS = 10.0  # what readers and writers get to close once everything is saved
+CLOSING_SECONDS = 10.0  # Readers and writers get this long to close after everything is saved.
 
 
-def leave_within(seconds: float, code: int) -> threading.Timer:
-    """Ends the process with that code, whatever else it does, unless the timer is cancelled."""
+def exit_within(seconds: float, code: int) -> threading.Timer:
+    """Starts a timer that ends the process with that code, unless it is canceled."""
     timer = threading.Timer(seconds, os._exit, (code,))
     timer.daemon = True
     timer.start()
@@ -32,23 +34,24 @@ def leave_within(seconds: float, code: int) -> threading.Timer:
 
 
 class Stop(BaseException):
-    """Raised where a run can leave off; no `except Exception` on the way may swallow it."""
+    """Raised where a run can stop. It is no Exception, so that `except Exception` lets it pass."""
 
 
 class Signals:
-    """Catches the signals while it is entered (in the main thread; elsewhere it does nothing).
+    """Catches signals inside a `with` block in the main thread; in other threads it does nothing.
 
-    The first one sets `received` and ends a `wait_for`; it raises nothing in the midst of other
-    code, which might swallow the exception or be left half done. A thread watches for them, since
-    Python runs no handler while XLA compiles, or if one comes just before a call that waits. In a
-    notebook the second one is a KeyboardInterrupt and leaves the kernel alone.
+    The first signal sets `received` and ends a `wait_for`. It raises no exception inside other
+    code, which might swallow it or be left half done. A thread watches for signals, because Python
+    runs no handler while XLA compiles, nor for a signal just before a call that waits. In a
+    notebook the second signal raises a KeyboardInterrupt and does not end the kernel.
     """
 
     def __init__(self):
         self.received: str | None = None
         self._handled = 0
         self._helper = _Helper()
-        self._answers: queue.SimpleQueue = queue.SimpleQueue()  # of the newest `wait_for`
+        # The answers for the newest `wait_for`.
+        self._answers: queue.SimpleQueue = queue.SimpleQueue()
         self._timer: threading.Timer | None = None
         self._notebook = "ipykernel" in sys.modules
 
@@ -72,7 +75,7 @@ class Signals:
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
             signal.set_wakeup_fd(self._wakeup)
-            os.close(self._write)  # ends the thread
+            os.close(self._write)  # This ends the thread.
             self._thread.join()
             os.close(self._read)
             self._helper.end()
@@ -84,20 +87,20 @@ class Signals:
             ) from None
 
     def check(self) -> None:
-        """Stop, if a signal has come."""
+        """Raises Stop if a signal has come."""
         if self.received:
             raise Stop
 
     def wait_for(self, function: Callable[[], Result]) -> Result:
-        """What `function()` gives or raises, from another thread; Stop as soon as a signal comes.
+        """Runs `function` in another thread and returns its result; raises Stop at a signal.
 
-        After a signal the function is left to itself, with whatever it hangs on: it should only
-        read, since it may go on after the run has ended.
+        After a signal the function is abandoned, because it may hang. It should only read, because
+        it may still run after the run has ended.
         """
         if not self._installed or threading.current_thread() is not threading.main_thread():
             return function()
         answers = self._answers = queue.SimpleQueue()
-        self.check()  # from here on a signal finds the queue
+        self.check()  # A later signal finds the queue and ends the wait.
         self._helper.ask(function, answers)
         answer = answers.get()
         if answer is None:
@@ -107,13 +110,13 @@ class Signals:
             try:
                 raise error
             finally:
-                del answer, error  # or they and their traceback would keep each other alive
+                del answer, error  # They and their traceback would keep each other alive.
         return result
 
-    def leave_soon(self) -> None:
-        """Everything is saved: if closing hangs on a dead disk, the process ends all the same."""
+    def exit_soon(self) -> None:
+        """Makes sure that the process ends soon, even if closing hangs on a dead disk."""
         if self._installed and not self._notebook:
-            self._timer = leave_within(CLOSING_SECONDS, Interrupted.exit_code)
+            self._timer = exit_within(CLOSING_SECONDS, Interrupted.exit_code)
 
     def _handle(self, number, frame):
         self._handled += number in INSISTING
@@ -122,9 +125,9 @@ class Signals:
         self.received = self.received or signal.Signals(number).name
 
     def _watch(self):
-        insisted = None  # when SIGTERM or SIGINT first came
+        insisted = None  # the time of the first SIGTERM or SIGINT
         while byte := os.read(self._read, 1):
-            if byte[0] not in self._handlers:  # handlers of others tell here too
+            if byte[0] not in self._handlers:  # Handlers of other code write here too.
                 continue
             name, now = signal.Signals(byte[0]).name, time.monotonic()
             self.received = self.received or name
@@ -139,12 +142,12 @@ class Signals:
 
 
 def _print(text: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # the thread must see the second signal too
+    with contextlib.suppress(OSError, ValueError):  # The thread must live to see a second signal.
         print(f"\n{text}", file=sys.stderr, flush=True)
 
 
 class _Helper(threading.Thread):
-    """Does one thing at a time for a main thread that may give up waiting for it."""
+    """A thread that runs one function at a time; the main thread may stop waiting for it."""
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -152,7 +155,7 @@ class _Helper(threading.Thread):
         self._asked: queue.SimpleQueue = queue.SimpleQueue()
 
     def ask(self, function: Callable[[], Any], answers: queue.SimpleQueue) -> None:
-        """Has `(result, None)` or `(None, error)` put into the queue."""
+        """Runs the function, then puts `(result, None)` or `(None, error)` into the queue."""
         self.busy = True
         self._asked.put((function, answers))
 
@@ -168,9 +171,9 @@ class _Helper(threading.Thread):
                 answer = None, error
             self.busy = False
             answers.put(answer)
-            del asked, function, answers, answer  # nothing is kept alive until the next one
+            del asked, function, answers, answer  # They would live until the next function.
 
 
-def left_behind() -> bool:
-    """Whether a function still runs whose wait a signal has ended."""
+def abandoned_function_runs() -> bool:
+    """Whether a function still runs that `wait_for` has abandoned after a signal."""
     return any(isinstance(thread, _Helper) and thread.busy for thread in threading.enumerate())

@@ -1,4 +1,4 @@
-"""Starting points: an encoder made fit for transfer."""
+"""The start of a run: loads a pretrained encoder and adapts it for transfer."""
 
 from collections.abc import Callable, Iterable
 import dataclasses
@@ -17,19 +17,19 @@ from colorize_jax.surgery import first_conv, rebalance
 from colorize_jax.surgery.absorb import absorb_batch_norm
 
 Tree = Any
-RANDOM = "random"  # in the place of a path
+RANDOM = "random"  # It stands in place of a path.
 
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """Where a run starts.
+    """A loaded encoder to start from.
 
     Attributes:
         folder: the checkpoint.
-        variables: of the encoder alone, {"params": ..., "batch_stats": ...}.
-        layers: of the encoder.
-        done: what was done to it, in words.
-        left_over: names in the checkpoint that are of no use here.
+        variables: the encoder's variables, {"params": ..., "batch_stats": ...}.
+        layers: the names of the encoder's layers.
+        done: the changes that were made to it, in words.
+        left_over: the names in the checkpoint that are not used.
     """
 
     folder: pathlib.Path
@@ -40,11 +40,11 @@ class Start:
 
 
 def find(config) -> pathlib.Path | None:
-    """The checkpoint that `config.init_from` stands for; None for a random start.
+    """The checkpoint of `config.init_from`; None for a random start.
 
     Raises:
-        ConfigError: it is empty.
-        CheckpointError: there is no complete checkpoint, see `checkpoint.find`.
+        ConfigError: the setting is empty.
+        CheckpointError: there is no complete checkpoint; see `reading.find`.
     """
     if not config.init_from:
         raise ConfigError(
@@ -55,12 +55,14 @@ def find(config) -> pathlib.Path | None:
 
 
 def check(config, encoder, folder: pathlib.Path | None) -> None:
-    """The encoder of a checkpoint fits, or an error that names what does not; reads no weights.
+    """Raises an error that names the differences if a checkpoint's encoder does not fit.
+
+    It reads no weights.
 
     Args:
-        config: of the run.
-        encoder: of the run's model.
-        folder: from `find`.
+        config: the config of the run.
+        encoder: the encoder of the run's model.
+        folder: what `find` returned.
     """
     if folder is None:
         if config.rebalance_photos:
@@ -90,11 +92,11 @@ def check(config, encoder, folder: pathlib.Path | None) -> None:
 
 
 def identity(config, folder: pathlib.Path | None) -> str | None:
-    """Which start it is, wherever its checkpoint lies; None if a run does not need it any more.
+    """Identifies the start, independent of its path; None if the run needs no checkpoint (now).
 
     Args:
-        config: of the run.
-        folder: from `find`, if it was asked.
+        config: the config of the run.
+        folder: what `find` returned, or None if it was not called.
     """
     if folder is not None:
         return f"step {folder.name}, manifest {manifest.digest(folder)[:16]}"
@@ -104,56 +106,56 @@ def identity(config, folder: pathlib.Path | None) -> str | None:
 def load_start(
     config, encoder, folder: pathlib.Path, photos: Callable[[int], Iterable[jax.Array]]
 ) -> Start:
-    """The encoder of a checkpoint, made into what `encoder` wants.
+    """Loads the encoder of a checkpoint and adapts it to `encoder`.
 
     Args:
-        config: of the run; `check` has passed.
-        encoder: of the run's model.
-        folder: from `find`.
-        photos: how many -> batches of so many training photos at least, uint8.
+        config: the config of the run, which `check` has passed.
+        encoder: the encoder of the run's model.
+        folder: what `find` returned.
+        photos: count -> uint8 batches of at least this many training photos.
     """
-    # 1. The encoder of the pretrained network. Nothing behind it is ever used again.
+    # 1. Load the encoder of the pretrained network. Its head is never used again.
     found, variables = reading.load_encoder(folder)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     done, layers = [], found.layers
-    # 2. Batch norm goes into weights and biases.
+    # 2. Absorb batch norm into weights and biases.
     if found.norm == "batch" and encoder.norm == "none":
         params, batch_stats = absorb_batch_norm(params, batch_stats), {}
         found = found.clone(norm="none")
         done.append("batch norm absorbed")
-    # Batch norm that is kept follows the new photos from the first step on: with the count of the
-    # pretraining its running averages would be those of other photos for thousands of steps.
+    # Batch norm that is kept starts with a new count, so that its running averages follow the new
+    # photos from the first step on. With the old count they would lag for thousands of steps.
     batch_stats = {
         name: stats
         if encoder.layer_of(name) in encoder.frozen
         else stats | {"count": np.zeros((), np.float32)}
         for name, stats in batch_stats.items()
     }
-    # 3. Activations of unit variance, for networks that were trained without batch norm.
+    # 3. Rebalance to activations of unit variance, for networks trained without batch norm.
     if config.rebalance_photos:
         inputs = (found.network_input(batch) for batch in photos(config.rebalance_photos))
-        # As the run will use it, but in full precision.
+        # The encoder is measured as the run will use it, but in full precision.
         whole = encoder.clone(in_channels=found.in_channels, dtype=jnp.float32)
         params, factors = rebalance.rebalance(whole, params, inputs)
         shown = ", ".join(f"{name} x{factors[name]:.3g}" for name in (layers[0], layers[-1]))
         done.append(f"rebalanced on {config.rebalance_photos} photos ({shown})")
-    # 4. The first layer reads color, or gray.
+    # 4. Convert the first layer to color or gray.
     if found.in_channels != encoder.in_channels:
         first, to_color = layers[0], encoder.in_channels == 3
         convert = first_conv.to_color if to_color else first_conv.to_gray
         kernel = convert(params[first]["kernel"])
         params = params | {first: params[first] | {"kernel": kernel}}
         done.append(f"{first} reads {'color' if to_color else 'gray'}")
-    # 5. FoV blocks and head are new: the run's own random start.
+    # 5. FoV blocks and head are new: they keep the run's random start.
     variables = {"params": params} | ({"batch_stats": batch_stats} if batch_stats else {})
     return Start(folder, variables, layers, done, reading.groups_besides(folder, "encoder"))
 
 
 def place(state, found: Start, sharding):
-    """The state with the encoder of a start in the place of its random one.
+    """The state with its random encoder replaced by the loaded one.
 
     Raises:
-        CheckpointError: names a parameter that does not fit.
+        CheckpointError: a parameter does not fit; the message names it.
     """
 
     def replaced(kind: str) -> Tree:
@@ -168,7 +170,7 @@ def place(state, found: Start, sharding):
                 )
         if not ours:
             return tree
-        # From the host: each of several hosts has loaded all of it.
+        # Every host has loaded all values, so each places its own part.
         placed = jax.device_put(jax.tree.map(np.asarray, found.variables[kind]), sharding)
         return tree | {"encoder": placed}
 
@@ -178,7 +180,7 @@ def place(state, found: Start, sharding):
 
 
 def describe(config, found: Start, state) -> str:
-    """What was loaded, is new or was left over; every name if config.log.names says so."""
+    """Lines about loaded, new and unused layers; with config.log.names they list every name."""
     loaded = [f"encoder/{name}" for name in found.layers]
     new = [f"{group}/{name}" for group in sorted(state.params) if group != "encoder"
            for name in state.params[group]]  # fmt: skip
