@@ -1,5 +1,9 @@
 """What the kernels of a program move and compute, counted by hand; and how long they took."""
 
+from types import SimpleNamespace
+from unittest import mock
+
+import jax
 import pytest
 
 from colorize_jax.bench import kernel_times, kernels
@@ -159,3 +163,50 @@ def test_profile_shows_what_a_kernel_reaches(counted):
     assert "| `memcpy` |  |  | 0.5 | 750.000 | 14.3% |  |  |" in text
     assert "| unknown to the program | 0.5 | 0.00 | 750.00 | 14.3% |" in text
     assert "sgemm" not in kernel_times.table(profile, [], most=0)
+
+
+def _planes(monkeypatch, planes):
+    """Lets the profiler have written {plane: {line: [(name, instruction, start, length)]}}."""
+
+    def event(name, instruction, start, duration):
+        stats = [("hlo_op", instruction), ("correlation_id", 3)] if instruction else []
+        start_ns, duration_ns = 1.7e18 + 1e3 * start, 1e3 * duration
+        return SimpleNamespace(name=name, stats=stats, start_ns=start_ns, duration_ns=duration_ns)
+
+    written = [
+        SimpleNamespace(name=plane, lines=[
+            SimpleNamespace(name=line, events=[event(*each) for each in events])
+            for line, events in lines.items()
+        ])
+        for plane, lines in planes.items()
+    ]  # fmt: skip
+    data = mock.Mock(from_file=lambda path: SimpleNamespace(planes=written))
+    monkeypatch.setattr(jax.profiler, "ProfileData", data)
+    return [event[:2] for event in kernel_times._events("x")]
+
+
+def test_kernels_of_a_gpu_are_those_on_its_streams(monkeypatch):
+    assert _planes(monkeypatch, {
+        "/host:CPU": {"python": [("step", "", 0, 50)]},
+        "/device:GPU:1": {"Stream #7(Compute)": [("of another", "conv", 0, 5)]},
+        "/device:GPU:0": {
+            "Stream #7(Compute)": [("sgemm", "conv", 0, 5), ("add", "fusion", 5, 5)],
+            "Stream #9(MemcpyD2D)": [("MemcpyD2D", "", 3, 2)],
+            "XLA Modules": [("jit_train_step", "", 0, 10)],
+        },
+    }) == [("sgemm", "conv"), ("add", "fusion"), ("MemcpyD2D", "")]  # fmt: skip
+
+
+def test_a_loop_is_counted_by_its_body(monkeypatch):
+    assert _planes(monkeypatch, {
+        "/device:TPU:0": {
+            "Steps": [("1", "", 0, 100)],
+            "XLA Ops": [("while", "while.1", 0, 100), ("a", "dot.1", 9, 40), ("b", "add.1", 50, 9)],
+        },
+    }) == [("a", "dot.1"), ("b", "add.1")]  # fmt: skip
+    assert _planes(monkeypatch, {
+        "/host:CPU": {
+            "python": [("step", "", 0, 50)],
+            "tf_XLAEigen": [("dot", "dot.1", 0, 10), ("end: dot", "dot.1", 10, 1)],
+        },
+    }) == [("dot", "dot.1")]  # fmt: skip

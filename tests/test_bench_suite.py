@@ -8,7 +8,7 @@ import pytest
 import suite_workers
 
 from colorize_jax.bench import __main__ as bench
-from colorize_jax.bench import step_speed, suite, suite_rows
+from colorize_jax.bench import cost, step_speed, suite, suite_rows
 from colorize_jax.errors import ConfigError
 
 NAMES = ("device", "vgg16-bfloat16", "resnet152-bfloat16", "alexnet-bfloat16", "vgg16-float32")
@@ -86,19 +86,29 @@ def _speeds(monkeypatch, seconds, memory_for=1 << 20, budget=100.0):
 
 def test_batches_double_until_it_stops_paying(monkeypatch):
     found = _speeds(monkeypatch, lambda size: max(size, 100))
-    assert found == ([32, 64, 128, 256], "more photos were no faster")
+    assert found == ([64, 128, 256], "more photos were no faster")
 
 
 def test_batches_double_until_memory_ends(monkeypatch):
     found = _speeds(monkeypatch, lambda size: 1.0, memory_for=100)
-    assert found == ([32, 64], "128 photos a device: out of memory")
+    assert found == ([64], "128 photos a device: out of memory")
     # And are halved if even the first is too large.
     assert _speeds(monkeypatch, lambda size: 1.0, memory_for=10)[0] == [8]
 
 
 def test_batches_double_until_the_time_is_over(monkeypatch):
     found = _speeds(monkeypatch, lambda size: 1.0, budget=25)
-    assert found == ([32, 64], "no time for 128 photos")
+    assert found == ([64, 128], "no time for 256 photos")
+
+
+@pytest.mark.parametrize("network", suite_rows.NETWORKS)
+def test_rows_are_of_the_networks_that_their_titles_name(network):
+    config = suite_rows.config_of(network, "bfloat16")
+    assert (config.model.name, config.model.width) == (network, 1.0)
+    title = suite_rows.ROWS[f"{network}-bfloat16"].title
+    assert title.endswith(f"at {config.data.crop}, bfloat16")
+    plan = cost.plan_step(config, 2, jax.devices()[:1])  # refuses what cannot be
+    assert plan.batch_shapes["image"].shape == (2, config.data.crop, config.data.crop, 3)
 
 
 def test_dry_run(tmp_path):
