@@ -45,7 +45,7 @@ def colorizer():
 
 @pytest.fixture
 def server(colorizer):
-    with demo.Server(demo.Studio(colorizer, MAX_PIXELS), 0, MAX_BYTES) as found:
+    with demo.Server(demo.DroppedPhotos(colorizer, MAX_PIXELS), 0, MAX_BYTES) as found:
         thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         yield found
@@ -198,7 +198,7 @@ def test_a_fault_is_told_on_the_terminal_and_the_server_goes_on(server, rng, mon
         raise RuntimeError("raised on purpose")
 
     name = dropped(server, encoded(photo(rng)))["id"]
-    monkeypatch.setattr(server.studio, "picture", fail)
+    monkeypatch.setattr(server.dropped, "picture", fail)
     status, _, answer = ask(server, "GET", f"/photos/{name}/gray")
     assert status == 500 and b"purpose" not in answer and "purpose" in capsys.readouterr().err
     assert ask(server, "GET", "/")[0] == 200

@@ -150,6 +150,8 @@ def test_a_photo_of_many_pieces_has_the_numbers_of_one(rng, monkeypatch):
 
 def test_what_cannot_be_compared_is_named_and_the_rest_is_done(folders, tmp_path, rng, capsys):
     truth, colored = folders
+    write(truth, dot=np.full((1, 1, 3), [200, 30, 30], np.uint8))
+    write(colored, dot=np.full((1, 1, 3), [30, 30, 200], np.uint8))  # smaller than any window
     write(truth, wide=photo(rng, 24, 30), alone=photo(rng), broken=photo(rng),
           gray=np.full((24, 20, 3), 99, np.uint8))  # fmt: skip
     write(colored, wide=photo(rng, 24, 20), other=photo(rng), gray=photo(rng))
@@ -164,8 +166,10 @@ def test_what_cannot_be_compared_is_named_and_the_rest_is_done(folders, tmp_path
     assert f"1 photo of {colored} left out, not in every other folder: other.png" in said.err
     assert "1 gray originals are in no number: gray" in said.out
     found = numbers(tmp_path / "out")
-    assert found["photos"] == 3 and set(found["left_out"]) == {"wide", "broken"}
-    assert found["without_color"] == ["gray"] and len(found["each"]["gray"]) == 3
+    assert found["photos"] == 4 and found["each"]["gray"]["dot"]["ssim"] is None
+    assert 0 < found["rows"]["gray"]["ssim"] < 1
+    assert set(found["left_out"]) == {"wide", "broken"}
+    assert found["without_color"] == ["gray"] and len(found["each"]["gray"]) == 4
 
 
 def test_bad_input_is_a_sentence_and_nothing_is_overwritten(folders, tmp_path, rng):
@@ -180,6 +184,8 @@ def test_bad_input_is_a_sentence_and_nothing_is_overwritten(folders, tmp_path, r
         run(f"--truth={truth}")
     with pytest.raises(ConfigError, match="give --output"):
         run(f"--truth={truth}", f"--colored={colored}", "--page=real-or-fake")
+    with pytest.raises(ConfigError, match="--seed=-1"):
+        run(f"--truth={truth}", f"--colored={colored}", "--seed=-1")
     with pytest.raises(ConfigError, match="named twice"):
         run(f"--truth={truth}", f"--colored={colored}", f"--colored={colored}")
     with pytest.raises(DataError, match="no photo of .* has one of the same name"):

@@ -15,7 +15,6 @@ import http
 import http.server
 import json
 import math
-import pathlib
 import re
 import secrets
 import sys
@@ -63,7 +62,7 @@ class _Refused(Exception):
 
 
 @dataclasses.dataclass
-class _Dropped:
+class _Photo:
     """A photo as the server keeps it."""
 
     scan: photos.Scan
@@ -75,7 +74,7 @@ class _Dropped:
     planes: collections.OrderedDict = dataclasses.field(default_factory=collections.OrderedDict)
 
 
-class Studio:
+class DroppedPhotos:
     """The photos that were dropped, and a network that colors them; for several threads.
 
     Args:
@@ -86,7 +85,7 @@ class Studio:
     def __init__(self, colorizer, max_pixels: int):
         self.colorizer = colorizer
         self._max_pixels = max_pixels
-        self._dropped: collections.OrderedDict[str, _Dropped] = collections.OrderedDict()
+        self._dropped: collections.OrderedDict[str, _Photo] = collections.OrderedDict()
         self._lock = threading.Lock()  # one photo is colored at a time
 
     def add(self, data: bytes) -> dict[str, Any]:
@@ -108,7 +107,7 @@ class Studio:
             small = self.colorizer.small(gray)
             scan.pixels = None
             shown = pages.shrunk(gray, _SHOWN)
-            found = _Dropped(scan, gray, pixels.dtype.type, small, shown, truth)
+            found = _Photo(scan, gray, pixels.dtype.type, small, shown, truth)
             name = secrets.token_urlsafe(16)
             self._dropped[name] = found
             while len(self._dropped) > _KEPT:
@@ -151,11 +150,11 @@ class Studio:
         return photos.write(rgb, scan.alpha, form, scan.metadata, _QUALITY, [])
 
     @staticmethod
-    def _form(found: _Dropped) -> str:
+    def _form(found: _Photo) -> str:
         form = found.scan.format if found.scan.format in photos.FORMATS else "PNG"
         return "PNG" if found.scan.alpha is not None else form
 
-    def _plane(self, found: _Dropped, how) -> np.ndarray:
+    def _plane(self, found: _Photo, how) -> np.ndarray:
         """The colors of one decoding; the saturation comes later, and costs nothing anew."""
         key = how._replace(saturation=1.0)
         if key not in found.planes:
@@ -170,7 +169,7 @@ class Server(http.server.ThreadingHTTPServer):
     """Serves the page and the photos to this machine.
 
     Args:
-        studio: the photos.
+        dropped: the photos.
         port: 0: a free one.
         max_bytes: of a dropped file.
     """
@@ -178,13 +177,12 @@ class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 16
 
-    def __init__(self, studio: Studio, port: int, max_bytes: int):
-        self.studio, self.max_bytes = studio, max_bytes
+    def __init__(self, dropped: DroppedPhotos, port: int, max_bytes: int):
+        self.dropped, self.max_bytes = dropped, max_bytes
         self.uploads = threading.BoundedSemaphore(_KEPT)  # files that are read at the same time
         super().__init__((HOST, port), _Handler)
-        colors = studio.colorizer.network.colors
+        colors = dropped.colorizer.network.colors
         settings = {
-            "name": pathlib.Path(studio.colorizer.network.path).name,
             "usual": colors.decodings[0],
             "temperature": colors.temperature,
             "distributions": colors.distributions,
@@ -228,13 +226,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if not (match := re.fullmatch(r"/photos/([\w-]{1,64})/([a-z]{1,16})", address.path)):
             raise KeyError(address.path)
         name, kind = match.groups()
-        studio = self.server.studio
+        dropped = self.server.dropped
         if kind in ("gray", "truth"):
-            return "image/jpeg", studio.picture(name, kind), {}
+            return "image/jpeg", dropped.picture(name, kind), {}
         if kind == "colored":
-            return "image/jpeg", studio.colored(name, **_decoding(address.query)), {}
+            return "image/jpeg", dropped.colored(name, **_decoding(address.query)), {}
         if kind == "save":
-            content = studio.save(name, **_decoding(address.query))
+            content = dropped.save(name, **_decoding(address.query))
             return "application/octet-stream", content, {"Content-Disposition": "attachment"}
         raise KeyError(kind)
 
@@ -259,7 +257,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             data = self.rfile.read(length)
             if len(data) < length:
                 raise ConnectionError("the file did not arrive whole")
-            found = self.server.studio.add(data)
+            found = self.server.dropped.add(data)
         return "application/json", json.dumps(found).encode(), {}
 
     def _discard(self, length: int) -> None:
@@ -332,9 +330,9 @@ def main(asked: argparse.Namespace) -> None:
     from colorize_jax.colorize.colorizer import Colorizer
 
     colorizer = Colorizer.load(asked.checkpoint, asked.size)
-    studio = Studio(colorizer, round(asked.max_megapixels * 1e6))
+    dropped = DroppedPhotos(colorizer, round(asked.max_megapixels * 1e6))
     try:
-        server = Server(studio, asked.port, round(asked.max_megabytes * 2**20))
+        server = Server(dropped, asked.port, round(asked.max_megabytes * 2**20))
     except OSError as error:
         raise ConfigError(
             f"--port={asked.port} cannot be used ({why(error)}): name another one, or 0 for any "

@@ -30,6 +30,7 @@ from colorize_jax.log import say_once
 from colorize_jax.paths import argument
 
 SCORES, PAGE, GAME = "scores.json", "scores.html", "real-or-fake.html"
+PACKAGE = "the package's network"  # the row of --checkpoint= without a path
 _PAGES = ("worst-best", "real-or-fake")
 _QUIET = 5  # photos that are named one by one where something is wrong with many
 
@@ -60,7 +61,7 @@ class Rows:
     """
 
     def __init__(self, truth: str, colored: Sequence[str], checkpoints: Sequence[str] = ()):
-        self.names = [*colored, *checkpoints]
+        self.names = [*colored, *(path or PACKAGE for path in checkpoints)]
         if twice := [name for name in self.names if self.names.count(name) > 1]:
             raise ConfigError(f"{twice[0]} is named twice")
         if reserved := [name for name in self.names if name in scoring.BASELINES]:
@@ -161,6 +162,9 @@ def _load(path: str) -> Callable[[np.ndarray], np.ndarray]:
 
 def main(asked: argparse.Namespace) -> None:
     """Scores."""
+    for name in ("photos", "seed", "crop", "shortest"):
+        if getattr(asked, name) < 0:
+            raise ConfigError(f"--{name}={getattr(asked, name)} must not be negative")
     if not asked.colored and not asked.checkpoint:
         raise ConfigError("there is nothing to compare: give --colored=DIR or --checkpoint=PATH")
     output = pathlib.Path(asked.output) if asked.output else None
@@ -243,7 +247,10 @@ def _numbers(asked, rows: Rows, output: pathlib.Path | None, failures: _Failures
     chosen = report.choose(scorer.order(first), asked.seed)
 
     def photos(name):
-        _, truth, colored = next(rows.read([name], 1, failures))
+        found = next(rows.read([name], 1, failures), None)
+        if found is None:
+            raise DataError(f"{name} was compared, and cannot be read again for the page")
+        _, truth, colored = found
         gray = scoring.left_gray(truth)
         return {scoring.TRUTH: truth, scoring.GRAY: gray} | colored
 
@@ -311,7 +318,8 @@ def parser() -> help.Parser:
     )  # fmt: skip
     add(
         "--checkpoint", action="append", default=[], type=argument, metavar="PATH",
-        help="a network that colors the truth's gray here; may be given several times",
+        help="a network that colors the truth's gray here; without a path that of the package; may "
+        "be given several times",
     )  # fmt: skip
     add(
         "--fit-from", default="", type=argument, metavar="DIR",
