@@ -9,6 +9,7 @@ HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "colorize_jax/__init__.py").read_text())[1]
 
 TEST = [
+    "av>=14",  # videos
     "ipykernel>=6.29",  # the notebooks, with the next three
     "matplotlib>=3.9",
     "nbclient>=0.10",
@@ -67,6 +68,9 @@ setup(
         "cuda": ["jax[cuda12]>=0.10.0"],
         "tpu": ["jax[tpu]>=0.10.0"],
         "heic": ["pi-heif>=1.1"],  # reads the photos of iPhones; without an encoder, so no GPL
+        "video": [
+            "av>=14"
+        ],  # PyAV, with FFmpeg's libraries: python -m colorize_jax.colorize --video
         "study": ["matplotlib>=3.9"],
         "torch": ["torch==2.13.0"],  # reads .pth; from its CPU index, or it brings all of CUDA
         # The newest jax2onnx that allows this orbax-checkpoint.

@@ -2,6 +2,7 @@ r"""Colors photos.
 
 python -m colorize_jax.colorize photo.jpg -o colored.jpg
 python -m colorize_jax.colorize /data/album --recursive -o /data/colored --page
+python -m colorize_jax.colorize film.mp4 -o colored.mp4 --video
 find . -name '*.tif' | python -m colorize_jax.colorize - -o colored --checkpoint=/ckpt/vgg16
 
 The result has the size of the photo, its gray, and its metadata; only colors come from the network.
@@ -12,7 +13,7 @@ Exit codes: 0 all done, 1 some photos failed (each is named, the others are done
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import dataclasses
 import os
 import pathlib
@@ -22,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from colorize_jax import command_line, help
-from colorize_jax.colorize import inputs, photos
+from colorize_jax.colorize import inputs, photos, video
 from colorize_jax.data import ahead, decode, listing, sources, tree
 from colorize_jax.errors import (
     CheckpointError,
@@ -110,6 +111,26 @@ class Job:
                         self._color(groups.pop(key))
             for works in groups.values():
                 self._color(works)
+
+    def run_videos(self, waiting: list[tuple[inputs.Item, list[pathlib.Path]]]) -> None:
+        """Colors videos, one after the other, each with a progress bar of its own."""
+        (how,) = self._how
+        for item, (path,) in waiting:
+            self.say(f"coloring {item.name}")
+            try:
+                found = video.color(self._colorizer, item.path, path, how, self._asked.smooth)
+            except (DataError, OSError) as error:
+                self.fail(item.name, why(error))
+                continue
+            self.done += 1
+            command_line.say(str(path))
+            flicker = "nothing in it keeps still"
+            if found.after == found.after:
+                flicker = (
+                    f"where nothing moves chroma changes by {found.after:.2%} of its mean from "
+                    f"frame to frame, and by {found.before:.2%} without smoothing"
+                )
+            self.say(f"{item.name}: {found.frames:,} frames, scenes: {found.scenes:,}; {flicker}")
 
     def fail(self, name: str, reason: str, photos: int = 1) -> None:
         """Says why a photo is not colored, and counts it."""
@@ -241,6 +262,8 @@ def main(asked: argparse.Namespace) -> None:
             listed = listing.lines(sys.stdin.buffer.read(), "standard input")
         named = [path for path in asked.inputs if path != "-"]
         folder = str(pathlib.Path(asked.output).parent) if one else asked.output
+        if asked.video:
+            _check_videos(asked, [*named, *listed])
         found = inputs.find(named, listed, folder, asked.recursive)
         from colorize_jax.colorize.colorizer import Colorizer
 
@@ -257,7 +280,9 @@ def main(asked: argparse.Namespace) -> None:
         item = dataclasses.replace(found.items[0], place=path.name)
         found.items = [item]
     waiting = list(_waiting(found.items, folder, job, asked))
-    if waiting:
+    if asked.video:
+        job.run_videos(waiting)
+    elif waiting:
         job.run(waiting)
     if asked.page is not None and job.page:
         from colorize_jax.colorize import page
@@ -267,7 +292,8 @@ def main(asked: argparse.Namespace) -> None:
         command_line.say(str(where))
         if len(job.page) == _MOST_SHOWN:
             job.say(f"the page shows the first {_MOST_SHOWN} results only")
-    job.say(f"{job.done:,} photos colored, {job.failed:,} failed")
+    what = "videos" if asked.video else "photos"
+    job.say(f"{job.done:,} {what} colored, {job.failed:,} failed")
     if job.failed or not found.items:
         sys.exit(1)
 
@@ -286,14 +312,35 @@ def _check(asked: argparse.Namespace) -> None:
 def _one_file(asked: argparse.Namespace) -> bool:
     """Whether the output is a file, and not a folder; ConfigError if there are several inputs."""
     path = asked.output
-    if path.endswith("/") or os.path.isdir(path) or not photos.format_of(os.path.basename(path)):
+    ending = os.path.splitext(path)[1].lower()
+    form = photos.format_of(os.path.basename(path))
+    known = ending in video.CONTAINERS if asked.video else bool(form)
+    if path.endswith("/") or os.path.isdir(path) or not known:
         return False
     only = asked.inputs[0]
     if len(asked.inputs) > 1 or only == "-" or os.path.isdir(only) or _is_archive(only):
         raise ConfigError(
             f"--output={path} is a file, and there may be several photos: name a folder"
         )
+    if asked.form and asked.form != form:
+        raise ConfigError(f"--output={path} and --format={asked.format} contradict each other")
     return True
+
+
+def _check_videos(asked: argparse.Namespace, paths: Sequence[str]) -> None:
+    video.check(asked.smooth)
+    without = {
+        "--samples": asked.samples,
+        "--page": asked.page is not None,
+        "--format": asked.form,
+        "--keep-color": asked.keep_color,
+    }
+    for name, there in without.items():
+        if there:
+            raise ConfigError(f"{name} is of photos, and not of --video")
+    for path in paths:
+        if os.path.isdir(path) or _is_archive(path):
+            raise ConfigError(f"--video: {path} is no video: name the files, or list them on -")
 
 
 def _is_archive(path: str) -> bool:
@@ -304,7 +351,10 @@ def _waiting(
     items: list[inputs.Item], folder: str, job: Job, asked: argparse.Namespace
 ) -> Iterator[tuple[inputs.Item, list[pathlib.Path]]]:
     """What is to be done; what must not be done is said."""
-    places = inputs.results(items, asked.form, asked.samples)
+    if asked.video:
+        places = [[video.output_name(item.place)] for item in items]
+    else:
+        places = inputs.results(items, asked.form, asked.samples)
     clashes = inputs.clashes(places)
     root = pathlib.Path(folder)
     skipped = 0
@@ -376,6 +426,11 @@ def parser() -> help.Parser:
     add(
         "--page", nargs="?", const="", type=argument, metavar="FILE",
         help="writes a page to look at; default of FILE: index.html beside the results",
+    )  # fmt: skip
+    add("--video", action="store_true", help="the inputs are videos; sound is copied")
+    add(
+        "--smooth", type=float, default=0.8, metavar="SHARE",
+        help="of the past in a video's colors, where nothing moves (default: %(default)s)",
     )  # fmt: skip
     return found
 

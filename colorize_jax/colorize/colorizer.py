@@ -134,18 +134,39 @@ class Colorizer:
                 "distributions"
             )
         small = self.small(self.gray(_checked(photo)))
+        sides = self.group(small)
+        found = {}
+        for name, x in self.predict(small).items():
+            cell = sides[0] // x.shape[1]
+            found[name] = np.asarray(
+                x[0, : -(-small.shape[0] // cell), : -(-small.shape[1] // cell)]
+            )
+        return found
+
+    def predict(self, small: np.ndarray) -> dict[str, jax.Array]:
+        """What the network says of one photo, a batch of one; see `tasks.task.Colors`.
+
+        Args:
+            small: of `small`.
+
+        Raises:
+            ConfigError: it is so large that it would be seen in tiles, which have nothing in common
+                but their colors.
+        """
         filled = self._filled(small)
         if max(filled.shape) > self._tile:
             raise ConfigError(
                 f"the network would see the photo in tiles of {self._tile} pixels, which have no "
                 f"distributions in common: --size={self.size} must be smaller"
             )
-        shares = self._predict(filled[None])
-        cell = {name: filled.shape[0] // x.shape[1] for name, x in shares.items()}
-        return {
-            name: np.asarray(x[0, : -(-small.shape[0] // n), : -(-small.shape[1] // n)])
-            for (name, x), n in zip(shares.items(), cell.values(), strict=True)
-        }
+        return self._predict(filled[None])
+
+    def plane(
+        self, predicted: dict[str, jax.Array], shape: tuple[int, int], how: Decoding
+    ) -> np.ndarray:
+        """The colors that `predict` has given, of what the network sees in that shape."""
+        ((plane,),) = self._planes(predicted, self.group(np.empty(shape)), [how], [0])
+        return plane[: shape[0], : shape[1]]
 
     def decoding(
         self,
@@ -282,17 +303,24 @@ class Colorizer:
         self, batch: np.ndarray, how: Sequence[Decoding], numbers: Sequence[int]
     ) -> list[list[np.ndarray]]:
         """For every photo, which has a number for what is drawn, and every decoding a plane."""
-        predicted = self._predict(batch)
-        numbers = np.resize(np.asarray(numbers, np.uint32), len(batch))
+        return self._planes(self._predict(batch), batch.shape[1:], how, numbers)
+
+    def _planes(
+        self,
+        predicted: dict[str, jax.Array],
+        shape: tuple[int, int],
+        how: Sequence[Decoding],
+        numbers: Sequence[int],
+    ) -> list[list[np.ndarray]]:
+        rows = len(next(iter(predicted.values())))
+        numbers = np.resize(np.asarray(numbers, np.uint32), rows)
         planes = []
         for each in how:
             keys = None
             if each.seed is not None:
                 keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(each.seed), numbers)
             temperature = jnp.float32(each.temperature)
-            planes.append(
-                np.asarray(self._plane(predicted, *batch.shape[1:], each.name, temperature, keys))
-            )
+            planes.append(np.asarray(self._plane(predicted, *shape, each.name, temperature, keys)))
         return [list(each) for each in zip(*planes, strict=True)]
 
     def _in_tiles(self, gray: np.ndarray, how: Sequence[Decoding]) -> list[np.ndarray]:
