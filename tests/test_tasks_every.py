@@ -20,7 +20,8 @@ TASKS = registry.names()
 # Trained only with -m slow: those that other files train, on devices and to the end, and those
 # whose steps take the compiler long and have nothing that others lack.
 _TRAINED = (
-    "colorization", "segmentation", "classification", "counting", "jigsaw", "relative_patch",
+    "classification", "colorization", "context_encoder", "counting", "jigsaw", "lab_decoder",
+    "relative_patch", "segmentation",
 )  # fmt: skip
 IN_TRAINING = [
     pytest.param(name, marks=pytest.mark.slow) if name in _TRAINED else name for name in TASKS

@@ -18,6 +18,9 @@ _CONFIGS = {
         tiny.config, task__name="counting", task__counts=6, task__margin=1.0
     ),
     "classification": functools.partial(tiny.classification, "softmax"),
+    "context_encoder": functools.partial(
+        tiny.config, task__name="context_encoder", model__in_channels=3, task__decoder=32
+    ),
     "gamut": functools.partial(tiny.config, task__name="gamut", task__prior_batches=2),
     # Against all eight photos: of draws from so few, many would be the photo itself.
     "instances": functools.partial(
@@ -26,6 +29,10 @@ _CONFIGS = {
     "jigsaw": functools.partial(
         tiny.config, task__name="jigsaw", task__permutations=3, task__shift=0,
         task__dropout=0.0, model__tile_features=32, model__hidden=32,
+    ),
+    # The rate of the tests would kill all units of a narrower encoder.
+    "lab_decoder": functools.partial(
+        tiny.config, task__name="lab_decoder", task__decoder=32, model__width=0.25
     ),
     "relative_patch": functools.partial(
         tiny.config, task__name="relative_patch", model__in_channels=1, task__resampled=0.1,
