@@ -1,0 +1,96 @@
+"""What a linear model sees in simple statistics of tiles must not tell where they were.
+
+The photos are the same smooth scene with a gradient of brightness, a colored light and the color
+fringes of a lens, each of which says where a tile was, in other random textures.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from colorize_jax.augment import tiles
+from colorize_jax.color import spaces
+from colorize_jax.tasks.registry import make_task
+
+PHOTOS, CROP = 96, 48
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+    down, right = np.indices((CROP, CROP)) / CROP
+    coarse = jnp.asarray(rng.uniform(0, 1, (PHOTOS, CROP // 4, CROP // 4, 1)), jnp.float32)
+    gray = np.asarray(jax.image.resize(coarse, (PHOTOS, CROP, CROP, 1), "linear"))
+    fringes = [np.roll(gray, shift, axis=(1, 2)) for shift in ((1, 1), (0, 0), (-1, -1))]
+    light = np.stack([0.3 + 0.7 * down, 0.5 + 0.3 * right, 0.9 - 0.6 * down], -1)
+    image = 255 * np.concatenate(fringes, -1) * light
+    number = np.arange(PHOTOS)
+    return {
+        "image": image.astype(np.uint8),
+        "position": number,
+        "photo": number,
+        "valid": np.ones(PHOTOS, bool),
+    }
+
+
+def _statistics(inputs):
+    """[photos, tiles, values]: mean, spread and border of every channel of every tile."""
+    inputs = np.asarray(inputs)
+    axes = (-3, -2)
+    border = [
+        inputs[..., 0, :, :],
+        inputs[..., -1, :, :],
+        inputs[..., :, 0, :],
+        inputs[..., :, -1, :],
+    ]
+    means = [line.mean(-2) for line in border]
+    return np.concatenate([inputs.mean(axes), inputs.std(axes), *means], -1)
+
+
+def _accuracy(values, labels):
+    """Of a linear model, fitted to one half of the photos, on the other half."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    half = len(values) // 2
+    scaler = StandardScaler().fit(values[:half])
+    model = LogisticRegression(C=0.01, max_iter=300)
+    model.fit(scaler.transform(values[:half]), labels[:half])
+    return model.score(scaler.transform(values[half:]), labels[half:])
+
+
+def _inputs(name, batch, **settings):
+    config = tiny.config(task__name=name, model__in_channels=3, data__crop=CROP, **settings)
+    task = make_task(config)
+    keys = jax.random.split(jax.random.key(1), PHOTOS)
+    (inputs,), _ = jax.jit(task.prepare)(keys, batch)
+    return config, inputs
+
+
+def _by_tile(values):
+    """Rows are tiles; the label is the place of the tile in the photo."""
+    labels = np.tile(np.arange(values.shape[1]), len(values))
+    return values.reshape(-1, values.shape[-1]), labels
+
+
+def test_plain_tiles_give_their_place_away(batch):
+    """The judge sees a shortcut where there is one."""
+    corners = tiles.tile_corners(jnp.zeros((9, 2), jnp.int32), CROP // 3)
+    plain = jax.vmap(lambda x: tiles.cut(x, corners, 12))(spaces.from_uint8(batch["image"]))
+    assert _accuracy(*_by_tile(_statistics(plain))) > 0.5
+
+
+def test_patches_do_not(batch):
+    _, inputs = _inputs("relative_patch", batch)
+    assert _accuracy(*_by_tile(_statistics(inputs))) < 1 / 9 + 0.06
+
+
+def test_tiles_of_a_jigsaw_do_not(batch):
+    # One permutation is the identity: the tiles lie where they were. Colored light, which photos do
+    # not have, stays in the color of tiles: here all photos are gray.
+    _, inputs = _inputs("jigsaw", batch, task__permutations=1, task__gray=1.0)
+    assert np.abs(np.asarray(inputs).mean((-3, -2, -1))).max() < 1e-5
+    values = _statistics(inputs)
+    assert _accuracy(*_by_tile(values)) < 1 / 9 + 0.10
