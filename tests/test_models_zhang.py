@@ -60,6 +60,7 @@ def test_layers_strides_and_names():
     assert {name: encoder.strides[name] for name in LAST} == {
         name: stride for name, (_, stride) in LAST.items()
     }
+    assert encoder.top_centers(20).tolist() == [0, 8, 16]
     assert set(variables["params"]) == set(encoder.layers)
     assert set(variables["batch_stats"]) == {f"{name}norm" for name in LAST}
     scaled = registry.variable_shapes(Zhang(norm_scale=True))

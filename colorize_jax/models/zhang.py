@@ -5,6 +5,7 @@ from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
+import numpy as np
 
 from colorize_jax.color import spaces
 from colorize_jax.models import layers, norm
@@ -90,6 +91,11 @@ class Zhang(Encoder):
     def layer_of(group: str) -> str:
         """The layer that a group of parameters or of batch statistics belongs to."""
         return group.removesuffix("norm").removesuffix("scale")
+
+    def top_centers(self, side: int) -> np.ndarray:
+        """Where the cells of the top lie in an input of so many pixels: [cells] pixels."""
+        stride = self.strides[self.top]
+        return np.arange(-(-side // stride)) * float(stride)
 
     def network_input(self, rgb: jax.Array) -> jax.Array:
         """RGB uint8 [..., 3] -> the lightness L of Lab, as (L - 50) / 100, [..., in_channels]."""
