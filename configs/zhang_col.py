@@ -17,7 +17,9 @@ Variants, as in --config=configs/zhang_col.py:small
     small  a quarter of the width on crops of 56 pixels, for two CPU cores and thousands of photos
            of 64 pixels, as Tiny ImageNet. Seed 0, with --config.steps=700, less than an epoch of
            29,426 of its photos, ended at eval/loss 3.98 (4.10 of the best constant): all is brown
-           yet, as it often is at the start
+           yet, as it often is at the start. On builtin:photos with --config.data.holdout=0.25,
+           --config.data.scale="(64,129)", --config.task.prior_batches=20 and 300 steps it ended at
+           2.49 (2.85) and PSNR 25.9 dB (21.8 of the photos left gray)
 
 Learning rates: python launch/sweep.py --config=configs/zhang_col.py:small --workdir=sweeps/rates
 """
