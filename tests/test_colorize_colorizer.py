@@ -204,6 +204,9 @@ def test_checkpoints_that_cannot_color_are_refused(tmp_path):
         Colorizer.load(colorizers.save(tmp_path / "encoder", head=False))
     with pytest.raises(CheckpointError, match="predicts no colors"):
         Colorizer.load(colorizers.save(tmp_path / "other", task__name="rotation"))
+    with pytest.raises(CheckpointError, match="three channels"):
+        seen = {"model__in_channels": 3, "task__name": "rotation"}
+        Colorizer.load(colorizers.save(tmp_path / "colors", **seen))
     (tmp_path / "text").write_text("hello")
     with pytest.raises(CheckpointError, match="no network that colors"):
         Colorizer.load(tmp_path / "text")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 
+import browser
 import colorizers
 import numpy as np
 from PIL import Image
@@ -219,6 +220,29 @@ def test_the_page_needs_no_network(run):
     assert code == 0 and out[-1] == "out/index.html"
     assert "http" not in text.replace("http-equiv", "") and "<b>.png" not in text
     assert text.count("<figure>") == 2 and text.count("data-truth=") == 1 and "AuC 0." in text
+
+
+@pytest.mark.slow
+@browser.needed
+def test_the_line_of_the_page_moves_and_the_truth_is_shown(run, tmp_path):
+    _write("in/a.png", 1)
+    run("in", "-o", "out", "--page")
+    with browser.page(tmp_path / "profile") as page:
+        page.open((tmp_path / "out" / "index.html").as_uri())
+        shown = "document.querySelector('.after').src"
+        before = page.evaluate(shown)
+        page.evaluate(
+            "{const line = document.querySelector('.pair input'); line.value = 20;"
+            "line.dispatchEvent(new Event('input'))}"
+        )
+        at = "getComputedStyle(document.querySelector('.before')).clipPath"
+        assert "80%" in page.evaluate(at)
+        page.evaluate("document.querySelector('button').click()")
+        assert page.evaluate(shown) != before
+        page.evaluate("document.querySelector('button').click()")
+        assert page.evaluate(shown) == before
+        loaded = "performance.getEntriesByType('resource').filter(x => !x.name.startsWith('data:'))"
+        assert page.evaluate(f"{loaded}.length") == 0
 
 
 def test_the_command_as_it_is_typed(checkpoint, tmp_path):

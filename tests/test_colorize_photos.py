@@ -129,6 +129,17 @@ def test_sixteen_bits_come_back(rng, form, channels):
     assert not notes and again.format == form
 
 
+def test_gray_with_transparency_of_16_bits_comes_back(rng):
+    gray, alpha = np.moveaxis(_photo(rng, channels=2, dtype=np.uint16), -1, 0)
+    header = photos.struct.pack(">IIBBBBB", 24, 16, 16, 4, 0, 0, 0)
+    rows = np.stack([gray, alpha], -1).astype(">u2").reshape(16, -1)
+    packed = b"".join(b"\0" + row.tobytes() for row in rows)
+    chunks = [(b"IHDR", header), (b"IDAT", photos.zlib.compress(packed)), (b"IEND", b"")]
+    scan = photos.read(photos.png.SIGNATURE + b"".join(photos._chunk(*each) for each in chunks))
+    np.testing.assert_array_equal(scan.pixels, gray[..., None].repeat(3, -1))
+    np.testing.assert_array_equal(scan.alpha, alpha)
+
+
 def test_sixteen_bits_as_jpeg_are_said(rng):
     image = _photo(rng, dtype=np.uint16)
     scan = photos.read(cv2.imencode(".png", image)[1].tobytes())
@@ -239,3 +250,36 @@ def test_every_format_is_written_and_read_again(rng, form):
     again = photos.read(data)
     assert again.format == form and not notes
     assert np.abs(again.pixels.astype(int) - image).mean() < 8
+
+
+def test_metadata_never_decides_whether_a_photo_is_written(rng, monkeypatch):
+    scan = photos.read(_bytes(_photo(rng), "JPEG", exif=_exif(1)))
+    whole = photos._by_pillow
+
+    def picky(pixels, alpha, form, metadata, quality):
+        if metadata.exif:
+            raise RuntimeError("no")
+        return whole(pixels, alpha, form, metadata, quality)
+
+    monkeypatch.setattr(photos, "_by_pillow", picky)
+    data, notes = _again(scan)
+    assert notes == ["its EXIF, XMP and IPTC cannot be written as JPEG: no"]
+    assert photos.read(data).pixels.shape == scan.pixels.shape
+    with pytest.raises(DataError, match="cannot be written as WEBP"):
+        monkeypatch.setattr(photos, "_encoded", lambda *_: int("no number"))
+        photos.write(scan.pixels, None, "WEBP", photos.Metadata(), 90, [])
+
+
+def test_damaged_metadata_is_said_and_the_photo_is_read(rng):
+    data = bytearray(_bytes(_photo(rng), "PNG", exif=_exif(1)))
+    at = data.index(b"eXIf")
+    data[at + 30] ^= 255  # its checksum is wrong now
+    scan = photos.read(bytes(data))
+    assert scan.metadata.exif == b"" and "metadata is damaged" in scan.notes[0]
+
+
+def test_a_damaged_photo_of_16_bits_is_refused(rng):
+    data = bytearray(cv2.imencode(".png", _photo(rng, 64, 64, dtype=np.uint16))[1].tobytes())
+    data[-3000:-1000] = bytes(2000)
+    with pytest.raises(DataError, match="damaged"):
+        photos.read(bytes(data))

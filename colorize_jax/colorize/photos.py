@@ -45,6 +45,8 @@ _LAYOUT = frozenset(
 )  # fmt: skip
 _TEXTS = (270, 271, 272, 305, 306, 315, 33432)  # of TIFF: description, make, model and the like
 _APP13 = 0xED
+# What encoders raise for what they cannot write.
+_CANNOT = (OSError, ValueError, RuntimeError, TypeError, cv2.error, struct.error)
 _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:=[\"']|>)\s*)[2-8]")
 _PNG_XMP = b"XML:com.adobe.xmp"
 
@@ -104,12 +106,20 @@ def read(data: bytes, max_pixels: int = decode.MAX_PIXELS) -> Scan:
         raise DataError(str(error).replace("config.data.max_pixels", "--max-pixels")) from error
     image = photo.image
     notes: list[str] = []
-    if getattr(image, "is_animated", False) and photo.image.format not in ("JPEG", "MPO"):
-        notes.append(f"the first of {image.n_frames} pictures is taken")
+    if (pictures := _pictures(image)) > 1:
+        notes.append(f"the first of {pictures} pictures is taken")
     pixels, alpha = _pixels(photo, data, notes)
     form = "JPEG" if photo.image.format == "MPO" else photo.image.format
     metadata = _metadata(data, image, photo, pixels.shape[:2], notes)
     return Scan(pixels, alpha, form, metadata, notes)
+
+
+def _pictures(image: Image.Image) -> int:
+    """How many a file holds; the further ones of a JPEG are previews."""
+    try:
+        return 1 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1)
+    except Exception:  # of many kinds, in files of which the first picture may be whole
+        return 1
 
 
 def _pixels(photo: decode.Photo, data: bytes, notes: list[str]):
@@ -119,7 +129,7 @@ def _pixels(photo: decode.Photo, data: bytes, notes: list[str]):
         notes.append(f"its colors were converted from the profile {profile.name} to sRGB")
     elif profile.broken:
         notes.append(f"its color profile is ignored: {profile.name}")
-    deep = _deep(data, image)
+    deep = _deep(photo)
     if deep is not None:
         pixels, alpha = deep
         if profile:
@@ -153,8 +163,9 @@ def _bits(image: Image.Image) -> int:
     return max(np.ravel(tags.get(258, 8)))
 
 
-def _deep(data: bytes, image: Image.Image) -> tuple[np.ndarray, np.ndarray | None] | None:
+def _deep(photo: decode.Photo) -> tuple[np.ndarray, np.ndarray | None] | None:
     """(RGB, alpha or None) of 16 bits, of PNG and TIFF; None of anything else."""
+    image, data = photo.image, photo.data
     if image.format == "PNG":
         if data[24] != 16:
             return None
@@ -166,6 +177,7 @@ def _deep(data: bytes, image: Image.Image) -> tuple[np.ndarray, np.ndarray | Non
             return None
     else:
         return None
+    photo.pixels()  # finds damage: OpenCV would give what it has
     found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if found is None:
         raise DataError("damaged image: its 16 bits cannot be decoded")
@@ -201,12 +213,13 @@ def _metadata(
     data: bytes, image: Image.Image, photo: decode.Photo, size: Sequence[int], notes: list[str]
 ) -> Metadata:
     """Of a file; what is odd in it is left out, and said."""
-    info = _opened(data).info if image.format == "PNG" else image.info  # PNG: of the whole file
-    exif = b""
+    info, exif = image.info, b""
     try:
+        if image.format == "PNG":  # the decoder's own has lost it
+            info = Image.OPEN["PNG"][0](io.BytesIO(data), "").info
         exif = _exif(image if image.format != "PNG" else info, size)
     except Exception as error:  # Pillow raises many kinds on what is odd
-        notes.append(f"its EXIF cannot be read, and is not kept: {error}")
+        notes.append(f"its metadata is damaged, and not all of it is kept: {error}")
     xmp = info.get("xmp", b"")
     if image.format == "TIFF":
         xmp = image.tag_v2.get(_XMP, b"")
@@ -225,10 +238,6 @@ def _metadata(
         tagged=bool(photo.profile_data) and not photo.profile.broken,
         dpi=tuple(float(x) for x in dpi) if usable else (),
     )
-
-
-def _opened(data: bytes) -> Image.Image:
-    return Image.OPEN["PNG"][0](io.BytesIO(data), "")
 
 
 def _exif(source: Image.Image | dict, size: Sequence[int]) -> bytes:
@@ -293,13 +302,21 @@ def write(
     if lost:
         notes.append(f"{form} does not keep its {' and '.join(lost)}")
     try:
-        if form == "PNG":
-            return _png(pixels, alpha, metadata)
-        if form == "TIFF" and pixels.dtype == np.uint16:
-            return _deep_tiff(pixels, alpha, metadata, notes)
-        return _by_pillow(pixels, alpha, form, metadata, quality)
-    except (OSError, ValueError, RuntimeError, cv2.error, struct.error) as error:
-        raise DataError(f"it cannot be written as {form}: {why(error)}") from error
+        return _encoded(pixels, alpha, form, metadata, quality, notes)
+    except _CANNOT as error:
+        plain = dataclasses.replace(metadata, exif=b"", xmp=b"", iptc=b"")
+        if plain == metadata:
+            raise DataError(f"it cannot be written as {form}: {why(error)}") from error
+        notes.append(f"its EXIF, XMP and IPTC cannot be written as {form}: {why(error)}")
+        return write(pixels, alpha, form, plain, quality, notes)
+
+
+def _encoded(pixels, alpha, form, metadata, quality, notes) -> bytes:
+    if form == "PNG":
+        return _png(pixels, alpha, metadata)
+    if form == "TIFF" and pixels.dtype == np.uint16:
+        return _deep_tiff(pixels, alpha, metadata, notes)
+    return _by_pillow(pixels, alpha, form, metadata, quality)
 
 
 def _with_alpha(pixels: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
