@@ -4,7 +4,7 @@ import sys
 
 __version__ = "0.1.0"
 
-# Imported when asked for: data workers import this package, and need neither JAX nor Flax.
+# They are imported on first use: data workers import this package, and need neither JAX nor Flax.
 _MODULES = {
     "Colorizer": "colorize.colorizer",
     "color_input": "color.spaces",
@@ -22,7 +22,7 @@ def _end_without_a_trace(kind, error, trace):
         sys.__excepthook__(kind, error, trace)
 
 
-if sys.argv[:1] == ["-m"]:  # a command is being imported, for seconds: Ctrl-C may come by then
+if sys.argv[:1] == ["-m"]:  # Importing a command takes seconds, in which Ctrl-C may come.
     sys.excepthook = _end_without_a_trace
 
 

@@ -13,14 +13,14 @@ COMMANDS = (
 
 
 def about(name: str) -> str:
-    """The first line of a command's docstring; nothing of the command is run."""
+    """The first line of a command's docstring; the command is not run."""
     path = pathlib.Path(__file__).parent.joinpath(*name.split(".")).with_suffix(".py")
     path = path if path.exists() else path.with_suffix("") / "__main__.py"
     return ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]
 
 
 def main(arguments: list[str]) -> None:
-    """Prints the list, or says how the command is written that was meant."""
+    """Prints the list, or how to write a command that was named after a space."""
     names = [word for word in arguments if not word.startswith("-")]
     if names:
         known = names[0] if names[0] in COMMANDS else "main"

@@ -1,4 +1,4 @@
-"""Reads a command line and runs the command so that a mistake of the user's becomes a sentence."""
+"""Reads a command line and runs the command; a user's mistake is printed as one sentence."""
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
@@ -19,22 +19,22 @@ from colorize_jax.training import signals
 
 
 def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
-    """Calls main with what the command line says; mistakes are printed as one sentence.
+    """Calls main with the parsed command line; mistakes are printed as one sentence.
 
-    What it prints may fail to be read or written: that ends nothing.
+    Output that nobody reads, or that cannot be written, does not end the command.
     """
     log.occupy_standard_streams()
-    faulthandler.enable(2)  # tells where a library crashed
+    faulthandler.enable(2)  # It shows where a library crashed.
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
-    with log.outlived(), _told_to_end():
+    with log.surviving_output(), _catching_signals():
         try:
             main(parse(parser))
         except (ColorizeError, OSError) as error:
             prefix = "" if isinstance(error, Interrupted) else "error: "
             print(f"{prefix}{error}", file=sys.stderr)
             _leave(exit_code(error))
-        except Exception:  # a fault of ours: as Python does, but without letting other hosts wait
+        except Exception:  # A bug of ours gives a traceback, but other hosts must not wait.
             traceback.print_exc()
             _leave(1)
 
@@ -42,19 +42,19 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
 def parse(
     parser: argparse.ArgumentParser, words: Sequence[str] | None = None
 ) -> argparse.Namespace:
-    """A command line, whose `--config=RECIPE --config.NAME=VALUE` becomes a config.
+    """Parses a command line; `--config=RECIPE --config.NAME=VALUE` becomes a config.
 
     Args:
-        parser: of the command; --config is an argument of it if it takes a recipe.
-        words: of the command line; None: those of this process.
+        parser: the parser of the command, with an argument --config if it takes a recipe.
+        words: the words of the command line; None takes those of this process.
 
     Returns:
-        What argparse gives. If it has `config`, that is the config, and `stated` has the names of
-        the settings that the command line gives, as in "model.width".
+        argparse's result. Its `config`, if there is one, is the config, and its `stated` has the
+        names of the settings on the command line, such as "model.width".
 
     Raises:
         ConfigError: see `recipe.load_config`.
-        SystemExit: with 2, if there is an argument that the command does not know.
+        SystemExit: an argument is unknown; the exit code is 2.
     """
     changes, others = recipe.split(sys.argv[1:] if words is None else words)
     asked = parser.parse_args(others)
@@ -67,21 +67,21 @@ def parse(
 
 
 def interruptible(main: Callable[[], None]) -> None:
-    """Calls the main function of a command that has nothing to go on with when it is interrupted.
+    """Calls the main function of a command that cannot resume after an interruption.
 
-    Ctrl-C, SIGTERM and a terminal that goes away end it as soon as it has removed its drafts, with
-    a sentence and 128 + the signal's number; a second one ends it at once.
+    After Ctrl-C, SIGTERM or the end of the terminal, the command removes its temporary files and
+    ends with a sentence and the exit code 128 + signal. A second signal ends it at once.
     """
-    with _told_to_end():
+    with _catching_signals():
         main()
 
 
-class _Told(KeyboardInterrupt):
-    """Raised in the main thread; what it was doing tidies up."""
+class _Interruption(KeyboardInterrupt):
+    """Raised in the main thread at a signal, so that the code there cleans up."""
 
 
 @contextlib.contextmanager
-def _told_to_end() -> Iterator[None]:
+def _catching_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -91,14 +91,14 @@ def _told_to_end() -> Iterator[None]:
         if told:
             os._exit(128 + number)
         told.append(number)
-        raise _Told
+        raise _Interruption
 
     wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     numbers = [number for number in wanted if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, tell) for number in numbers}
     try:
         yield
-    except _Told:
+    except _Interruption:
         name = signal.Signals(told[0]).name
         log.say(f"\n{name}: stopped before the end; what was not finished is not there")
         _leave(128 + told[0])
@@ -108,9 +108,9 @@ def _told_to_end() -> Iterator[None]:
 
 
 def _leave(code: int) -> None:
-    """Ends the process, also where other hosts wait for it, or a reader hangs on a dead disk."""
+    """Ends the process, even if other hosts wait for it or a reader hangs on a dead disk."""
     signals.exit_within(signals.CLOSING_SECONDS, code)
-    # What is left behind is in the midst of reading or of JAX: Python could not end in order.
+    # An abandoned function is inside a read or inside JAX, so Python cannot end in order.
     if signals.abandoned_function_runs() or _others_wait():
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
@@ -128,7 +128,9 @@ def _others_wait() -> bool:
 
 
 def say(text: str) -> None:
-    """Prints what a person asked for, whatever is in it, and whatever the terminal has letters
-    for: names of files are bytes that others chose."""
+    """Prints text for the user, with any characters and on any terminal.
+
+    Names of files may contain any bytes, which not every terminal can show.
+    """
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     print(printable(text).encode(encoding, "backslashreplace").decode(encoding), flush=True)

@@ -1,4 +1,4 @@
-r"""Weights from other formats and to them.
+r"""Converts weights from other formats and to them.
 
 python -m colorize_jax.convert caffe vgg16.caffemodel.h5 /ckpt/larsson_vgg16
 python -m colorize_jax.convert to-caffe /ckpt/vgg16 vgg16.caffemodel.h5
@@ -7,7 +7,7 @@ python -m colorize_jax.convert to-torch /ckpt/vgg16 vgg16.safetensors
 python -m colorize_jax.convert to-onnx /ckpt/vgg16 vgg16.onnx --size=224
 python -m colorize_jax.convert inspect vgg16.caffemodel.h5
 
-What is written is a checkpoint that `config.init_from` and `colorize_jax.load_encoder` take. See
+A converted checkpoint can be used by `config.init_from` and `colorize_jax.load_encoder`. See
 docs/weights.md.
 """
 
@@ -33,20 +33,20 @@ def from_caffe(
     model: Sequence[tuple[str, Any]] = (),
     say: Callable[[str], None] = print,
 ) -> pathlib.Path:
-    """Writes a Caffe HDF5 file as a checkpoint.
+    """Converts a Caffe HDF5 file to a checkpoint.
 
     Args:
-        path: of the file.
-        output: the new workdir, absent or empty.
-        pixels, mean: of the input that the network was made for, see `caffe.import_file`.
+        path: the path of the file.
+        output: the new workdir; it must not exist or be an empty folder.
+        pixels, mean: the scale and mean of the network's input; see `caffe.import_file`.
         model: settings of `config.model` that the file does not show, with their values.
-        say: is told what was found and done.
+        say: prints what was found and done.
 
     Returns:
         The step folder.
 
     Raises:
-        WeightsError: the file is not what it should be.
+        WeightsError: the file is invalid, or is of no known network.
         CheckpointError: the output exists.
         OSError: the output cannot be written.
     """
@@ -81,18 +81,19 @@ def to_caffe(
     head: bool = False,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Writes the encoder of a checkpoint as a Caffe HDF5 file.
+    """Converts the encoder of a checkpoint to a Caffe HDF5 file.
 
     Args:
-        path: a run's workdir (its newest complete one) or one step folder in its `checkpoints`.
+        path: a run's workdir (its newest complete checkpoint) or one step folder in its
+            `checkpoints`.
         output: the new file.
-        fc: "dense": fc6 and fc7 as inner products, (out, in); "conv": as convolutions.
-        head: the head of colorization too.
-        say: is told what was written and what was left.
+        fc: "dense" writes fc6 and fc7 as inner products, (out, in); "conv" as convolutions.
+        head: whether to write the head of colorization too.
+        say: prints what was written and what was left out.
 
     Raises:
         WeightsError: Caffe has no such network, or the file exists.
-        SaveError: it cannot be written.
+        SaveError: the file cannot be written.
         CheckpointError: there is no checkpoint, or it is damaged.
     """
     from colorize_jax.checkpoints import reading
@@ -123,23 +124,23 @@ def from_torch(
     classes: str | None = None,
     say: Callable[[str], None] = print,
 ) -> pathlib.Path:
-    """Writes a state dict of torchvision's VGG-16 or ResNets, or of Zhang's colorizer, as a
+    """Converts a state dict of torchvision's VGG-16 or ResNets, or Zhang's colorizer, to a
     checkpoint.
 
     Args:
-        path: of the file, .safetensors or what `torch.save` wrote.
-        output: the new workdir, absent or empty.
-        color: the encoder reads RGB; otherwise gray.
-        prefix: what the names of the network begin with, where the file holds several.
-        head: its last layer too, as the head of a classifier.
-        classes: a text file that names the classes of the last layer, one a line; with `head`.
-        say: is told what was found and done.
+        path: the path of the file, .safetensors or a file of `torch.save`.
+        output: the new workdir; it must not exist or be an empty folder.
+        color: whether the encoder reads RGB; otherwise it reads gray.
+        prefix: the prefix of the network's names, if the file holds several networks.
+        head: whether to keep the last layer as the head of a classifier.
+        classes: a text file with the names of the last layer's classes, one per line; needs `head`.
+        say: prints what was found and done.
 
     Returns:
         The step folder.
 
     Raises:
-        WeightsError: the file is not what it should be, or does not name every class.
+        WeightsError: the file is invalid, or the text file does not name every class.
         CheckpointError: the output exists.
         OSError: the output cannot be written, or the names cannot be read.
     """
@@ -179,17 +180,18 @@ def _class_names(path: str, number: int) -> list[str]:
 def to_torch(
     path: str, output: str, *, gray: bool = False, say: Callable[[str], None] = print
 ) -> None:
-    """Writes the encoder of a checkpoint as .safetensors for torchvision's definition.
+    """Converts the encoder of a checkpoint to .safetensors for torchvision's networks.
 
     Args:
-        path: a run's workdir (its newest complete one) or one step folder in its `checkpoints`.
+        path: a run's workdir (its newest complete checkpoint) or one step folder in its
+            `checkpoints`.
         output: the new file.
-        gray: its first layer reads one channel; otherwise three, as torchvision's.
-        say: is told what was written and what was left.
+        gray: whether the first layer reads one channel; otherwise three, as in torchvision.
+        say: prints what was written and what was left out.
 
     Raises:
         WeightsError: torchvision has no such network, or the file exists.
-        SaveError: it cannot be written.
+        SaveError: the file cannot be written.
         CheckpointError: there is no checkpoint, or it is damaged.
     """
     from colorize_jax.checkpoints import reading
@@ -214,20 +216,21 @@ def to_onnx(
     colorizer: bool = False,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Writes the network of a checkpoint as an ONNX file, and checks what onnxruntime makes of it.
+    """Converts the network of a checkpoint to an ONNX file, and checks onnxruntime's outputs.
 
     Args:
-        path: a run's workdir (its newest complete one) or one step folder in its `checkpoints`.
+        path: a run's workdir (its newest complete checkpoint) or one step folder in its
+            `checkpoints`.
         output: the new file.
-        size: height and width of the input; the batch may be of any size.
-        colorizer: the head of colorization too, on the grid of every fourth pixel; otherwise all
-            activations of the encoder.
-        say: is told what was written.
+        size: the height and width of the input; the batch may have any size.
+        colorizer: whether the outputs are those of the head of colorization, on the grid of every
+            fourth pixel; otherwise they are all activations of the encoder.
+        say: prints what was written.
 
     Raises:
-        WeightsError: jax2onnx is not installed, the size does not suit the network, there is no
+        WeightsError: jax2onnx is not installed, the size does not fit the network, there is no
             head, or the file exists.
-        SaveError: it cannot be written.
+        SaveError: the file cannot be written.
         CheckpointError: there is no checkpoint, or it is damaged.
     """
     from colorize_jax.weights import foreign, onnx_export
@@ -241,11 +244,11 @@ def to_onnx(
 
 
 def inspect(path: str, *, say: Callable[[str], None] = print) -> None:
-    """Says what is in a file of weights or in a checkpoint, and what it is taken for.
+    """Prints the arrays of a file of weights or of a checkpoint, and the network they are from.
 
     Raises:
-        WeightsError: it is a file, but not one of weights, or damaged.
-        CheckpointError: it is a folder, but there is no checkpoint, or it is damaged.
+        WeightsError: the file holds no weights, or is damaged.
+        CheckpointError: the folder holds no checkpoint, or a damaged one.
     """
     from colorize_jax.weights import inspection
 
@@ -329,7 +332,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _setting(change: str) -> tuple[str, Any]:
-    """(name, value) of a setting of `config.model`, given as in "model.lrn=False"."""
+    """(name, value) of a setting of `config.model`, from text such as "model.lrn=False"."""
     name, equals, value = change.removeprefix("model.").partition("=")
     if not change.startswith("model.") or not equals:
         raise ConfigError(f"--config.{change}: give --config.model.NAME=VALUE")
@@ -359,7 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     function, _ = settings.pop("function"), settings.pop("command")
     if changes and function is not from_caffe:
         parser.error(f"--config.{changes[0]}: only caffe takes settings")
-    # Weights are only moved here: no accelerator need be free, or there at all.
+    # Weights are only copied here, so no accelerator is needed.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     try:
         if changes:

@@ -1,14 +1,14 @@
-"""Errors for the person who runs the program; `main` prints them without a stack trace.
+"""Errors for the user; `main` prints them without a stack trace.
 
-Each class has the exit code that the program ends with: after 75, and only then, a launcher starts
-the same command again.
+Each class has the exit code of the program. After 75, and only then, a launcher starts the same
+command again.
 """
 
 import errno
 
 
 class ColorizeError(Exception):
-    """Base of every error that the user can act upon; its text can be printed as it is."""
+    """The base of all errors that the user can act upon; the text can be printed as it is."""
 
     exit_code = 1
 
@@ -25,19 +25,19 @@ class DataError(ColorizeError):
 
 
 class StorageError(DataError):
-    """Photos that were there cannot be read for the time being."""
+    """The storage of the photos does not answer at the moment."""
 
     exit_code = 75
 
 
 class WorkerError(DataError):
-    """Processes that read photos are killed again and again."""
+    """Processes that read photos were killed too often."""
 
     exit_code = 75
 
 
 class PhotoError(DataError, ValueError):
-    """An array is not the photo that it is taken for."""
+    """An array or another object is no photo."""
 
 
 class CheckpointError(ColorizeError):
@@ -45,11 +45,11 @@ class CheckpointError(ColorizeError):
 
 
 class WeightsError(ColorizeError):
-    """A file of weights from elsewhere is not what it is taken for."""
+    """A file of weights is invalid, or is of no known network."""
 
 
 class NonFiniteError(ColorizeError):
-    """The loss or its gradient is no longer a number."""
+    """The loss or its gradient is not finite."""
 
 
 class OutOfMemoryError(ColorizeError):
@@ -63,42 +63,44 @@ class SaveError(ColorizeError):
 
 
 class Interrupted(ColorizeError):
-    """A signal ended the run in good order; the same command goes on with it."""
+    """A signal ended the run in good order; the same command resumes it."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h
 
 
 class HostLostError(ColorizeError):
-    """Another process of the run is gone; all of them go on with the same command."""
+    """Another process of the run is gone; the same commands resume it."""
 
     exit_code = 75
 
 
 def exit_code(error: Exception) -> int:
-    """What a program ends with for an error that nobody has caught."""
+    """The exit code of the program for an uncaught error."""
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     return SaveError.exit_code if full else getattr(error, "exit_code", 1)
 
 
 def why(error: Exception) -> str:
-    """What went wrong, without the path and the number that an OSError puts around it."""
+    """The reason of an error, without the path and the number in an OSError."""
     return getattr(error, "strerror", None) or str(error)
 
 
 def shown(name: str) -> str:
-    """A name of a file or class as it may be printed: on one line, escapes (\\x1b, \\xfc) in the
-    place of what moves a terminal's cursor, and of bytes that are no text."""
+    """The name of a file or class for printing, on one line.
+
+    Control characters and bytes that are no text become escapes (\\x1b, \\xfc).
+    """
     return name if name.isprintable() else "".join(map(_shown, name))
 
 
 def printable(text: str) -> str:
-    """`shown` for text of several lines."""
+    """Like `shown`, for text of several lines."""
     return "\n".join(map(shown, text.split("\n")))
 
 
 def _shown(character: str) -> str:
     if character.isprintable():
         return character
-    if "\udc80" <= character <= "\udcff":  # how Python keeps a byte that is no text
+    if "\udc80" <= character <= "\udcff":  # Python keeps a byte that is no text like this.
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()

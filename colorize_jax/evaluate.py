@@ -1,9 +1,9 @@
-r"""Scores a trained network again: another split, another view of the photos, predictions as files.
+r"""Scores a trained network on another split or view; writes its predictions as files.
 
 python -m colorize_jax.evaluate --config=configs/voc2007_cls.py --config.data.source=/data/VOC2007 \
     --config.eval.view=ten --checkpoint=/ckpt/vgg16_voc07 --output=/ckpt/vgg16_voc07/ten
 
-Shows the table of a run's end and leaves its results.json and images/ in --output.
+It prints the same table as the end of a run, and writes results.json and images/ to --output.
 """
 
 import argparse

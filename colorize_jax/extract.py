@@ -1,11 +1,11 @@
-r"""Writes the features of photos, as a pretrained network sees them.
+r"""Computes the features of photos by a pretrained network and writes them to disk.
 
 python -m colorize_jax.extract --checkpoint=/ckpt/vgg16 --source=/data/imagenet --split=train \
     --layers=conv5_3,fc7 --output=train
 
 The output is a folder with one array [photos, channels] for every layer, such as fc7.npy, and
-index.json with the names of the photos, their labels (-1: none) and the classes: more than fits
-into memory is no trouble. `python -m colorize_jax.probe` reads it.
+index.json with the names of the photos, their labels (-1: none) and the classes. It may be larger
+than memory. `python -m colorize_jax.probe` reads it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,15 +27,15 @@ from colorize_jax.paths import argument
 
 @dataclasses.dataclass(frozen=True)
 class Extraction:
-    """What to extract.
+    """The settings of an extraction.
 
     Attributes:
-        layers: their names; (): the top one.
-        pool: over the positions: "mean", "max" or "none".
-        shortest: the shortest side of a photo becomes so many pixels,
-        crop: and the middle so many pixels square is seen.
-        batch_size: photos at a time over all devices, at least.
-        split: a folder that the photos must lie in; see `features.folder_classes`.
+        layers: the names of layers; () takes the top layer.
+        pool: the pooling over positions: "mean", "max" or "none".
+        shortest: the shortest side of a photo is scaled to this many pixels.
+        crop: the side of the central crop that the network sees.
+        batch_size: the smallest number of photos in a batch over all devices.
+        split: a folder that the photos must be in; see `features.folder_classes`.
     """
 
     layers: tuple[str, ...] = ()
@@ -58,22 +58,22 @@ def extract(
     threads: int = 8,
     say: Callable[[str], None] = _say,
 ) -> tuple[int, int]:
-    """Writes the features of photos, with a progress bar; those that cannot be read are said.
+    """Writes the features of photos, with a progress bar; reports photos that cannot be read.
 
     Args:
         checkpoint: a run's workdir or one step folder in its `checkpoints`.
-        photos: as `sources.open_all` gives them.
+        photos: photos from `sources.open_all`.
         output: see `feature_files.Writer`.
-        extraction: what.
-        threads: that read and decode.
-        say: is told which photos are left out, and why.
+        extraction: the settings.
+        threads: the number of threads that read and decode.
+        say: prints which photos are left out, and why.
 
     Returns:
-        How many photos were written, and how many left out.
+        The numbers of photos that were written and left out.
 
     Raises:
         CheckpointError: there is no checkpoint, or it is damaged.
-        ConfigError: a setting makes no sense.
+        ConfigError: a setting is invalid.
         DataError: no photo is in the split, or none of them can be read.
     """
     from colorize_jax.features import feature_files, features
@@ -90,7 +90,7 @@ def extract(
     left_out = 0
 
     def readable(bar) -> Iterator[tuple[int, np.ndarray]]:
-        """(position in the split, pixels) of every photo that can be read."""
+        """Yields (position in the split, pixels) of every readable photo."""
         nonlocal left_out
         with ahead.threads(threads) as pool:
             read = functools.partial(_read, photos, extraction)
@@ -112,7 +112,7 @@ def extract(
             values = {layer: np.asarray(v)[: len(positions)] for layer, v in computed.items()}
             writer.add([names[numbers[i]] for i in positions], labels[positions], values)
 
-        waiting = None  # one batch is computed while the next one is gathered
+        waiting = None  # A batch is computed while the next one is read.
         for positions, image in _batches(readable(bar), rows, extraction.crop):
             computed = compute(image)
             if waiting is not None:
@@ -127,12 +127,12 @@ def extract(
 def _compile(
     checkpoint: str, extraction: Extraction
 ) -> tuple[Callable[[np.ndarray], dict], dict[str, tuple[int, ...]], int]:
-    """The network on all devices.
+    """Compiles the network for all devices.
 
     Returns:
-        compute: uint8 [rows, crop, crop, 3] -> {layer: features on the devices}; does not wait.
-        shapes: of one photo's features, for every layer.
-        rows: photos in a batch, a multiple of the devices.
+        compute: uint8 [rows, crop, crop, 3] -> {layer: features on the devices}; it does not wait.
+        shapes: {layer: shape of one photo's features}.
+        rows: the number of photos in a batch, a multiple of the number of devices.
     """
     import jax
 
@@ -162,7 +162,7 @@ def _compile(
 def _batches(
     photos: Iterator[tuple[int, np.ndarray]], rows: int, crop: int
 ) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Positions and pixels of `rows` photos each; the last batch is filled up with black."""
+    """Yields positions and pixels of `rows` photos; the last batch is filled up with black."""
     while some := list(itertools.islice(photos, rows)):
         image = np.zeros((rows, crop, crop, 3), np.uint8)
         image[: len(some)] = [pixels for _, pixels in some]
@@ -170,7 +170,7 @@ def _batches(
 
 
 def _read(photos: Photos, extraction: Extraction, index: int) -> tuple[np.ndarray | None, str]:
-    """The middle of a photo, or None and why it cannot be read."""
+    """The central crop of a photo and "", or None and the reason why it cannot be read."""
     crop = extraction.crop
     try:
         photo = decode.open_photo(photos[index].image)

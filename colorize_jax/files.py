@@ -1,16 +1,16 @@
-"""Files that are there whole or not at all."""
+"""Writes files atomically: after a crash a file is complete, or absent or as it was before."""
 
 import contextlib
 import pathlib
 
 
 def atomic_write_text(path: pathlib.Path, text: str) -> None:
-    """Replaces a file in one go, whatever happens in between; OSError if it cannot be written."""
+    """Replaces a file atomically; OSError if it cannot be written."""
     atomic_write_bytes(path, text.encode())
 
 
 def atomic_write_bytes(path: pathlib.Path, content: bytes) -> None:
-    """`atomic_write_text` for bytes."""
+    """Like `atomic_write_text`, for bytes."""
     draft = path.with_name(f"{path.name}.tmp")
     try:
         draft.write_bytes(content)

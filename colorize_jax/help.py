@@ -1,7 +1,7 @@
-"""What `--help` of a command shows: its own flags and the recipes; every setting, if asked for.
+"""The `--help` of commands: their flags and the recipes, and with --help=settings every setting.
 
-Settings and their comments are read from the source of config/settings.py, recipes from the
-docstrings of their files, so that each is written in one place. No recipe is run for it.
+Settings and their comments are read from the source of config/settings.py, and recipes from the
+docstrings of their files, so that each is written only once. No recipe is run.
 """
 
 import argparse
@@ -21,22 +21,22 @@ from ml_collections import ConfigDict
 from colorize_jax.config import choices, recipe
 from colorize_jax.config import settings as settings_module
 
-# Where the dictionaries stand of the settings that a choice brings.
+# The folders of the modules whose dictionaries SETTINGS have the own settings of choices.
 _SETTINGS = {
     "task": "tasks/*.py", "model": "models/*.py", "optimizer": "training/optimizers.py",
     "schedule": "training/schedules.py",
 }  # fmt: skip
-WIDTH, SCREEN = 100, 45  # letters of a line, and lines of a help that is read at a glance
+WIDTH, SCREEN = 100, 45  # the characters of a line, and the lines of a help that fits a screen
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One line of `default_config`.
+    """One setting or section of `default_config`.
 
     Attributes:
-        name: as in "model.width"; of a section, as in "model".
-        default: its value; a ConfigDict of a section.
-        comment: what config/settings.py says of it, in one line.
+        name: the name, such as "model.width"; the name of a section, such as "model".
+        default: the default value; the ConfigDict of a section.
+        comment: the comment in config/settings.py, in one line.
     """
 
     name: str
@@ -45,10 +45,12 @@ class Setting:
 
 
 def settings(task: str = "colorization", network: str = "vgg16") -> list[Setting]:
-    """Every section and setting of a config of that task and network, in the order of the source,
-    with its comments."""
+    """All sections and settings of a config with this task and network, with their comments.
+
+    They are in the order of the source.
+    """
     comments = _comments(inspect.getsource(settings_module.default_config))
-    own = {}  # what a choice brings stands in the dictionary SETTINGS of its module
+    own = {}  # the comments of a choice's own settings, from the dictionary SETTINGS of its module
     package = pathlib.Path(__file__).parent
     for group, room in _SETTINGS.items():
         paths = sorted(package.glob(room))
@@ -58,7 +60,7 @@ def settings(task: str = "colorization", network: str = "vgg16") -> list[Setting
     defaults = settings_module.default_config(task, network)
     brought = {key: comment for key, comment in own.items() if key not in comments}
     names = list(comments)
-    for key in brought:  # behind the settings of its section
+    for key in brought:  # It follows the other settings of its section.
         group = key.partition(".")[0]
         names.insert(max(i for i, n in enumerate(names) if n.partition(".")[0] == group) + 1, key)
     found = []
@@ -71,8 +73,10 @@ def settings(task: str = "colorization", network: str = "vgg16") -> list[Setting
 
 
 def _comments(source: str) -> dict[str, str]:
-    """{name: the comment above and behind} of every `config.a.b = ...`, and of every key of a
-    dictionary SETTINGS, in a piece of source."""
+    """{name: comment} of every `config.a.b = ...` and every key of a dictionary SETTINGS.
+
+    Comments stand above or after them in the source.
+    """
     source = textwrap.dedent(source)
     lines, found = source.splitlines(), {}
 
@@ -100,8 +104,10 @@ def _comments(source: str) -> dict[str, str]:
 
 
 def recipes(function: str = "get_config") -> dict[str, str]:
-    """{name: docstring} of the recipes, or with "get_study" of the studies, that come with the
-    package; a recipe in configs/ of the working directory that does not is there by its path."""
+    """{name: docstring} of all recipes that ship with the package ("get_study": of all studies).
+
+    Other recipes in configs/ of the working directory are added by their paths.
+    """
     files = dict(recipe.shipped(function))
     if function == "get_config":
         own = {path.resolve() for path in files.values()}
@@ -112,7 +118,7 @@ def recipes(function: str = "get_config") -> dict[str, str]:
 
 
 def about_file(path: pathlib.Path, function: str) -> str:
-    """The docstring of a Python file, which is not run; "" if it lacks the function."""
+    """The docstring of a Python file, without running it; "" if the file lacks the function."""
     try:
         tree = ast.parse(path.read_text())
     except (OSError, ValueError, SyntaxError):
@@ -122,15 +128,17 @@ def about_file(path: pathlib.Path, function: str) -> str:
 
 
 def variants(about: str) -> dict[str, str]:
-    """{variant: what it is} of a recipe's docstring, where they stand below a line that begins with
-    "Variants", indented by four."""
+    """{variant: description} from a recipe's docstring.
+
+    They are below a line that begins with "Variants", indented by four.
+    """
     block = re.search(r"^Variants.*\n((?: {4}.*\n?)+)", about, re.MULTILINE)
     rows = re.findall(r"^ {4}(\w+) {2,}(.*(?:\n {6,}.*)*)", block[1] if block else "", re.M)
     return {name: " ".join(text.split()) for name, text in rows}
 
 
 def list_of(function: str, room: int) -> str:
-    """A line for every recipe or study, and one for its variants where `room` lines hold all."""
+    """A line for every recipe or study, and lines with variants if all fit into `room` lines."""
     found = recipes(function)
     width = max(map(len, found), default=0)
     lines = []
@@ -144,7 +152,7 @@ def list_of(function: str, room: int) -> str:
 
 
 def all_settings() -> str:
-    """Every setting with its default and its comment."""
+    """All settings with their defaults and comments."""
     lines = ["Settings with their defaults; a recipe changes some, and a command line any of them:"]
     for setting in settings():
         if isinstance(setting.default, ConfigDict) and len(setting.default):
@@ -163,7 +171,7 @@ def all_settings() -> str:
 
 
 def _other_choices(group: str) -> Iterator[str]:
-    """Lines on the settings that the choices of a group bring which are not the default."""
+    """Lines with the own settings of the other choices of a group."""
     for name in choices.names(group):
         config = settings_module.default_config()
         if name == config[group].name:
@@ -178,8 +186,9 @@ def _other_choices(group: str) -> Iterator[str]:
 
 
 def _shown(value) -> str:
-    """A value as it is typed in a shell."""
-    text = value if isinstance(value, str) else repr(value).strip()  # a ConfigDict ends its line
+    """A value as typed in a shell."""
+    # The text of a ConfigDict ends with a newline.
+    text = value if isinstance(value, str) else repr(value).strip()
     if isinstance(value, tuple):
         text = repr(tuple(round(v, 4) if isinstance(v, float) else v for v in value))
     return f'"{text}"' if not text or re.search(r"[ (),*]", text) else text
@@ -195,7 +204,7 @@ def _paragraph(text: str, indent: int) -> list[str]:
 
 
 class _Format(argparse.RawDescriptionHelpFormatter):
-    """A docstring as it is written, and defaults that say something."""
+    """Keeps the lines of docstrings, and shows only defaults that are informative."""
 
     def _get_help_string(self, action):
         text = action.help or ""
@@ -206,7 +215,7 @@ class _Format(argparse.RawDescriptionHelpFormatter):
 
 
 class _Help(argparse.Action):
-    """--help, --help=settings, --help=RECIPE."""
+    """The action of --help, --help=settings and --help=RECIPE."""
 
     def __call__(self, parser, namespace, topic, option=None):
         if not topic:
@@ -226,8 +235,7 @@ class Parser(argparse.ArgumentParser):
     """An argparse parser whose help fits a screen.
 
     Args:
-        recipes: whether the command takes --config=RECIPE, which is then read by
-            `command_line.parse`.
+        recipes: whether the command takes --config=RECIPE, which `command_line.parse` reads.
         studies: whether its help lists the studies.
     """
 
@@ -259,7 +267,7 @@ class Parser(argparse.ArgumentParser):
         return text
 
     def print_help(self, file=None) -> None:
-        """Prints it, or as much as its reader wants."""
+        """Prints the help; a reader may stop early."""
         if file is None:
             show(self.format_help())
         else:
@@ -267,7 +275,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def show(text: str) -> None:
-    """Prints a long text; a reader that goes away, as `head` does, is no error."""
+    """Prints a long text; it is no error if the reader, such as `head`, stops early."""
     try:
         print(text, end="", flush=True)
     except BrokenPipeError:

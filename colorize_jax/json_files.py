@@ -1,5 +1,6 @@
-"""Reading the JSON that the project writes: every file has a form, and what does not have it is a
-sentence that names the file and the field.
+"""Reads the JSON files of the project and checks their form.
+
+A file that does not have its form raises an error that names the file and the field.
 
 A form is one of
 
@@ -23,29 +24,29 @@ from typing import Any, NamedTuple
 from colorize_jax.errors import ColorizeError, shown
 from colorize_jax.files import atomic_write_bytes
 
-_DEEPEST = 40  # levels of lists and objects in each other; what we write has 6
-_SHOWN = 60  # characters of a value, in a message
+_DEEPEST = 40  # The deepest nesting of lists and objects; our own files have 6 levels.
+_SHOWN = 60  # the most characters of a value in a message
 
 
 class Number(NamedTuple):
-    """A form: numbers of a kind, from the smallest to the largest; nan is none of them."""
+    """A form: a number of a kind, from the smallest to the largest; never nan."""
 
     kind: type
     smallest: float = -math.inf
     largest: float = math.inf
 
 
-COUNT = Number(int, 0, 2**53)  # of steps, photos: what may be 0
+COUNT = Number(int, 0, 2**53)  # a number of steps or photos, which may be 0
 POSITIVE = Number(int, 1, 2**53)
 
 
 class FormError(ValueError):
-    """A value that has not its form.
+    """A value does not have its form.
 
     Attributes:
-        field: its path, as in found.drops[2]; "" for the whole.
-        value: that stands there.
-        wanted: what should, in words.
+        field: the path of the value, such as found.drops[2]; "" for the whole file.
+        value: the value.
+        wanted: the expected form, in words.
     """
 
     def __init__(self, field: str, value: Any, wanted: str):
@@ -55,16 +56,16 @@ class FormError(ValueError):
 
 
 def read(path: pathlib.Path, form: Any, error: type[ColorizeError], advice: str) -> Any:
-    """What a file holds.
+    """Reads a file and checks its form.
 
     Args:
-        path: of the file.
-        form: that it must have.
-        error: is raised if it has another one.
-        advice: what to do then, as the last part of a sentence.
+        path: the path of the file.
+        form: the form that it must have.
+        error: the error to raise if it has another form.
+        advice: what to do then, as the end of a sentence.
 
     Raises:
-        OSError: it is not there, or cannot be read.
+        OSError: the file does not exist or cannot be read.
     """
     if path.exists() and not path.is_file():
         raise error(f"{path} is no file: {advice}")
@@ -75,7 +76,7 @@ def read(path: pathlib.Path, form: Any, error: type[ColorizeError], advice: str)
 
 
 def parse(text: bytes | str, form: Any) -> Any:
-    """What a JSON text says; ValueError, as the part of a sentence, if it has not that form."""
+    """Parses JSON; ValueError, worded as a part of a sentence, if it does not have that form."""
     try:
         value = json.loads(text)
     except RecursionError:
@@ -87,8 +88,10 @@ def parse(text: bytes | str, form: Any) -> Any:
 
 
 def checked(value: Any, form: Any, error: type[ColorizeError], what: str) -> Any:
-    """A value that another library has read; `error` that begins with `what` if it has not that
-    form."""
+    """Returns a value that another library has read, if it has that form.
+
+    Otherwise it raises `error`, whose message begins with `what`.
+    """
     try:
         check(value, form)
     except ValueError as found:
@@ -97,9 +100,9 @@ def checked(value: Any, form: Any, error: type[ColorizeError], what: str) -> Any
 
 
 def check(value: Any, form: Any) -> None:
-    """FormError, or for what is nested too deeply ValueError, if a value has not that form."""
+    """FormError if a value does not have that form; ValueError if it is nested too deeply."""
     level = [value]
-    for _ in range(_DEEPEST):  # level by level: a recursion would itself go too deep
+    for _ in range(_DEEPEST):  # Level by level, because a recursion would itself go too deep.
         level = [inner for outer in level for inner in _inside(outer)]
         if not level:
             break
@@ -145,7 +148,7 @@ def _check_fields(value: dict, form: dict, field: str) -> None:
 
 
 def _fits(value: Any, form: Any) -> bool:
-    """Whether it has a form that is not looked into any further."""
+    """Whether a value has a form, without looking into lists and objects."""
     if isinstance(form, Number):
         return _fits(value, form.kind) and form.smallest <= value <= form.largest
     if isinstance(form, tuple):
@@ -181,7 +184,7 @@ def _wanted(form: Any) -> str:
 
 
 def _described(value: Any) -> str:
-    """A value as it stands in the file, if it is short."""
+    """A value as in the file if it is short; otherwise a description."""
     if isinstance(value, (dict, list, tuple)):
         return "an object" if isinstance(value, dict) else f"a list of {len(value)}"
     return _short(json.dumps(value))
@@ -192,11 +195,11 @@ def _short(text: str) -> str:
 
 
 def rows(path: pathlib.Path, form: Any) -> tuple[list[tuple[bytes, Any]], list[tuple[bytes, str]]]:
-    """The rows of a file with one JSON value a line; there may be no such file.
+    """The rows of a file with one JSON value per line; none if there is no such file.
 
     Returns:
-        The lines of that form with what they say; and the others, as one flipped bit, a killed
-        run or another program leaves them, with what is wrong.
+        [(line, value)] of the lines with that form; and [(line, problem)] of the others, which a
+        flipped bit, a killed run or another program can leave.
     """
     good, bad = [], []
     for line in path.read_bytes().split(b"\n") if path.exists() else ():
@@ -212,21 +215,21 @@ def rows(path: pathlib.Path, form: Any) -> tuple[list[tuple[bytes, Any]], list[t
 def keep_good_rows(
     path: pathlib.Path, form: Any, say: Callable[[str], None], wanted: Callable[[Any], bool]
 ) -> list[Any]:
-    """Cuts a file of rows down to those that are wanted; `rows` says which can be read.
+    """Removes unwanted rows from a file, and rows that cannot be read (see `rows`).
 
-    Those that cannot are lost to nobody: they go to the end of PATH.bad, and that is said.
+    Unreadable rows are not lost: they are appended to PATH.bad, and that is printed.
 
     Args:
-        path: of the file, which is left alone if it stays the same.
-        form: of a row.
-        say: is told how many were set aside, and why the first one was.
-        wanted: what a row says -> whether it stays.
+        path: the path of the file, which is not written if it stays the same.
+        form: the form of a row.
+        say: prints how many rows were moved, and the problem of the first one.
+        wanted: the value of a row -> whether it stays.
 
     Returns:
-        What the rows say that stay.
+        The values of the rows that stay.
 
     Raises:
-        OSError: it cannot be read or written.
+        OSError: the file cannot be read or written.
     """
     good, bad = rows(path, form)
     if bad:

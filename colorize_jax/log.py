@@ -1,4 +1,4 @@
-"""Where a command speaks to. It may go away or be full: a line is never worth a run."""
+"""The messages of a command. The terminal or disk that they go to may fail without ending a run."""
 
 from collections.abc import Iterator
 import contextlib
@@ -13,18 +13,18 @@ from tqdm import tqdm
 
 from colorize_jax.errors import printable, why
 
-PATIENCE_SECONDS = 5.0  # for a reader that does not read, as a stopped pager
-_CHUNK = 512  # bytes that a pipe or terminal with room takes without blocking
+PATIENCE_SECONDS = 5.0  # the time to wait for a reader that does not read, such as a stopped pager
+_CHUNK = 512  # A pipe or terminal with room takes this many bytes without blocking.
 
 
 class Log:
-    """A text stream that loses what cannot be written, counts it, and never raises.
+    """A text stream that never raises: it drops and counts lines that cannot be written.
 
-    Once it can be written again it says how many lines are missing. A real file, pipe or terminal
-    is written to past Python's buffer, which would try to write the same bytes again and again.
+    Once it can be written again, it reports how many lines are missing. It bypasses Python's buffer
+    of a real file, pipe or terminal, which would try to write the same bytes again and again.
 
     Args:
-        stream: that it stands for; None, as Python has it, if that was closed at the start.
+        stream: the stream to write to; None if it was closed at the start, as in Python.
     """
 
     def __init__(self, stream):
@@ -66,7 +66,7 @@ class Log:
             data = data[os.write(self._descriptor, data[:_CHUNK]) :]
 
     def flush(self) -> None:
-        """Nothing waits: `write` has written."""
+        """Does nothing, because `write` does not buffer."""
 
     def isatty(self) -> bool:
         """Whether a terminal shows it."""
@@ -75,7 +75,7 @@ class Log:
         return False
 
     def newly_lost(self) -> int:
-        """How many lines were lost since this was last asked."""
+        """The number of lines that were lost since the last call."""
         with self._lock:
             lost, self._untold = self._untold, 0
         return lost
@@ -85,8 +85,8 @@ class Log:
 
 
 @contextlib.contextmanager
-def outlived() -> Iterator[None]:
-    """While it is entered, `sys.stderr` is a `Log`."""
+def surviving_output() -> Iterator[None]:
+    """Inside the `with` block `sys.stderr` is a `Log`."""
     if isinstance(sys.stderr, Log):
         yield
         return
@@ -101,9 +101,9 @@ def outlived() -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """A line that does not tear a progress bar; one that cannot be written is nothing to end for.
+    """Prints a line above a progress bar; a line that cannot be written is no error.
 
-    (Of a process that reads photos `sys.stderr` is no `Log`.)
+    It catches errors itself, because `sys.stderr` is no `Log` in processes that read photos.
     """
     with contextlib.suppress(OSError, ValueError, AttributeError):
         tqdm.write(text, file=sys.stderr)
@@ -111,25 +111,25 @@ def say(text: str) -> None:
 
 
 def say_once(text: str) -> None:
-    """`say`, whatever letters are in it, on the first host of a run only: all of them know it."""
+    """Like `say`, with any characters, and only on the first host of a run."""
     jax = sys.modules.get("jax")
     if jax is None or jax.process_index() == 0:
         say(printable(text))
 
 
 def newly_lost() -> int:
-    """How many lines `sys.stderr` has lost since this was last asked."""
+    """The number of lines that `sys.stderr` has lost since the last call."""
     return sys.stderr.newly_lost() if isinstance(sys.stderr, Log) else 0
 
 
 def occupy_standard_streams() -> None:
-    """Opens what of standard input, output and error was closed at the start, as nothing.
+    """Opens /dev/null for each standard stream that was closed at the start.
 
-    The next file to be opened would get its number otherwise, perhaps a checkpoint, and whatever
-    libraries write to standard error would end up in it.
+    Otherwise the next opened file, perhaps a checkpoint, would get the stream's number, and
+    libraries that write to standard error would write into it.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+            os.open(os.devnull, os.O_RDWR)  # It gets the lowest free number, which is the stream's.

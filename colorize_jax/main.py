@@ -1,10 +1,10 @@
-r"""Trains what a config file describes, or goes on where it was stopped.
+r"""Trains what a config file describes, or resumes where it was stopped.
 
 python -m colorize_jax.main --config=configs/quickstart.py --workdir=quickstart
 
-Ends with 0 once all steps are done; 75 after a signal, or if storage or data workers fail for good,
-with everything saved: the same command goes on; 74 if the last state could not be saved; 1 if
-something is wrong that a person must see to, and the last line says what.
+Exit codes: 0 after all steps. 75 after a signal, or if storage or data workers fail for good; the
+state is saved, and the same command resumes. 74 if the last state could not be saved. 1 for any
+other error; the last line explains it.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from colorize_jax.training.signals import Signals
 def main(asked: argparse.Namespace) -> None:
     """Trains, or replays a step that was not finite."""
     with Signals() as signals:
-        # JAX starts only once the command line is known to be right, and with all hosts at once.
+        # JAX is imported only after the command line is checked, and starts on all hosts together.
         from colorize_jax.training import hosts, loop, nonfinite
 
         config, workdir = asked.config, asked.workdir
@@ -40,7 +40,7 @@ def parser() -> help.Parser:
     )
     found.add_argument(
         "--workdir", required=True, type=argument, metavar="FOLDER",
-        help="for all that the run leaves",
+        help="folder for all outputs of the run",
     )  # fmt: skip
     return found
 

@@ -1,4 +1,4 @@
-"""Paths as people write them: with ~ and $HOME, which a shell does not always replace."""
+"""Expands ~ and $HOME in paths, because a shell does not always replace them."""
 
 import argparse
 import os
@@ -6,7 +6,7 @@ import re
 
 from colorize_jax.errors import ConfigError
 
-# Settings that name a place, or may: a list of photos is known by its name, or by its path.
+# Settings that are or may be paths: a list of photos is given by its name or by its path.
 SETTINGS = (
     "init_from", "schedule_from", "replay", "data.source", "data.sbd", "data.split",
     "data.eval_split", "evals.knn.source", "evals.linear.source",
@@ -14,10 +14,10 @@ SETTINGS = (
 
 
 def expand(path: str) -> str:
-    """A path with ~, ~user, $NAME and ${NAME} replaced; one that exists as it stands is left alone.
+    """Replaces ~, ~user, $NAME and ${NAME} in a path; a path that exists as written is kept.
 
     Raises:
-        ConfigError: there is no such user or variable: a folder of that name would be a trap.
+        ConfigError: the user or variable does not exist. A folder of that name would be a trap.
     """
     if (not path.startswith("~") and "$" not in path) or os.path.lexists(path):
         return path
@@ -31,8 +31,7 @@ def expand(path: str) -> str:
 
 
 def expand_settings(config) -> None:
-    """`expand` for every setting of a config that names a place, in place; of a source for each
-    of several."""
+    """Expands all settings of a config that are paths, in place, and every part of a source."""
     for name in SETTINGS:
         *groups, field = name.split(".")
         group = config
@@ -44,14 +43,14 @@ def expand_settings(config) -> None:
 
 
 def expand_source(spec: str) -> str:
-    """`expand` for each part of "A,B"; a comma of a path that exists is left alone."""
+    """Expands each part of "A,B"; a comma inside a path that exists does not split it."""
     if os.path.lexists(spec):
         return spec
     return ",".join(expand(part.strip()) for part in spec.split(","))
 
 
 def argument(text: str) -> str:
-    """`expand`, as the type of an argument of a command."""
+    """`expand` as the type of a command's argument."""
     try:
         return expand(text)
     except ConfigError as error:

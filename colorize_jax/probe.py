@@ -1,4 +1,4 @@
-r"""Reads classes off frozen features: linear and nearest-neighbor probes.
+r"""Predicts classes from frozen features: linear and nearest-neighbor probes.
 
 python -m colorize_jax.extract --checkpoint=/ckpt/vgg16 --source=/data/photos --split=train \
     --layers=conv5_3,fc7 --output=train
@@ -6,11 +6,11 @@ python -m colorize_jax.extract --checkpoint=/ckpt/vgg16 --source=/data/photos --
     --layers=conv5_3,fc7 --output=val
 python -m colorize_jax.probe --train=train --test=val
 
-What cannot be had of a layer, such as 20 neighbors of 12 photos, is said in its place in the table,
-and the rest goes on; --output is written anew after every probe.
+If a probe of a layer fails, such as 20 neighbors of 12 photos, the table says why, and the other
+probes run. --output is rewritten after every probe.
 
-On a machine that is busy with something else set OMP_NUM_THREADS=1: threads that wait for each
-other can make the linear probe a hundred times slower.
+On a busy machine set OMP_NUM_THREADS=1: threads that wait for each other can make the linear probe
+a hundred times slower.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,25 +40,25 @@ def probe(
     say: Callable[[str], None] = print,
     keep: Callable[[list[dict], list[dict]], None] = lambda results, missing: None,
 ) -> list[dict]:
-    """Every probe on every layer, with a table of them as they are done.
+    """Runs every probe on every layer and prints a table line by line.
 
-    What cannot be had of one layer or by one probe is said, and ends nothing.
+    If a probe of a layer fails, that is printed, and the others run.
 
     Args:
-        train, test: photos without a label are left out.
-        layers: their names; (): all.
-        kinds: of `probes.KINDS`.
-        neighbors: of "knn".
-        say: is told the lines of the table.
-        keep: is given all results so far, and [{"layer", "probe", "reason"}] of what could not be
-            had, after every probe.
+        train, test: the features; photos without a label are left out.
+        layers: the names of layers; () takes all.
+        kinds: kinds in `probes.KINDS`.
+        neighbors: the number of neighbors of "knn".
+        say: prints the lines of the table.
+        keep: is called after every probe with all results so far and with the failures,
+            [{"layer", "probe", "reason"}].
 
     Returns:
-        What `probes.probe` gives, with the "layer".
+        The results of `probes.probe`, each with its "layer".
 
     Raises:
-        ConfigError: the two do not go together, have no such layer or kind, or nothing could be had
-            of any layer: then with the first reason.
+        ConfigError: the two sets do not fit together, a layer or kind is unknown, or all probes
+            failed; the message then has the first reason.
     """
     for kind in kinds:
         if kind not in probes.KINDS:
@@ -94,7 +94,8 @@ def probe(
                     features = _matching(layer, (train.path, x), (test.path, x_test))
                 x, x_test = features
                 found = probes.probe(kind, (x, labels), (x_test, labels_test), neighbors=neighbors)
-            except Exception as error:  # solvers and readers raise many kinds; others may do
+            # Solvers and readers raise many kinds of errors, and the other probes may succeed.
+            except Exception as error:
                 known = isinstance(error, (ColorizeError, OSError))
                 reason = str(error) if known else f"{type(error).__name__}: {error}"
                 missing.append({"layer": layer, "probe": kind, "reason": reason})
@@ -111,7 +112,7 @@ def probe(
 def _matching(
     layer: str, train: tuple[str, np.ndarray], test: tuple[str, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Two files' features of a layer; ConfigError unless they have one shape."""
+    """The features of a layer in both sets; ConfigError if their shapes differ."""
     (path, x), (test_path, x_test) = train, test
     if x.shape[1:] != x_test.shape[1:]:
         raise ConfigError(
@@ -122,7 +123,7 @@ def _matching(
 
 
 def _labels(features: Features) -> tuple[np.ndarray, np.ndarray]:
-    """Which photos have a label, and these."""
+    """The numbers of the photos with a label, and their labels."""
     chosen = np.flatnonzero(features.labels >= 0)
     if not len(chosen):
         raise ConfigError(
@@ -181,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             atomic_write_text(pathlib.Path(settings.output), json.dumps(content, indent=2) + "\n")
             failure = None
-        except OSError as error:  # the table has what was found; the next probe tries again
+        except OSError as error:  # The table has the results, and the next probe tries again.
             failure = error
 
     try:
@@ -203,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _check_place(path: pathlib.Path) -> None:
-    """OSError if the results cannot be written, which is better known before they are there."""
+    """OSError if the results cannot be written; it is better to know that before the probes."""
     if path.is_dir():
         raise IsADirectoryError(f"--output={path} is a folder: name a file in it")
     path.parent.mkdir(parents=True, exist_ok=True)

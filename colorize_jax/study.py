@@ -2,12 +2,12 @@ r"""Runs the runs of a study that are not done yet, and writes its page: tables,
 
 python -m colorize_jax.study small --workdir=/ckpt/small --data=/data
 
-Every run has its own folder in --workdir and is a run of `python -m colorize_jax.main`: kill it,
-and the same command goes on. What has a results.json there is done. --only=col runs that one, and
---only='seg_*' those whose names fit; --only=nothing (which fits none) runs none, and writes the
-page from what is there. --records=FOLDER puts what the page is made of into another folder,
-without checkpoints: with it as --workdir and --only=nothing the same page comes out. Ends with 75
-if a run was stopped, 1 if one has failed.
+Every run has its own folder in --workdir and is a run of `python -m colorize_jax.main`: after a
+kill the same command resumes. A run with a results.json is done. --only=col runs only that run, and
+--only='seg_*' those whose names match; --only=nothing (which matches none) runs none and writes the
+page from the finished runs. --records=FOLDER copies the files that the page is made of to another
+folder, without checkpoints: with it as --workdir and --only=nothing the same page is written. The
+exit code is 75 if a run was stopped, and 1 if a run has failed.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from colorize_jax.studies.workplace import Workplace
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Parses the command line, runs, writes."""
+    """Parses the command line, runs the study and writes its page."""
     parser = help.Parser("python -m colorize_jax.study", description=__doc__, studies=True)
     parser.add_argument("study", help="name of one, or Python file with get_study()")
     parser.add_argument("--workdir", required=True, type=argument, help="folder of the study")

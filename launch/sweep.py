@@ -24,7 +24,7 @@ import re
 import shlex
 import sys
 
-# The checkout, also where the package is not installed.
+# This finds the package in the checkout even if it is not installed.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from colorize_jax.config import recipe
@@ -41,9 +41,9 @@ WAITS = {"local": True, "tpu_vm": True, "slurm": False, "kubernetes": False}
 
 
 def load(config_flag: str) -> Study:
-    """The runs of FILE or FILE:VARIANT; ConfigError for a file or a setting that is wrong."""
+    """The runs of FILE or FILE:VARIANT; ConfigError if the file or a setting is invalid."""
     path, _, variant = config_flag.partition(":")
-    module = recipe.load_file(path, "sweep")  # that yields the settings to compare
+    module = recipe.load_file(path, "sweep")  # `sweep` yields the settings to compare.
     # A sweep may depend on the variant.
     takes_variant = bool(inspect.signature(module.sweep).parameters)
     with recipe.explained(module.__file__):
@@ -65,7 +65,7 @@ def load(config_flag: str) -> Study:
 
 
 def run_name(settings: Mapping) -> str:
-    """A folder's name: readable, stable, and short enough for any file system."""
+    """The name of a run's folder: readable, stable, and short enough for any file system."""
     pairs = (f"{field}={shown(value)}" for field, value in settings.items())
     name = re.sub(r"[^\w.=+,()-]", "_", ",".join(pairs)) or "unchanged"
     if len(name) > 150:
@@ -74,14 +74,14 @@ def run_name(settings: Mapping) -> str:
 
 
 def job_name(workdir: pathlib.Path) -> str:
-    """A name that schedulers accept: at most 40 of a-z, 0-9 and -, and different for each run."""
+    """A unique name that schedulers accept: at most 40 characters of a-z, 0-9 and -."""
     digest = hashlib.sha256(str(workdir).encode()).hexdigest()[:6]
     readable = re.sub("[^a-z0-9]+", "-", f"{workdir.parent.name}-{workdir.name}".lower())
     return f"c-{readable.strip('-')[:30].strip('-')}-{digest}"
 
 
 def launcher(run: Sequence[str], job: str, asked: argparse.Namespace) -> list[str]:
-    """The launcher's command line for one run, given by its arguments and the name of its job."""
+    """The launcher's command line for a run with these arguments and this job name."""
     own = shlex.split(asked.options)
     if asked.through == "slurm":
         own.append(f"--job-name={job}")
@@ -95,7 +95,7 @@ def launcher(run: Sequence[str], job: str, asked: argparse.Namespace) -> list[st
 
 
 def go(place: Workplace, asked: argparse.Namespace) -> dict[str, str]:
-    """Runs or submits what is not done; what became of each run."""
+    """Runs or submits the runs that are not done; returns the state of every run."""
     marks = {run.name: place.workdir / run.name / "submitted.txt" for run in place.study.runs()}
 
     def start(name: str, arguments: Sequence[str]) -> int:
@@ -113,17 +113,17 @@ def go(place: Workplace, asked: argparse.Namespace) -> dict[str, str]:
         if not WAITS[asked.through] and mark.exists() and place.results(name) is None
     }
     runs = [run for run in place.study.runs() if run.name not in submitted]
-    # What stood behind -- for a run that is done is not known.
+    # Settings are not checked, because the arguments after -- of a run that is done are unknown.
     return execution.go(place, runs, say, start, check=False) | submitted
 
 
 def say(line: str) -> None:
-    """Tells, apart from the table."""
+    """Prints a message to stderr, apart from the table."""
     print(f"sweep: {line}", file=sys.stderr, flush=True)
 
 
 def table(place: Workplace, states: Mapping[str, str]) -> str:
-    """Markdown: a row for each run, a column for each score that any of them has, and the best."""
+    """A Markdown table with a row for each run and a column for each score, and the best run."""
     found = {run.name: place.results(run.name) or {} for run in place.study.runs()}
     columns = list(dict.fromkeys(name for row in found.values() for name in row if _is_score(name)))
     lines = []
@@ -143,7 +143,7 @@ def _is_score(name: str) -> bool:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The arguments; `more` are those behind --."""
+    """Parses the arguments; `more` holds those after --."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -160,10 +160,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str]) -> int:
-    """The whole command; the exit code."""
+    """Runs the command and returns the exit code."""
     asked = parse(argv)
     try:
-        # What a setting says of $DATA is for the run to replace.
+        # $DATA in a setting stays as it is: the run replaces it.
         place = Workplace(load(asked.config), pathlib.Path(asked.workdir), data="$DATA")
         states = go(place, asked)
         if not asked.dry_run:

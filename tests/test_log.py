@@ -74,7 +74,7 @@ import os, sys
 sys.path.insert(0, {root!r})
 from colorize_jax import log
 log.occupy_standard_streams()
-with log.outlived():
+with log.surviving_output():
     print("lost", file=sys.stderr)
     with open(sys.argv[1], "w") as file:
         os.write(2, b"what a library says")

@@ -147,3 +147,11 @@ def test_response_norm_cannot_be_rebalanced(monkeypatch):
     config.model.lrn = False
     monkeypatch.setattr(start.reading, "saved_encoder", lambda p: AlexNet(norm="none", lrn=False))
     start.check(config, registry.make_encoder(config.model), pathlib.Path("/ckpt"))
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_missing_settings_have_the_defaults_of_the_config(name):
+    usual = default_config(network=name).model
+    found = registry.with_defaults({"name": name})
+    assert found == {key: usual[key] for key in found}
+    assert found.keys() >= {"width", "in_channels", "norm", "norm_decay", "remat", "dtype"}

@@ -88,7 +88,7 @@ def test_a_mean_that_is_taken_up_comes_out_the_same():
 def test_lines_that_the_log_has_lost_are_told_in_the_metrics(tmp_path, monkeypatch):
     with open("/dev/full", "w") as full, monkeypatch.context() as patch:
         patch.setattr("sys.stderr", full)
-        with log.outlived(), report.Report(tmp_path, step=0, steps=9) as written:
+        with log.surviving_output(), report.Report(tmp_path, step=0, steps=9) as written:
             for step in (1, 2):
                 written.progress(step, {"train/loss": 0.5})
             written.write(3, {"train/loss": 0.5})

@@ -1,1 +1,1 @@
-"""Features on disk, and what they are worth: probes."""
+"""Features of photos: computing them, storing them on disk, and probing them."""

@@ -1,4 +1,4 @@
-"""Features on disk: a folder with one .npy for every layer, and index.json for what they are of."""
+"""Features on disk: a folder with one .npy for every layer, and index.json with the photos."""
 
 from collections.abc import Sequence
 import contextlib
@@ -25,19 +25,19 @@ _ADVICE = "write them again with python -m colorize_jax.extract"
 
 
 class Writer:
-    """Takes features in batches and keeps none in memory; use as a context manager.
+    """Writes features batch by batch, without keeping them in memory. Use it as a context manager.
 
-    Nothing is there before its end: the index comes last.
+    The features can be read only after its end, because the index is written last.
 
     Args:
-        path: of the folder. Every layer becomes `LAYER.npy`, float32 [photos, ...], and index.json
+        path: the folder. Every layer becomes `LAYER.npy`, float32 [photos, ...], and index.json
             holds `names`, `labels` (-1: none), `classes`, and the shapes of one photo's `layers`.
-        classes: names, in the order of the labels.
-        shapes: of one photo's features, for every layer.
+        classes: the names of the classes, in the order of the labels.
+        shapes: {layer: shape of one photo's features}.
 
     Raises:
         ConfigError: the path is that of a file.
-        OSError: it cannot be written to.
+        OSError: the folder cannot be written to.
     """
 
     def __init__(self, path: str, classes: Sequence[str], shapes: dict[str, tuple[int, ...]]):
@@ -62,11 +62,11 @@ class Writer:
     def add(
         self, names: Sequence[str], labels: np.ndarray, features: dict[str, np.ndarray]
     ) -> None:
-        """The features of some more photos: {layer: [len(names), ...]}."""
+        """Adds the features of some photos: {layer: [len(names), ...]}."""
         self._names += names
         self._labels += labels.tolist()
         for layer, values in features.items():
-            # Not into mapped memory, where a full disk would end the process without a word.
+            # With memory-mapped files a full disk would kill the process without a message.
             self._files[layer].write(np.ascontiguousarray(values, "<f4"))
 
     def __enter__(self):
@@ -85,7 +85,7 @@ class Writer:
                 self._draft(layer).unlink(missing_ok=True)
 
     def _finish(self):
-        # Without an index there are no features: no moment shows old ones together with new ones.
+        # The old index is removed first, so that old and new files are never read together.
         with contextlib.suppress(DataError):
             for layer in Features(str(self._folder)).layers:
                 _file(self._folder, layer).unlink(missing_ok=True)
@@ -105,23 +105,23 @@ class Writer:
         return path.with_name(f"{path.name}.tmp")
 
     def _write_header(self, layer: str) -> None:
-        """What begins an .npy. It has one length for any number of photos."""
+        """Writes the header of an .npy, whose length does not depend on the number of photos."""
         shape = (len(self._names), *self._shapes[layer])
         header = {"descr": "<f4", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self._files[layer], header)
 
 
 class Features:
-    """What a `Writer` wrote; a layer is read where it is looked into.
+    """The features that a `Writer` wrote; layers are memory-mapped.
 
     Attributes:
-        names: of the photos.
-        labels: [photos] int64, -1: none.
-        classes: names, in the order of the labels.
-        layers: names.
+        names: the names of the photos.
+        labels: int64 [photos]; -1 means none.
+        classes: the names of the classes, in the order of the labels.
+        layers: the names of the layers.
 
     Raises:
-        DataError: there is nothing, something else, or what an older version wrote.
+        DataError: there are no features at the path, or those of an older version.
     """
 
     def __init__(self, path: str):
@@ -157,7 +157,7 @@ class Features:
         path = _file(self._folder, name)
         try:
             values = np.lib.format.open_memmap(path, mode="r")
-        except Exception as error:  # numpy raises many kinds for what is damaged
+        except Exception as error:  # numpy raises many kinds of errors on damaged files.
             raise DataError(f"{path} cannot be read ({why(error)}): {_ADVICE}") from error
         wanted = (len(self.names), *self._shapes[name])
         if values.shape != wanted or values.dtype != "<f4":

@@ -17,19 +17,19 @@ POOLS = ("mean", "max", "none")
 def make_extractor(
     encoder, layers: Sequence[str], pool: str
 ) -> Callable[[Tree, jax.Array], dict[str, jax.Array]]:
-    """A pure function of the encoder's variables and photos.
+    """Makes a pure function that computes features from the encoder's variables and photos.
 
     Args:
-        encoder: as `colorize_jax.load_encoder` gives it.
-        layers: names among `encoder.strides`.
-        pool: over the positions of a layer: "mean", "max", or "none" to keep them.
+        encoder: an encoder, as `colorize_jax.load_encoder` returns it.
+        layers: names in `encoder.strides`.
+        pool: the pooling over positions: "mean", "max", or "none" to keep them.
 
     Returns:
         (variables, uint8 [batch, height, width, 3]) -> {layer: float32 [batch, channels]}, or
-        [batch, h, w, channels] where nothing is pooled.
+        [batch, h, w, channels] without pooling.
 
     Raises:
-        ConfigError: there is no such layer or pooling.
+        ConfigError: the layer or the pooling is unknown.
     """
     if pool not in POOLS:
         raise ConfigError(f"--pool={pool}: known: {', '.join(POOLS)}")
@@ -53,15 +53,15 @@ def _pooled(maps: jax.Array, pool: str) -> jax.Array:
 def folder_classes(
     names: Sequence[str], split: str = ""
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """The photos of a split, and their classes, where folders are classes.
+    """The photos of a split and their classes, which are folders.
 
     Args:
         names, split: see `class_folders.class_of`.
 
     Returns:
-        numbers: [n] of the photos that are in the split, in order.
-        labels: [n] number of each one's class, or -1 if there is no such folder.
-        classes: their names, in alphabetical order.
+        numbers: [n], the numbers of the photos that are in the split, in order.
+        labels: [n], the number of each photo's class, or -1 if it is in no folder of a class.
+        classes: the names of the classes, in alphabetical order.
     """
     found = class_of(names, split)
     classes = sorted(set(found.values()) - {""})

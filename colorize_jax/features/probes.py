@@ -1,4 +1,4 @@
-"""Probes: what a simple classifier can read off frozen features, through scikit-learn's solvers."""
+"""Probes: how well scikit-learn's simple classifiers predict classes from frozen features."""
 
 import time
 import warnings
@@ -14,7 +14,8 @@ from sklearn.preprocessing import StandardScaler
 from colorize_jax.errors import ConfigError
 
 KINDS = ("linear", "knn")
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C of the linear probe, tried in cross-validation
+# The values of C that cross-validation tries for the linear probe.
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 FOLDS = 3
 _ITERATIONS = 1000
 
@@ -30,15 +31,15 @@ def linear(
 
     Args:
         train: [n, channels].
-        labels: [n] integers, every class from 0 on; at least twice for cross-validation.
+        labels: [n] integers, every class from 0 on; cross-validation needs each at least twice.
         test: [m, channels].
         regularization: half of it times the squared norm of the weights is added to the mean loss;
-            scikit-learn's C is 1 / (n regularization). None: C by cross-validation on the training
-            set.
-        iterations: of the solver, at most; None: 1000.
+            scikit-learn's C is 1 / (n regularization). None chooses C by cross-validation on the
+            training set.
+        iterations: the most iterations of the solver; None means 1000.
 
     Returns:
-        [m, classes] log-probabilities, and {"C": the one that was used, "converged": bool}.
+        Log-probabilities [m, classes], and {"C": the value that was used, "converged": bool}.
     """
     iterations = iterations or _ITERATIONS
     strength = 1.0 if regularization is None else 1 / (len(train) * regularization)
@@ -48,7 +49,7 @@ def linear(
         folds = StratifiedKFold(min(FOLDS, np.bincount(labels).min()), shuffle=True, random_state=0)
         classifier = GridSearchCV(classifier, {"logisticregression__C": STRENGTHS}, cv=folds)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # told in the result
+        warnings.simplefilter("ignore", ConvergenceWarning)  # The result reports it.
         classifier.fit(train, labels)
     solver = (classifier if regularization is not None else classifier.best_estimator_)[-1]
     found = {"C": solver.C, "converged": bool(solver.n_iter_.max() < iterations)}
@@ -66,17 +67,17 @@ def nearest(
 
     Args:
         train, labels, test: see `linear`; the norms of features do not matter.
-        neighbors: how many vote.
-        temperature: a vote counts exp(cosine / temperature), as in instance discrimination (Wu et
-            al., CVPR 2018). None: 1 / its cosine distance. With equal votes many classes would have
-            the same number of them.
+        neighbors: the number of photos that vote.
+        temperature: a vote has the weight exp(cosine / temperature), as in instance discrimination
+            (Wu et al., CVPR 2018). None gives the weight 1 / cosine distance. With equal weights
+            many classes would tie.
 
     Returns:
-        [m, classes] shares of the votes, and {"neighbors": number}.
+        Shares of the votes [m, classes], and {"neighbors": number}.
     """
 
     def weights(distances):
-        # exp(cosine / temperature) up to a factor that all votes share.
+        # This is exp(cosine / temperature) up to a factor that is common to all votes.
         nearest = distances.min(1, keepdims=True)
         return np.exp((nearest - distances) / temperature)
 
@@ -99,17 +100,18 @@ def probe(
 
     Args:
         kind: one of `KINDS`.
-        train, test: features [n, ...], flattened here, and labels [n] from 0 on. A class without
-            a training photo is never predicted, and its test photos count as wrong.
-        neighbors, temperature: of "knn"; see `nearest`.
-        regularization, iterations: of "linear"; see there.
+        train, test: features [n, ...], which are flattened, and labels [n] from 0 on. A class
+            without a training photo is never predicted, and its test photos count as wrong.
+        neighbors, temperature: for "knn"; see `nearest`.
+        regularization, iterations: for "linear"; see there.
 
     Returns:
         {"probe", "top1", "top5" (None with five classes or fewer), "train_photos", "test_photos",
-        "seconds", and what the probe tells of itself}.
+        "seconds", and the probe's own entries}.
 
     Raises:
-        ConfigError: unknown kind, too little to train on, or a feature that is not finite.
+        ConfigError: the kind is unknown, there are too few photos to train on, or a feature is not
+            finite.
     """
     (x, labels), (x_test, labels_test) = ((_flat(f), label) for f, label in (train, test))
     present, labels, counts = np.unique(labels, return_inverse=True, return_counts=True)
@@ -139,7 +141,7 @@ def probe(
     classes = int(max(present[-1], labels_test.max())) + 1
     of_present, scores = scores, np.full((len(x_test), classes), -np.inf)
     scores[:, present] = of_present
-    # As in metrics.top_k ties count against the prediction.
+    # As in metrics.top_k, ties count against the prediction.
     place = (~(scores < np.take_along_axis(scores, labels_test[:, None], 1))).sum(1)
     return {
         "probe": kind,

@@ -1,1 +1,1 @@
-"""Networks: encoders that name their activations, hypercolumns, heads."""
+"""Networks: encoders that return activations by name, hypercolumns, and heads."""

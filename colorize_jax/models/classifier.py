@@ -1,4 +1,4 @@
-"""Encoder and linear classifier in one network that answers once for a whole image."""
+"""Encoder and linear classifier in one network, with one prediction for a whole image."""
 
 import flax.linen as nn
 import jax
@@ -11,8 +11,8 @@ class LinearHead(nn.Module):
     """One linear output, "classes".
 
     Attributes:
-        classes: its width.
-        dtype: of the computation; parameters are float32 and so are the outputs.
+        classes: the width of the output.
+        dtype: the type of the computation; parameters and outputs are float32.
     """
 
     classes: int
@@ -28,12 +28,12 @@ class LinearHead(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Encoder -> linear classifier at every position of its top layer -> mean over positions.
+    """Encoder -> linear classifier at every position of the top layer -> mean over positions.
 
     Attributes:
-        encoder: an encoder: maps by name, and the name of its `top`.
-        classes: their number.
-        dtype: of the computation of the classifier.
+        encoder: an encoder, which returns activations by name and names its `top`.
+        classes: the number of classes.
+        dtype: the type of the classifier's computation.
     """
 
     encoder: nn.Module
@@ -50,10 +50,10 @@ class Classifier(nn.Module):
 
         Args:
             gray: [batch, height, width, channels] network input.
-            inside: [batch, h, w] weights, not negative, of the positions of the top layer, so that
-                those in padding do not vote. A row without any weight, and all rows if there is
-                no `inside`, are averaged over all positions.
-            train: batch statistics and dropout.
+            inside: weights [batch, h, w] >= 0 of the positions of the top layer. Positions
+                in padding get 0. Rows whose weights are all 0, and all rows without `inside`, are
+                averaged over all positions.
+            train: whether to use batch statistics and dropout.
         """
         top = self.encoder(gray, train)[self.encoder.top].astype(jnp.float32)
         if inside is None:
@@ -61,5 +61,5 @@ class Classifier(nn.Module):
         inside = inside.astype(jnp.float32)
         inside = jnp.where(inside.sum((1, 2), keepdims=True) > 0, inside, 1.0)
         weights = inside / inside.sum((1, 2), keepdims=True)
-        # The mean of linear answers is the answer to the mean, which is computed once.
+        # A linear classifier commutes with the mean, so it is applied once, to the mean.
         return self.head((top * weights[..., None]).sum((1, 2)))

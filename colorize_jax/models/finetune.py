@@ -1,4 +1,4 @@
-"""Which layers of a pretrained encoder are trained, and how the others are left alone."""
+"""Chooses the layers of a pretrained encoder that are trained, and freezes the others."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,20 +8,20 @@ import jax
 from colorize_jax.errors import ConfigError
 
 Tree = Any
-# Labels of parameters, as `optax.partition` takes them.
+# The labels of parameters for `optax.partition`.
 TRAINED, FROZEN = "trained", "frozen"
 
 
 def frozen_layers(finetune: str, layers: Sequence[str]) -> tuple[str, ...]:
-    """The layers that `config.finetune` leaves as they are, from the bottom to the top.
+    """The layers that `config.finetune` freezes, from the bottom to the top.
 
     Args:
-        finetune: "all"; "head": no layer; or names and ranges with both ends included, as in
-            "fc6,fc7" or "conv1_1,conv4_1..conv5_3".
-        layers: of the encoder, from the bottom to the top.
+        finetune: what is trained: "all"; "head", which trains no layer; or names and ranges that
+            include both ends, such as "fc6,fc7" or "conv1_1,conv4_1..conv5_3".
+        layers: the encoder's layers, from the bottom to the top.
 
     Raises:
-        ConfigError: names a layer that the encoder does not have, or a range that runs downward.
+        ConfigError: the encoder lacks a layer, or a range runs from top to bottom.
     """
     if finetune == "all":
         return ()
@@ -50,11 +50,11 @@ def _index(name, finetune, layers):
 
 
 def freeze(params: Tree, frozen: Sequence[str]) -> Tree:
-    """The same parameters; no gradient flows into frozen layers, and none is computed for them.
+    """The same parameters, but no gradient is computed for frozen layers.
 
     Args:
-        params: with the groups "encoder" and "head".
-        frozen: groups of the encoder's parameters.
+        params: parameters with the groups "encoder" and "head".
+        frozen: the groups of the encoder's parameters that are not trained.
     """
     return jax.tree_util.tree_map_with_path(
         lambda path, x: jax.lax.stop_gradient(x) if _is_frozen(path, frozen) else x, params
@@ -62,7 +62,7 @@ def freeze(params: Tree, frozen: Sequence[str]) -> Tree:
 
 
 def trained(group: str) -> str:
-    """The label of a group of parameters that is trained in its own way."""
+    """The label of a group of parameters with its own optimizer."""
     return f"{TRAINED}_{group}"
 
 
@@ -70,9 +70,9 @@ def labels(params: Tree, frozen: Sequence[str], groups: Sequence[str] = ()) -> T
     """The label of every parameter.
 
     Args:
-        params: with the groups "encoder" and "head".
-        frozen: groups of the encoder's parameters that are not trained.
-        groups: groups of all parameters that are trained in their own way.
+        params: parameters with the groups "encoder" and "head".
+        frozen: the groups of the encoder's parameters that are not trained.
+        groups: the groups of parameters with their own optimizers.
     """
 
     def label(path, _):

@@ -1,4 +1,4 @@
-"""Two blocks on top of an encoder that widen the field of view of what reads them."""
+"""Two blocks on top of an encoder, which widen the field of view of the head."""
 
 import flax.linen as nn
 import jax
@@ -8,12 +8,12 @@ from colorize_jax.models import layers
 
 
 class FieldOfView(nn.Module):
-    """Twice 2x2 max pooling and a 3x3 convolution with ReLU, new at the start of a transfer.
+    """Two blocks of 2x2 max pooling and a 3x3 convolution with ReLU; a transfer starts them anew.
 
     Attributes:
         width: multiplies the 1024 channels of each block.
-        dtype: of the computation; parameters are float32.
-        below: stride of the encoder's top, in pixels of the input.
+        dtype: the type of the computation; parameters are float32.
+        below: the stride of the encoder's top, in pixels of the input.
     """
 
     width: float = 1.0
@@ -22,7 +22,7 @@ class FieldOfView(nn.Module):
 
     @property
     def strides(self) -> dict[str, int]:
-        """In the order of the hypercolumn, in pixels of the input."""
+        """The strides in pixels of the input, in the order of the hypercolumn."""
         return {"conv8_1": 2 * self.below, "conv9_1": 4 * self.below}
 
     @nn.compact

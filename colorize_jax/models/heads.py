@@ -1,4 +1,4 @@
-"""The head that reads hypercolumns: one hidden layer, then one linear output for every target."""
+"""The head on hypercolumns: one hidden layer, then one linear output for every target."""
 
 from collections.abc import Callable, Mapping
 
@@ -8,18 +8,19 @@ import jax.numpy as jnp
 
 from colorize_jax.models import hypercolumn, layers
 
-HIDDEN_STD = 1e-4  # of the start of the hidden layer, from the released training file
+# The standard deviation of the hidden layer's initial weights, from the released training file.
+HIDDEN_STD = 1e-4
 
 
 class Head(nn.Module):
-    """Columns -> hidden (ReLU, dropout) -> one linear output each, all from the same hidden units.
+    """Columns -> hidden layer (ReLU, dropout) -> linear outputs, all from the same hidden units.
 
     Attributes:
         outputs: {name: width}, for example {"hue": 32, "chroma": 32}.
-        hidden: units of the hidden layer.
-        dropout: rate after it, while training.
-        output_init: start of the kernels of the outputs.
-        dtype: of the computation; parameters are float32 and so are the outputs.
+        hidden: the number of hidden units.
+        dropout: the rate of dropout after the hidden layer in training.
+        output_init: the initializer of the outputs' kernels.
+        dtype: the type of the computation; parameters and outputs are float32.
     """
 
     outputs: Mapping[str, int]

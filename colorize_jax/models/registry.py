@@ -1,4 +1,4 @@
-"""The encoders by name, built from `config.model`."""
+"""Finds encoders by name and builds them from `config.model`."""
 
 from collections.abc import Mapping
 import re
@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from colorize_jax.config import choices, default_config
+from colorize_jax.config import choices
 from colorize_jax.errors import ConfigError
 from colorize_jax.models.alexnet import AlexNet
 from colorize_jax.models.encoder import Encoder, check_known
@@ -21,20 +21,20 @@ ENCODERS = {"vgg16": Vgg16, "alexnet": AlexNet, **RESNETS, "zhang": Zhang}
 NORMS = ("batch", "none")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 IN_CHANNELS = (1, 3)
-# The attributes of every encoder that `config.model` sets.
+# `config.model` sets these attributes of every encoder; it has the same defaults.
 _COMMON = ("width", "in_channels", "norm", "norm_decay", "remat")
 
 
 def names() -> tuple[str, ...]:
-    """The encoders of this package."""
+    """The names of this package's encoders."""
     return tuple(ENCODERS)
 
 
 def find_encoder(name: str) -> type[Encoder]:
-    """The class that `config.model.name` means: a name of this package, or "module:Class".
+    """The class that `config.model.name` names: an encoder of this package, or "module:Class".
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such encoder.
     """
     if ":" not in name:
         check_known("name", name, (*ENCODERS, "module:Class"))
@@ -48,26 +48,26 @@ def find_encoder(name: str) -> type[Encoder]:
 
 
 def own_settings(name: str) -> Mapping[str, Any]:
-    """The settings of `config.model` that a network of that name brings; see `choices`."""
+    """The own settings of a network in `config.model`; see `choices`."""
     return find_encoder(name).SETTINGS
 
 
 def make_trained_encoder(config, axis_name: str | None = None):
-    """The encoder of a run, with the layers frozen that `config.finetune` leaves alone."""
+    """The encoder of a run, with the frozen layers of `config.finetune`."""
     encoder = make_encoder(config.model, axis_name)
     return encoder.clone(frozen=frozen_layers(config.finetune, encoder.layers))
 
 
 def make_encoder(settings, axis_name: str | None = None):
-    """The encoder that `config.model` describes.
+    """Makes the encoder that `config.model` describes.
 
     Args:
-        settings: `config.model`, of a run or as an older checkpoint holds it; what is not there
-            has its default.
+        settings: `config.model` of a run or of an older checkpoint. A missing setting has its
+            default.
         axis_name: see `norm.BatchNorm`.
 
     Raises:
-        ConfigError: names a setting that is unknown, or that the network does not have.
+        ConfigError: a setting is unknown, invalid, or not one of the network; the message names it.
     """
     settings = by_depth(settings)
     for name, known in (("dtype", DTYPES), ("norm", NORMS), ("in_channels", IN_CHANNELS)):
@@ -86,7 +86,7 @@ def make_encoder(settings, axis_name: str | None = None):
     if settings["width"] <= 0:
         raise ConfigError(f"config.model.width={settings['width']} must be positive")
     own = {name: settings[name] for name in encoder.SETTINGS}
-    if own.get("fc6_kernel") == 0:  # which stands for the network's own number
+    if own.get("fc6_kernel") == 0:  # 0 means the network's own size.
         own["fc6_kernel"] = encoder.fc6_kernel
     encoder.check_settings(own)
     return encoder(
@@ -98,21 +98,19 @@ def make_encoder(settings, axis_name: str | None = None):
 
 
 def with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Some of `config.model`'s settings, with the defaults of the encoder's others."""
+    """The given settings of `config.model`, and the defaults of all others that encoders have."""
     name = dict(settings).get("name", "vgg16")
-    wanted = {"name", "dtype", *_COMMON, *own_settings(name)}
-    usual = default_config(network=name).model.to_dict()
-    return {key: value for key, value in usual.items() if key in wanted} | dict(settings)
+    common = {key: getattr(Encoder, key) for key in _COMMON}
+    return {"name": name, "dtype": "float32", **common, **own_settings(name), **settings}
 
 
 def by_depth(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`config.model`'s settings, complete, with a ResNet called by its depth: "resnet50".
+    """All settings of `config.model`, with a ResNet named by its depth, such as "resnet50".
 
-    The name says the depth, or `depth` does: "resnet152" with another depth is how all ResNets were
-    called once.
+    Older configs name every ResNet "resnet152" and set `depth`.
 
     Raises:
-        ConfigError: name and depth are of two networks.
+        ConfigError: the name and the depth contradict each other.
     """
     settings = with_defaults(settings)
     called = re.fullmatch(r"resnet(\d{1,9})", str(settings["name"]))
@@ -130,7 +128,7 @@ def by_depth(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def name_of(encoder) -> str:
-    """What `config.model.name` is for an encoder."""
+    """The name of an encoder in `config.model.name`."""
     if isinstance(encoder, ResNet):
         return f"resnet{encoder.depth}"
     kind = type(encoder)
@@ -139,12 +137,12 @@ def name_of(encoder) -> str:
 
 
 def variable_shapes(encoder) -> dict:
-    """{"params": ..., "batch_stats": ...} of an encoder, as shapes; nothing is computed."""
+    """The shapes of an encoder's {"params": ..., "batch_stats": ...}; nothing is computed."""
     return jax.eval_shape(encoder.init, jax.random.key(0), _smallest_image(encoder))
 
 
 def activation_shapes(encoder) -> dict:
-    """{layer: [batch, h, w, channels]} of an encoder, as shapes; nothing is computed."""
+    """The shapes of an encoder's {layer: [batch, h, w, channels]}; nothing is computed."""
     return jax.eval_shape(encoder.apply, variable_shapes(encoder), _smallest_image(encoder))
 
 
@@ -154,5 +152,5 @@ def _smallest_image(encoder) -> jax.ShapeDtypeStruct:
 
 
 def own_fc6_kernel(name: str) -> int:
-    """The side of the kernel of fc6 that a network has if the config has 0; 0 if it has no fc6."""
+    """The side of fc6's kernel if the config has 0; 0 if the network has no fc6."""
     return getattr(ENCODERS.get(name), "fc6_kernel", 0)

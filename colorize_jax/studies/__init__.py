@@ -1,1 +1,1 @@
-"""Studies: many runs, and the tables and plots that they are for."""
+"""Studies: many runs, and tables and plots of their results."""

@@ -1,4 +1,4 @@
-"""Another command of ours as a process, which is told when this one is told to stop."""
+"""Runs another command as a child process, and forwards signals to stop."""
 
 from collections.abc import Sequence
 import os
@@ -6,15 +6,16 @@ import signal
 import subprocess
 import sys
 
-STOPPED = 75  # exit code of main after a signal: saved, and the same command goes on
+STOPPED = 75  # main's exit code after a signal: it has saved, and the same command resumes.
 
 
 def execute(words: Sequence[str]) -> int:
-    """Runs a command to its end, tells it when this program is told to stop; its exit code.
+    """Runs a command, forwards signals to stop to it, and returns its exit code.
 
-    `STOPPED` if this program was told to stop and the command did not end well, whatever its code.
+    If this program was signaled and the command failed, the result is `STOPPED`, whatever its exit
+    code.
     """
-    # `python` of a launcher is the Python that runs this file.
+    # A launcher's `python` should be the Python that runs this file.
     path = os.pathsep.join((os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)))
     process, told = None, []
 
@@ -24,13 +25,13 @@ def execute(words: Sequence[str]) -> int:
             os.killpg(process.pid, signal.SIGTERM)
 
     numbers = [signal.SIGTERM, signal.SIGINT]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # Under nohup it is ignored.
         numbers.append(signal.SIGHUP)
     handlers = {number: signal.signal(number, tell) for number in numbers}
     try:
-        # In a session of its own it does not get Ctrl-C from the terminal as well.
+        # In its own session it does not get Ctrl-C from the terminal a second time.
         process = subprocess.Popen(words, env=os.environ | {"PATH": path}, start_new_session=True)
-        if told:  # while it was being started
+        if told:  # The signal came while the process was started.
             os.killpg(process.pid, signal.SIGTERM)
         code = process.wait()
         return STOPPED if told and code else code

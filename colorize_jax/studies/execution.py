@@ -1,4 +1,4 @@
-"""Runs what a study has not run yet."""
+"""Runs the runs of a study that are not done yet."""
 
 from collections.abc import Callable, Sequence
 import fnmatch
@@ -14,7 +14,7 @@ WAS_STOPPED = "was stopped; the same command goes on"
 
 
 def pick(study: Study, only: Sequence[str] = ()) -> list[Run]:
-    """The runs with these names, or patterns of them as a shell has them (`seg_*`); (): all."""
+    """The runs with these names, which may be shell patterns (`seg_*`); () means all."""
     return [
         run
         for run in study.runs()
@@ -23,7 +23,7 @@ def pick(study: Study, only: Sequence[str] = ()) -> list[Run]:
 
 
 def start_here(name: str, arguments: Sequence[str]) -> int:
-    """Trains on this machine; the exit code."""
+    """Trains on this machine and returns the exit code."""
     return execute([sys.executable, "-m", "colorize_jax.main", *arguments])
 
 
@@ -34,19 +34,20 @@ def go(
     start: Callable[[str, Sequence[str]], int] = start_here,
     check: bool = True,
 ) -> dict[str, str]:
-    """Runs what is not done, in order. A run that fails keeps only those that need it.
+    """Runs the runs that are not done, in order. If one fails, only runs that need it are skipped.
 
     Args:
-        place: the study.
+        place: the study in its folder.
         runs: some of its runs.
-        say: is told what is run.
-        start: gives the exit code of a run from its name and the arguments of
-            `python -m colorize_jax.main`.
-        check: whether the settings of a run that is done must be those of the study.
+        say: prints which run starts.
+        start: runs one run, given its name and the arguments of `python -m colorize_jax.main`, and
+            returns the exit code.
+        check: whether to check that runs that are done had the settings of the study.
 
     Returns:
-        What became of each, as the end of a sentence that begins with its name: `DONE`, "failed
-        with exit code 1", "waits: col is not done". None comes after one that `WAS_STOPPED`.
+        The state of every run, as the end of a sentence that begins with its name: `DONE`, "failed
+        with exit code 1", "waits: col is not done". After a run that `WAS_STOPPED` the others are
+        left out.
 
     Raises:
         ConfigError: a run that is done had other settings.
@@ -82,7 +83,7 @@ def _check_start(place: Workplace, run: Run) -> None:
 
 
 def _expected(place: Workplace, run: Run) -> str:
-    """How long the same run with another seed took."""
+    """The time that the same run took with another seed, as text."""
     stem = run.name.rpartition("-")[0]
     for other in place.study.runs():
         if stem and other.name.rpartition("-")[0] == stem and (found := place.results(other.name)):

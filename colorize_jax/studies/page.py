@@ -1,4 +1,4 @@
-"""The page of a study in Markdown: tables, plots, and the command behind every number."""
+"""Makes the page of a study in Markdown: tables, plots, and the command of every run."""
 
 from collections.abc import Sequence
 import re
@@ -11,7 +11,7 @@ from colorize_jax.training.results import markdown_table
 
 NOT_RUN = "not run"
 _MAIN = ("python", "-m", "colorize_jax.main")
-_WIDTH = 100  # of a line of a command
+_WIDTH = 100  # the width of a line of a command
 _COMMANDS = """
 From the root of the sources, with `DATA` and `STUDY` set to the folders of the data and of the
 study. Runs that differ in their seed alone are written once, and so is what the candidates of a
@@ -24,7 +24,7 @@ def page(place: Workplace, command: str) -> str:
 
     Args:
         place: the study in its folder.
-        command: that makes the page.
+        command: the command that makes the page.
     """
     study = place.study
     parts = [
@@ -45,7 +45,7 @@ def page(place: Workplace, command: str) -> str:
 
 
 def table(place: Workplace, section: Table) -> str:
-    """Rows with mean and standard deviation over the seeds."""
+    """A table with the mean and the standard deviation over the seeds in every row."""
     paper = [section.paper] if section.paper else []
     header, lines = ["row", *paper, section.ours, "seeds", "minutes a run", "runs"], []
     for row in section.rows:
@@ -66,7 +66,7 @@ def table(place: Workplace, section: Table) -> str:
 
 
 def spread(values: Sequence[float], not_run: str = "") -> str:
-    """Mean and standard deviation of scores, in percent."""
+    """The mean and the standard deviation of scores, in percent."""
     if not values:
         return f"{NOT_RUN}: {not_run}" if not_run else NOT_RUN
     mean = f"{100 * statistics.mean(values):.1f}"
@@ -106,7 +106,7 @@ def _points(place: Workplace, plot: Plot) -> str:
 
 
 def _appendix(place: Workplace, command: str) -> list[str]:
-    """What was run, on what, how long, and by which command."""
+    """The runs with their hardware, time and commands."""
     rows = []
     for run in place.study.runs():
         if not (found := place.results(run.name)):
@@ -134,7 +134,7 @@ def _appendix(place: Workplace, command: str) -> list[str]:
 
 
 def _search(place: Workplace, search: Search) -> str:
-    """A function of the shell with what all candidates share, and a line for each of them."""
+    """A shell function with the arguments that all candidates share, and one call for each."""
     candidates = [place.arguments(run)[:1] + place.arguments(run)[2:] for run in search.runs()]
     shared = [word for word in candidates[0] if all(word in words for words in candidates)]
     workdir = f"--workdir=$STUDY/{search.name}-$1"
@@ -146,8 +146,10 @@ def _search(place: Workplace, search: Search) -> str:
 
 
 def _command(place: Workplace, run: Run, study: str) -> str:
-    """One command for all seeds of a run, after the copies that a branch needs; that of the study
-    if it decides about settings of the run."""
+    """The command for all seeds of a run, after the copies that a branch needs.
+
+    It is the study's own command if the study decides settings of the run.
+    """
     seed = run.settings.get("seed")
     seeded = run.name.endswith(f"-{seed}")
     try:
@@ -166,7 +168,7 @@ def _command(place: Workplace, run: Run, study: str) -> str:
 
 
 def shell(words: Sequence[str]) -> str:
-    """A command for a shell in which DATA and STUDY are set, on lines of about 100 characters."""
+    """A command on lines of about 100 characters, for a shell with the variables DATA and STUDY."""
     lines = [""]
     for word in words:
         if not re.fullmatch(r"[\w%+,./:=@$-]+", word):

@@ -1,4 +1,4 @@
-"""What a study consists of: runs, searches for their schedules, tables and plots of them."""
+"""The parts of a study: runs, searches for schedules, tables and plots."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -15,15 +15,16 @@ class Run:
     """One training run.
 
     Attributes:
-        name: of its workdir in that of the study.
-        recipe: its name or the path of its file, with variants after a colon, as --config takes it.
-        settings: of the config, {"model.width": 0.25}. $DATA stands for the folder of the data.
-        start: an earlier run whose newest checkpoint it starts from, or NAME@STEP, a checkpoint.
-        search: the name of a `Search`: the settings of its best candidate are added, and the
-            schedule that was found for it is used.
-        branch: NAME@STEP: it does not start, but goes on from that checkpoint of an earlier run as
-            if it had been that run until then. Right where their settings make no difference
-            before, such as drops of the rate that come later.
+        name: the name of its workdir in the study's workdir.
+        recipe: the name or path of a recipe, with variants after a colon, as --config takes it.
+        settings: settings of the config, {"model.width": 0.25}. $DATA is the folder of the data.
+        start: an earlier run whose newest checkpoint it starts from, or one of its checkpoints as
+            NAME@STEP.
+        search: the name of a `Search`. The settings of its best candidate and the schedule that it
+            found are used.
+        branch: NAME@STEP. The run resumes from that checkpoint of an earlier run, as if it had been
+            that run until then. This is right only if their settings make no difference before
+            that step, such as later drops of the rate.
     """
 
     name: str
@@ -36,11 +37,11 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """Early stopping with several settings; the best by the held-out part of the training split.
+    """Early stopping with several settings; the held-out part of the training split decides.
 
     Attributes:
-        name, recipe, settings, start: as those of a run.
-        candidates: settings to choose from, each a run of its own, NAME-0, NAME-1, ...
+        name, recipe, settings, start: see `Run`.
+        candidates: the settings to choose from; each is a run, NAME-0, NAME-1, ...
     """
 
     name: str
@@ -50,7 +51,7 @@ class Search:
     start: str = ""
 
     def runs(self) -> list[Run]:
-        """One for every candidate."""
+        """The runs of all candidates."""
         mode = {"early_stopping.mode": "search"}
         return [
             Run(f"{self.name}-{i}", self.recipe, {**self.settings, **candidate, **mode}, self.start)
@@ -63,10 +64,10 @@ class Row:
     """One line of a table.
 
     Attributes:
-        label: what it is.
-        runs: names, the same thing with different seeds.
-        paper: the number of the paper, as it stands there.
-        not_run: why there are no runs.
+        label: the label of the line.
+        runs: the names of runs that differ only in their seed.
+        paper: the paper's number, as printed there.
+        not_run: the reason why there are no runs.
     """
 
     label: str
@@ -77,11 +78,11 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Gain:
-    """A line with the differences of two lines, seed by seed.
+    """A line with the differences between two lines, seed by seed.
 
     Attributes:
-        label: what it is.
-        runs, over: names, in the same order of seeds.
+        label: the label of the line.
+        runs, over: the names of runs, in the same order of seeds; `over` is subtracted.
     """
 
     label: str
@@ -91,16 +92,16 @@ class Gain:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows that are compared.
+    """A table of rows to compare.
 
     Attributes:
-        title: of the section.
-        text: what is shown; Markdown.
-        score: its name in results.json, shown in percent.
-        ours: head of the column of our numbers.
-        rows: in the order of the paper.
-        paper: head of the column of the paper's numbers; "": there is no such column.
-        seen: what came out, and why we think it did; written after the runs.
+        title: the title of the section.
+        text: the text before the table, in Markdown.
+        score: the name of the score in results.json; it is shown in percent.
+        ours: the heading of the column with our numbers.
+        rows: the rows, in the order of the paper.
+        paper: the heading of the column with the paper's numbers; "" leaves the column out.
+        seen: the text after the table: the results and our explanation.
     """
 
     title: str
@@ -114,14 +115,14 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-    """Training curves over the photos seen, above what snapshots along the way are worth.
+    """A plot of training curves over the photos seen, and of the scores of snapshots below it.
 
     Attributes:
-        title, text, seen: as those of a table.
-        file: name of the PNG.
-        curves: {label: run}; their training loss, with a mark at every drop of the rate.
-        score: of the runs in `points`, in percent.
-        points: {label: {photos seen: names of runs with different seeds}}.
+        title, text, seen: see `Table`.
+        file: the name of the PNG.
+        curves: {label: run}; the training loss is drawn, with a mark at every drop of the rate.
+        score: the name of the score of the runs in `points`; it is shown in percent.
+        points: {label: {photos seen: names of runs that differ only in their seed}}.
     """
 
     title: str
@@ -135,13 +136,13 @@ class Plot:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """All of it.
+    """A whole study.
 
     Attributes:
-        title: of the page.
-        text: what it is about; Markdown.
-        steps: runs and searches in the order in which they are run.
-        sections: of the page.
+        title: the title of the page.
+        text: the introduction, in Markdown.
+        steps: runs and searches, in the order in which they are run.
+        sections: the tables and plots of the page.
     """
 
     title: str
@@ -150,7 +151,7 @@ class Study:
     sections: Sequence[Table | Plot]
 
     def runs(self) -> list[Run]:
-        """All runs, those of the searches included, in order."""
+        """All runs in order, including those of the searches."""
         steps = ([step] if isinstance(step, Run) else step.runs() for step in self.steps)
         return [run for runs in steps for run in runs]
 
@@ -160,7 +161,7 @@ class Study:
 
 
 def seeded(run: Run, seeds: Sequence[int]) -> list[Run]:
-    """The same run with several seeds, called NAME-SEED."""
+    """The same run with several seeds; their names are NAME-SEED."""
     return [
         dataclasses.replace(run, name=f"{run.name}-{seed}", settings={**run.settings, "seed": seed})
         for seed in seeds
@@ -168,7 +169,7 @@ def seeded(run: Run, seeds: Sequence[int]) -> list[Run]:
 
 
 def check(study: Study) -> None:
-    """ConfigError, by name, if a run is there twice, or one is named that does not come before."""
+    """ConfigError that names a run if it occurs twice or is used before it is defined."""
     known, searches = set(), set()
     for step in study.steps:
         before = step.start.partition("@")[0]

@@ -1,4 +1,4 @@
-"""Training curves and the worth of snapshots along them, as a PNG."""
+"""Draws training curves and the scores of snapshots as a PNG."""
 
 import pathlib
 import statistics
@@ -7,11 +7,11 @@ from colorize_jax.errors import ConfigError
 from colorize_jax.studies.plan import Plot
 from colorize_jax.studies.workplace import Workplace
 
-_SMOOTH = 0.9  # of the running average that is drawn over the raw curve
+_SMOOTH = 0.9  # the decay of the running average that is drawn over the raw curve
 
 
 def draw(place: Workplace, plot: Plot, path: pathlib.Path) -> None:
-    """Writes the picture; what was not run is left out.
+    """Writes the picture; runs that are not done are left out.
 
     Raises:
         ConfigError: matplotlib is not installed.

@@ -1,4 +1,4 @@
-"""Where the runs of a study lie, what became of them, and the command behind each."""
+"""A study in its folder: the results, settings and commands of its runs."""
 
 from collections.abc import Iterable, Mapping
 import dataclasses
@@ -16,14 +16,14 @@ from colorize_jax.studies.plan import Plot, Run, Search, Study
 from colorize_jax.training import early_stopping, known, report, results, same_run
 
 _METRICS = "metrics.jsonl"
-# What a page, and a run that takes a schedule, are made of.
+# The files that a page is made of; a run that takes over a schedule reads them too.
 _RECORDS = ("config.json", results.FILE, early_stopping.FILE)
-# Settings that say where something lies and not what is computed.
+# Settings that are paths, which do not change what is computed.
 _PLACES = ("init_from", "data.source", "data.sbd", "schedule_from")
 
 
 class NotYet(ColorizeError):
-    """A run needs another one first."""
+    """A run needs another run that is not done."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Workplace:
     """A study in its folder.
 
     Attributes:
-        study: checked.
-        workdir: holds one folder for every run.
-        data: what $DATA stands for; "" if it is not known.
+        study: the study, which `plan.check` has passed.
+        workdir: the folder that holds one folder for every run.
+        data: the folder that $DATA stands for; "" if unknown.
     """
 
     study: Study
@@ -41,7 +41,7 @@ class Workplace:
     data: str = ""
 
     def results(self, name: str, score: str = "") -> dict | None:
-        """What results.json of a run holds, or None; ColorizeError if it is damaged, or a score."""
+        """The content of a run's results.json, or None; ColorizeError if it is damaged."""
         path = self.workdir / name / results.FILE
         try:
             return json_files.read(
@@ -54,9 +54,9 @@ class Workplace:
             return None
 
     def score(self, name: str, score: str) -> float | None:
-        """One number of a run that is done; None if it is not, or has no such number.
+        """A score of a run; None if the run is not done or the score is not a number.
 
-        ColorizeError if it is done and knows no such score.
+        ColorizeError if the run is done and has no score of that name.
         """
         found = self.results(name, score)
         if found is None:
@@ -67,12 +67,12 @@ class Workplace:
         return found[score]
 
     def metrics(self, name: str) -> list[dict]:
-        """The rows of metrics.jsonl of a run that can be read; none if there is no such file."""
+        """The readable rows of a run's metrics.jsonl; none if there is no such file."""
         good, _ = json_files.rows(self.workdir / name / _METRICS, report.ROW)
         return [row for _, row in good]
 
     def copy_records(self, folder: pathlib.Path) -> None:
-        """What pages are made of, of every run that is done; the rest of a run is left out."""
+        """Copies the files that a page is made of, for every run that is done."""
         plots = (section for section in self.study.sections if isinstance(section, Plot))
         curves = {name for plot in plots for name in plot.curves.values()}
         for run in self.study.runs():
@@ -85,7 +85,7 @@ class Workplace:
                     shutil.copyfile(there / name, here / name)
 
     def best(self, names: Iterable[str]) -> str:
-        """The one of these runs with the best score; "" if none of them is done and has one."""
+        """The name of the run with the best score; "" if no run is done and has a score."""
         metrics = {name: found["metric"] for name in names if (found := self.results(name))}
         signed = {
             name: metric["value"] * (1 if metric["higher_is_better"] else -1)
@@ -95,7 +95,7 @@ class Workplace:
         return max(signed, key=signed.get, default="")
 
     def chosen(self, search: Search) -> tuple[str, Mapping[str, Any]]:
-        """The best candidate of a search, its name and settings; NotYet before all are done."""
+        """The name and the settings of a search's best candidate; NotYet before all are done."""
         candidates = {
             run.name: candidate
             for run, candidate in zip(search.runs(), search.candidates, strict=True)
@@ -109,7 +109,7 @@ class Workplace:
         return best, candidates[best]
 
     def settings(self, run: Run) -> dict[str, Any]:
-        """All settings of a run, in terms of $DATA and $STUDY; NotYet if a search is missing."""
+        """All settings of a run, with $DATA and $STUDY in paths; NotYet if a search is not done."""
         settings = dict(run.settings)
         if run.start:
             name, _, step = run.start.partition("@")
@@ -122,16 +122,16 @@ class Workplace:
         return settings
 
     def copies(self, run: Run) -> dict[str, str]:
-        """What a branch takes from the run that it leaves, {from: to}, in terms of $STUDY."""
+        """The files that a branch copies from its origin, {from: to}, with $STUDY in paths."""
         if not run.branch:
             return {}
         encoder, _, step = run.branch.partition("@")
-        # The checkpoint last: with it the run has begun.
+        # The checkpoint comes last, because it marks the run as begun.
         names = (_METRICS, f"{reading.FOLDER}/{step}")
         return {f"$STUDY/{encoder}/{name}": f"$STUDY/{run.name}/{name}" for name in names}
 
     def branch_off(self, run: Run) -> None:
-        """Copies them, unless the run has begun; ConfigError if the checkpoint is not there."""
+        """Copies those files unless the run has begun; ConfigError if the checkpoint is missing."""
         if reading.step_folders(self.workdir / run.name / reading.FOLDER):
             return
         for source, target in self.copies(run).items():
@@ -145,12 +145,12 @@ class Workplace:
             os.replace(draft, here)
 
     def arguments(self, run: Run) -> list[str]:
-        """Of `python -m colorize_jax.main`, in terms of $DATA and $STUDY."""
+        """The arguments of `python -m colorize_jax.main`, with $DATA and $STUDY in paths."""
         flags = [f"--config.{name}={shown(value)}" for name, value in self.settings(run).items()]
         return [f"--config={run.recipe}", f"--workdir=$STUDY/{run.name}", *flags]
 
     def command(self, run: Run) -> list[str]:
-        """The arguments with the folders in them; ConfigError if $DATA is not known."""
+        """The arguments with the real folders; ConfigError if $DATA is unknown."""
         arguments = self.arguments(run)
         if not self.data and any("$DATA" in argument for argument in arguments):
             raise ConfigError(f"{run.name} reads $DATA: name the folder of the data with --data=")
@@ -160,7 +160,7 @@ class Workplace:
         return text.replace("$DATA", self.data).replace("$STUDY", str(self.workdir))
 
     def check_same(self, run: Run) -> None:
-        """ConfigError, by setting, if the folder of a run that is done holds another one."""
+        """ConfigError that names the settings if a run that is done had other settings."""
         changes = [f"{n}={shown(v)}" for n, v in self.settings(run).items()]
         wanted = load_config(run.recipe, [self._placed(change) for change in changes])
         path = self.workdir / run.name / "config.json"
@@ -182,5 +182,5 @@ class Workplace:
 
 
 def shown(value) -> str:
-    """The value of a setting as the command line takes it."""
+    """The value of a setting in the syntax of the command line."""
     return repr(value).replace(" ", "") if isinstance(value, tuple) else str(value)

@@ -1,1 +1,1 @@
-"""Pretrained weights made fit for transfer: other numbers, the same function."""
+"""Adapts pretrained weights for transfer: the numbers change, the function stays the same."""

@@ -1,4 +1,4 @@
-"""Batch norm absorbed into the weights and biases before it."""
+"""Absorbs batch norm into the weights and biases of the layer before it."""
 
 from typing import Any
 
@@ -11,22 +11,22 @@ Tree = dict[str, Any]
 
 
 def absorb_batch_norm(params: Tree, batch_stats: Tree) -> Tree:
-    """An encoder's parameters that compute, without batch norm, what they did before it.
+    """Parameters of an encoder that compute without batch norm what they computed with it.
 
-    W / sigma and (b - mean) / sigma with sigma = sqrt(variance + 1e-5), per output channel: what
-    parameter-free batch norm does with its running averages.
+    They are W / sigma and (b - mean) / sigma with sigma = sqrt(variance + 1e-5) of each output
+    channel. This is what batch norm without parameters computes with its running averages.
 
     Args:
         params: {"conv1_1": {"kernel": [..., out], "bias": [out]}, ...}.
-        batch_stats: {"batch_conv1_1": {"mean": [out], "var": [out], "count"}, ...}; a layer without
-            statistics stays as it is.
+        batch_stats: {"batch_conv1_1": {"mean": [out], "var": [out], "count"}, ...}. A layer without
+            statistics is not changed.
 
     Returns:
-        As `params`.
+        Parameters like `params`.
 
     Raises:
-        CheckpointError: there are statistics of a layer that is not in `params`; so there are in a
-            ResNet, whose batch norm has parameters of its own and stays.
+        CheckpointError: `params` lack a layer that has statistics. This includes every ResNet,
+            whose batch norm has its own parameters and is kept.
     """
     absorbed = dict(params)
     for name, stats in batch_stats.items():

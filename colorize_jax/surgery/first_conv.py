@@ -1,4 +1,4 @@
-"""The first convolution for color in place of gray, and the other way around."""
+"""Converts the first convolution from gray to color and back, and to another scale of input."""
 
 import jax
 import jax.numpy as jnp
@@ -8,18 +8,18 @@ from colorize_jax.errors import CheckpointError
 
 
 def to_color(kernel: jax.Array) -> jax.Array:
-    """[h, w, 1, out] -> [h, w, 3, out], which answers to gray in all three channels as before.
+    """[h, w, 1, out] -> [h, w, 3, out], with the same output for gray in all three channels.
 
-    CheckpointError unless the kernel reads one channel.
+    CheckpointError if the kernel does not read one channel.
     """
     _check(kernel, 1)
     return jnp.repeat(kernel, 3, axis=2) / 3
 
 
 def to_gray(kernel: jax.Array) -> jax.Array:
-    """[h, w, 3, out] -> [h, w, 1, out], which answers as before to gray in all three channels.
+    """[h, w, 3, out] -> [h, w, 1, out], with the same output as for gray in all three channels.
 
-    CheckpointError unless the kernel reads three channels.
+    CheckpointError if the kernel does not read three channels.
     """
     _check(kernel, 3)
     return kernel.sum(axis=2, keepdims=True)
@@ -28,17 +28,17 @@ def to_gray(kernel: jax.Array) -> jax.Array:
 def refit(
     kernel: np.ndarray, scale: float | np.ndarray, shift: float | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A first convolution made for the input scale x + shift, which from now on reads x.
+    """Converts a first convolution that reads scale x + shift into one that reads x.
 
-    Exact inside; at the border the zeros around the map stand for x = 0 from now on, not for
-    scale x + shift = 0.
+    It is exact except at the border: the padding's zeros now mean x = 0, and meant
+    scale x + shift = 0 before.
 
     Args:
         kernel: [h, w, in, out].
         scale, shift: numbers, or one for every channel of the input, [in].
 
     Returns:
-        The kernel, and the constant [out] that goes into the bias; both float32.
+        The kernel, and the constant [out] to add to the bias; both float32.
     """
     wide = np.asarray(kernel, np.float64)
     per_channel = (np.broadcast_to(x, wide.shape[2])[:, None] for x in (scale, shift))

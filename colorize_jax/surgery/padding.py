@@ -1,4 +1,4 @@
-"""What stands around a map, so that units at the border of a photo see nothing unusual there."""
+"""Replaces the zeros of padding by usual activations, so that borders of photos look normal."""
 
 from collections.abc import Mapping, Sequence
 import itertools
@@ -13,22 +13,23 @@ from colorize_jax.models.layers import Conv
 
 
 def borders(params: dict[str, Any], layers: Sequence[str]) -> dict[str, jax.Array]:
-    """What each layer reads of a featureless place: ReLU of the bias of the layer below.
+    """The input of each layer at a place without features: ReLU of the bias of the layer below.
 
-    In place of the zeros of the padding, which are far from what is usual once batch norm is
-    absorbed (footnote 3 of the paper). For looking at activations; transfer gains nothing from it.
-    AlexNet's LRN is left out: on activations of unit scale it changes next to nothing.
+    It replaces the padding's zeros, which are unusual values once batch norm is absorbed (footnote
+    3 of the paper). It is meant for the analysis of activations; transfer gains nothing from it.
+    AlexNet's LRN is ignored, because it hardly changes activations of unit scale.
 
     Args:
-        params: of an encoder whose batch norm is absorbed, {layer: {"kernel", "bias"}}.
-        layers: of the encoder, each the input of the next; poolings in between change nothing.
+        params: parameters of an encoder with absorbed batch norm, {layer: {"kernel", "bias"}}.
+        layers: the encoder's layers, each the input of the next; poolings between them change
+            nothing.
 
     Returns:
-        {layer: [channels of its input]} for `apply`; not for the first layer, which reads the
+        {layer: [channels of its input]} for `apply`, without the first layer, which reads the
         photo.
 
     Raises:
-        CheckpointError: a layer has no bias, as those of a ResNet, whose batch norm stays.
+        CheckpointError: a layer has no bias, as in a ResNet, whose batch norm is kept.
     """
     if missing := [layer for layer in layers[:-1] if "bias" not in params.get(layer, ())]:
         raise CheckpointError(
@@ -44,20 +45,20 @@ def borders(params: dict[str, Any], layers: Sequence[str]) -> dict[str, jax.Arra
 def apply(
     encoder: nn.Module, params: dict[str, Any], x: jax.Array, borders: Mapping[str, jax.Array]
 ) -> dict[str, jax.Array]:
-    """`encoder.apply` with other padding: constants stand around the input of some convolutions.
+    """`encoder.apply`, but some convolutions are padded with constants and not with zeros.
 
     Args:
-        encoder: whose convolutions are `models.layers.Conv`.
-        params: of the encoder.
+        encoder: an encoder whose convolutions are `models.layers.Conv`.
+        params: the encoder's parameters.
         x: its input, [batch, height, width, channels].
-        borders: {layer: [channels of its input]}, as `borders` gives them.
+        borders: {layer: [channels of its input]}, as `borders` returns it.
 
     Returns:
-        What the encoder returns: {layer: [batch, h, w, channels]}.
+        The encoder's activations: {layer: [batch, h, w, channels]}.
 
     Raises:
-        ConfigError: a convolution that is named has no padding around it, as in a classifier; the
-            network keeps its batch norm.
+        ConfigError: a convolution in `borders` has no padding, as in a classifier; or the network
+            keeps its batch norm.
     """
     if not getattr(encoder, "absorbs", True):
         raise ConfigError(
@@ -75,7 +76,7 @@ def apply(
                 f"{conv.name} has padding {conv.padding!r} and stride {conv.stride}: constants can "
                 "stand only in place of the padding 'SAME' of a stride of 1"
             )
-        # Without its name, so that it is not surrounded once more.
+        # The clone has no name, so that it is not padded a second time.
         unpadded = conv.clone(parent=None, name=None, padding="VALID")
         return unpadded.apply(conv.variables, _surround(*args, border, conv.kernel_size))
 
@@ -84,7 +85,7 @@ def apply(
 
 
 def _surround(x: jax.Array, border: jax.Array, kernel_size: int) -> jax.Array:
-    """[batch, h, w, channels] in a ring of constants [channels], as wide as SAME's zeros."""
+    """Pads [batch, h, w, channels] with constants [channels], as wide as SAME's zeros."""
     ring = ((kernel_size - 1) // 2, kernel_size // 2)
     edges = ((0, 0), ring, ring, (0, 0))
     inside = jnp.pad(jnp.ones((1, *x.shape[1:3], 1), bool), edges)

@@ -1,4 +1,4 @@
-"""Layers rescaled so that their activations have unit variance."""
+"""Rescales layers so that their activations have unit variance."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,31 +11,32 @@ from colorize_jax.errors import CheckpointError, ConfigError, DataError
 
 Tree = dict[str, Any]
 
-# Variation below this share of the activations' size may be nothing but rounding.
+# A smaller variation, as a share of the activations' size, may be only rounding.
 _ROUNDING = 1e-4
 
 
 def rebalance(encoder, params: Tree, batches: Iterable) -> tuple[Tree, dict[str, float]]:
     """Parameters with which every layer's activation has a standard deviation of one.
 
-    For networks trained without batch norm, such as those from ImageNet, whose activations have
-    scales that the rates of transfer do not suit. With m = 1 / std of a layer's activation (a
-    scalar over images, positions and channels), W becomes W m / m_below and b becomes b m. ReLU,
-    pooling and dropout are positively homogeneous, so the activation becomes m times what it was
-    and nothing else changes. Local response norm is not homogeneous, and blocks that are added to
-    what they read cannot have a scale of their own: such networks are refused.
+    It is for networks trained without batch norm, for example on ImageNet, because the rates of
+    transfer do not suit the scales of their activations. With m = 1 / std of a layer's activation
+    (a scalar over images, positions and channels), W becomes W m / m_below and b becomes b m. ReLU,
+    pooling and dropout are positively homogeneous, so the activation is multiplied by m and nothing
+    else changes. Networks with local response norm, which is not homogeneous, are refused. So are
+    networks whose blocks are added to their input, because a sum needs equal scales.
 
     Args:
-        encoder: Linen module without batch norm; its `layers` feed each other in that order.
-        params: of the encoder, {layer: {"kernel", "bias"}}.
-        batches: network inputs [batch, height, width, channels]; a hundred photos or more. They are
-            read once: rescaling is exact, so that all layers can be measured on the old weights.
+        encoder: a Linen module without batch norm; each of its `layers` reads the previous one.
+        params: the encoder's parameters, {layer: {"kernel", "bias"}}.
+        batches: network inputs [batch, height, width, channels] of a hundred photos or more. They
+            are read once: rescaling is exact, so all layers can be measured with the old weights.
 
     Returns:
-        The new parameters, and {layer: m}: whatever read the old top layer divides by its m.
+        The new parameters, and {layer: m}. A head that read the old top layer must divide its
+        input by the top layer's m.
 
     Raises:
-        CheckpointError: names a layer whose activation is constant or not finite.
+        CheckpointError: the activation of a layer is constant or not finite; the message names it.
         ConfigError: the network cannot be rebalanced; see `check`.
         DataError: there is no batch.
     """
@@ -46,7 +47,7 @@ def rebalance(encoder, params: Tree, batches: Iterable) -> tuple[Tree, dict[str,
         maps = encoder.apply({"params": params}, gray)
         return {name: _row_moments(maps[name]) for name in encoder.layers}
 
-    # Rows of a map are short enough for float32; their sums are not.
+    # Statistics of one row are exact enough in float32, but sums over all rows are not.
     sums = {name: np.zeros(3) for name in encoder.layers}
     for batch in batches:
         for name, moments in jax.device_get(rows(params, batch)).items():
@@ -59,7 +60,7 @@ def rebalance(encoder, params: Tree, batches: Iterable) -> tuple[Tree, dict[str,
             raise DataError("there are no photos to measure the activations on for rebalancing")
         mean, square = total / count, squares / count
         std = np.sqrt(np.maximum(square - mean**2, 0))
-        if not std > _ROUNDING * np.sqrt(square):  # nor is what is not finite
+        if not std > _ROUNDING * np.sqrt(square):  # A std that is not finite fails too.
             raise CheckpointError(
                 f"the activation of {name} has mean {mean:.3g} and standard deviation {std:.3g} on "
                 "these photos and cannot be rebalanced: look at the checkpoint, or leave it as it "
@@ -73,7 +74,7 @@ def rebalance(encoder, params: Tree, batches: Iterable) -> tuple[Tree, dict[str,
 
 
 def check(encoder) -> None:
-    """ConfigError unless rescaled layers can be made up for in the layers above them."""
+    """ConfigError if the layers above cannot compensate for rescaled layers."""
     problem = ""
     if getattr(encoder, "norm", "none") != "none":
         problem = (
@@ -90,6 +91,6 @@ def check(encoder) -> None:
 
 
 def _row_moments(x: jax.Array) -> tuple[int, jax.Array, jax.Array]:
-    """Number of values, mean and variance of every row of [batch, h, w, channels]."""
+    """The number of values, and the mean and variance of every row of [batch, h, w, channels]."""
     x = x.astype(jnp.float32)
     return x.shape[2] * x.shape[3], x.mean((2, 3)), x.var((2, 3))

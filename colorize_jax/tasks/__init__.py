@@ -1,1 +1,1 @@
-"""Tasks: what to predict and how wrong a prediction is."""
+"""Tasks: the targets, the loss and the scores of what a network learns."""

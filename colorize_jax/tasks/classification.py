@@ -16,12 +16,12 @@ SETTINGS = {
     "classes": 0,  # The number of classes. 0 takes that of the data.
 }
 NO_CLASS = -1
-# Step-wise is the one that counts; the two others are what VOC 2007 and the release report.
+# The step-wise average precision is the score. VOC 2007 and the release report the other two.
 _KINDS = {"step": "", "voc11": "_voc11", "trapezoid": "_trapezoid"}
 
 
 def make_task(config, encoder, facts: Facts) -> Task:
-    """A linear layer on the encoder's top, as `config.task.loss` says: "softmax" or "sigmoid"."""
+    """A linear classifier on the encoder's top, with the loss `config.task.loss`."""
     number, crop = config.task.classes, config.data.crop
     _check(config)
     kind = {"softmax": _OneClass, "sigmoid": _ManyClasses}[config.task.loss](
@@ -46,7 +46,7 @@ def make_task(config, encoder, facts: Facts) -> Task:
 
     def logits_of(variables, batch):
         image = batch["image"]
-        if image.ndim == 5:  # several crops of each photo: the mean of their logits
+        if image.ndim == 5:  # Logits are averaged over the crops of a photo.
             photos, crops = image.shape[:2]
             logits = model.apply(variables, network_input(image.reshape(-1, *image.shape[2:])))
             return logits.reshape(photos, crops, -1).mean(1)
@@ -69,7 +69,7 @@ def make_task(config, encoder, facts: Facts) -> Task:
     def pictures(variables, batch):
         del variables
         image = batch["image"]
-        return image[:, :1] if image.ndim == 5 else image[:, None]  # of several crops the first
+        return image[:, :1] if image.ndim == 5 else image[:, None]  # Only the first crop is shown.
 
     evaluator = Evaluator(
         on_batch=evaluate,
@@ -91,15 +91,15 @@ def make_task(config, encoder, facts: Facts) -> Task:
 def positions_inside(
     size: jax.Array, canvas: tuple[int, int], centers: Callable[[int], np.ndarray]
 ) -> jax.Array:
-    """Which cells of the top map lie over the photo in the middle of a canvas.
+    """Marks the cells of the top map that lie over the photo in the middle of a canvas.
 
     Args:
-        size: [batch, 2] (height, width) of the photos.
-        canvas: of the padded photos.
-        centers: of the cells along a side of so many pixels, in pixels: an encoder's `top_centers`.
+        size: (height, width) of the photos, [batch, 2].
+        canvas: (height, width) of the padded photos.
+        centers: an encoder's `top_centers`: side in pixels -> centers of the cells in pixels.
 
     Returns:
-        [batch, h, w] bool: the center of the cell is a pixel of the photo.
+        bool [batch, h, w]: whether the center of the cell is a pixel of the photo.
     """
 
     def along(axis):
@@ -138,7 +138,7 @@ class _OneClass:
             "truth": labels,
             "predicted": logits.argmax(-1),
             "chance": chances.max(-1),
-            "score": own,  # the chance that the network gives to the truth
+            "score": own,  # the probability of the true class
         }
         return sums, rows
 
@@ -157,7 +157,7 @@ class _OneClass:
 
 
 class _ManyClasses:
-    """Photos with any number of classes, 1, or -1 without, or 0 where that is hard to say."""
+    """Photos with any number of classes: a label is 1 (present), -1 (absent) or 0 (difficult)."""
 
     score = Score("map", higher=True)
 

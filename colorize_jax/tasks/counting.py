@@ -1,4 +1,4 @@
-"""Counting: the things in a photo are as many as those in its four quarters together.
+"""Counting: a photo contains as many things as its four quarters together.
 
 After Noroozi, Pirsiavash and Favaro, "Representation Learning by Learning to Count" (ICCV 2017).
 """
@@ -16,33 +16,33 @@ from colorize_jax.tasks import evaluators
 from colorize_jax.tasks.task import Facts, Task, chosen_layer
 
 SETTINGS = {
-    "counts": 1000,  # How many kinds of things are counted.
-    "margin": 10.0,  # Another photo must differ by so much, in the square of the distance.
-    # The share of the photos that lose their color, in which lenses leave traces.
+    "counts": 1000,  # The number of kinds of things that are counted.
+    "margin": 10.0,  # The counts of another photo must differ by this squared distance.
+    # The share of the photos that become gray, because lenses leave traces in the colors.
     "gray": 0.67,
     # The layer of the encoder that is read. "": its top.
     "layer": "",
-    "grid": 1,  # The layer is averaged to so many cells a side before things are counted.
+    "grid": 1,  # The layer is averaged to this many cells a side before things are counted.
 }
-# The ways of shrinking a photo. One is drawn for each, so that the network cannot recognize it.
+# One of these filters is drawn for each photo, so that the network cannot recognize shrinking.
 _FILTERS = ("linear", "cubic", "lanczos3", "box")
 
 
 def count_losses(
     whole: jax.Array, quarters: jax.Array, other: jax.Array, margin: float
 ) -> dict[str, jax.Array]:
-    """Losses of photos whose counts are these, each [batch].
+    """The losses of photos with these counts, [batch] each.
 
     Args:
-        whole: [batch, counts] of the shrunk photo.
-        quarters: [batch, 4, counts] of its quarters.
-        other: [batch, counts] of another photo, shrunk.
+        whole: counts of the shrunk photo, [batch, counts].
+        quarters: counts of its quarters, [batch, 4, counts].
+        other: counts of another shrunk photo, [batch, counts].
         margin: see `SETTINGS`.
 
     Returns:
-        "loss" = "loss_same" + "loss_other": the squared distance of the photo from the sum of its
-        quarters, and by how much that of the other photo falls short of the margin. Each is one
-        number for a pair, and not one for every count.
+        "loss_same", the squared distance between the photo and the sum of its quarters; and
+        "loss_other", by how much the squared distance of the other photo is below the margin; and
+        their sum "loss". Distances are summed over all counts.
     """
     total = quarters.astype(jnp.float32).sum(1)
     same = jnp.square(whole - total).sum(-1)
@@ -51,9 +51,9 @@ def count_losses(
 
 
 def partners(valid: jax.Array) -> jax.Array:
-    """For every row of a batch the next one that counts, the first after the last: int32 [batch].
+    """The next valid row for every row of a batch (after the last, the first): int32 [batch].
 
-    A row is its own partner only if no other one counts.
+    A row is its own partner only if no other row is valid.
     """
     valid, batch = jnp.asarray(valid), len(valid)
     later = (jnp.arange(batch)[:, None] + jnp.arange(1, batch)) % batch
@@ -63,7 +63,7 @@ def partners(valid: jax.Array) -> jax.Array:
 
 
 def shrunk(key: jax.Array, rgb: jax.Array) -> jax.Array:
-    """A photo [2 n, 2 n, channels] at half its size, by a filter that is drawn."""
+    """A photo [2 n, 2 n, channels] at half its size, by a random filter."""
     height, width, channels = rgb.shape
     shape = (height // 2, width // 2, channels)
 
@@ -77,22 +77,22 @@ def shrunk(key: jax.Array, rgb: jax.Array) -> jax.Array:
 
 
 def quartered(rgb: jax.Array) -> jax.Array:
-    """[2 n, 2 n, channels] -> its quarters in raster order, [4, n, n, channels]."""
+    """Cuts [2 n, 2 n, channels] into quarters in raster order, [4, n, n, channels]."""
     side, channels = rgb.shape[0] // 2, rgb.shape[-1]
     return rgb.reshape(2, side, 2, side, channels).swapaxes(1, 2).reshape(4, side, side, channels)
 
 
 class CountingNetwork(nn.Module):
-    """Encoder -> one layer, averaged to a grid -> linear -> ReLU: counts of a view.
+    """Encoder -> one layer, averaged to a grid -> linear -> ReLU: the counts of a view.
 
-    All views of a batch go through it together: batch norm of whole photos by themselves would tell
-    them from quarters.
+    All views of a batch pass through it together. Separate batch norm would tell whole photos from
+    quarters.
 
     Attributes:
         encoder: see `models.encoder`.
         head: features -> counts.
-        layer: of the encoder.
-        grid: cells a side.
+        layer: the name of the encoder's layer.
+        grid: the number of cells a side.
     """
 
     encoder: nn.Module
@@ -109,7 +109,7 @@ class CountingNetwork(nn.Module):
 
 
 def make_task(config, encoder, facts: Facts) -> Task:
-    """Whole, four quarters, and the next photo of the batch as the other one."""
+    """Counts of the whole photo, of its quarters, and of the next photo in the batch."""
     del facts
     settings = config.task
     layer = chosen_layer(config, encoder)
@@ -143,7 +143,7 @@ def make_task(config, encoder, facts: Facts) -> Task:
         del variables
         keys = jax.vmap(jax.random.key)(batch["photo"])
         found = jax.vmap(views)(keys, batch["image"])
-        # Each at the size of the photo, for a row of equal panels; the pixels are repeated.
+        # Pixels are repeated, so that all panels have the size of the photo.
         large = jnp.clip(found, 0, 1).repeat(2, 2).repeat(2, 3)
         large = jnp.round(large * 255).astype(jnp.uint8)
         return jnp.concatenate([batch["image"][:, None], large], 1)

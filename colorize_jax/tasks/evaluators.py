@@ -1,4 +1,4 @@
-"""Ways to look at a network that several tasks share."""
+"""Evaluators that several tasks share."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,13 +20,13 @@ def held_out(
     pictures: Callable[[Tree, Batch], jax.Array] | None = None,
     panels: tuple[str, ...] = (),
 ) -> Evaluator:
-    """The loss of a task, and all its parts, on held-out photos, by the network not in training.
+    """An evaluator that gives the task's loss and its parts on held-out photos.
 
-    Where outputs are logits [batch, ..., classes], and the targets have "labels" [batch, ...] of
-    whole numbers, "accuracy" is the share of answers whose largest logit is the label's.
+    If the outputs are logits [batch, ..., classes] and the targets have integer "labels"
+    [batch, ...], it also gives "accuracy", the share of largest logits that are the label's.
 
     Args:
-        model, prepare, loss: of the `Task`.
+        model, prepare, loss: those of the `Task`.
         pictures, panels: see `Evaluator`.
     """
 

@@ -1,7 +1,7 @@
-"""Instance discrimination: which photo of all is this? (Wu, Xiong, Yu, Lin, CVPR 2018).
+"""Instance discrimination: recognize every single photo (Wu, Xiong, Yu, Lin, CVPR 2018).
 
-Every photo is a class of its own. Instead of weights for each class there is a bank with the last
-feature of each photo, and the answer is the similarity of the new feature to all of them.
+Every photo is its own class. In place of weights for each class, a memory bank holds the last
+feature of each photo. The logits are the similarities of a new feature to the bank.
 """
 
 import flax.linen as nn
@@ -21,20 +21,20 @@ SETTINGS = {
     # "nce" (noise-contrastive estimation) compares each photo with some that are drawn, "softmax"
     # with all of them, which suits thousands of photos.
     "loss": "nce",
-    "negatives": 4096,  # How many photos "nce" draws for each row, with replacement.
+    "negatives": 4096,  # The number of photos that "nce" draws for each row, with replacement.
     "temperature": 0.07,  # Similarities are divided by it.
     "momentum": 0.5,  # The share of the old feature in a photo's row of the bank.
-    # Brightness, contrast and saturation change by a factor of up to 1 ± so much, the hue by so
-    # much of a turn. Without it the colors alone tell which photo it is.
+    # Brightness, contrast and saturation are multiplied by a factor within 1 ± this number, and the
+    # hue is turned by up to this share of a turn. Otherwise colors alone would identify a photo.
     "jitter": 0.4,
-    "gray": 0.2,  # The share of the training crops that lose their color.
+    "gray": 0.2,  # The share of the training crops that become gray.
 }
-# With a colder softmax the sum of exp(similarity / temperature) over a large bank overflows.
+# At a lower temperature the sum of exp(similarity / temperature) over a large bank overflows.
 _COLDEST = 0.02
 
 
 def unit(x: jax.Array) -> jax.Array:
-    """Vectors [..., dimensions], each divided by its length; zeros stay zeros."""
+    """Normalizes vectors [..., dimensions] to unit length; zeros stay zeros."""
     return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-24))
 
 
@@ -43,47 +43,49 @@ def updated(
 ) -> jax.Array:
     """The bank after a batch: unit(momentum * old + (1 - momentum) * feature) for its photos.
 
-    A photo that comes twice starts from the old row both times, and the later place in the batch
-    wins: no row is written twice, which accelerators would do in any order.
+    If a photo occurs twice in a batch, only its last place updates the bank. Otherwise a row would
+    be written twice, and accelerators do that in no fixed order.
 
     Args:
-        bank: [photos, dimensions], unit vectors.
-        photo: [batch] rows of the bank.
-        features: [batch, dimensions], unit vectors.
-        valid: [batch] bool; a row that is not changes nothing.
-        momentum: share of the old row.
+        bank: unit vectors, [photos, dimensions].
+        photo: rows of the bank, [batch].
+        features: unit vectors, [batch, dimensions].
+        valid: bool [batch]; invalid rows change nothing.
+        momentum: the share of the old row.
     """
     batch = jnp.arange(len(photo))
     later = (photo[:, None] == photo) & (batch[:, None] < batch) & valid
     new = unit(momentum * bank[photo] + (1 - momentum) * features)
-    # A row that does not count goes to a place of its own behind the bank, where it is dropped.
+    # Such a row gets a place after the end of the bank, where the update is dropped.
     place = jnp.where(valid & ~later.any(1), photo, len(bank) + batch)
     return bank.at[place].set(new, mode="drop", unique_indices=True)
 
 
 def estimated_z(logits: jax.Array, valid: jax.Array, photos: int) -> jax.Array:
-    """The normalizer of the softmax over all photos, by the ones that were drawn: a scalar.
+    """Estimates the normalizer of the softmax over all photos from the drawn photos: a scalar.
+
+    It is 0 if no row is valid.
 
     Args:
         logits: [batch, 1 + negatives], similarity / temperature; the photo's own row counts too.
-        valid: [batch] bool; 0 if none is.
-        photos: in the bank.
+        valid: bool [batch].
+        photos: the number of photos in the bank.
     """
     means = jnp.exp(logits).mean(1)
     return photos * jnp.where(valid, means, 0).sum() / jnp.maximum(valid.sum(), 1)
 
 
 def noise_contrastive(logits: jax.Array, z: jax.Array, photos: int) -> jax.Array:
-    """Whether each similarity is the photo's own or one of K that were drawn: [batch] nats.
+    """The noise-contrastive loss that tells the photo's own row from K drawn rows: [batch] nats.
 
-    -log(P / (P + c)) of the own one, and -log(c / (P + c)) of each other, with P = exp(logit) / z
-    and c = K / photos (section 3.2). The released code adds 1e-7 to both divisors; logarithms need
-    no such guard.
+    It sums -log(P / (P + c)) for the own row and -log(c / (P + c)) for each drawn row, with
+    P = exp(logit) / z and c = K / photos (section 3.2). The released code adds 1e-7 to both
+    divisors; in logarithms that is not needed.
 
     Args:
         logits: [batch, 1 + K], similarity / temperature, the photo's own row first.
-        z: see `estimated_z`; a constant.
-        photos: in the bank.
+        z: see `estimated_z`; it is treated as a constant.
+        photos: the number of photos in the bank.
     """
     noise = jnp.log((logits.shape[1] - 1) / photos)
     over = logits - jnp.log(jnp.maximum(z, np.finfo(np.float32).tiny)) - noise
@@ -91,12 +93,12 @@ def noise_contrastive(logits: jax.Array, z: jax.Array, photos: int) -> jax.Array
 
 
 def jittered(key: jax.Array, rgb: jax.Array, strength: float, gray: float) -> jax.Array:
-    """A crop in other colors: gray by chance, then brightness, contrast, saturation and hue.
+    """Changes the colors of a crop: gray by chance, then brightness, contrast, saturation, hue.
 
-    In this order always; torchvision draws the order too.
+    The order is fixed; torchvision draws it too.
 
     Args:
-        key: of this crop.
+        key: the JAX key of this crop.
         rgb: [height, width, 3] in [0, 1].
         strength, gray: `config.task.jitter` and `config.task.gray`.
     """
@@ -117,8 +119,11 @@ def jittered(key: jax.Array, rgb: jax.Array, strength: float, gray: float) -> ja
 
 
 def two_views(images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Photos [batch, side, side, 3] uint8, and the middle half of each, enlarged, mirrored and in
-    gray: two float32 views in [0, 1] that training would give to the same photo."""
+    """Two fixed views of photos, uint8 [batch, side, side, 3] -> float32 in [0, 1].
+
+    The first is the photo. The second is its middle half, enlarged, mirrored and gray. Training
+    might draw both for the same photo.
+    """
     rgb = spaces.from_uint8(images)
     side = images.shape[-2]
     margin = round(side * (1 - 0.5**0.5) / 2)
@@ -128,23 +133,23 @@ def two_views(images: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def told_apart(first: np.ndarray, second: np.ndarray, temperature: float) -> dict[str, float]:
-    """How well photos are found again by another view of them, among all of these photos.
+    """Scores how well each photo is found by its other view among all of these photos.
 
     Args:
-        first, second: [photos, dimensions] features of the two views.
+        first, second: features of the two views, [photos, dimensions].
         temperature: see `SETTINGS`.
 
     Returns:
-        "loss": cross-entropy of the own photo in a softmax over all, in nats: ln(photos) by
-        guessing. "accuracy": share of the photos whose second view is the most similar one of all.
+        "loss": the cross-entropy of the own photo in a softmax over all, in nats; guessing gives
+        ln(photos). "accuracy": the share of photos whose own second view is the most similar.
     """
     loss = hits = 0.0
-    for start in range(0, len(first), 1024):  # at a time, so that memory is bounded
+    for start in range(0, len(first), 1024):  # Blocks bound the memory.
         logits = first[start : start + 1024] @ second.T / temperature
         own = logits[np.arange(len(logits)), start + np.arange(len(logits))]
         largest = logits.max(1)
         loss += (largest + np.log(np.exp(logits - largest[:, None]).sum(1)) - own).sum()
-        # Features that have all become the same are no answer.
+        # A tie counts as wrong: features that have all become equal identify nothing.
         hits += ((logits >= own[:, None]).sum(1) == 1).sum()
     return {"loss": float(loss / len(first)), "accuracy": float(hits / len(first))}
 
@@ -152,14 +157,14 @@ def told_apart(first: np.ndarray, second: np.ndarray, temperature: float) -> dic
 class InstanceNetwork(nn.Module):
     """Encoder -> mean over the positions of one layer -> linear -> unit vectors; and the bank.
 
-    Its collection "memory" holds "bank" [photos, dimensions] and "z", the normalizer that "nce" has
-    estimated from the first batch, 0 before. Training changes them, after they were used.
+    Its collection "memory" holds "bank" [photos, dimensions] and "z", the normalizer that "nce"
+    estimates from the first batch, 0 before. Training updates them after their use.
 
     Attributes:
         encoder: see `models.encoder`.
         projector: mean -> feature of `dimensions`.
-        layer: of the encoder.
-        photos: in the bank.
+        layer: the name of the encoder's layer.
+        photos: the number of photos in the bank.
         temperature, momentum: see `SETTINGS`.
     """
 
@@ -192,14 +197,14 @@ class InstanceNetwork(nn.Module):
         rows: jax.Array | None,
         train: bool = False,
     ) -> dict[str, jax.Array]:
-        """Similarity to rows of the bank / temperature: {"logits", "z"}.
+        """{"logits", "z"}: similarities to rows of the bank, divided by the temperature.
 
         Args:
             images: network input [batch, height, width, channels].
-            photo: [batch] numbers of the photos.
-            valid: [batch] whether a row counts.
-            rows: [batch, n] those of the bank to compare each photo with; None: all, in order.
-            train: batch statistics and dropout, and the bank is updated.
+            photo: the numbers of the photos, [batch].
+            valid: whether a row counts, [batch].
+            rows: the rows of the bank to compare each photo with, [batch, n]; None: all, in order.
+            train: whether to use batch statistics and dropout and to update the bank.
         """
         features, bank = self.features(images, train), self.bank.value
         if rows is None:
@@ -220,10 +225,10 @@ class InstanceNetwork(nn.Module):
 
 
 def make_task(config, encoder, facts: Facts) -> Task:
-    """Each training photo against the bank, as `config.task.loss` says: "nce" or "softmax".
+    """Compares each training photo with the bank, by the loss `config.task.loss`.
 
-    A microbatch sees what those before it have left in the bank. That is harmless: rows differ by
-    one update, and the bank is on average as old as an epoch anyway.
+    A microbatch reads the bank as the previous ones have updated it. That is harmless: rows differ
+    by one update, and the bank's features are old by an epoch on average anyway.
     """
     settings, photos = config.task, facts.photos
     _check(config)
@@ -254,7 +259,7 @@ def make_task(config, encoder, facts: Facts) -> Task:
         valid = targets["valid"]
         return {"loss": jnp.where(valid, values, 0)}, valid.astype(jnp.float32)
 
-    # Held-out photos have no row in the bank: they are told apart among themselves.
+    # Held-out photos have no row in the bank, so they are compared with each other.
     def on_batch(variables, statistics, keys, batch):
         del statistics, keys
         first, second = (

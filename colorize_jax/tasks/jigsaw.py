@@ -1,4 +1,4 @@
-"""Jigsaw: in which order were nine tiles of a photo laid out? (Noroozi and Favaro, ECCV 2016)."""
+"""Jigsaw: find the order of nine shuffled tiles of a photo (Noroozi and Favaro, ECCV 2016)."""
 
 import functools
 import itertools
@@ -21,15 +21,15 @@ SETTINGS = {
     "cell": lambda config: config.data.get_ref("crop") // tiles.SIDE,
     # The side of the tile that is cut out of a cell at a random place: 64 of 85 in the release.
     "tile": lambda config: config.data.get_ref("crop") // tiles.SIDE * 64 // 85,
-    "permutations": 100,  # How many orders there are to choose from.
-    "gray": 0.5,  # The share of the photos that lose their color.
-    # The share of the others that lose the green against magenta, in which lenses shift colors.
+    "permutations": 100,  # The number of orders to choose from.
+    "gray": 0.5,  # The share of the photos that become gray.
+    # The share of the others that lose the green-magenta contrast, along which lenses shift colors.
     "without_aberration": 0.5,
-    "shift": 2,  # The largest number of pixels by which a channel is moved, for the same reason.
+    "shift": 2,  # A channel is shifted by up to this many pixels, for the same reason.
     # The layer of the encoder that is read. "": its top.
     "layer": "",
-    "grid": 1,  # The layer is averaged to so many cells a side before the features of a tile.
-    "dropout": 0.5,  # The rate after both hidden layers, while training.
+    "grid": 1,  # The layer is averaged to this many cells a side before the features of a tile.
+    "dropout": 0.5,  # The rate of dropout after both hidden layers.
     "model.tile_features": 1024,  # The number of features of a tile.
     "model.hidden": 4096,  # The number of units that see all nine tiles.
 }
@@ -37,13 +37,13 @@ SETTINGS = {
 
 @functools.cache
 def permutations(count: int, size: int = TILES, first: tuple[int, ...] | None = None) -> np.ndarray:
-    """Orders that differ much from each other: int32 [count, size], always the same ones.
+    """A fixed set of orders that differ much from each other: int32 [count, size].
 
-    The first is given, 0, 1, 2, ... by default. Then it is always the one with the largest mean
-    Hamming distance to those chosen so far; of equal ones that which comes first in a dictionary.
+    The first is given, by default 0, 1, 2, ... Each next one has the largest mean Hamming distance
+    to those before; of equal ones it is the first in lexicographic order.
 
     Raises:
-        ConfigError: there are not so many.
+        ConfigError: there are fewer orders than `count`.
     """
     if not 1 <= count <= math.factorial(size):
         raise ConfigError(
@@ -53,7 +53,7 @@ def permutations(count: int, size: int = TILES, first: tuple[int, ...] | None = 
     every = np.array(list(itertools.permutations(range(size))), np.int8)
     chosen = [0] if first is None else [int((every == first).all(1).argmax())]
     places = np.ascontiguousarray(every.T)
-    # Sums are whole numbers, so that equal distances are equal: rounding breaks no tie.
+    # Sums of integers keep equal distances equal; rounding would break ties.
     distance = np.zeros(len(every), np.int32)
     while len(chosen) < count:
         for place, tile in zip(places, every[chosen[-1]], strict=True):
@@ -66,7 +66,7 @@ def permutations(count: int, size: int = TILES, first: tuple[int, ...] | None = 
 
 
 def make_task(config, encoder, facts: Facts) -> Task:
-    """Classification of the order among `config.task.permutations`, one order for every photo."""
+    """Classification of the order of a photo's tiles among `config.task.permutations` orders."""
     del facts
     settings = config.task
     layer = chosen_layer(config, encoder)
@@ -84,7 +84,7 @@ def make_task(config, encoder, facts: Facts) -> Task:
     room = settings.cell - settings.tile
 
     def cut(key, image):
-        """Tiles [9, tile, tile, 3] in [0, 1] of a photo, in their order."""
+        """The tiles of a photo in their order, [9, tile, tile, 3] in [0, 1]."""
         gray_key, lens_key, shift_key, offset_key = jax.random.split(key, 4)
         rgb = photometric.channels_moved(shift_key, spaces.from_uint8(image), settings.shift)
         rgb = photometric.without_aberration(lens_key, rgb, settings.without_aberration)
@@ -93,7 +93,7 @@ def make_task(config, encoder, facts: Facts) -> Task:
         return tiles.cut(rgb, tiles.tile_corners(offsets, settings.cell), settings.tile)
 
     def shuffled(key, image):
-        """(Tiles of a photo, tile perm[t] at place t; the number of the permutation)."""
+        """(Tiles of a photo with tile perm[t] at place t, number of the permutation)."""
         tile_key, label_key = jax.random.split(key)
         label = jax.random.randint(label_key, (), 0, len(orders))
         return cut(tile_key, image)[jnp.asarray(orders)[label]], label
@@ -117,7 +117,7 @@ def make_task(config, encoder, facts: Facts) -> Task:
         answers = model.apply(variables, *inputs).argmax(-1)
 
         def laid_out(numbers):
-            places = jnp.argsort(jnp.asarray(orders)[numbers], axis=-1)  # undoes a permutation
+            places = jnp.argsort(jnp.asarray(orders)[numbers], axis=-1)  # the inverse permutations
             return jnp.take_along_axis(given, places[..., None, None, None], 1)
 
         shown = jnp.stack([given, laid_out(answers), laid_out(labels)], 1)

@@ -1,4 +1,4 @@
-"""The pixels of a crop at which a dense task is trained."""
+"""Samples the pixels of a crop at which a dense task is trained."""
 
 import jax
 
@@ -10,7 +10,7 @@ def _edge_buffer(config):
     return config.data.get_ref("crop") * 96 // 352
 
 
-# Settings that every task has which is trained at points.
+# The settings of every task that is trained at points.
 SETTINGS = {
     "points": 128,  # The number of sampled pixels in every photo.
     # The width in pixels of the border that is never sampled: 96 of 352, scaled with the crop.
@@ -23,12 +23,12 @@ SETTINGS = {
 
 
 def sample_points(key: jax.Array, *, points: int, edge_buffer: int, crop: int) -> jax.Array:
-    """[points, 2] integer (y, x), uniform, at least `edge_buffer` pixels from every border."""
+    """Uniform integer points (y, x), [points, 2], `edge_buffer` pixels or more from each border."""
     return jax.random.randint(key, (points, 2), edge_buffer, crop - edge_buffer)
 
 
 def of_rows(keys: jax.Array, config) -> jax.Array:
-    """[rows, points, 2] integer (y, x) of a batch, one key for each row, as the config has it."""
+    """Points of a batch by the config, integer (y, x) [rows, points, 2]; each row has a key."""
 
     def of_row(key):
         return sample_points(
@@ -42,7 +42,7 @@ def of_rows(keys: jax.Array, config) -> jax.Array:
 
 
 def check(config, model) -> None:
-    """ConfigError unless a point network can be trained on such crops at such points."""
+    """ConfigError if a point network cannot be trained with these points and crops."""
     task, crop = config.task, config.data.crop
     if config.model.alignment not in hypercolumn.ALIGNMENTS:
         raise ConfigError(
@@ -60,7 +60,7 @@ def check(config, model) -> None:
 
 
 def check_dense(config, encoder) -> None:
-    """ConfigError unless a network that answers everywhere can be trained on such crops."""
+    """ConfigError if a network that predicts at every pixel cannot be trained on these crops."""
     crop = config.data.crop
     if getattr(encoder, "fc6_padding", "SAME") != "SAME":
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""The tasks by name, built from `config.task`."""
+"""Finds tasks by name and builds them from the config."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -15,14 +15,14 @@ from colorize_jax.tasks.task import Facts, Task
 
 @functools.cache
 def names() -> tuple[str, ...]:
-    """The tasks of this package: its modules with a `make_task`."""
+    """The names of this package's tasks, which are its modules with a `make_task`."""
     folder = pathlib.Path(__file__).parent
     files = sorted(path for path in folder.glob("*.py") if path.stem != "registry")
     return tuple(path.stem for path in files if "\ndef make_task(" in path.read_text())
 
 
 def _find(name: str) -> tuple[Any, Callable]:
-    """(module, make_task) that `config.task.name` means."""
+    """The (module, make_task) that `config.task.name` names."""
     if ":" in name:
         return choices.load("task.name", name)
     if name not in names():
@@ -34,20 +34,20 @@ def _find(name: str) -> tuple[Any, Callable]:
 
 
 def own_settings(name: str) -> Mapping[str, Any]:
-    """The settings that a task of that name brings, `SETTINGS` of its module; see `choices`."""
+    """The own settings of a task, which are `SETTINGS` of its module; see `choices`."""
     return getattr(_find(name)[0], "SETTINGS", {})
 
 
 def make_task(config, facts: Facts | None = None, axis_name: str | None = None) -> Task:
-    """The task that `config.task.name` asks for.
+    """Makes the task of a config.
 
     Args:
-        config: the recipe.
-        facts: of the photos; None: as little as possible.
+        config: the config of a run.
+        facts: the facts about the photos; None takes the defaults of `Facts`.
         axis_name: see `Task`.
 
     Raises:
-        ConfigError: there is no such task, or a setting does not fit it.
+        ConfigError: the task is unknown, or a setting does not fit it.
     """
     make = _find(config.task.name)[1]
     task = make(config, encoders.make_trained_encoder(config, axis_name), facts or Facts())
@@ -61,7 +61,7 @@ def make_task(config, facts: Facts | None = None, axis_name: str | None = None) 
 
 
 def _check(task: Task, config) -> None:
-    """ConfigError for settings of the run that the task cannot bear."""
+    """ConfigError if settings of the run do not fit the task."""
     name, labels = config.task.name, config.data.labels
     if labels and not task.labels:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Relative patch position: on which side of one patch of a photo does another lie?
+"""Relative patch position: find the direction from one patch of a photo to another.
 
 After Doersch, Gupta and Efros, "Unsupervised Visual Representation Learning by Context Prediction"
 (ICCV 2015).
@@ -23,18 +23,18 @@ SETTINGS = {
     "patch": lambda config: config.data.get_ref("crop") // 4,
     "gap": lambda config: config.data.get_ref("crop") // 8,
     "jitter": lambda config: config.data.get_ref("crop") * 7 // 384,
-    # The share of the patches that are shrunk and enlarged again: traces of the resampling of a
-    # photo would say where a patch was.
+    # The share of the patches that are shrunk and enlarged again. Otherwise traces of resampling
+    # would reveal the place of a patch.
     "resampled": 0.33,
     # The layer of the encoder that is read. "": its top.
     "layer": "",
-    "grid": 1,  # The layer is averaged to so many cells a side before the features of a patch.
-    "dropout": 0.5,  # The rate after both hidden layers, while training.
+    "grid": 1,  # The layer is averaged to this many cells a side before the features of a patch.
+    "dropout": 0.5,  # The rate of dropout after both hidden layers.
     "model.tile_features": 4096,  # The number of features of a patch.
     "model.hidden": 4096,  # The number of units that see both patches.
 }
-RMS = 50 / 255  # of the pixels of a patch around their mean, as in the release
-# Label k is this step, (rows, columns), from the first patch to the second.
+RMS = 50 / 255  # The pixels of a patch are scaled to this RMS around their mean (the release).
+# The step (rows, columns) of label k from the first patch to the second.
 DIRECTIONS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
 
 
@@ -42,7 +42,7 @@ DIRECTIONS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 
 def pairs() -> tuple[np.ndarray, np.ndarray]:
     """All ordered pairs of neighbors of the 3x3 grid: cells [40, 2], and their labels [40].
 
-    By the first cell, then by the label. The same pair the other way round has label 7 - k.
+    They are sorted by the first cell, then by the label. The reversed pair has the label 7 - k.
     """
     cells, labels = [], []
     for first in range(tiles.SIDE**2):
@@ -55,7 +55,7 @@ def pairs() -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_task(config, encoder, facts: Facts) -> Task:
-    """Classification of the direction for all 40 pairs of neighbors of a grid of nine patches."""
+    """Classification of the direction of all 40 pairs of neighbors in a grid of nine patches."""
     del facts
     settings = config.task
     layer = chosen_layer(config, encoder)
@@ -71,10 +71,10 @@ def make_task(config, encoder, facts: Facts) -> Task:
         groups=tuple(map(tuple, cells.tolist())),
     )
     patch, extent = settings.patch, _extent(settings)
-    smallest = max(1, patch * 10 // 96)  # as in the release, of 96 pixels
+    smallest = max(1, patch * 10 // 96)  # The release shrinks 96 pixels to 10.
 
     def cut(key, image):
-        """(Nine patches [9, patch, patch, 3] in [0, 1], each by itself; their corners [9, 2])."""
+        """(Nine patches [9, patch, patch, 3] in [0, 1], their corners [9, 2])."""
         origin_key, jitter_key, resampled_key = jax.random.split(key, 3)
         shape = image.shape[:2]
         origin = jax.random.randint(origin_key, (2,), 0, jnp.asarray(shape) - extent + 1)
@@ -87,7 +87,7 @@ def make_task(config, encoder, facts: Facts) -> Task:
         )(jax.random.split(resampled_key, len(found)), found), corners  # fmt: skip
 
     def disguised(key, found):
-        """Network input of the patches of a photo, without what lenses do to colors."""
+        """The network input of a photo's patches, without the color shifts of lenses."""
         if encoder.in_channels == 1:
             return tiles.standardized(spaces.gray(found)[..., None]) * RMS
         channel_key, noise_key = jax.random.split(key)
@@ -132,7 +132,7 @@ def make_task(config, encoder, facts: Facts) -> Task:
 
 
 def _in_place(corners, patches, side):
-    """Patches [9, patch, patch, 3] where they were cut, on black [side, side, 3]."""
+    """Patches [9, patch, patch, 3] at their places, on black [side, side, 3]."""
 
     def put(canvas, placed):
         corner, patch = placed
@@ -144,7 +144,7 @@ def _in_place(corners, patches, side):
 
 
 def _extent(settings) -> int:
-    """The side of the grid of patches in pixels, before they are moved."""
+    """The side of the grid of patches in pixels, without jitter."""
     return tiles.SIDE * settings.patch + (tiles.SIDE - 1) * settings.gap
 
 

@@ -1,4 +1,8 @@
-"""Rotation: which of four right-angled turns was made (Gidaris, Singh, Komodakis, ICLR 2018)."""
+"""Rotation: recognize by which of four right angles a photo was turned.
+
+After Gidaris, Singh and Komodakis, "Unsupervised Representation Learning by Predicting Image
+Rotations" (ICLR 2018).
+"""
 
 import flax.linen as nn
 import jax
@@ -18,8 +22,8 @@ SETTINGS = {
 def turned(image: jax.Array) -> jax.Array:
     """All turns of square photos: [..., side, side, channels] -> [..., 4, side, side, channels].
 
-    Number k is turned by k right angles counter-clockwise. Pixels change their places and nothing
-    else: resampling or black corners would give the answer away.
+    Number k is turned by k right angles counter-clockwise. Only the places of pixels change:
+    resampling or black corners would reveal the turn.
     """
     return jnp.stack([jnp.rot90(image, k, axes=(-3, -2)) for k in range(TURNS)], -4)
 
@@ -29,8 +33,8 @@ class RotationNetwork(nn.Module):
 
     Attributes:
         encoder: see `models.encoder`.
-        head: reads the mean.
-        layer: of the encoder.
+        head: the classifier of the mean.
+        layer: the name of the encoder's layer.
     """
 
     encoder: nn.Module
@@ -46,13 +50,13 @@ class RotationNetwork(nn.Module):
 
 
 def make_task(config, encoder, facts: Facts) -> Task:
-    """Cross-entropy over the four turns of each photo, which all lie in its row of a batch."""
+    """Cross-entropy over the four turns of each photo; one row of a batch holds all four."""
     del facts
     layer = chosen_layer(config, encoder)
     model = RotationNetwork(encoder, LinearHead(TURNS, encoder.dtype), layer)
 
     def prepare(keys, batch):
-        del keys  # nothing is drawn: every photo comes in all four turns
+        del keys  # Nothing is random: every photo comes in all four turns.
         labels = jnp.broadcast_to(jnp.arange(TURNS), (len(batch["image"]), TURNS))
         images = turned(batch["image"])
         flat = encoder.network_input(images.reshape(-1, *images.shape[2:]))

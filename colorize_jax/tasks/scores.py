@@ -1,10 +1,11 @@
-"""Scores of a whole split from what was counted or collected over it: numpy, on the host."""
+"""Scores of a whole split from counts or rows that were collected over it: numpy, on the host."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-TIE = 1e-5  # by which the release lowers the scores of positives, so that ties count against them
+# The release lowers the scores of positives by this, so that ties count against them.
+TIE = 1e-5
 AVERAGES = ("step", "voc11", "trapezoid")
 
 
@@ -12,10 +13,10 @@ def iou(confusion: np.ndarray) -> np.ndarray:
     """Intersection over union of every class: TP / (TP + FP + FN).
 
     Args:
-        confusion: [classes, classes] pixels, rows by truth, columns by prediction.
+        confusion: counts of pixels [classes, classes]; rows are true classes, columns predicted.
 
     Returns:
-        [classes] float64; NaN for a class that neither occurs nor was predicted.
+        float64 [classes]; NaN for a class that neither occurs nor was predicted.
     """
     confusion = np.asarray(confusion, np.float64)
     both = np.diag(confusion)
@@ -24,15 +25,15 @@ def iou(confusion: np.ndarray) -> np.ndarray:
 
 
 def mean_iou(confusion: np.ndarray, classes: Sequence[int] | None = None) -> float:
-    """Mean of `iou` over the classes that have one.
+    """The mean of `iou` over the classes that have one.
 
     Args:
-        confusion: as in `iou`; pixels of all classes count, whatever is averaged.
-        classes: those to average over; all of them without.
+        confusion: see `iou`; pixels of all classes count, even if few classes are averaged.
+        classes: the classes to average over; None averages over all.
 
     Returns:
-        In [0, 1]; NaN if none of the classes occurs or was predicted, and if fewer than two classes
-        occur at all: there is nothing to tell apart then, and 1 would be no merit.
+        A number in [0, 1]. It is NaN if none of the classes occurs or was predicted. It is also NaN
+        if fewer than two classes occur, because a score of 1 would then mean nothing.
     """
     if np.count_nonzero(np.asarray(confusion).sum(1)) < 2:
         return float("nan")
@@ -44,8 +45,10 @@ def mean_iou(confusion: np.ndarray, classes: Sequence[int] | None = None) -> flo
 
 
 def most_frequent_alone(confusion: np.ndarray) -> np.ndarray:
-    """The confusion matrix, had the most frequent class been predicted everywhere: what any network
-    must beat. In VOC that class is the background."""
+    """The confusion matrix of predicting the most frequent class everywhere.
+
+    Any network must beat it. In VOC that class is the background.
+    """
     truth = np.asarray(confusion).sum(1)
     blank = np.zeros_like(confusion)
     blank[:, truth.argmax()] = truth
@@ -53,21 +56,21 @@ def most_frequent_alone(confusion: np.ndarray) -> np.ndarray:
 
 
 def average_precision(scores: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """The three numbers that go by the name of average precision.
+    """Three definitions of average precision.
 
     Args:
-        scores: [n], higher is surer.
+        scores: [n]; a higher score is more certain.
         truth: [n] of 0 and 1.
 
     Returns:
-        "step": the sum of precision times gain in recall over the distinct scores, as
-        scikit-learn's `average_precision_score`; how ties are broken does not matter.
-        "voc11": as the devkit of VOC 2007, the mean over recalls 0, 0.1, ... 1 of the best
-        precision at that recall or a higher one; ties stay in the order of the rows, as there.
+        "step": the sum of precision times gain in recall over the distinct scores, like
+        scikit-learn's `average_precision_score`; the order of ties does not matter.
+        "voc11": the mean over recalls 0, 0.1, ... 1 of the best precision at that recall or a
+        higher one, like VOC 2007's devkit; ties keep the order of the rows, as there.
         "trapezoid": the area under straight lines between the points of "step" and (0, 1), as the
-        release computed it with scikit-learn before 0.19, with the scores of positives lowered by
+        release computed it with scikit-learn before 0.19. The scores of positives are lowered by
         1e-5, so that ties count against the prediction.
-        All NaN if there is no positive, or a score is NaN.
+        All are NaN if there is no positive, or a score is NaN.
     """
     scores, truth = np.asarray(scores, np.float64), np.asarray(truth) > 0
     if not truth.any() or np.isnan(scores).any():
@@ -83,17 +86,17 @@ def average_precision(scores: np.ndarray, truth: np.ndarray) -> dict[str, float]
 def mean_average_precision(
     scores: np.ndarray, labels: np.ndarray
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Average precision of every class of a multi-label split, and its mean.
+    """The average precision of every class of a multi-label split, and its mean.
 
     Args:
         scores: [n, classes].
-        labels: [n, classes] of 1 (is there), -1 (is not) and 0 (difficult: this photo is left out
-            for this class).
+        labels: [n, classes] of 1 (present), -1 (absent) and 0 (difficult: the photo is left out for
+            this class).
 
     Returns:
-        The means, and [classes] of each class, both under the names that `average_precision` has.
-        A class without positives is NaN and left out of the mean; NaN among the scores of any other
-        class makes the mean NaN.
+        The means, and the values [classes], both with the names of `average_precision`. A class
+        without positives is NaN and left out of the mean; a NaN among the scores of another class
+        makes the mean NaN.
     """
     each = {name: np.full(labels.shape[1], np.nan) for name in AVERAGES}
     for index, (score, label) in enumerate(zip(scores.T, labels.T, strict=True)):
@@ -108,7 +111,7 @@ def mean_average_precision(
 
 
 def _curve(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Precision and recall after every row by falling score; and the last row of every score."""
+    """Precision and recall after every row, sorted by falling score; and every score's last row."""
     order = np.argsort(-scores, kind="stable")
     found = np.cumsum(truth[order])
     precision, recall = found / np.arange(1, len(order) + 1), found / found[-1]

@@ -1,4 +1,4 @@
-"""Semantic segmentation: the class of every pixel, learnt at sampled ones, scored at all."""
+"""Semantic segmentation: the class of every pixel, learned at sampled pixels, scored at all."""
 
 import math
 
@@ -22,11 +22,11 @@ SETTINGS = points.SETTINGS | {
     # Names of classes over which the score is averaged too. (): only over all.
     "eval.classes": (),
 }
-VISIBLE = 0.6  # how much of an overlay is the classes' colors; the rest is the photo
+VISIBLE = 0.6  # The share of the classes' colors in an overlay; the rest is the photo.
 
 
 def make_model(config, encoder) -> PointNetwork:
-    """The encoder, the FoV blocks if asked for, and a head with one output for every class."""
+    """The encoder, the FoV blocks if configured, and a head with one output for every class."""
     dtype = encoder.dtype
     fov = FieldOfView(config.model.width, dtype, encoder.strides[encoder.top])
     return PointNetwork(
@@ -44,7 +44,7 @@ def make_model(config, encoder) -> PointNetwork:
 
 
 def remark(scores: dict[str, float]) -> str:
-    """A word on classes without a score; see `Task.remark`."""
+    """A sentence about classes without a score; see `Evaluator.remark`."""
     if math.isnan(scores["miou"]):
         return (
             "miou has no value: fewer than two classes occur in the masks that were evaluated, and "
@@ -62,7 +62,7 @@ def remark(scores: dict[str, float]) -> str:
 
 
 def make_task(config, encoder, facts: Facts) -> Task:
-    """Cross-entropy at sampled pixels, void ones left out; mean IoU over whole photos."""
+    """Cross-entropy at sampled pixels without the void ones; mean IoU over whole photos."""
     crop, number = config.data.crop, config.task.classes
     names = facts.classes or tuple(f"class {i}" for i in range(number))
     _check(config, names)
@@ -127,7 +127,7 @@ def make_task(config, encoder, facts: Facts) -> Task:
 
         def over(mask):
             mixed = (1 - VISIBLE) * photo + VISIBLE * colors[mask]
-            mixed = jnp.where(mask[..., None] == 0, photo, mixed)  # the background as is
+            mixed = jnp.where(mask[..., None] == 0, photo, mixed)  # The background shows the photo.
             return jnp.round(mixed).astype(jnp.uint8)
 
         predicted = predict(variables, batch)

@@ -1,4 +1,4 @@
-"""The protocol between a task and everything that trains, evaluates and shows it."""
+"""The protocol of a task, for everything that trains, evaluates and shows it."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -15,11 +15,11 @@ Batch = dict[str, jax.Array]
 
 
 class Facts(NamedTuple):
-    """What a task may know of the data before anything is compiled.
+    """The facts about the data that a task knows before anything is compiled.
 
     Attributes:
-        photos: how many there are to train on; a batch's "photo" is below it.
-        classes: what they are called, in the order of their numbers; () without labels.
+        photos: the number of photos to train on; a batch's "photo" is below it.
+        classes: the names of the classes, in the order of their numbers; () without labels.
     """
 
     photos: int = 1
@@ -28,29 +28,29 @@ class Facts(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """The one number that a task is judged by.
+    """The score by which a task is judged.
 
     Attributes:
-        name: among those of `Task.summarize`.
-        higher: whether higher is better.
+        name: one of the names that the evaluator's `summarize` returns.
+        higher: whether a higher score is better.
     """
 
     name: str
     higher: bool
 
     def better(self, score: float, than: float | None) -> bool:
-        """Never so if it is NaN; always so if there is nothing to be better than."""
+        """Whether a score is better than another. NaN never is; any number is better than None."""
         if than is None:
             return score == score
         return score > than if self.higher else score < than
 
 
 class Caption(NamedTuple):
-    """What stands beside the picture of a photo.
+    """The text beside the picture of a photo.
 
     Attributes:
-        text: its scores and classes, in words.
-        legend: {class: (red, green, blue)} of the colors in its panels.
+        text: the photo's scores and classes, in words.
+        legend: {class: (red, green, blue)} for the colors in its panels.
     """
 
     text: str = ""
@@ -59,22 +59,22 @@ class Caption(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Evaluator:
-    """One way to look at a network: scores, a probe, pictures.
+    """An evaluator of a network: scores, a probe, or pictures.
 
     Attributes:
-        on_batch: (variables, statistics, keys, batch) -> (sums over a batch, {name: [batch, ...]}
-            for every row), compiled. Where there is a "score" among the rows, higher is better, and
-            the run leaves pictures of the best and the worst photos.
-        summarize: (sums over all batches, rows of all batches) -> {name: number}, on the host; a
-            name with a slash, as in "iou/cat", is one class's.
-        statistics: (keys, batch) -> sums over training batches, which `on_batch` gets; None if
-            there is nothing to learn from the training split, and then it gets None.
-        remark: these numbers -> what a person should be told of them, or "".
-        pictures: (variables, batch) -> uint8 [batch, panels, height, width, 3], or None: the panels
-            lie side by side.
-        panels: what these panels show, in their order.
-        caption: (one photo's {name: value} of the rows) -> what to say of it.
-        predict: (variables, batch) -> uint8 [batch, height, width] classes of all pixels, for
+        on_batch: (variables, statistics, keys, batch) -> (sums over a batch, rows {name:
+            [batch, ...]}); it is compiled. If the rows have a "score", higher is better, and the
+            run writes pictures of the best and the worst photos.
+        summarize: (sums over all batches, rows of all batches) -> {name: number}, on the host. A
+            name with a slash, such as "iou/cat", is the score of one class.
+        statistics: (keys, batch) -> sums over training batches, which `on_batch` gets; None if no
+            statistics of the training split are needed, and `on_batch` then gets None.
+        remark: {name: number} -> a sentence about these scores for the user, or "".
+        pictures: (variables, batch) -> uint8 [batch, panels, height, width, 3], or None. The panels
+            are shown side by side.
+        panels: the headings of these panels, in their order.
+        caption: one photo's {name: value} of the rows -> its `Caption`.
+        predict: (variables, batch) -> the classes of all pixels, uint8 [batch, height, width], for
             `config.eval.export`; or None.
     """
 
@@ -90,15 +90,15 @@ class Evaluator:
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """Numbers that are fitted to training photos before step 0, as a class prior is.
+    """Numbers that are fitted to training photos before step 0, such as a class prior.
 
-    They become the collection "constants" of the network, which no step changes, and lie in every
-    checkpoint.
+    They become the network's collection "constants", which no step changes. Every checkpoint
+    contains them.
 
     Attributes:
-        sums: (keys, batch) -> sums over a training batch, compiled.
+        sums: (keys, batch) -> sums over a training batch; it is compiled.
         constants: sums over all batches -> the collection, as the model declares it.
-        batches: how many.
+        batches: the number of training batches.
     """
 
     sums: Callable[[jax.Array, Batch], Tree]
@@ -143,28 +143,28 @@ class Colors:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is learned, as pure functions on batches.
+    """A task: pure functions on batches.
 
     `keys` holds one JAX key for every row. A batch is {"image": uint8 [batch, height, width, 3],
-    "photo": [batch] numbers of the photos, "position": [batch], "valid": [batch] whether the row is
-    real, and what `labels` says}.
+    "photo": the numbers of the photos [batch], "position": [batch], "valid": whether the row is
+    real [batch], and the arrays of `labels`}.
 
     Attributes:
-        model: Linen module; `model.apply(variables, *inputs, train=...)` gives outputs. Its group
-            "encoder" is what survives a pretraining. Collections besides the parameters are state:
-            they are saved, and each training forward may change them, but for "constants".
+        model: a Linen module; `model.apply(variables, *inputs, train=...)` returns outputs. Its
+            group "encoder" is what a transfer takes over. Collections besides the parameters are
+            state: they are saved, and each training forward may change them, except "constants".
         prepare: (keys, batch) -> (inputs, targets), on the accelerator, from raw uint8 photos.
         loss: (outputs, targets) -> ({"loss": [batch], part: [batch], ...}, counts [batch]). The
             loss of a batch is the sum of the first over the sum of the counts. A row that is not
             valid gives zeros. It sees all rows of the global batch, or of one microbatch.
-        evaluators: {"": how the task itself is scored, name: other ways}; scores of the others
-            are called after them, as in "knn/top1". Without "", the loss on held-out photos is
-            the score; see `evaluators.held_out`.
-        score: which score counts.
-        fit: what is fitted to training photos before step 0.
-        labels: {name: (shape, dtype)} of what a row of a training batch has besides its photo.
-        views: how many views of each photo it takes (`config.data.views`); one is no axis.
-        microbatches: whether the loss of a part of the batch makes sense.
+        evaluators: {name: evaluator}; the name of the task's own evaluator is "". Scores of another
+            one have its name in theirs, as in "knn/top1". Without "", the loss on held-out photos
+            is the score; see `evaluators.held_out`.
+        score: the score by which the task is judged.
+        fit: numbers to fit to training photos before step 0, or None.
+        labels: {name: (shape, dtype)} of the arrays of a training row besides its photo.
+        views: the number of views of each photo (`config.data.views`); with one there is no axis.
+        microbatches: whether the loss may be computed on a part of the batch.
         colors: how it colors photos; None if it does not.
     """
 
@@ -181,25 +181,25 @@ class Task:
 
     @property
     def evaluator(self) -> Evaluator:
-        """How the task itself is scored."""
+        """The task's own evaluator."""
         return self.evaluators[""]
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        """Groups of the encoder's parameters that are not trained."""
+        """The groups of the encoder's parameters that are not trained."""
         return self.model.encoder.frozen_groups
 
     @property
     def axis_name(self) -> str | None:
-        """The mapped axis that the batch is split over (shard_map, pmap), or None under jit."""
+        """The mapped axis over which the batch is split (shard_map, pmap); None under jit."""
         return self.model.encoder.axis_name
 
 
 def chosen_layer(config, encoder) -> str:
-    """The layer of the encoder that `config.task.layer` names, its top for "".
+    """The layer of the encoder that `config.task.layer` names; "" is its top.
 
     Raises:
-        ConfigError: it has no such layer.
+        ConfigError: the encoder has no such layer.
     """
     layer = config.task.layer or encoder.top
     if layer not in encoder.layers:
@@ -210,7 +210,7 @@ def chosen_layer(config, encoder) -> str:
 
 
 def batch_shapes(task: Task, config) -> dict[str, jax.ShapeDtypeStruct]:
-    """A training batch of the recipe, without its content."""
+    """The shapes of a training batch."""
     size, crop = config.data.batch_size, config.data.crop
     views = (config.data.views,) if config.data.views > 1 else ()
     shapes = {

@@ -76,7 +76,7 @@ def train(
         )
     workdir = pathlib.Path(paths.expand(str(workdir)))
     with contextlib.ExitStack() as stack:
-        stack.enter_context(log.outlived())
+        stack.enter_context(log.surviving_output())
         if signals is None:
             signals = stack.enter_context(Signals())
         same_run.check_hosts(config, workdir)
