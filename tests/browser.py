@@ -1,4 +1,4 @@
-"""A browser without a window, for tests of pages; they are skipped where none is installed.
+"""A browser without a window, for tests of pages; without one they are skipped.
 
 It is driven by the DevTools protocol over a pipe, which needs no package: JSON that ends with a
 zero byte, read by the browser from descriptor 3 and written to 4.
@@ -20,7 +20,7 @@ import pytest
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FOUND = next((path for name in NAMES if (path := shutil.which(name))), None)
 needed = pytest.mark.skipif(FOUND is None, reason=f"none of {', '.join(NAMES)} is installed")
-PATIENCE = 60  # seconds, on a machine that is busy with something else
+PATIENCE = 60  # The machine may be busy with something else.
 
 
 class Page:
@@ -34,13 +34,13 @@ class Page:
         self._session = found["sessionId"]
 
     def call(self, method: str, **parameters) -> dict:
-        """What the browser answers to a command of the protocol."""
+        """The browser's answer to a command of the protocol."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
         if self._session:
             message["sessionId"] = self._session
         os.write(self._writing, json.dumps(message).encode() + b"\0")
-        while True:  # events come in between
+        while True:  # Events may come before the answer.
             answer = self._read()
             if answer.get("id") == self._number:
                 assert "error" not in answer, answer["error"]
@@ -62,7 +62,7 @@ class Page:
         self.wait(f"location.href === {json.dumps(address)} && document.readyState === 'complete'")
 
     def evaluate(self, expression: str):
-        """The value of a JavaScript expression, of a promise what it resolves to."""
+        """The value of a JavaScript expression, or the result of a promise."""
         found = self.call(
             "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
         )
@@ -70,7 +70,7 @@ class Page:
         return found["result"].get("value")
 
     def wait(self, expression: str):
-        """The value of an expression as soon as it is true."""
+        """Waits until an expression is true and returns its value."""
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
             if value := self.evaluate(expression):
@@ -79,16 +79,16 @@ class Page:
         raise AssertionError(f"it never was: {expression}")
 
     def screenshot(self, path: pathlib.Path) -> None:
-        """A picture of what is seen, as a PNG."""
+        """A picture of the page, as a PNG."""
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
 
 @contextlib.contextmanager
 def page(folder: pathlib.Path) -> Iterator[Page]:
-    """A browser of its own, whose profile lies in a folder."""
+    """A new browser with its own profile folder."""
     theirs_in, writing = os.pipe()
     reading, theirs_out = os.pipe()
-    # As root it runs without a sandbox only: what it opens here is our own.
+    # As root it needs this flag; it opens only our own pages.
     sandbox = "--no-sandbox" if os.geteuid() == 0 else ""
     command = (
         f'exec "$0" --headless --disable-gpu --no-first-run {sandbox} --remote-debugging-pipe '

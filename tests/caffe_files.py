@@ -1,4 +1,4 @@
-"""Caffe's files as they are published, written down layer by layer, in any width."""
+"""Caffe's published files, written down layer by layer, in any width."""
 
 import h5py
 import numpy as np
@@ -88,7 +88,7 @@ def write(path, layers, rng, dtype=np.float32):
 
 
 def read(path):
-    """{"conv1_1/0": array, ...}, as h5py alone sees it."""
+    """{"conv1_1/0": array, ...}, read only by h5py."""
     with h5py.File(path) as file:
         return {f"{layer}/{i}": b[()] for layer, g in file["data"].items() for i, b in g.items()}
 

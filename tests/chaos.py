@@ -1,5 +1,4 @@
-"""Disturbs and ends a run of the command at random moments, and starts it again, until it is
-through."""
+"""Disturbs and ends a run of the command at random moments and restarts it until it is done."""
 
 import contextlib
 import os
@@ -24,7 +23,7 @@ def command(workdir, *flags):
 
 
 def environment(cache):
-    """One device, and what was compiled once is not compiled again."""
+    """The environment: one device, and a cache of compiled programs."""
     return os.environ | {
         "PYTHONPATH": f"{saved.ROOT}:{saved.ROOT / 'tests'}",
         "JAX_PLATFORMS": "cpu",
@@ -34,7 +33,7 @@ def environment(cache):
 
 
 def finish(workdir, cache, *flags):
-    """A run, or the rest of one, undisturbed."""
+    """Starts or resumes a run without disturbing it."""
     result = subprocess.run(
         command(workdir, *flags), cwd=saved.ROOT, env=environment(cache), capture_output=True,
         text=True, timeout=1800,
@@ -43,11 +42,11 @@ def finish(workdir, cache, *flags):
     return result.stderr
 
 
-# What a run must outlive: each takes the process, the folder of its photos and random numbers.
+# Disturbances that a run must survive; each takes the process, its folder of photos and an rng.
 
 
 def photos_go_away(process, photos, rng):
-    """As storage over a network does."""
+    """Makes the photos disappear for a while, like network storage."""
     away = photos.with_name("away")
     photos.rename(away)
     time.sleep(rng.uniform(0.1, 2))
@@ -55,13 +54,13 @@ def photos_go_away(process, photos, rng):
 
 
 def worker_dies(process, photos, rng):
-    """As where memory is short."""
+    """Kills a data worker, as happens when memory is short."""
     if workers := data_workers(process.pid):
         os.kill(rng.choice(workers), signal.SIGKILL)
 
 
 def worker_stands_still(process, photos, rng):
-    """And goes on."""
+    """Stops a data worker and lets it continue."""
     if workers := data_workers(process.pid):
         worker = rng.choice(workers)
         os.kill(worker, signal.SIGSTOP)
@@ -70,7 +69,7 @@ def worker_stands_still(process, photos, rng):
 
 
 def run_stands_still(process, photos, rng):
-    """And goes on."""
+    """Stops the main process and lets it continue."""
     process.send_signal(signal.SIGSTOP)
     time.sleep(rng.uniform(0.1, 2))
     process.send_signal(signal.SIGCONT)
@@ -80,7 +79,7 @@ DISTURBANCES = (photos_go_away, worker_dies, worker_stands_still, run_stands_sti
 
 
 def data_workers(pid):
-    """Process ids of those that read photos for a run."""
+    """The ids of a run's worker processes, which read photos."""
     found = []
     for task in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
         for child in task.read_text().split():
@@ -91,11 +90,11 @@ def data_workers(pid):
 
 
 def _codes(number):
-    # Before Python has come to our handlers, a signal kills as it always does.
+    # Before Python has installed our handlers, a signal kills the process as usual.
     return 75, -number, 128 + number
 
 
-ENDS = {  # what ends it: the signals, and the exit codes that are right
+ENDS = {  # {name: (signals, allowed exit codes)}
     "SIGTERM": ((signal.SIGTERM,), _codes(signal.SIGTERM)),
     "SIGKILL": ((signal.SIGKILL,), (-signal.SIGKILL,)),
     "SIGHUP": ((signal.SIGHUP,), _codes(signal.SIGHUP)),
@@ -150,8 +149,9 @@ def torment(workdir, cache, ends, seed, *flags, photos=None):
 
 @contextlib.contextmanager
 def _hangups_heard():
-    """Under nohup, programs that the tests start would inherit that SIGHUP is ignored."""
-    before = signal.signal(signal.SIGHUP, lambda number, frame: None)  # is gone in a new program
+    """Under nohup, programs started by tests would inherit that SIGHUP is ignored."""
+    # A new program has the default.
+    before = signal.signal(signal.SIGHUP, lambda number, frame: None)
     try:
         yield
     finally:
@@ -159,16 +159,16 @@ def _hangups_heard():
 
 
 def newest(workdir):
-    """Step of the newest checkpoint."""
+    """The step of the newest checkpoint."""
     steps = [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
     return max(steps, default=0)
 
 
-# What the first of two hosts has last said when a phase begins.
+# {phase: the last message of the first host when it begins}.
 PHASES = {
     "setting up": "host 0 of 2",
     "compiling": "compiling the step",
-    "starting": "it needs",  # or restoring, where there is a checkpoint
+    "starting": "it needs",  # With a checkpoint it then restores.
     "evaluating": " steps of ",
     "training": "images/s",
 }
@@ -203,12 +203,12 @@ def hosts(workdir, cache, *flags):
 
 
 def said(workdir, host):
-    """The file with all that a host has said."""
+    """The file with all messages of a host."""
     return workdir.with_name(f"{workdir.name}_host{host}.txt")
 
 
 def finish_hosts(workdir, cache, *flags):
-    """A run of two hosts, or the rest of one, undisturbed."""
+    """Starts or resumes a run of two hosts without disturbing it."""
     with hosts(workdir, cache, *flags) as processes:
         codes = [process.wait(timeout=900) for process in processes]
     assert codes == [0, 0], said(workdir, codes.index(max(codes))).read_text()
@@ -237,7 +237,7 @@ def torment_hosts(workdir, cache, kills, seed, *flags):
         text = said(workdir, 1 - victim).read_text()
         if code == 0:
             break
-        # SIGABRT is JAX's own way, and says what it knows.
+        # JAX itself ends by SIGABRT after it has printed the reason.
         assert code in (75, -signal.SIGABRT), f"{log[-1]}: {text}"
         assert code != 75 or "Traceback" not in text, f"{log[-1]}: {text}"
     return log

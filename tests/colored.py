@@ -8,12 +8,12 @@ from colorize_jax.colorize import score
 
 
 def run(*arguments):
-    """The command, in this process."""
+    """Runs the command in this process."""
     score.main(command_line.parse(score.parser(), list(map(str, arguments))))
 
 
 def write(folder, **photos):
-    """Photos as PNGs in a folder; "cat__1" is cat/1.png."""
+    """Writes photos as PNGs in a folder; "cat__1" becomes cat/1.png."""
     for name, pixels in photos.items():
         path = folder / f"{name.replace('__', '/')}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -22,6 +22,6 @@ def write(folder, **photos):
 
 
 def photo(rng, height=24, width=20):
-    """Smooth and in color."""
+    """A smooth photo with colors."""
     small = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))

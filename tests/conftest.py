@@ -5,7 +5,7 @@ import pathlib
 import shutil
 import tempfile
 
-# Tests compile much and compute little: LLVM need not optimise. Before JAX reads it.
+# Tests compile much and compute little, so LLVM need not optimize. JAX reads this when imported.
 _FLAGS = os.environ.get("XLA_FLAGS", "")
 if "xla_backend_optimization_level" not in _FLAGS:
     os.environ["XLA_FLAGS"] = f"{_FLAGS} --xla_backend_optimization_level=0"
@@ -24,17 +24,18 @@ _CACHE = os.environ["COLORIZE_TEST_CACHE"]
 jax.config.update("jax_compilation_cache_dir", _CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
-# No test reads or leaves an index of photos in the home of whoever runs it.
+# Tests must not use or write the cache of photo lists in the home of the person who runs them.
 _INDEX = tempfile.TemporaryDirectory(prefix="colorize_jax_index")
 os.environ["COLORIZE_CACHE"] = _INDEX.name
 
 
 def pytest_unconfigure(config):
-    if not _NAMED and not hasattr(config, "workerinput"):  # the last process of all
+    # This is the main process, which ends last.
+    if not _NAMED and not hasattr(config, "workerinput"):
         shutil.rmtree(_CACHE, ignore_errors=True)
 
 
-# Files of one or two long tests. They are begun first: at the end, one process would wait for them.
+# These files have one or two long tests. They begin first, so that no process waits at the end.
 _LONG = (
     "test_chaos",
     "test_notebooks",

@@ -1,4 +1,4 @@
-"""Small labelled data in the layouts of the real ones; brightness and color tell the class."""
+"""Small labelled data in the layouts of real data sets; brightness and color show the class."""
 
 import os
 import zipfile
@@ -46,7 +46,7 @@ def write_devkit(root, rng, photos=8, size=(48, 64), classes=3):
 
 
 def color(label, classes):
-    """Of a class; class 0, background, is dark."""
+    """The color of a class; class 0, the background, is dark."""
     bright = 30 + 200 * label // max(classes - 1, 1)
     return np.array([bright, bright // 2, 255 - bright])
 
@@ -66,7 +66,7 @@ def write_class_folders(root, rng, classes=3, per_class=6, size=(40, 48)):
 
 
 def zipped(folder, path, prefix=""):
-    """All files below a folder, in an archive below `prefix`."""
+    """Packs all files below a folder into an archive, with names below `prefix`."""
     with zipfile.ZipFile(path, "w") as archive:
         for above, _, names in sorted(os.walk(folder)):
             for name in sorted(names):

@@ -1,4 +1,4 @@
-"""What a run has left in its workdir, for tests that compare runs."""
+"""Reads the files of a run's workdir, for tests that compare runs."""
 
 import contextlib
 import json
@@ -11,11 +11,11 @@ from orbax.checkpoint import v1 as ocp
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-TIMES = ("train/images_per_second", "train/data_wait")  # two runs never have the same ones
+TIMES = ("train/images_per_second", "train/data_wait")  # They differ between any two runs.
 
 
 def rows(workdir, times=True):
-    """metrics.jsonl, with or without what a clock has measured."""
+    """The rows of metrics.jsonl, with or without the measured times."""
     found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     if times:
         return found
@@ -38,7 +38,7 @@ def state(workdir, step, folder=None):
 
 @contextlib.contextmanager
 def no_file_longer_than(size):
-    """What a full disk does to a write: the kernel refuses it."""
+    """Simulates a full disk: the kernel refuses writes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:

@@ -18,12 +18,12 @@ class SmallEncoder(Encoder):
     that can be absorbed. conv2 is drawn anew at every step where it is dropped, as fc6 of VGG is.
 
     Attributes:
-        dropout: rate after conv2, while training.
+        dropout: the rate of dropout after conv2.
     """
 
     dropout: float = 0.2
 
-    SETTINGS: ClassVar = {"dropout": 0.2}  # rate after conv2, while training
+    SETTINGS: ClassVar = {"dropout": 0.2}  # the rate of dropout after conv2
     strides: ClassVar = {"gray": 1, "conv1": 2, "conv2": 4, "conv3": 4}
     absorbs = True
 

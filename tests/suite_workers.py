@@ -1,5 +1,4 @@
-"""Processes that stand in for the one that measures; they live here because a new process imports
-them."""
+"""Stand-ins for the measuring process. They are in this file because a new process imports it."""
 
 import os
 import time
@@ -12,7 +11,7 @@ SPEED = {
 
 
 def moody(connection, cache):
-    """One row of each kind: it ends well, fails, crashes, never ends, and does what is asked."""
+    """Each row succeeds, fails, crashes, hangs, or does what is asked."""
     os.setsid()
     connection.send(("device", DEVICE))
     while True:
@@ -37,5 +36,5 @@ def moody(connection, cache):
 
 
 def dead(connection, cache):
-    """It has no device."""
+    """A process without a device."""
     os.setsid()

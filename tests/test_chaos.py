@@ -1,4 +1,4 @@
-"""A run that is disturbed and killed at random moments ends as one that is not."""
+"""A run that is disturbed and killed at random moments gives the same results as another run."""
 
 import functools
 
@@ -24,7 +24,7 @@ def _compare(tmp_path, steps, kills, seed, torment=chaos.torment, finish=chaos.f
 
 
 def _compare_hosts(tmp_path, steps, kills, seed):
-    # Saves follow one another, so that many kills fall into one.
+    # Saves follow each other closely, so that many kills come during a save.
     return _compare(
         tmp_path, steps, kills, seed, chaos.torment_hosts, chaos.finish_hosts,
         ["--config.checkpoint.every=10", "--config.eval.every=50"],

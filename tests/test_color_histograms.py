@@ -1,4 +1,4 @@
-"""Bins, windows and weights."""
+"""Tests of histograms: bins, windows and weights."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from colorize_jax.color import histograms, spaces
 
 
 def test_golden_bin_edges(golden):
-    with jax.enable_x64(True):  # one of the values rounds up to the edge in float32
+    with jax.enable_x64(True):  # In float32 one of the values rounds up to the edge.
         actual = histograms.bin_index(jnp.asarray(golden["bin_test_values"]), 32)
     np.testing.assert_array_equal(actual, golden["bin_test_expected"])
 
@@ -17,7 +17,7 @@ def test_golden_bin_edges(golden):
 def test_golden_bins_of_hue_and_chroma(golden):
     hue, chroma = spaces.hue_chroma(jnp.asarray(golden["rgb"], jnp.float32))
     margin = golden["hue_bin_edge_margin"]
-    clear = (margin == 0) | (margin > 1e-5)  # those on an edge are exact in float32
+    clear = (margin == 0) | (margin > 1e-5)  # Values on an edge are exact in float32.
     np.testing.assert_array_equal(
         np.asarray(histograms.bin_index(hue, 32))[clear], golden["hue_bin32"][clear]
     )

@@ -1,4 +1,4 @@
-"""Colors out of histograms, against golden vectors."""
+"""Colors from histograms equal the golden vectors."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def _inputs(golden):
 def test_golden_instantiation(golden, hue, chroma):
     actual = instantiate.histograms_to_rgb(*_inputs(golden), hue=hue, chroma=chroma)
     expected = golden[f"inst_rgb_{chroma}_{hue}"]
-    # The plain expectation of contradicting hues has no direction: there any hue is right.
+    # The mean of opposite hues has no direction, so any hue is right.
     defined = golden["inst_hue_defined"] if hue == "expectation" else np.ones((6, 6), bool)
     np.testing.assert_allclose(np.asarray(actual)[defined], expected[defined], atol=1e-5)
 
@@ -57,7 +57,7 @@ def test_black_and_white_stay_finite(gray):
 def test_true_ab_gives_the_photo_back(rng):
     rgb = jnp.asarray(0.3 + 0.4 * rng.random((40, 3)), jnp.float32)
     actual = instantiate.ab_to_rgb(spaces.lab(rgb)[..., 1:], spaces.gray(rgb))
-    # Lab's lightness is not the mean of the channels; a and b carry the rest of the color.
+    # Lab's lightness is not the mean of the channels; a and b hold the rest of the color.
     np.testing.assert_allclose(actual, rgb, atol=0.06)
     np.testing.assert_allclose(spaces.gray(actual), spaces.gray(rgb), atol=1e-5)
 

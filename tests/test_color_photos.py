@@ -1,4 +1,4 @@
-"""What is taken for a photo: one or a batch, of bytes or of floats, and sentences for the rest."""
+"""Photos may be single or a batch, of bytes or floats; anything else gives a clear error."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Gray, hue and chroma, Lab: known values, independent judges, and no NaN anywhere."""
+"""Gray, hue and chroma, Lab: known values, other libraries' values, and never NaN."""
 
 import colorsys
 

@@ -58,7 +58,7 @@ def test_a_second_interrupt_ends_it_at_once():
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """More photos than a command gets through before it is interrupted."""
+    """More photos than a command can read before it is interrupted."""
     folder = tmp_path_factory.mktemp("photos")
     noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), np.uint8)
     Image.fromarray(noise).save(folder / "0.jpg", quality=95)
@@ -72,7 +72,7 @@ def test_ctrl_c_while_photos_are_looked_at_or_packed(photos, tmp_path, command):
     out = [str(tmp_path / "packed"), "--shortest=300"] if command == "pack" else []
     process = _start(("-m", "colorize_jax.data"), "--threads=1", command, str(photos), *out)
     shown = ""
-    while not re.search(r"\| [1-9]\d*/3000", shown):  # until the bar moves
+    while not re.search(r"\| [1-9]\d*/3000", shown):  # Waits until the bar moves.
         character = process.stderr.read(1)
         assert character, shown
         shown += character

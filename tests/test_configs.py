@@ -1,4 +1,4 @@
-"""Recipes build what they say."""
+"""Every recipe and variant builds the config that it describes."""
 
 import importlib.util
 import pathlib
@@ -44,7 +44,7 @@ def get_config(name, variant=""):
 
 
 def _others():
-    """(recipe, variant) of those that are not in the table, as their docstrings tell."""
+    """(recipe, variant) of all variants in docstrings that the table lacks."""
     for path in sorted((ROOT / "configs").glob("*.py")):
         if path.stem not in RECIPES:
             about = help.about_file(path, "get_config")
@@ -67,7 +67,7 @@ def test_recipe_makes_a_state_with_an_encoder(name, variant):
 )
 def test_recipe_has_the_shapes_of_its_network(name, variant):
     config = get_config(name, variant)
-    assert config.task.get("classes", 0) == 0  # asks the data
+    assert config.task.get("classes", 0) == 0  # 0 takes the number of the data.
     number = {"voc2012_seg": 21, "voc2007_cls": 20, "imagenet_subset_cls": 1000}.get(name, 0)
     if number:
         config.task.classes = number
@@ -150,7 +150,7 @@ def test_recipe_of_a_resnet_is_that_of_the_paper():
     assert (config.data.crop, tuple(config.data.scale)) == (224, (256, 480))
     assert config.schedule.epochs == 35 and not config.model.hypercolumn
     np.testing.assert_allclose(np.array(config.schedule.drops) * 3, (2.0, 2.5, 2.75))
-    # The released schedule of segmentation was found for it.
+    # The released schedule of segmentation was found for this network.
     config = get_config("voc2012_seg", "resnet152")
     schedule = schedules.make_schedule(config, photos=10_582)
     assert (schedule.steps, schedule.drops) == (40_000, (22_500, 30_000))

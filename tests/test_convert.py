@@ -1,4 +1,4 @@
-"""The command: what it writes, what it says, and that bad input leaves the output as it was."""
+"""The convert command: outputs, messages, and bad input that leaves the output unchanged."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def vgg(tmp_path, rng):
 
 
 def _refused(capsys, *arguments):
-    """What the command says as it ends with an error."""
+    """The message with which the command ends."""
     with pytest.raises(SystemExit) as found:
         convert.main([str(argument) for argument in arguments])
     assert found.value.code not in (0, None)
@@ -61,7 +61,7 @@ def test_a_caffe_file_becomes_a_checkpoint_to_load_and_to_start_from(vgg, tmp_pa
     note = reading.saved_note(tmp_path / "out/checkpoints/0")
     assert note["origin"]["file"] == vgg.name and len(note["origin"]["sha256"]) == 64
     assert note["config"]["model"].keys() == tiny.vgg().model.to_dict().keys()
-    assert not list(tmp_path.glob(".*"))  # the draft is gone
+    assert not list(tmp_path.glob(".*"))  # The temporary file is gone.
 
 
 def test_a_run_does_not_go_on_with_weights_from_elsewhere(vgg, tmp_path):
@@ -339,7 +339,8 @@ def test_example_of_the_readme_runs_as_written(tmp_path, rng):
         assert folder in example
         example = example.replace(folder, f"{tmp_path}{folder}")
     example += " --config.steps=2 --config.data.crop=64 --config.data.batch_size=2"
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}  # as a user runs it
+    # A user runs it without these flags.
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     environment["PYTHONPATH"] = os.pathsep.join([str(saved.ROOT), *sys.path])
     script = f'set -eu; python() {{ {sys.executable} "$@"; }}\n{example}'
     done = subprocess.run(
@@ -350,12 +351,12 @@ def test_example_of_the_readme_runs_as_written(tmp_path, rng):
     assert found["init_from"] == str(tmp_path / "ckpt/larsson_vgg16/checkpoints/0")
     assert (found["network"], found["step"]) == ("vgg16, width 1.0", 2)
     assert np.isfinite(found["eval/miou"]) and np.isfinite(found["eval/loss"])
-    shutil.rmtree(tmp_path / "ckpt")  # 3 GB
+    shutil.rmtree(tmp_path / "ckpt")  # It takes 3 GB.
     path.unlink()
 
 
 def _keep_the_size_of_activations(path):
-    """As of trained weights; those of `caffe_files` let them grow from layer to layer."""
+    """Activations like those of trained weights; with `caffe_files` alone they would grow."""
     with h5py.File(path, "a") as file:
         for layer in file["data"].values():
             if "0" in layer:

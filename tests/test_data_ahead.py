@@ -1,4 +1,4 @@
-"""Results come in order, and no more of them than asked for are waiting."""
+"""Results come in order, and no more than allowed are waiting."""
 
 from concurrent.futures import ThreadPoolExecutor
 import time

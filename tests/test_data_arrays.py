@@ -1,4 +1,4 @@
-"""Photos that a program holds: an array, a list, a generator."""
+"""Photos in memory: an array, a list, a generator."""
 
 import io
 import pickle
@@ -36,9 +36,9 @@ def test_an_array_is_a_source(photos):
         batches = pipeline.training_batches(opened.training, config, start=0, stop=1)
         assert next(batches)["image"].shape == (8, 32, 32, 3)
         batches.close()
-        again = pickle.loads(pickle.dumps(training))  # as data workers get it
+        again = pickle.loads(pickle.dumps(training))  # Data workers get a copy like this.
         np.testing.assert_array_equal(again[3].image, training[3].image)
-    with pytest.raises(DataError, match=r"photos to colorize_jax\.train; give them again"):
+    with pytest.raises(DataError, match="give them again"):
         sources.open_all(name)
 
 
@@ -96,7 +96,7 @@ def test_a_generator_without_end_does_not_fill_the_memory(photos, monkeypatch):
         while True:
             yield photos[0]
 
-    with pytest.raises(DataError, match="the first 6 photos.*Write them to a folder"):
+    with pytest.raises(DataError, match="first 6 photos.*folder"):
         arrays.ArrayPhotos(endless())
 
 

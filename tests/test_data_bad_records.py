@@ -1,4 +1,4 @@
-"""Unreadable photos are named once, counted, and end the run when they are too many."""
+"""Unreadable photos are noted once and counted, and too many of them end the run."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ from colorize_jax.training import loop
 
 
 class _Batches:
-    """Batches of `size` rows of which the given positions are bad."""
+    """Batches of `size` rows in which the given positions are bad."""
 
     def __init__(self, count, size, bad):
         self.closed = False
@@ -59,7 +59,7 @@ def test_name_and_reason_are_written_once_even_over_restarts(tmp_path, photos):
 
 def test_too_many_bad_photos_end_the_run_but_not_before_there_is_enough_to_judge(tmp_path, photos):
     bad = BadRecords(tmp_path / "bad.jsonl", 0.01)
-    batches = _Batches(1000, 10, bad=np.arange(0, 10000, 50))  # 2 %
+    batches = _Batches(1000, 10, bad=np.arange(0, 10000, 50))  # This is 2 %.
     seen = 0
     with (
         pytest.raises(DataError, match=r"20 of the last 1000 photos.*max_bad_fraction=0\.01"),
@@ -104,7 +104,7 @@ def test_a_run_lives_through_every_kind_of_bad_file(tmp_path, rng, monkeypatch):
     (folder / "directory.jpg").mkdir()
     plain = Folder.__getitem__
 
-    def forbidden(self, index):  # tests may run as root, whom no permission stops
+    def forbidden(self, index):  # Permissions do not stop root, who may run the tests.
         if self.names[index].endswith("photo003.jpg"):
             raise PermissionError(13, "Permission denied")
         return plain(self, index)

@@ -1,4 +1,4 @@
-"""A look at a sample of photos tells whether others lie under the same names."""
+"""A sample of photos shows whether other photos have taken the same names."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from colorize_jax.training import same_run
 
 
 def _source(kind, photos, path):
-    """The photos of a folder as another kind of source."""
+    """Makes another kind of source of a folder's photos."""
     if kind == "folder":
         return str(photos)
     if kind == "zip":
@@ -39,7 +39,7 @@ def test_other_photos_under_the_same_names_show(kind, tmp_path, rng):
     before = _contents(_source(kind, photos, tmp_path / "made"))
     assert len(before) == 12 and all(digest for _, digest in before)
 
-    # The times of files change when they are copied, and tell nothing.
+    # The times of files are not compared, because copying changes them.
     for path in photos.rglob("*.jpg"):
         os.utime(path, (1e9, 1e9))
     shutil.rmtree(tmp_path / "made", ignore_errors=True)
@@ -94,9 +94,9 @@ def test_a_run_whose_photos_were_replaced_is_refused(tmp_path):
         config = tiny.config(data__source="/photos", **settings)
         same_run.check_contents(tmp_path, config, before, now)
 
-    check({"contents": ["1", "2", "3"]})  # c.jpg cannot be read just now
-    check({"contents": ["1", "", "3"]})  # b.jpg could not be read then
-    check({})  # an older checkpoint
+    check({"contents": ["1", "2", "3"]})  # c.jpg cannot be read now.
+    check({"contents": ["1", "", "3"]})  # b.jpg could not be read before.
+    check({})  # This is the note of an older checkpoint.
     check({"contents": ["1", "9", "3"]}, checkpoint__accept_changes=True)
     with pytest.raises(CheckpointError, match=r"1 of 3 photos of /photos.* 'b\.jpg' among them"):
         check({"contents": ["1", "9", "3"]})
@@ -111,7 +111,7 @@ def test_the_class_of_a_photo_counts(tmp_path, rng):
         return dict(fingerprint.contents((opened.training, opened.evaluation), threads=1))
 
     before = digests()
-    for split in ("train", "val"):  # a class before all others: every label is another one
+    for split in ("train", "val"):  # A class before all others changes every label.
         shutil.copytree(tmp_path / split / "n00", tmp_path / split / "a")
     config.task.classes = 4
     after = digests()

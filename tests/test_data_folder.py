@@ -1,4 +1,4 @@
-"""Folders: what is listed, what is not, and an index that notices changes."""
+"""Folders: which files are listed, and an index that notices changes."""
 
 import io
 import os
@@ -89,7 +89,7 @@ def test_folder_that_cannot_be_entered_is_left_out_and_looked_at_again(
     _settle(tmp_path)
     plain = os.scandir
 
-    def forbidden(path):  # tests may run as root, whom no permission stops
+    def forbidden(path):  # Permissions do not stop root, who may run the tests.
         if os.fsdecode(path).endswith("sub1"):
             raise PermissionError(13, "Permission denied")
         return plain(path)
@@ -104,14 +104,15 @@ def test_masks_of_a_devkit_are_no_photos(tmp_path, rng):
     kit = tmp_path / "VOCdevkit" / "VOC2012"
     tiny.write_photos(kit / "JPEGImages", 3, rng)
     tiny.write_photos(kit / "SegmentationClass", 3, rng)
-    tiny.write_photos(tmp_path / "SegmentationClass", 1, rng)  # no devkit: a name like any other
+    # This is no devkit, so the name means nothing.
+    tiny.write_photos(tmp_path / "SegmentationClass", 1, rng)
     names = list(Folder(str(tmp_path)).names)
     assert len(names) == 4 and sum("JPEGImages" in name for name in names) == 3
     assert len(Folder(str(kit)).names) == 3
 
 
 def _settle(path):
-    """As if nothing had changed there for a while."""
+    """Sets times of change back, as if the folder had not changed for a while."""
     then = time.time() - 100
     for folder, _, _ in os.walk(path):
         os.utime(folder, (then, then))
@@ -119,7 +120,7 @@ def _settle(path):
 
 @pytest.fixture
 def scans(monkeypatch):
-    """Counts how often a folder is really looked through."""
+    """Counts how often a folder is really listed."""
     calls = []
     plain = folders._scan
     monkeypatch.setattr(folders, "_scan", lambda path: calls.append(path) or plain(path))

@@ -1,4 +1,4 @@
-"""Of what libjpeg warns of, a photo whose coefficients are all there is used, others refused."""
+"""After a warning of libjpeg a photo is used only if no coefficient is missing."""
 
 import io
 import re
@@ -31,7 +31,7 @@ INKS = _jpeg("CMYK")
 
 
 def _put(data, at, new):
-    """Bytes in the place of others; `at` from the end where it is negative."""
+    """Replaces bytes; a negative `at` counts from the end."""
     at %= len(data)
     return data[:at] + new + data[at + len(new) :]
 
@@ -45,13 +45,13 @@ def _revision(version, data=PLAIN):
 
 
 def _scan(position, value, data=PLAIN):
-    """Changes what the scan header ends in: first and last coefficient, bits."""
+    """Changes the end of the scan header: first and last coefficient, and bits."""
     start = data.index(b"\xff\xda")
     return _put(data, start + 2 + data[start + 3] + position, bytes([value]))
 
 
 def _adobe(transform):
-    start = PLAIN.index(b"\xff\xdb")  # in the place of JFIF's segment, which would decide
+    start = PLAIN.index(b"\xff\xdb")  # It replaces JFIF's segment, which would decide.
     return b"\xff\xd8\xff\xee\x00\x0eAdobe\0\x64\0\0\0\0" + bytes([transform]) + PLAIN[start:]
 
 
@@ -73,7 +73,7 @@ def _renumbered(shift):
 
 
 def _without(data, first, last):
-    """Cuts from the one marker to the next one of the other kind."""
+    """Removes the bytes from one marker to the next marker of another kind."""
     start = data.index(first)
     return data[:start] + data[data.index(last, start) :]
 
@@ -148,7 +148,7 @@ DAMAGED = {
 @pytest.mark.parametrize("name", HARMLESS)
 def test_harmless_warnings_change_no_pixel(name):
     data, clean = HARMLESS[name]
-    if "junk" not in name:  # the library that decodes would refuse all of these but a few
+    if "junk" not in name:  # The decoding library itself refuses nearly all of these.
         assert data != clean
     np.testing.assert_array_equal(decode.decode(data), simplejpeg.decode_jpeg(clean))
     reduced = decode.open_photo(data).pixels(40, 40)
@@ -185,7 +185,7 @@ def test_inks_and_photos_of_several_pictures():
 
 
 def test_scans_are_counted_before_they_are_decoded():
-    """A few bytes may ask for a scan over every pixel: the time would have no bound."""
+    """A few bytes can demand a scan over every pixel, so the time would have no limit."""
     file = io.BytesIO()
     Image.new("L", (6000, 6000), 128).save(file, "JPEG", progressive=True)
     data = file.getvalue()

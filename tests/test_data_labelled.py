@@ -1,4 +1,4 @@
-"""Batches of labelled photos, in training and in evaluation, with photos and masks that are bad."""
+"""Batches of labelled photos, in training and evaluation, with bad photos and bad masks."""
 
 import contextlib
 import json
@@ -69,9 +69,9 @@ def test_training_batches_with_masks_are_the_same_in_workers(kit, tmp_path, kind
     for batch in batches:
         assert batch["image"].shape == (4, 56, 56, 3)
         assert batch["mask"].shape == (4, 56, 56) and batch["mask"].dtype == np.uint8
-        assert (batch["mask"][:, [0, -1]] == 255).all()  # 48 rows of 56
+        assert (batch["mask"][:, [0, -1]] == 255).all()  # The photo fills 48 rows of 56.
         assert batch["image"][:, [0, -1]].max() == 0
-        for label in (1, 2):  # the classes are what the photos show
+        for label in (1, 2):  # The photo's colors show its classes.
             shown = batch["image"][batch["mask"] == label].mean(0)
             np.testing.assert_allclose(shown, labelled.color(label, 3), atol=12)
     config.data.workers = 0 if kind == "folder" else 2
@@ -135,7 +135,7 @@ def test_whole_photos_are_grouped_by_canvas(mixed):
         for row in range(2):
             index, (height, width) = batch["position"][row], batch["size"][row]
             image, mask = batch["image"][row], batch["mask"][row]
-            assert (mask != 255).sum() == height * width  # nothing of a row that is not valid
+            assert (mask != 255).sum() == height * width  # A row that is not valid has only void.
             if index >= 0:
                 assert set(np.unique(mask)) - {255} == {index % 3}
                 assert image[mask != 255].mean() == pytest.approx(10 * (index + 1), abs=1)
@@ -177,7 +177,8 @@ def test_headers_are_read_once(mixed, monkeypatch):
 def test_rows_that_cannot_be_read_are_black_void_and_not_valid(mixed):
     config = _config(mixed, "masks", 3, data__batch_size=2)
     photos = splits.open_splits(config).evaluation
-    (mixed / "JPEGImages/2008_000001.jpg").write_bytes(b"damaged")  # alone on its canvas
+    # It is the only photo of its canvas size.
+    (mixed / "JPEGImages/2008_000001.jpg").write_bytes(b"damaged")
     (mixed / "SegmentationClass/2008_000004.png").write_bytes(b"damaged")
     batches = _evaluation(photos, config)
     rows = {row["position"]: row for b in batches for row in _rows_of(b) if row["position"] >= 0}
@@ -252,5 +253,5 @@ def test_photos_that_all_have_a_bad_mask_stop_the_run(kit):
     photos = splits.open_splits(config).training
     for path in (kit / "SegmentationClass").iterdir():
         _rgb(path)
-    with pytest.raises(DataError, match="photos in a row could not be read"):
+    with pytest.raises(DataError, match="photos in a row"):
         _training(photos, config)

@@ -1,4 +1,4 @@
-"""What a look at some masks tells before they are trained on."""
+"""The warnings about masks before training."""
 
 import labelled
 import numpy as np
@@ -26,7 +26,7 @@ def _said(kit, classes=3, **settings):
 
 
 def _change(kit, function, names="*"):
-    """Every mask, [height, width] uint8, by what the function makes of it."""
+    """Replaces every mask, uint8 [height, width], by the function's result."""
     for path in sorted((kit / "SegmentationClass").glob(f"{names}.png")):
         Image.fromarray(function(np.asarray(Image.open(path)))).save(path)
 
@@ -87,7 +87,7 @@ def test_masks_that_cannot_be_used_are_counted_with_a_reason(kit):
     masks = sorted((kit / "SegmentationClass").glob("2007*.png"))
     masks[3].write_bytes(masks[3].read_bytes()[:60])
     masks[5].unlink()
-    # A mask that goes away after the split was opened is one more that cannot be used.
+    # A mask that is deleted after the split was opened cannot be used either.
     masks[5].write_bytes(b"")
     (said,) = _said(kit)
     assert "2 cannot be used, such as that of JPEGImages/2007_0000" in said

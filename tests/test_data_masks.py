@@ -1,4 +1,4 @@
-"""Masks: read from PNG and SBD, written as VOC wants them, refused when they are none."""
+"""Masks: read from PNG and SBD, written in VOC's format, refused if invalid."""
 
 import io
 import struct
@@ -50,7 +50,7 @@ def test_gray_and_deep_masks(mask):
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
 def test_gray_of_few_bits_is_read_as_it_was_stored(rng, depth):
-    # Pillow writes no such gray PNG: one row of packed values, by hand.
+    # Pillow cannot write such a gray PNG, so the packed row is written by hand.
     classes = 2**depth
     stored = rng.integers(0, classes, (5, 8), np.uint8)
     bits = np.unpackbits(stored[..., None], axis=2)[..., -depth:].reshape(5, -1)
@@ -67,13 +67,13 @@ def test_gray_of_few_bits_is_read_as_it_was_stored(rng, depth):
 def test_formats_that_change_values_are_refused(kind):
     file = io.BytesIO()
     Image.new("L", (16, 16), 3).save(file, kind)
-    with pytest.raises(DataError, match=f"its mask is a {kind}, which changes the values"):
+    with pytest.raises(DataError, match=f"mask is a {kind}"):
         masks.decode_mask(file.getvalue(), 21)
 
 
 def test_a_picture_that_is_a_program_is_no_mask():
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n"
-    with pytest.raises(DataError, match="its mask is damaged, or none of PNG, BMP"):
+    with pytest.raises(DataError, match="damaged.*PNG, BMP"):
         masks.decode_mask(eps, 21)
 
 
@@ -103,7 +103,7 @@ def test_interpolation_leaves_traces_and_the_nearest_neighbor_none(scale, filter
 
 def test_a_blurred_value_that_is_no_class_is_told_where_it_is_from():
     blurred = Image.fromarray(_disks((255, 15))).resize((90, 90), Image.Resampling.BILINEAR)
-    with pytest.raises(DataError, match="classes are 0 to 20 and 255. Its edges are blurred"):
+    with pytest.raises(DataError, match="0 to 20 and 255.*blurred"):
         masks.decode_mask(_png(blurred), 21)
     with pytest.raises(DataError, match=r"classes are 0 to 20 and 255$"):
         masks.decode_mask(_png(Image.fromarray(_disks((40, 15)))), 21)
@@ -127,7 +127,7 @@ def test_sbd_mask(mask):
 
 
 def test_palette_is_that_of_voc():
-    # The first colors as the VOC development kit lists them, and that of void.
+    # The first colors in the VOC development kit, and the color of void.
     known = [
         (0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128), (128, 0, 128),
         (0, 128, 128), (128, 128, 128), (64, 0, 0), (192, 0, 0), (64, 128, 0),
@@ -148,7 +148,7 @@ def test_value_that_is_no_class_is_named(mask):
         with pytest.raises(DataError, match=message):
             masks.decode_mask(data, 21)
     assert masks.decode_mask(masks.encode_mask(mask), 41).max() == 255
-    deep = np.full((2, 2), 300, np.uint16)  # would be 44 in 8 bits
+    deep = np.full((2, 2), 300, np.uint16)  # In 8 bits it would be 44.
     with pytest.raises(DataError, match="value 300"):
         masks.decode_mask(_png(Image.fromarray(deep)), 100)
     with pytest.raises(DataError, match="value -1"):
@@ -157,7 +157,7 @@ def test_value_that_is_no_class_is_named(mask):
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
 def test_masks_of_colors_are_refused(mode):
-    with pytest.raises(DataError, match=f"its mask is {mode}: .*palette or gray PNG"):
+    with pytest.raises(DataError, match=f"mask is {mode}.*palette"):
         masks.decode_mask(_png(Image.new(mode, (3, 2))), 21)
 
 
@@ -178,13 +178,13 @@ def test_damaged_masks(data):
 
 
 def test_sbd_mask_of_fractions_is_refused():
-    with pytest.raises(DataError, match="float64 .* instead of whole numbers"):
+    with pytest.raises(DataError, match="float64"):
         masks.decode_mask(_matlab(np.full((2, 2), 0.5)), 21)
 
 
 def test_mask_must_have_the_size_of_the_upright_photo():
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned by a quarter
+    exif[0x0112] = 6  # The camera was turned by 90 degrees.
     file = io.BytesIO()
     Image.new("RGB", (8, 4)).save(file, "JPEG", exif=exif)
     photo = decode.open_photo(file.getvalue())

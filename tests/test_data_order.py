@@ -1,4 +1,4 @@
-"""The order of photos: every one once an epoch, shares of a mixture, and no state."""
+"""The order of photos: each once an epoch, the shares of a mixture, and no state."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from colorize_jax.data import order
 
 
-@pytest.mark.parametrize("small", [0, 10**6])  # both ways to shuffle
+@pytest.mark.parametrize("small", [0, 10**6])  # These choose the two ways to shuffle.
 @pytest.mark.parametrize("count", [1, 2, 7, 100])
 def test_every_epoch_has_every_number_once(count, small, monkeypatch):
     monkeypatch.setattr(order, "_SMALL", small)

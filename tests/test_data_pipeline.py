@@ -1,4 +1,4 @@
-"""Batches are a pure function of (seed, position), however they are read."""
+"""Batches are a pure function of (seed, position) for any number of readers."""
 
 import contextlib
 import multiprocessing
@@ -89,7 +89,7 @@ def test_the_first_of_several_views_is_what_is_seen_alone(folder, scaling):
 
 
 def test_views_draw_apart_from_all_other_positions(tmp_path, rng):
-    """Of one photo, so that equal draws would show equal pixels."""
+    """Many copies of one photo, so that equal draws would give equal pixels."""
     tiny.write_photos(tmp_path, 1, rng, size=(200, 300))
     view = RandomWindow((40, 60), 32, True)
     examples = pipeline.TrainingExamples(_photos(tmp_path), 0, view, views=3)
@@ -128,7 +128,7 @@ def test_a_bad_photo_is_replaced_and_all_others_stay(tmp_path, rng):
         for position, photo, image in zip(
             batch["position"], batch["photo"], batch["image"], strict=True
         ):
-            # The number is that of the photo that is seen: the same draws show the same of it.
+            # The number belongs to the photo that is shown: the same draws give the same pixels.
             draws = np.random.Philox(key=config.seed, counter=[0, position, 0, 0])
             seen = examples.view(folder[int(photo)], np.random.Generator(draws))
             np.testing.assert_array_equal(image, seen["image"])
@@ -150,7 +150,7 @@ def test_evaluation_reads_everything_once_and_fills_up_the_last_batch(folder):
     batches = list(pipeline.evaluation_batches(folder, config, limit=100))
     assert [b["valid"].sum() for b in batches] == [4, 3]
     assert batches[1]["image"][3].max() == 0
-    # 0 where there is no photo: a number that any table of photos has.
+    # Without a photo the number is 0, which any table of photos has.
     assert [b["photo"].tolist() for b in batches] == [[0, 1, 2, 3], [4, 5, 6, 0]]
     again = list(pipeline.evaluation_batches(folder, config, limit=100))
     _assert_equal(batches, again)
@@ -215,7 +215,7 @@ def test_closing_does_not_wait_for_a_reader_that_hangs(monkeypatch):
 
 
 class _Dying:
-    """Gives batches up to a number, then its worker dies."""
+    """Yields some batches, then its worker dies."""
 
     def __init__(self, start, stop):
         self._numbers, self.close = iter(range(start, stop)), lambda: None

@@ -1,4 +1,4 @@
-"""Colors come out as littleCMS and published matrices have them, whatever profile they are in."""
+"""Colors of any profile equal those of littleCMS and of published matrices."""
 
 import io
 import struct
@@ -44,7 +44,7 @@ def _encode(image, kind="PNG", **options):
 
 
 def _judged(data, profile):
-    """The whole picture through littleCMS as Pillow calls it."""
+    """Converts the whole picture by Pillow's own call of littleCMS."""
     image = Image.open(io.BytesIO(data))
     image = image.convert("RGB") if image.mode in ("P", "RGBA") else image
     return np.asarray(
@@ -63,11 +63,11 @@ def test_colors_are_those_of_the_profile(name, kind):
     assert (photo.profile.name, photo.profile.broken) == (name, False)
     np.testing.assert_array_equal(photo.pixels(), _judged(data, WIDE[name]))
     ignored = np.abs(photo.pixels().astype(int) - np.asarray(_picture())).mean()
-    assert ignored > 5  # far from what is stored
+    assert ignored > 5  # It is far from the stored values.
 
 
 def test_adobe_rgb_is_what_its_publisher_says():
-    """Through XYZ by the matrices of Adobe RGB (1998) and of IEC 61966-2-1, both for D65."""
+    """Converts through XYZ by the matrices of Adobe RGB (1998) and IEC 61966-2-1, both for D65."""
     colors = np.array([[200, 100, 50], [90, 180, 90], [60, 70, 200], [128, 128, 128]], np.uint8)
     to_xyz = np.array(
         [[0.57667, 0.18556, 0.18823], [0.29734, 0.62736, 0.07529], [0.02703, 0.07069, 0.99134]]
@@ -105,7 +105,7 @@ def test_other_modes_with_a_profile(mode):
 
 
 def _gray_profile(exponent=1.8):
-    """Gray with one exponent: the profile of three colors with all but its white taken away."""
+    """A gray profile with one exponent: the profile of three colors reduced to its white."""
     colors = bytearray(profiles.matrix_profile("Gray", ((0.3, 0.3, 0.3),) * 3, exponent))
     colors[16:20] = b"GRAY"
     at = colors.index(b"rTRC")
@@ -130,7 +130,7 @@ def test_transparent_pixels_of_a_photo_with_a_profile_lie_on_white():
 
 
 def test_lab_tiff_has_the_colors_that_lab_says():
-    lab = Image.merge("LAB", [Image.new("L", (4, 4), v) for v in (137, 80, 67)])  # L 53.7
+    lab = Image.merge("LAB", [Image.new("L", (4, 4), v) for v in (137, 80, 67)])  # L is 53.7.
     data = _encode(lab, "TIFF")
     assert Image.open(io.BytesIO(data)).mode == "LAB"
     expected = ImageCms.profileToProfile(
@@ -144,7 +144,7 @@ def test_srgb_costs_nothing():
     photo = decode.open_photo(data)
     assert photo.profile.name == "sRGB" and not photo.profile
     np.testing.assert_array_equal(photo.pixels(), decode.decode(_encode(_picture(), "JPEG")))
-    # A profile is looked at once, not once a photo.
+    # A profile is read once, not once for every photo.
     assert decode.open_photo(_encode(_picture(8, 8), icc_profile=SRGB)).profile is photo.profile
 
 
@@ -206,7 +206,7 @@ def test_adobe_rgb_is_known_by_what_cameras_write():
         np.testing.assert_array_equal(decode.decode(_camera(space, index)), plain)
     np.testing.assert_array_equal(
         decode.decode(_camera(0xFFFF, "R03", icc_profile=SRGB)), plain
-    )  # a profile says it better
+    )  # A profile wins over EXIF.
 
 
 def test_profiles_are_counted(tmp_path):

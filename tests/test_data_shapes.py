@@ -1,4 +1,4 @@
-"""The devkit of shapes is one, and shows what its masks say."""
+"""The devkit of shapes is valid, and its photos agree with its masks."""
 
 import numpy as np
 

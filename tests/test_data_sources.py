@@ -1,4 +1,4 @@
-"""The source string, mixtures, and the held-out split."""
+"""Tests of the source string, mixtures, and the held-out split."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def test_builtin_photos_hold_out_one_square_of_every_row():
     photos, held_out = sources.open_splits("builtin:photos", 0.1)
     whole = sources.open_all("builtin:photos")
     assert len(whole) == 10 and len(photos) == 3 * len(held_out)
-    # One of each photo first.
+    # The first squares come from all photos.
     assert {name.split("#")[0] for name in _names(held_out)[:10]} == set(_names(whole))
     images = {name: whole[i].image for i, name in enumerate(_names(whole))}
     covered = {name: np.zeros(image.shape[:2], int) for name, image in images.items()}
@@ -28,7 +28,7 @@ def test_builtin_photos_hold_out_one_square_of_every_row():
             at = slice(row * side, (row + 1) * side), slice(column * side, (column + 1) * side)
             np.testing.assert_array_equal(split[index].image, images[name][at])
             covered[name][at] += 1
-    for name, times in covered.items():  # no pixel in two squares, and only a border in none
+    for name, times in covered.items():  # No pixel is in two squares, and only a border is in none.
         assert times.max() == 1 and times.mean() > 0.7, name
     rows = [name.split(",")[0] for name in _names(held_out)]
     assert len(set(rows)) == len(rows)
@@ -44,7 +44,7 @@ def test_split_stays_when_photos_are_added(tmp_path, rng):
         (tmp_path / f"new{i}.jpg").write_bytes((tmp_path / photos.name(0)).read_bytes())
     photos_after, held_out_after = sources.open_splits(str(tmp_path), 0.2)
     assert set(_names(photos)) <= set(_names(photos_after))
-    # In the order of the hash: a limit on their number keeps the same photos.
+    # They are sorted by hash, so that a limit on their number keeps the same photos.
     old = set(_names(held_out))
     assert [name for name in _names(held_out_after) if name in old] == _names(held_out)
 
@@ -145,7 +145,7 @@ def test_empty_folder_and_folder_with_one_photo(tmp_path, rng):
 def test_folder_without_a_readable_photo_says_why(tmp_path):
     for i in range(30):
         (tmp_path / f"{i}.jpg").write_text("<html>")
-    with pytest.raises(DataError, match=r"no readable image.*20 of 30.*not an image"):
+    with pytest.raises(DataError, match=r"20 of 30.*not an image"):
         sources.open_splits(str(tmp_path), 0.1)
 
 

@@ -1,4 +1,4 @@
-"""What is trained on and what is scored, of every kind of labelled photos."""
+"""The photos that are trained on and scored, for every kind of labels."""
 
 import pickle
 
@@ -48,7 +48,8 @@ def test_few_held_out_photos_are_told_and_the_split_stays(tmp_path, rng):
     assert len(opened.evaluation) == 1
     (warning,) = opened.warnings
     assert warning.startswith("only 1 photo is held out of 30") and "data.holdout=0.2" in warning
-    assert splits.open_splits(tiny.config()).warnings == ()  # a quarter of every photo, whatever
+    # A quarter of every photo is always held out.
+    assert splits.open_splits(tiny.config()).warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ def test_folders(folder):
     assert [len(opened.training), len(opened.evaluation)] == [30, 15]
     label = opened.training.unreadable().labels
     assert label.shape == () and label.dtype == np.int32 and label == 0
-    # A limit on the photos of evaluation leaves all classes in.
+    # A limit on evaluation photos keeps all classes.
     assert len(np.unique(opened.evaluation.labels[:8])) == 3
     few = splits.open_splits(_config(folder, "folders", 3, data__per_class=4))
     np.testing.assert_array_equal(np.bincount(few.training.labels), [4, 4, 4])
@@ -130,7 +131,7 @@ def test_folders_without_splits_hold_a_share_of_every_class_out(folder):
     config.data.holdout = 0.001
     assert len(splits.open_splits(config).evaluation) == 3
     config.early_stopping.mode = "search"
-    searched = splits.open_splits(config)  # the photos held out take no part in the search
+    searched = splits.open_splits(config)  # The held-out photos take no part in the search.
     assert len(searched.training) + len(searched.evaluation) == 27
 
 
@@ -155,7 +156,7 @@ def test_search_divides_the_training_split_and_opens_no_other(kit, folder, label
     if labels == "folders":
         np.testing.assert_array_equal(np.bincount(opened.evaluation.labels), [2, 2, 2])
     assert _names(splits.open_splits(config).evaluation) == evaluation
-    config.seed = 7  # the division is of the data, not of the run
+    config.seed = 7  # The division depends on the data, not on the seed.
     assert _names(splits.open_splits(config).evaluation) == evaluation
 
 
@@ -195,7 +196,7 @@ def test_digest_changes_with_labels_masks_and_choice(kit, folder, tmp_path):
     seen.append(digest(_config(kit, "masks", 3, data__sbd=str(tmp_path / "aug"))))
     seen.append(digest(_config(folder, "folders", 3)))
     seen.append(digest(_config(folder, "folders", 3, data__per_class=4)))
-    for name in ("n01_1", "n01_2"):  # the same names in other classes
+    for name in ("n01_1", "n01_2"):  # Other classes have the same names.
         (folder / f"train/n01/{name}.JPEG").rename(folder / f"train/n00/{name}.JPEG")
     seen.append(digest(_config(folder, "folders", 3)))
     assert len(set(seen)) == len(seen)
@@ -237,7 +238,7 @@ def test_the_classes_of_masks_are_named_or_counted(kit):
     def number():
         return len(splits.open_splits(_config(kit, "masks", 0)).classes)
 
-    rare = kit / "SegmentationClass/2008_000009.png"  # of val alone
+    rare = kit / "SegmentationClass/2008_000009.png"  # Only val has it.
     rare.write_bytes(masks.encode_mask(np.full((48, 64), 7, np.uint8)))
     assert number() == 8
     (kit / "SegmentationClass/2007_000003.png").write_bytes(b"damaged")

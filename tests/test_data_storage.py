@@ -1,4 +1,4 @@
-"""Storage that is away is waited for; a photo that is bad is not."""
+"""Reading waits for storage that does not answer, but not for a bad photo."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Scale, crop and mirror: what is drawn, and what the single resampling gives."""
+"""Scale, crop and mirror: the random draws, and the result of the single resampling."""
 
 import numpy as np
 from PIL import Image
@@ -46,7 +46,7 @@ def test_large_photos_are_averaged_not_aliased(rng, factor):
     height, width = transforms.scaled_size(image.height, image.width, 60)
     crop = transforms.cut(np.asarray(image), Window(height, width, 4, 9, 48)).astype(float)
     expected = np.asarray(image.resize((width, height), Image.Resampling.BOX), float)
-    # Noise of whole pixels averages out as it does under exact area averaging.
+    # Pixel noise averages out as under exact area averaging.
     assert crop.std() < 1.6 * expected.std()
     np.testing.assert_allclose(crop.mean(), 127.5, atol=6)
 

@@ -1,4 +1,4 @@
-"""What is seen of a photo: scale, crop, padding and mirror, and the mask that goes along."""
+"""Views of a photo: scale, crop, padding and mirror, and the same for its mask."""
 
 import dataclasses
 import io
@@ -29,7 +29,7 @@ BOXES = {"area": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)}
 
 
 def _record(rng, height, width, labels=None):
-    """A photo whose red is its mask: what happens to one can be seen on the other."""
+    """A photo whose red channel equals its mask, so that both can be compared."""
     mask = rng.integers(1, CLASSES, (height, width), dtype=np.uint8)
     pixels = rng.integers(1, 256, (height, width, 3), dtype=np.uint8)
     pixels[..., 0] = mask
@@ -37,7 +37,7 @@ def _record(rng, height, width, labels=None):
 
 
 def _assert_same_pixels(actual, expected):
-    """But for what OpenCV rounds otherwise where a resampling begins elsewhere."""
+    """Equal up to OpenCV's rounding, which depends on where a resampling begins."""
     np.testing.assert_allclose(actual.astype(int), expected, atol=2)
 
 
@@ -76,7 +76,7 @@ def test_crop_as_stored_is_a_part_of_the_padded_photo(rng, height, width, pad):
         np.testing.assert_array_equal(drawn["mask"], expected)
         assert drawn["mask"].dtype == np.uint8
         seen.add(tuple(place))
-    assert len(seen) == len(places)  # all offsets, the last one too, and both directions
+    assert len(seen) == len(places)  # All offsets occur, with and without mirror.
 
 
 def test_without_mirror_none_is_mirrored(rng):
@@ -118,13 +118,14 @@ def test_small_factors_pad_in_the_middle_and_large_ones_do_not(rng):
     record = _plain(rng, 40, 60)
     half = RandomCrop(32, False, (0.5, 0.5))(record, rng)["image"]
     rows = np.flatnonzero(half.any((1, 2)))
-    assert (rows[0], rows[-1]) == (6, 25)  # 20 rows of 32
-    assert half.any((0, 2))[1:31].all() and not half[:, [0, 31]].any()  # 30 columns
+    assert (rows[0], rows[-1]) == (6, 25)  # The photo fills 20 rows of 32.
+    # The photo fills 30 columns.
+    assert half.any((0, 2))[1:31].all() and not half[:, [0, 31]].any()
     assert RandomCrop(32, False, (2.0, 2.0))(record, rng)["image"].min() > 0
 
 
 def test_factors_are_spread_over_their_range():
-    # The share of a white photo in the crop tells the factor.
+    # The share of a white photo in the crop shows the factor.
     record = Record("white", np.full((40, 40, 3), 255, np.uint8))
     rng = np.random.default_rng(0)
     view = RandomCrop(100, False, (0.5, 2.0))
@@ -142,7 +143,7 @@ def test_photo_of_one_pixel(rng):
 @pytest.mark.parametrize("size", [(90, 120), (50, 40), (64, 64)])
 @pytest.mark.parametrize("mirror", [False, True])
 def test_masks_lie_where_their_photos_do(rng, size, mirror):
-    """The photo and its mask are one disc; after any cut the middles still fall together."""
+    """Photo and mask show the same disc; after any cut their centers still agree."""
     y, x = np.mgrid[: size[0], : size[1]]
     disc = ((y - 0.4 * size[0]) ** 2 + (x - 0.6 * size[1]) ** 2 < (0.2 * min(size)) ** 2) * 1
     record = Record("disc", np.repeat(disc[..., None] * 255, 3, 2).astype(np.uint8),
@@ -176,7 +177,7 @@ def _boxes(count, height, width, **settings):
 
 
 def test_areas_are_uniform_and_ratios_in_their_logarithm():
-    # Small boxes of any ratio fit at the first try, so that none is drawn again.
+    # Small boxes of any ratio fit at the first try, so none is drawn again.
     boxes = _boxes(2000, 900, 600, area=(0.1, 0.4), ratio=(0.5, 2.0))
     areas = np.array([box.height * box.width for box in boxes]) / (900 * 600)
     ratios = np.log2([box.width / box.height for box in boxes])
@@ -195,7 +196,8 @@ def test_boxes_that_do_not_fit_are_drawn_again():
     boxes = _boxes(500, 100, 100)
     areas = np.array([box.height * box.width for box in boxes]) / 100**2
     assert areas.max() <= 1 and areas.min() < 0.1 and areas.max() > 0.9
-    assert 0.42 < areas.mean() < 0.53  # uniform would be 0.54; the largest seldom fit
+    # A uniform draw would give 0.54, but the largest boxes seldom fit.
+    assert 0.42 < areas.mean() < 0.53
     assert all(box.y + box.height <= 100 and box.x + box.width <= 100 for box in boxes)
 
 
@@ -228,13 +230,13 @@ def test_each_side_of_a_box_is_averaged_by_its_own_factor(rng):
     np.testing.assert_allclose(crop, expected, atol=0.51)
     mirrored = transforms.cut_box(photo, (100, 200), dataclasses.replace(box, mirror=True), 32)
     _assert_same_pixels(mirrored, crop[:, ::-1])
-    # As stored, and from a photo that the decoder has reduced by two.
+    # The photo is used as stored, and reduced by two by the decoder.
     as_stored = transforms.cut_box(photo, (100, 200), transforms.Box(5, 7, 32, 32), 32)
     np.testing.assert_array_equal(as_stored, photo[5:37, 7:39])
     small = photo.reshape(50, 2, 100, 2, 3).mean((1, 3)).astype(np.uint8)
     np.testing.assert_allclose(transforms.cut_box(small, (100, 200), box, 32), expected, atol=2)
     between = transforms.cut_box(small, (100, 200), transforms.Box(5, 8, 64, 64), 32)
-    expected = (small[2:34, 4:36].astype(int) + small[3:35, 4:36]) / 2  # half a pixel down
+    expected = (small[2:34, 4:36].astype(int) + small[3:35, 4:36]) / 2  # It is half a pixel lower.
     np.testing.assert_allclose(between, expected, atol=1)
 
 
@@ -248,7 +250,7 @@ VIEWS = {
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """Sizes of the JPEGs that were decoded, in their order."""
+    """The sizes of the decoded JPEGs, in their order."""
     sizes, plain = [], jpeg.decode
 
     def counted(*args):
@@ -277,7 +279,7 @@ def test_several_views_are_to_the_bit_what_each_would_be_alone(rng, decoded, sca
     np.testing.assert_array_equal(seen["image"], alone)
     assert len({crop.tobytes() for crop in alone}) == 6
     assert seen["labels"].tolist() == [3]
-    # Decoded once; of large photos once in every size that the views need.
+    # A photo is decoded once; a large one once in every size that the views need.
     assert sorted(decoded) == sorted(levels)
     assert len(levels) == 1 or scaling in ("shortest", "factor")
 

@@ -1,4 +1,4 @@
-"""Devkits of VOC 2012 and 2007, with SBD's masks: what is read from them and what is refused."""
+"""Devkits of VOC 2012 and 2007 with SBD's masks: what is read, and what is refused."""
 
 import os
 import pickle
@@ -74,7 +74,7 @@ def test_every_way_to_name_a_devkit_gives_the_same(kit, tmp_path, kind):
 
 def test_several_years_must_be_told_apart(kit, tmp_path, rng):
     labelled.write_devkit(kit.parent / "VOC2007", rng, photos=2)
-    with pytest.raises(DataError, match="holds VOC2007, VOC2012: name one .*source=.*/VOC2012"):
+    with pytest.raises(DataError, match="VOC2007, VOC2012.*source=.*/VOC2012"):
         _open(kit.parent)
     archive = labelled.zipped(kit.parent.parent, tmp_path / "../both.zip")
     with pytest.raises(DataError, match="holds VOC2007, VOC2012"):
@@ -94,7 +94,7 @@ def test_what_is_no_devkit(tmp_path):
     with pytest.raises(DataError, match="there is no .*absent"):
         voc.open_devkit(str(tmp_path / "absent"))
     (tmp_path / "a.zip").write_text("no")
-    with pytest.raises(DataError, match="cannot be read as a zip archive"):
+    with pytest.raises(DataError, match="zip archive"):
         voc.open_devkit(str(tmp_path / "a.zip"))
 
 
@@ -106,7 +106,7 @@ def test_list_of_pairs_and_list_file_elsewhere(kit, tmp_path):
     path.write_text(
         "/JPEGImages/2007_000003.jpg /SegmentationClassAug/2007_000003.png\n\n"
         "JPEGImages/2007_000001.jpg SegmentationClass/2007_000001.png\n"
-        "2007_000000\n2007_000003\n"  # the last one is listed already
+        "2007_000000\n2007_000003\n"  # The last one is already listed.
     )
     photos = _open(kit, str(path))
     assert _ids(photos) == ["2007_000003", "2007_000001", "2007_000000"]
@@ -122,7 +122,7 @@ def test_sbd_fills_in_for_masks_and_photos(kit, tmp_path):
         values = [np.unique(masks.decode_mask(photos[i].mask, 21)) for i in range(4)]
         assert values[0].max() == 255 and [v.tolist() for v in values[2:]] == [[1], [2]]
         assert photos[3].image == (sbd / "img/2010_000002.jpg").read_bytes()
-    # Where both have one, VOC's finer mask is taken.
+    # If both have a mask, VOC's finer one is used.
     again = _write_sbd(tmp_path / "again", kit, listed, [], [])
     assert _open(kit, "train", again)[0].mask == _open(kit)[0].mask
 
@@ -134,7 +134,7 @@ def test_folder_of_masks_in_the_place_of_sbd(kit, tmp_path):
     photos = _open(kit, "train", tmp_path / "aug")
     assert len(photos) == 8
     assert photos[5].mask == (tmp_path / "aug/2007_000005.png").read_bytes()
-    # All that is masked but VOC's val.
+    # All photos with a mask, except VOC's val.
     (tmp_path / "aug/2008_000001.png").write_bytes(photos[5].mask)
     assert _ids(_open(kit, "train_aug", tmp_path / "aug")) == [f"2007_{i:06}" for i in range(8)]
 
@@ -146,14 +146,14 @@ def test_train_aug_is_derived(kit, tmp_path):
         train=[extra[0], "2007_000001"], val=[extra[1], "2008_000001"],
     )  # fmt: skip
     photos = _open(kit, "train_aug", sbd)
-    # VOC's train and SBD's, once each, without what is in VOC's val.
+    # The photos of VOC's train and of SBD, each once, without VOC's val.
     assert _ids(photos) == [*(f"2007_{i:06}" for i in range(8)), "2010_000002", "2010_000007"]
-    with pytest.raises(DataError, match=r"no train_aug\.txt: name the folder of SBD.*data\.sbd"):
+    with pytest.raises(DataError, match=r"no train_aug\.txt.*data\.sbd"):
         _open(kit, "train_aug")
     (sbd / "val.txt").unlink()
     with pytest.raises(DataError, match=r"has no val\.txt"):
         _open(kit, "train_aug", sbd)
-    _split_of(kit, "train_aug", ["2007_000004"])  # a list that is there is taken as it is
+    _split_of(kit, "train_aug", ["2007_000004"])  # An existing list is used as it is.
     assert _ids(_open(kit, "train_aug")) == ["2007_000004"]
 
 
@@ -213,11 +213,11 @@ def _main(kit, name, lines):
 
 
 def test_lists_of_objects(kit):
-    _main(kit, "train_train", ["2007_000001 -1", "2007_000000  1"])  # a class that is called train
+    _main(kit, "train_train", ["2007_000001 -1", "2007_000000  1"])  # This class is named train.
     _main(kit, "cat_train", ["2007_000000 0 ", "2007_000001 -1"])
     for name in ("aeroplane", "bicycle"):
         (kit / "ImageSets/Main" / f"{name}_train.txt").unlink()
-    _main(kit, "train", ["2007_000000"])  # VOC has such a list too; it is of no class
+    _main(kit, "train", ["2007_000000"])  # VOC has such a list too; it belongs to no class.
     photos, classes = voc.open_listed(voc.open_devkit(str(kit)), "train")
     assert classes == ("cat", "train")
     assert photos.labels.dtype == np.int8
@@ -249,7 +249,7 @@ def test_mistakes_in_lists_of_objects(kit):
     with pytest.raises(DataError, match=r"aeroplane_train\.txt lacks 2 of the 8 photos \(2007_0"):
         opened()
     _main(kit, "aeroplane_train", [*lines[:3], "2007_000003 2"])
-    with pytest.raises(DataError, match="line 4: '2007_000003 2' is no photo with -1, 0 or 1"):
+    with pytest.raises(DataError, match="line 4: '2007_000003 2'"):
         opened()
     _main(kit, "aeroplane_train", lines)
     (kit / "JPEGImages/2007_000006.jpg").unlink()
@@ -262,7 +262,7 @@ def test_mistakes_in_lists_of_objects(kit):
 
 
 def _move(kit, number, ending, folder="JPEGImages", name=""):
-    """Gives a photo of train, or its mask, another ending or name."""
+    """Renames a photo of train or its mask."""
     path = next((kit / folder).glob(f"2007_{number:06}.*"))
     return path.rename(path.with_name(f"{name or path.stem}{ending}"))
 
@@ -271,7 +271,7 @@ def test_photos_and_masks_with_other_endings(kit, tmp_path):
     for number, ending in enumerate((".png", ".jpeg", ".JPG", ".JPEG", ".PNG")):
         _move(kit, number, ending)
     _move(kit, 5, ".PNG", "SegmentationClass")
-    (kit / "JPEGImages/2007_000006.png").write_bytes(b"another one")  # beside the .jpg
+    (kit / "JPEGImages/2007_000006.png").write_bytes(b"another one")  # It lies beside the .jpg.
     endings = [".png", ".jpeg", ".JPG", ".JPEG", ".PNG", ".jpg", ".jpg", ".jpg"]
     expected = [f"JPEGImages/2007_{i:06}{ending}" for i, ending in enumerate(endings)]
     for path in (kit, labelled.zipped(kit, tmp_path / "a.zip")):
@@ -325,9 +325,9 @@ def test_what_other_systems_leave_in_a_devkit(kit, tmp_path):
 def test_pipes_in_the_place_of_lists(kit, tmp_path):
     os.mkfifo(tmp_path / "list.txt")
     os.mkfifo(kit / "classes.txt")
-    with pytest.raises(DataError, match=r"list\.txt cannot be read: not a file"):
+    with pytest.raises(DataError, match=r"list\.txt.*not a file"):
         _open(kit, str(tmp_path / "list.txt"))
-    with pytest.raises(DataError, match=r"classes\.txt cannot be read: not a file"):
+    with pytest.raises(DataError, match=r"classes\.txt.*not a file"):
         voc.class_names(voc.open_devkit(str(kit)), 3)
     for path in (tmp_path / "list.txt", kit / "classes.txt"):
         with pytest.raises(DataError, match="is no file"):

@@ -1,4 +1,4 @@
-"""Worker processes outlast the signals of a terminal, and do not outlast their parent."""
+"""Worker processes survive the signals of a terminal, but not their parent."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What --help shows: every setting, every recipe, and how a command is called."""
+"""--help shows every setting, every recipe, and the usage of every command."""
 
 import ast
 import os
@@ -77,7 +77,7 @@ def _said(capsys, call, *words):
     return ended.value.code, said.out + said.err
 
 
-PLAIN = (score, fooled, demo)  # their settings are flags of their own
+PLAIN = (score, fooled, demo)  # Their settings are flags, not a config.
 COMMANDS = [
     *((module, ()) for module in (main, evaluate, regression_scale, extract, probe, study)),
     (convert, ()), *((convert, (name,)) for name in
@@ -109,7 +109,7 @@ def test_help_of_every_command_fits_a_screen(module, words, capsys, monkeypatch)
         ("cost",),
         ("step",),
     )
-    assert not bare  # no flag is left without a word
+    assert not bare  # Every flag has a text.
     assert ("\n  vgg16_col  " in said) == takes_recipe == ("--config.NAME=VALUE" in said)
 
 
@@ -163,7 +163,7 @@ def test_the_package_lists_its_commands(capsys):
 
 
 def test_a_command_behind_a_space_is_told_the_dot():
-    with pytest.raises(SystemExit, match=r"write python -m colorize_jax\.probe, with a dot"):
+    with pytest.raises(SystemExit, match=r"python -m colorize_jax\.probe.*dot"):
         commands.main(["probe", "--train=a"])
     with pytest.raises(SystemExit, match="no command 'train'"):
         commands.main(["train"])

@@ -1,4 +1,4 @@
-"""Which room of the package may import which: data flows one way, and so do the imports."""
+"""The table of which room may import which: imports point in one direction, as data flows."""
 
 import ast
 import pathlib
@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "colorize_jax"
-# From the lowest floor to the highest: what a room may import besides the modules at the root.
+# {room: rooms that it imports}, from the lowest floor to the highest. Root modules are not listed.
 ALLOWED = {
     "config": set(),
     "color": set(),
@@ -44,7 +44,7 @@ COMMANDS = {"main", "evaluate", "extract", "probe", "convert", "study"}
 
 
 def _imported(path):
-    """Dotted names of all that a file imports, wherever in it."""
+    """The dotted names of all imports in a file, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -53,7 +53,7 @@ def _imported(path):
 
 
 def _ours(path):
-    """What lies directly in the package and is imported by a file: rooms, and modules by name."""
+    """The rooms and root modules of the package that a file imports."""
     names = (name.split(".") for name in _imported(path))
     return {parts[1] for parts in names if parts[0] == "colorize_jax" and len(parts) > 1}
 

@@ -1,4 +1,4 @@
-"""Files of JSON that have, or have not, the form of what the project writes."""
+"""JSON files that have, or do not have, the form that the project writes."""
 
 import json
 
@@ -89,13 +89,14 @@ def test_rows_that_cannot_be_read_are_set_aside_and_said(tmp_path):
     form, few = {"step": COUNT}, lambda row: row["step"] < 5
     rows = json_files.keep_good_rows(path, form, said.append, few)
     assert [row["step"] for row in rows] == [1, 2]
-    assert path.read_bytes() == b"".join(line + b"\n" for line in good[:2])  # as they stood there
+    # The lines are unchanged.
+    assert path.read_bytes() == b"".join(line + b"\n" for line in good[:2])
     aside = tmp_path / "rows.jsonl.bad"
     assert aside.read_bytes() == b"".join(line + b"\n" for line in bad)
     (line,) = said
     assert line.startswith(f"6 of 9 rows of {path} cannot be used (of the first, no JSON")
     assert str(aside) in line
-    # Once more: nothing is left to do, and the next ones go behind those.
+    # A second call has nothing to do, and later rows are appended.
     before = path.stat()
     assert json_files.keep_good_rows(path, form, said.append, few) == rows and len(said) == 1
     assert path.stat() == before

@@ -1,4 +1,4 @@
-"""The launchers, against stub commands that record how they were called."""
+"""The launchers run stub commands, which record their arguments."""
 
 import os
 import pathlib
@@ -26,7 +26,7 @@ OPTIONS = {
 
 
 class _Stubs:
-    """A folder in front of PATH; every stub notes its arguments, then does what `body` says."""
+    """A folder at the front of PATH; every stub notes its arguments, then runs `body`."""
 
     def __init__(self, folder):
         self.bin, self.notes = folder / "bin", folder / "calls"
@@ -47,7 +47,7 @@ class _Stubs:
         return self
 
     def calls(self, name=None):
-        """The command lines so far, in their order."""
+        """All command lines so far, in their order."""
         lines = [p.read_text().split("\0")[:-1] for p in sorted(self.notes.glob("[0-9]*"))]
         return [line for line in lines if name in (None, line[0])]
 
@@ -77,7 +77,7 @@ def stubs(tmp_path):
     return _Stubs(tmp_path)
 
 
-# A training that says so, saves when it is told to stop, and can be told to only once.
+# A training that prints a line, saves at the first signal, and dies at a second one.
 OBEDIENT = """
 trap 'echo saved >>"$NOTES/.saved"; exit 75' TERM INT
 touch "$NOTES/.started"
@@ -154,7 +154,7 @@ def test_local_passes_signals_on(stubs, number):
 
 
 def test_local_sends_ctrl_c_once(stubs):
-    """A terminal sends SIGINT to all processes of the foreground; the run must get it once."""
+    """A terminal sends SIGINT to all foreground processes, but the run must get it only once."""
     stubs.add("python", 'trap \'echo >>"$NOTES/.told"\' INT\ntouch "$NOTES/.started"\n'
               'for _ in {1..25}; do sleep 0.02; done; exit 75')  # fmt: skip
     process = subprocess.Popen(
@@ -241,7 +241,7 @@ def test_slurm_leaves_a_cancelled_job_alone(slurm):
 
 @pytest.mark.parametrize("shell_too", (False, True))
 def test_slurm_outlives_the_signal(slurm, shell_too):
-    """At the time limit the steps are told to stop, and by some ends of a job the shell is too."""
+    """The time limit signals the steps; some ends of a job signal the shell too."""
     slurm.add("python", OBEDIENT.replace("touch", 'echo $$ >"$NOTES/.pid"; touch'))
     process = slurm.start("slurm", "--job", *RUN)
     slurm.wait_for(slurm.notes / ".started")
@@ -254,7 +254,7 @@ def test_slurm_outlives_the_signal(slurm, shell_too):
     assert ["scontrol", "requeue", "12"] in slurm.calls("scontrol")
 
 
-# A cloud of one TPU, whose state is in a file; training writes into .lost what becomes of the TPU.
+# A cloud with one TPU, whose state is in a file. Training writes the TPU's next state into .lost.
 GCLOUD = """
 state=$NOTES/.state
 case "$3 $4" in
@@ -280,7 +280,7 @@ exit 0
 
 @pytest.fixture
 def cloud(stubs):
-    """The workers are this machine, with a virtual environment that is there already."""
+    """The workers are this machine, with an existing virtual environment."""
     activate = pathlib.Path(stubs.env["HOME"], "colorize_venv", "bin", "activate")
     activate.parent.mkdir(parents=True)
     activate.write_text("")
@@ -372,7 +372,7 @@ def test_kubernetes_filled(stubs):
     assert jobset["metadata"]["name"] == "rates-1"
     name, job = _pods(jobset)
     assert (job["parallelism"], job["completions"], job["completionMode"]) == (4, 4, "Indexed")
-    # Every failure ends the Job and starts all hosts again, except those that would happen again.
+    # Every failure ends the Job and restarts all hosts, except failures that would occur again.
     policy = jobset["spec"]["failurePolicy"]
     assert policy["maxRestarts"] == 7
     [rule] = policy["rules"]

@@ -1,4 +1,4 @@
-"""Sweeps: through stub launchers, and once for real."""
+"""Sweeps: many through stub launchers, and one real run."""
 
 import importlib.util
 import json
@@ -32,7 +32,7 @@ RESULTS = {
     "step": 4, "eval/iou/cat": 0.5, "seed": 0, "seconds": 3.0, "data": {"photos": 5},
     "schedule": {"steps": 4, "drops": []}, "hardware": "an abacus",
 }  # fmt: skip
-# Notes its arguments and, if it trains, leaves scores; exits as the test wants for a run.
+# The stub notes its arguments, writes scores if it trains, and exits with the test's code.
 LAUNCHER = """
 import json, os, pathlib, sys
 here = pathlib.Path(__file__).parent
@@ -52,7 +52,7 @@ sys.exit(code)
 
 
 class _Sweep:
-    """The command, with launchers that only note how they were called."""
+    """The command with launchers that only note their arguments."""
 
     def __init__(self, folder, monkeypatch, capfd):
         spec = importlib.util.spec_from_file_location("sweep", ROOT / "launch" / "sweep.py")
@@ -70,7 +70,7 @@ class _Sweep:
         self.codes()
 
     def codes(self, **codes):
-        """The exit codes of runs, by their place in the sweep: second=1."""
+        """Sets the exit codes of runs by their place in the sweep: second=1."""
         places = ("first", "second", "third")
         named = {NAMES[places.index(place)]: code for place, code in codes.items()}
         self._codes.write_text(json.dumps(named))
@@ -80,7 +80,7 @@ class _Sweep:
         return [json.loads(line) for line in lines]
 
     def run(self, *flags, config="recipe.py"):
-        """As `subprocess.run` with its output."""
+        """Runs the command and returns its result with the output."""
         code = self.module.main([f"--config={config}", f"--workdir={self.workdir}", *flags])
         return subprocess.CompletedProcess([], code, *self._output.readouterr())
 
@@ -185,7 +185,8 @@ def test_submits_each_once(sweep, through):
     (sweep.workdir / NAMES[0] / "results.json").write_text(json.dumps(done))
     again = sweep.run(*flags, config="recipe.py:long")
     assert again.returncode == 0
-    assert sweep.calls()[3:] == [calls[2]]  # only the one that could not be submitted
+    # Only the run that could not be submitted is submitted again.
+    assert sweep.calls()[3:] == [calls[2]]
     rows = _rows(again.stdout)
     assert rows[NAMES[0]] == ["done", "4", "2.5"] and "best" not in again.stdout
     assert "submitted before" in rows[NAMES[1]][0] and rows[NAMES[2]][0] == "submitted"
@@ -251,7 +252,7 @@ def test_a_real_sweep(tmp_path):
         "def sweep():\n    yield {'seed': 1}\n    yield {'seed': 2}\n"
     )
     flags = (f"--config={tmp_path / 'recipe.py'}", f"--workdir={tmp_path / 'seeds'}")
-    # Both runs are the same program, which the second need not compile; speed does not matter.
+    # Both runs share one compiled program; speed does not matter.
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",

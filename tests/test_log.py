@@ -1,4 +1,4 @@
-"""A log that cannot be written loses lines and ends nothing."""
+"""A log that cannot be written drops lines, but does not end the run."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from colorize_jax import log
 
 @pytest.fixture
 def pipe():
-    """A text stream into a pipe, and the end that is read."""
+    """A text stream into a pipe, and the reading end."""
     read, write = os.pipe()
     with open(write, "w") as stream:
         yield stream, read
@@ -24,7 +24,7 @@ def test_lines_without_a_reader_are_lost_and_counted(pipe):
     written = log.Log(stream)
     print("before", file=written)
     null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, read)  # the reader is gone
+    os.dup2(null, read)  # Now there is no reader.
     os.close(null)
     for _ in range(3):
         print("lost", file=written, flush=True)
@@ -48,7 +48,7 @@ def test_a_reader_that_does_not_read_holds_nobody_up(pipe, monkeypatch):
     for _ in range(100):
         print("x" * 1000, file=written)
     lost = written.newly_lost()
-    assert 30 < lost < 60  # a pipe holds 64 KiB
+    assert 30 < lost < 60  # A pipe holds 64 KiB.
     os.read(read, 1 << 20)
     print("it reads again", file=written)
     said = os.read(read, 1 << 20).decode()

@@ -1,4 +1,4 @@
-"""The command itself: a run that is killed and goes on, and mistakes that become sentences."""
+"""The train command: a killed run resumes, and mistakes are printed as one sentence."""
 
 import json
 import os
@@ -58,7 +58,8 @@ def test_quickstart_learns_whatever_the_seed_and_the_rounding(flags, tmp_path):
     process = subprocess.Popen(
         _command(*flags, f"--workdir={tmp_path}"),
         cwd=ROOT,
-        env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},  # as a user runs it
+        # A user runs it without these flags.
+        env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
     )
     saves = []
     while process.poll() is None:

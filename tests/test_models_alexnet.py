@@ -23,7 +23,7 @@ def _shapes(encoder, size):
 
 
 def _start(encoder, x):
-    """Variables whose statistics are not those of the start."""
+    """Variables with statistics that differ from the initial ones."""
     variables = jax.jit(encoder.init)(jax.random.key(0), x)
     stats = jax.tree.map(lambda v: v + 0.3, variables["batch_stats"])
     return variables | {"batch_stats": stats}
@@ -32,7 +32,7 @@ def _start(encoder, x):
 def test_full_size_has_the_published_number_of_parameters():
     maps, variables = _shapes(AlexNet(in_channels=3), 352)
     size = sum(x.size for x in jax.tree.leaves(variables["params"]))
-    assert size + 4096 * 1000 + 1000 == 60_965_224  # Caffe's, with fc8
+    assert size + 4096 * 1000 + 1000 == 60_965_224  # This is Caffe's count, with fc8.
     maps, variables = _shapes(AlexNet(), 352)
     assert sum(m.shape[-1] for m in maps.values()) == 9568 + 1
     kernels = {name: layer["kernel"].shape for name, layer in variables["params"].items()}
@@ -73,7 +73,7 @@ def test_as_a_classifier_it_answers_once_at_227_pixels():
 
 @pytest.mark.parametrize("settings", [SMALL, SMALL | {"fc6_kernel": 6}, CLASSIFIER])
 def test_it_is_what_its_description_says(rng, settings):
-    """Against XLA's own grouped convolutions and pools, one after the other."""
+    """The network equals XLA's grouped convolutions and pools, one after the other."""
     encoder = AlexNet(**settings)
     x = jnp.asarray(rng.normal(size=(1, 128, 128, 1)), jnp.float32)
     variables = _start(encoder, x)
@@ -126,7 +126,7 @@ def test_absorbed_batch_norm_leaves_the_function_as_it_was(rng):
 
 
 def test_borders_of_grouped_and_even_convolutions(rng):
-    """A featureless place looks the same at the border and in the middle."""
+    """A place without features has the same activations at the border and in the middle."""
     encoder = AlexNet(width=1 / 32, fc6_kernel=4, norm="none", lrn=False)
     x = jnp.zeros((1, 160, 160, 1))
     params = jax.jit(encoder.init)(jax.random.key(0), x)["params"]
@@ -134,7 +134,7 @@ def test_borders_of_grouped_and_even_convolutions(rng):
         name: {"kernel": layer["kernel"] * (name != "conv1"), "bias": layer["bias"] + 0.1}
         for name, layer in params.items()
     }
-    # With kernels that sum to nothing every map is its bias, whatever stands in the input.
+    # Kernels that sum to zero make every map equal its bias for any constant input.
     params = {
         name: layer | {"kernel": layer["kernel"] - layer["kernel"].mean((0, 1, 2))}
         for name, layer in params.items()

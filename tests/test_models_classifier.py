@@ -1,4 +1,4 @@
-"""Encoder and linear classifier together: what is averaged, and what it is called."""
+"""Encoder and linear classifier together: averaging, and names of parameters."""
 
 import flax.linen as nn
 import jax
@@ -10,7 +10,7 @@ from colorize_jax.models.vgg16 import Vgg16
 
 
 class Top(nn.Module):
-    """An encoder whose top layer is its input, and three times that in training."""
+    """An encoder whose top layer is its input, multiplied by three in training."""
 
     top = "top"
 

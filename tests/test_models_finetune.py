@@ -1,4 +1,4 @@
-"""Which layers are trained: the setting, the gradient, and what it costs."""
+"""Frozen and trained layers: the setting, the gradient, and its cost."""
 
 import jax
 import jax.numpy as jnp
@@ -107,7 +107,7 @@ def test_frozen_layers_cost_no_gradient(start):
     flops = {
         setting: _compiled(start, setting).cost_analysis()["flops"] for setting in ("all", "head")
     }
-    assert flops["head"] < 0.4 * flops["all"]  # going forward is a third of training
+    assert flops["head"] < 0.4 * flops["all"]  # The forward pass is a third of training.
 
 
 def test_layers_of_the_same_name_outside_of_the_encoder_are_trained():

@@ -14,7 +14,7 @@ def _shapes(network, size, channels=16):
 
 
 def test_full_size_has_1024_channels_and_only_kernels_and_biases():
-    maps, variables = _shapes(FieldOfView(), 14, 4096)  # fc7 of 448 pixels
+    maps, variables = _shapes(FieldOfView(), 14, 4096)  # This is the size of fc7 for 448 pixels.
     assert maps["conv8_1"].shape == (2, 7, 7, 1024)
     assert maps["conv9_1"].shape == (2, 4, 4, 1024)
     shapes = jax.tree.map(jnp.shape, variables)

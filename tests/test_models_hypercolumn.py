@@ -1,4 +1,4 @@
-"""Sparse and dense hypercolumns against golden vectors and against each other."""
+"""Sparse and dense hypercolumns equal the golden vectors and each other."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ SUFFIX = {"corner": "off0", "center": "offc"}
 
 
 def _sample(features, points, stride, alignment):
-    # As one program: operation by operation, each is compiled on its own.
+    # Without jit every operation would be compiled separately.
     return jax.jit(lambda f, p: hypercolumn.sample(f, p, stride, alignment))(features, points)
 
 
@@ -38,7 +38,7 @@ def _strides():
 
 
 @pytest.mark.parametrize("alignment", SUFFIX)
-@pytest.mark.parametrize("cells", [0, 10**6])  # gathering, and the product with the weights
+@pytest.mark.parametrize("cells", [0, 10**6])  # These choose gathering and the product.
 def test_golden_sparse_columns(golden, alignment, cells, monkeypatch):
     monkeypatch.setattr(hypercolumn, "_MATMUL_CELLS", cells)
     points = jnp.asarray(golden["hc_centroids_yx"], jnp.float32)[None]
@@ -113,7 +113,7 @@ def test_from_grid_restores_a_ramp(alignment):
     grid = jnp.broadcast_to((jnp.arange(8) * 4 + at)[:, None, None], (8, 8, 1))[None]
     from_grid = jax.jit(lambda grid: hypercolumn.from_grid(grid, 32, 32, alignment))
     actual = from_grid(grid)[0, :, 5, 0]
-    inside = slice(2, 28)  # clamped outside the outermost cells
+    inside = slice(2, 28)  # Positions outside the outermost cells are clamped.
     np.testing.assert_allclose(actual[inside], ramp[inside], atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""Convolution and pooling against XLA's plain operations."""
+"""Convolution and pooling equal XLA's own operations."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Parameter-free batch norm: what it computes, remembers, and does across devices."""
+"""Batch norm without parameters: results, running averages, and several devices."""
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +28,8 @@ def test_golden_running_average(golden):
 
 
 def test_a_smaller_decay_looks_back_over_fewer_steps():
-    """Batch means 0 for 200 steps, then 1: how much of a running average is new."""
-    short = norm.BatchNorm(decay=0.95)  # a ramp of 20 steps
+    """Batch means of 0 for 200 steps, then 1: the running average shows the share of new ones."""
+    short = norm.BatchNorm(decay=0.95)  # Its ramp has 20 steps.
 
     def step(variables, mean):
         _, updated = short.apply(variables, jnp.full((2, 1), mean), True, mutable=["batch_stats"])
@@ -74,13 +74,13 @@ def test_training_normalizes_by_the_batch_with_biased_variance(rng):
     mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
     np.testing.assert_allclose(y, (x - mean) / np.sqrt(var + 1e-5), atol=1e-4)
     stats = updated["batch_stats"]
-    np.testing.assert_allclose(stats["mean"], mean, rtol=1e-4)  # the ramp starts at zero memory
+    np.testing.assert_allclose(stats["mean"], mean, rtol=1e-4)  # The ramp begins without memory.
     np.testing.assert_allclose(stats["var"], var, rtol=1e-4)
     assert stats["count"] == 1 and "params" not in variables
 
 
 def test_gradient_is_that_of_the_formula(rng):
-    """Against JAX's own derivative of the plain formula, and in half precision near it."""
+    """The gradient equals JAX's derivative of the formula, and in half precision is close."""
     x = rng.normal(3, 2, (4, 5, 6, 7)).astype(np.float32)
     pull = rng.normal(size=x.shape).astype(np.float32)
 
@@ -90,7 +90,7 @@ def test_gradient_is_that_of_the_formula(rng):
 
     def ours(x):
         y, mean, var = norm.standardize(x)
-        # The running averages pull on nothing.
+        # The running averages have no gradient.
         return (y * pull).sum() + 100 * (mean.sum() + var.sum())
 
     expected = jax.grad(plain)(x)

@@ -1,4 +1,4 @@
-"""Encoder, hypercolumn and head together."""
+"""Tests of encoder, hypercolumn and head together."""
 
 from typing import ClassVar
 
@@ -16,7 +16,7 @@ from colorize_jax.models.vgg16 import Vgg16
 
 
 class Encoder(nn.Module):
-    """A cheap one of stride 32."""
+    """A cheap encoder of stride 32."""
 
     strides: ClassVar[dict[str, int]] = {"gray": 1, "conv": 4, "top": 32}
     hypercolumn = strides
@@ -42,7 +42,7 @@ def test_dense_answers_are_those_at_the_points_of_the_grid(rng, hypercolumn, ali
     y, x = np.meshgrid(np.arange(8) * 4 + at, np.arange(16) * 4 + at, indexing="ij")
     points = jnp.asarray(np.stack([y, x], -1).reshape(1, -1, 2), jnp.float32).repeat(2, 0)
     variables = jax.jit(network.init)(jax.random.key(0), gray, points)
-    # The tiny start of the head would hide every difference.
+    # The head's tiny initial weights would hide every difference.
     variables["params"]["head"]["hidden"]["kernel"] *= 1e4
     sparse = jax.jit(network.apply)(variables, gray, points)
     dense = jax.jit(lambda v: network.apply(v, gray, method="dense"))(variables)
@@ -83,7 +83,7 @@ def _with_fov(**settings):
 
 
 def _grid_answers(network, rng, height, width):
-    """What the network answers on the grid, and at the points of the grid."""
+    """The network's outputs on the grid, and at the points of the grid."""
     gray = jnp.asarray(rng.normal(size=(1, height, width, 1)), jnp.float32)
     at = 0.0 if network.alignment == "corner" else 1.5
     y, x = np.meshgrid(np.arange(0, height, 4) + at, np.arange(0, width, 4) + at, indexing="ij")
@@ -109,7 +109,7 @@ def test_with_fov_on_other_sizes_dense_answers_squeeze_the_coarse_maps(rng):
     # As on 448 pixels: 192 pixels give conv9_1 two cells, dense 96 and sparse 128 pixels apart.
     dense, sparse = _grid_answers(_with_fov(), rng, 192, 192)
     assert np.abs(dense - sparse).max() > 1e-2
-    np.testing.assert_allclose(dense[:, 0], sparse[:, 0], atol=1e-4)  # both begin at the corner
+    np.testing.assert_allclose(dense[:, 0], sparse[:, 0], atol=1e-4)  # Both begin at the corner.
 
 
 def test_fov_is_read_last_and_with_the_top_layer_alone_too():

@@ -1,4 +1,4 @@
-"""The networks by name: what each of them reads of the config, and what it refuses."""
+"""Networks by name: the settings that each network reads, and those that it refuses."""
 
 import pathlib
 
@@ -110,7 +110,8 @@ def test_checkpoints_of_before_the_other_networks_are_read():
 
 def test_a_run_of_before_goes_on_although_fc6_had_its_size_written_out():
     before = same_run.plain(default_config())
-    before["model"] |= {"fc6_kernel": 7, "depth": 152, "lrn": True}  # once all had all settings
+    # Older configs had all settings for every network.
+    before["model"] |= {"fc6_kernel": 7, "depth": 152, "lrn": True}
     assert same_run.differences(before, default_config()) == []
     before["model"]["fc6_kernel"] = 3
     assert same_run.differences(before, default_config()) == [

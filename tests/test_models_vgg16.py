@@ -1,4 +1,4 @@
-"""VGG-16: names, strides, counts, and what dropout and batch norm do to it."""
+"""VGG-16: names, strides, counts, dropout and batch norm."""
 
 import functools
 
@@ -106,7 +106,7 @@ def test_fc6_without_padding_answers_once_at_224_pixels():
     for size, cells in ((224, 1), (256, 2)):
         maps, _ = _shapes(encoder, size)
         assert maps["fc6"].shape[1:3] == maps["fc7"].shape[1:3] == (cells, cells)
-    assert encoder.smallest_input == 193  # the last pool rounds up
+    assert encoder.smallest_input == 193  # The last pool rounds up.
     assert _shapes(encoder, 193)[0]["fc7"].shape[1:3] == (1, 1)
     assert Vgg16().smallest_input == 1
 

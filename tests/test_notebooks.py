@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, in a setting that tests can afford, and are kept clean."""
+"""The notebooks run from top to bottom with small parameters, and are stored without outputs."""
 
 import json
 import os
@@ -38,25 +38,25 @@ def test_notebooks_are_stored_without_outputs(path):
 
 @pytest.fixture(autouse=True)
 def shared_programs(monkeypatch):
-    """Kernels compile what they have in common once: the pretraining of four steps."""
+    """Kernels share a cache of compiled programs, such as that of the four pretraining steps."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", os.environ["COLORIZE_TEST_CACHE"])
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 
 def _execute(path, parameters):
-    """The notebook after it has run, with other parameters than it is stored with."""
+    """Runs a notebook with other parameters than the stored ones."""
     notebook = nbformat.read(path, as_version=4)
     (index,) = (
         i for i, c in enumerate(notebook.cells) if "parameters" in c.metadata.get("tags", ())
     )
     source = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
     notebook.cells.insert(index + 1, nbformat.v4.new_code_cell(source))
-    # From the root of the sources, where colorize_jax can be imported: nothing is installed.
+    # It runs in the root of the sources, where colorize_jax can be imported without installing it.
     resources = {"metadata": {"path": str(saved.ROOT)}}
     return nbclient.NotebookClient(notebook, timeout=300, resources=resources).execute()
 
 
-# The kernel's own machinery leaves sockets to the garbage collector.
+# Jupyter's kernel leaves open sockets to the garbage collector.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What pip installs holds the recipes, which the sources have once, in configs/."""
+"""The installed package has the recipes, which the sources have only in configs/."""
 
 import os
 import pathlib
@@ -19,7 +19,7 @@ RECIPES = {
 
 @pytest.fixture
 def sources(tmp_path):
-    """A copy, since building writes beside setup.py."""
+    """A copy of the sources, because building writes beside setup.py."""
     folder = tmp_path / "sources"
     ignore = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
     for name in ("colorize_jax", "configs"):
@@ -53,7 +53,7 @@ def test_recipes_are_found_in_what_is_installed(sources, tmp_path):
 
 @pytest.mark.slow
 def test_a_wheel_of_the_source_distribution_holds_the_recipes(sources, tmp_path):
-    pytest.importorskip("setuptools", minversion="70.1")  # older ones need another package for it
+    pytest.importorskip("setuptools", minversion="70.1")  # Older versions need another package.
     _run(sources, "setup.py", "--quiet", "sdist")
     (archive,) = (sources / "dist").iterdir()
     _run(

@@ -1,4 +1,4 @@
-"""The study of the paper: its numbers, and the network and settings of every run."""
+"""The study of the paper: its numbers, and every run's network and settings."""
 
 import dataclasses
 import math
@@ -26,9 +26,9 @@ from colorize_jax.training.step import abstract_state
 STUDY = load_file("paper", "get_study").get_study()
 PLACE = Workplace(STUDY, pathlib.Path("/study"), "/data")
 STEPS = {step.name: step for step in STUDY.steps}
-PHOTOS = 3_700_000  # that the steps of pretraining are counted by
+PHOTOS = 3_700_000  # The steps of pretraining assume this number of photos.
 
-# What the paper has in the rows of each table, from the top to the bottom.
+# The paper's numbers in the rows of each table, from top to bottom.
 # fmt: off
 PAPER = {
     "Table 1: cl": ["86.9", "86.9", "46.2", "65.9", "65.9", "77.2", "77.2", "77.3", "77.3"],
@@ -54,7 +54,7 @@ PAPER = {
     "Figure 4: m": ["35.1", "about 41", "", "", "52.9", "49.1", "56.0"],
 }
 # fmt: on
-# Start: (epochs, steps of the drops, columns that the head reads, its outputs).
+# {start: (epochs, steps of the drops, columns that the head reads, its outputs)}.
 DROPS, LONG_DROPS = (925_000, 1_156_250, 1_271_875), (3_083_333, 3_854_167, 4_239_583)
 PRETRAINED = {
     "vgg16": (3, DROPS, 12417, {"hue", "chroma"}),
@@ -67,7 +67,7 @@ PRETRAINED = {
     "resnet152": (35, (10_791_667, 13_489_583, 14_838_542), 2048, {"hue", "chroma"}),
     "resnet152_short": (3, DROPS, 2048, {"hue", "chroma"}),
 }
-# ImageNet's classifier, as it is imported and after some epochs on gray.
+# ImageNet's classifier, as imported, and after some epochs on gray photos.
 COLOR_CLASSIFIER, GRAY_CLASSIFIER = "/data/imagenet_vgg16", "imagenet_vgg16_gray"
 # Parameters of each network that reads gray, with the shape of one that lies high up in it; what
 # its whole hypercolumn has, and its top; and the crop of a classifier. (ResNet-152: as many as
@@ -77,7 +77,7 @@ NETWORKS = {
     "alexnet": (56_844_992, "fc7", (1, 1, 4096, 4096), 9569, 4096, 227),
     "resnet152": (58_137_536, "res5c_branch2b", (3, 3, 512, 512), 11584, 2048, 224),
 }
-# Start: the transfers that it has. Those that end in _random have none.
+# {start: its transfers}. Transfers that end in _random have no start.
 STARTS = {
     "vgg16": "seg seg_no_fov imnt100k imnt10k",
     "vgg16@92500": "seg_92500",
@@ -102,9 +102,9 @@ STARTS = {
     "resnet152_imnt10k_random",
 }
 TRANSFERS = {name: start for start, names in STARTS.items() for name in names.split()}
-# The lowest layer that learns, by a part of the transfer's name.
+# {part of a transfer's name: the lowest layer that is trained}.
 LOWEST = {"head": None, "fc": "fc6", "conv4": "conv4_1"}
-# The search, and the run on the whole split, may differ by these alone.
+# Only these settings may differ between the search and the run on the whole split.
 SEARCHED = {
     "steps", "schedule_from", "schedule.factor", "schedule.epochs", "early_stopping.mode",
     "early_stopping.window", "optimizer.rate", "model.norm",
@@ -117,7 +117,7 @@ def _config(run):
 
 
 def _frozen(config):
-    """What does not learn; a run would begin, as far as that can be told without photos."""
+    """The frozen layers are right, and the checks before a run pass, without photos."""
     pipeline.check(config)
     return make_task(_with_classes(config)).frozen
 
@@ -133,7 +133,7 @@ _SHAPES = {}
 
 
 def _shapes(config):
-    """(parameters, batch statistics) of the run's network; each network is traced once."""
+    """The shapes of the run's (parameters, batch statistics); each network is traced once."""
     config = _with_classes(config)
     model, task = config.model.to_json(), config.task
     key = model, task.name, task.get("loss") == "regression"
@@ -145,7 +145,7 @@ def _shapes(config):
 
 
 def _check_encoder(config, channels=1):
-    """Its size, and the shapes of its lowest layer and of a high one."""
+    """The network's size, and the shapes of its lowest layer and of a high one."""
     params, _ = _shapes(config)
     size, layer, shape, *_ = NETWORKS[config.model.name]
     first = params["encoder"].get("conv1_1") or params["encoder"]["conv1"]
@@ -166,7 +166,7 @@ def test_every_number_of_the_paper_has_its_row():
 
 
 def test_commands_of_the_text_are_complete():
-    """The import is of the public classifier; an evaluation names a run and settings that exist."""
+    """The import names the public classifier; evaluations name runs and settings that exist."""
     text = STUDY.text.replace("\\\n", " ").replace("$DATA", "/data").replace("$STUDY", "/study")
     convert_words, evaluate_words = (
         shlex.split(re.search(rf"^python -m colorize_jax.{command} (.*)", text, re.M)[1])
@@ -175,7 +175,7 @@ def test_commands_of_the_text_are_complete():
     with mock.patch.object(convert, "from_caffe") as imported:
         convert.main(convert_words)
     assert imported.call_args.kwargs["output"] == COLOR_CLASSIFIER
-    # Caffe's own preprocessing of this network, in our order of the channels.
+    # Caffe's preprocessing for this network, in our order of channels.
     assert imported.call_args.kwargs["pixels"] == 255
     assert imported.call_args.kwargs["mean"] == [123.68, 116.779, 103.939]
     asked = command_line.parse(evaluate.parser(), evaluate_words)
@@ -216,7 +216,7 @@ def _check_pretraining(run, config):
     assert params["head"]["hidden"]["kernel"].shape == (columns, 1024)
     assert set(params["head"]) == {"hidden", *outputs}
     assert batch_stats and config.init_from == "random" and config.rebalance_photos == 0
-    # A branch is the same run until its first drop, which is at the step that it leaves.
+    # A branch equals the other run until its first drop, which is at the step of the branch.
     assert run.branch == ("vgg16@925000" if run.name == "vgg16_no_drop" else "")
 
 
@@ -233,7 +233,7 @@ def _check_transfer(run):
             settings = run.settings | candidate | {"schedule_from": f"$STUDY/{one.name}"}
             configs[one.name] = _config(dataclasses.replace(run, settings=settings, search=""))
             _check_search(_config(one), configs[one.name])
-        # A random start is searched through with batch norm and without; a ResNet keeps its own.
+        # The search for a random start tries batch norm and none; a ResNet keeps its batch norm.
         norms = {"batch", "none"} if start == "random" else {"none"}
         norms = {"batch"} if network == "resnet152" else norms
         tried = [(config.model.norm, config.optimizer.rate) for config in configs.values()]
@@ -254,7 +254,7 @@ def _check_transfer(run):
 
 
 def _check_search(config, ours):
-    """It is the same run, on a part of the training split."""
+    """The search is the same run on a part of the training split."""
     assert config.early_stopping.mode == "search"
     assert _shapes(config)[0] == _shapes(ours)[0] and _frozen(config) == _frozen(ours)
     flat, ours = (same_run.flat(same_run.plain(one)) for one in (config, ours))
@@ -268,7 +268,8 @@ def _check_segmentation(name, config):
     params, _ = _shapes(config)
     *_, columns, _, _ = NETWORKS[config.model.name]
     columns += 0 if "no_fov" in name else 2048
-    columns += 2 if config.model.in_channels == 3 else 0  # the input itself
+    # The input itself is a part of the hypercolumn.
+    columns += 2 if config.model.in_channels == 3 else 0
     assert params["head"]["hidden"]["kernel"].shape == (columns, 1024)
     assert params["head"]["classes"]["kernel"].shape == (1024, 21)
     assert ("fov" in params) == ("no_fov" not in name)

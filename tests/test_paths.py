@@ -1,4 +1,4 @@
-"""~ and variables in every path: flags, settings, and several sources."""
+"""~ and variables are expanded in flags, settings, and several sources."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""Settings that make no sense, and recipes that do not run, are named."""
+"""Errors name invalid settings and recipes that do not run."""
 
 from ml_collections import ConfigDict
 import pytest
@@ -47,7 +47,7 @@ def test_absurd_settings_are_refused_by_name(name, value, message):
 
 
 def test_no_setting_can_do_without_a_kind_and_a_range():
-    """A new one has them at once: those of its default, or of the table."""
+    """A new network has its suited settings: the default's, or those of the table."""
 
     def walk(group, form):
         for name, inner in group.items():
@@ -95,7 +95,7 @@ def test_a_broken_recipe_is_a_sentence_with_its_line(tmp_path, text, message):
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """A folder as pip makes it, with one recipe and one study."""
+    """A folder like an installed package, with one recipe and one study."""
     (tmp_path / "package/recipes/studies").mkdir(parents=True)
     source = f"{_OWN}    config.steps = 7\n    return config\n"
     (tmp_path / "package/recipes/mine.py").write_text(source)
@@ -109,9 +109,9 @@ def installed(tmp_path, monkeypatch):
 def test_recipes_and_studies_are_found_by_name_where_the_package_is_installed(installed):
     assert recipe.load_config("mine").steps == 7
     assert recipe.load_file("ours", "get_study").get_study() is None
-    with pytest.raises(ConfigError, match="no file vgg17, and no recipe of this name; known: mine"):
+    with pytest.raises(ConfigError, match="no file vgg17.*known: mine"):
         recipe.read_config("vgg17")
-    with pytest.raises(ConfigError, match="no study of this name; known: ours"):
+    with pytest.raises(ConfigError, match="no study.*known: ours"):
         recipe.load_file("mine", "get_study")
 
 
@@ -119,7 +119,7 @@ def test_a_checkout_has_them_beside_the_package_and_paths_go_on_working(installe
     (installed / "package/recipes").rename(installed / "configs")
     assert list(recipe.shipped()) == ["mine"] and list(recipe.shipped("get_study")) == ["ours"]
     assert recipe.load_config("mine").steps == recipe.load_config("../configs/mine.py").steps == 7
-    (installed / "elsewhere/mine").mkdir()  # as a workdir that is called like its recipe
+    (installed / "elsewhere/mine").mkdir()  # This is a workdir with the name of its recipe.
     assert recipe.load_config("mine").steps == 7
 
 
@@ -146,7 +146,7 @@ def test_a_command_line_is_parted_into_changes_and_the_rest():
         ("model.remat", True),
         ("model.remat=true", True),
         ("model.hypercolumn=False", False),
-        ("data.source=5", "5"),  # text stays text
+        ("data.source=5", "5"),  # Text stays text.
         ("data.source=a=b", "a=b"),
         ("schedule.drops=(0.5, 1)", (0.5, 1)),
         ("schedule.drops=0.5", (0.5,)),

@@ -1,4 +1,4 @@
-"""Another command as a process of its own, and what becomes of a signal."""
+"""A command as a child process, and the forwarding of signals."""
 
 import pathlib
 import signal
@@ -31,7 +31,7 @@ def test_python_of_the_command_is_ours(tmp_path):
     [("exit 0", 0), ("exit 75", STOPPED), ("exit 1", STOPPED), ("", STOPPED)],
 )
 def test_a_signal_is_passed_on(tmp_path, number, at_the_end, code):
-    """Without a trap for it the command dies of the signal, as gcloud does."""
+    """Without a trap the command dies of the signal, like gcloud."""
     trap = f"trap '{at_the_end}' TERM; " if at_the_end else ""
     script = f"{trap}touch {tmp_path}/started; for i in $(seq 1500); do sleep 0.02; done"
     process = subprocess.Popen([sys.executable, "-c", PARENT, "sh", "-c", script])

@@ -1,4 +1,4 @@
-"""Studies: what is run, in which order, with which settings, and what the page says of it."""
+"""Studies: the order and settings of runs, and the page about them."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def place(tmp_path):
 
 
 def _finish(place, name, value, *, higher=True, seed=0):
-    """What a run leaves, as far as a study reads it."""
+    """Writes the files of a run that a study reads."""
     run = next(run for run in place.study.runs() if run.name == name)
     changes = [argument.partition("--config.")[2] for argument in place.command(run)[2:]]
     folder = place.workdir / name
@@ -73,7 +73,7 @@ def _finish(place, name, value, *, higher=True, seed=0):
 
 
 def _runner(place, values, codes=None):
-    """Stands for the processes: leaves results, or ends with another code."""
+    """Stands in for a run: it writes results, or returns another exit code."""
     ran = []
 
     def run(name, arguments):
@@ -157,7 +157,7 @@ def test_a_branch_goes_on_from_a_checkpoint_of_another_run(tmp_path):
         "col": "failed with exit code 1", "no_drop": "waits: col is not done",
     }  # fmt: skip
     _finish(place, "col", 0.5)
-    with pytest.raises(ConfigError, match="no_drop branches off col@20, and .*20 is missing"):
+    with pytest.raises(ConfigError, match="no_drop.*col@20.*20 is missing"):
         _go(place, run)
     (tmp_path / "col/checkpoints/20").mkdir(parents=True)
     (tmp_path / "col/checkpoints/20/weights").write_text("of step 20")
@@ -166,7 +166,7 @@ def test_a_branch_goes_on_from_a_checkpoint_of_another_run(tmp_path):
     assert "--config.checkpoint.accept_changes=True" in ran[0]
     taken = tmp_path / "no_drop/checkpoints/20/weights"
     assert taken.read_text() == "of step 20"
-    # A branch that has begun is left alone.
+    # A branch that has begun is not changed.
     taken.write_text("its own")
     (tmp_path / "no_drop/results.json").unlink()
     _go(place, run, ("no_drop",))
@@ -209,7 +209,7 @@ def test_a_study_that_cannot_be_run_is_refused_by_name(changes, message):
 
 def test_data_must_be_named(tmp_path):
     place = Workplace(_study(), tmp_path)
-    with pytest.raises(ConfigError, match=r"col reads \$DATA: name the folder .* --data="):
+    with pytest.raises(ConfigError, match=r"col.*\$DATA.* --data="):
         _go(place)
 
 
@@ -238,7 +238,7 @@ def test_page_has_means_spreads_differences_and_what_was_not_run(place):
 
 
 def test_page_has_a_command_for_every_run(tmp_path):
-    """Read by a shell: those that the study itself runs, one for both seeds."""
+    """In a shell they equal the commands that the study runs; one serves both seeds."""
     place = Workplace(_study(), tmp_path, "/photos")
     _fill(place)
     text = page.page(place, "the command").split("```sh")[2].split("```")[0]
@@ -279,7 +279,7 @@ def test_unknown_score_is_named(place):
 def test_damaged_results_are_named(place):
     (place.workdir / "col").mkdir()
     (place.workdir / "col/results.json").write_text('{"step"')
-    with pytest.raises(ColorizeError, match=r"col/results.json is damaged .*once it is deleted"):
+    with pytest.raises(ColorizeError, match=r"col/results.json is damaged"):
         place.results("col")
 
 
@@ -320,7 +320,7 @@ def test_study_of_a_gpu_differs_in_the_start_alone():
     col, random = (configs[f"seg_{start}-1"].to_dict() for start in ("col", "random"))
     differing = {key for key in col if col[key] != random[key]}
     assert differing == {"init_from"}
-    # The early snapshot is one that the pretraining keeps.
+    # The pretraining keeps the early snapshot.
     pretraining = configs["col"]
     assert pretraining.model.width == 1.0 and pretraining.checkpoint.snapshots == (3.0,)
     assert runs["seg_early-0"].start == f"col@{round(3.0 * 49_503 / pretraining.data.batch_size)}"
@@ -381,7 +381,7 @@ def test_command_writes_the_page_from_what_is_there(place, tmp_path, monkeypatch
     (tmp_path / "seg-0/results.json").unlink()
     study.main([*arguments, "--only=nothing"])
     assert "25" not in (tmp_path / "results.md").read_text().split("| Ours |")[1].split("\n")[0]
-    with pytest.raises(SystemExit, match="error: there is no file absent.py"):
+    with pytest.raises(SystemExit, match="error.*no file absent.py"):
         monkeypatch.undo()
         study.main(["absent.py", f"--workdir={tmp_path}"])
 

@@ -1,4 +1,4 @@
-"""Batch norm absorbed into weights: the golden layer, and a whole network."""
+"""Absorbing batch norm: the golden layer, and a whole network."""
 
 import jax
 import jax.numpy as jnp

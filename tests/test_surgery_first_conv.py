@@ -1,4 +1,4 @@
-"""The first convolution between gray and color."""
+"""Tests of converting the first convolution between gray and color."""
 
 import jax
 import jax.numpy as jnp

@@ -22,7 +22,7 @@ def _params(rng):
 
 
 class _Layer(nn.Module):
-    """A convolution called "layer"."""
+    """A convolution named "layer"."""
 
     shape: tuple[int, ...]
     padding: str = "SAME"
@@ -62,7 +62,7 @@ def test_nothing_changes_away_from_the_borders(rng):
     found = padding.borders(params, ENCODER.layers)
     after = jax.jit(lambda x: padding.apply(ENCODER, params, x, found))(gray)
     np.testing.assert_array_equal(after["conv1_1"], before["conv1_1"])
-    reach, block = -1, 1  # how many cells at each side the correction can have reached
+    reach, block = -1, 1  # the number of cells at each side that the correction can reach
     for name in ENCODER.layers:
         if name.startswith("conv") and int(name[4]) != block:
             reach, block = (reach + 1) // 2, int(name[4])
@@ -71,7 +71,7 @@ def test_nothing_changes_away_from_the_borders(rng):
         inside = slice(reach, size - reach)
         if name != "conv1_1":
             assert np.abs(after[name] - before[name]).max() > 1e-3, name
-        if name <= "conv4_3":  # deeper maps have no cell that far from the border
+        if name <= "conv4_3":  # Deeper maps have no cell that far from the border.
             assert size > 2 * reach
             np.testing.assert_allclose(
                 after[name][:, inside, inside], before[name][:, inside, inside], atol=1e-4
@@ -97,7 +97,7 @@ def test_a_border_takes_the_place_of_the_zeros(rng, size, kernel_size):
     plain = layer.apply({"params": params}, x)
     zeros = padding.apply(layer, params, x, {"layer": jnp.zeros(3)})
     np.testing.assert_allclose(zeros, plain, atol=1e-4)
-    # A constant map in its own constant has no border at all.
+    # A constant map that is padded with its own constant has no visible border.
     constant = jnp.array([1.0, -2.0, 3.0])
     flat = padding.apply(layer, params, jnp.broadcast_to(constant, x.shape), {"layer": constant})
     everywhere = kernel.sum((0, 1)).T @ constant

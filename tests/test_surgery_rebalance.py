@@ -55,7 +55,7 @@ def test_golden_weights_after_rebalancing(golden, batch):
             np.testing.assert_allclose(
                 balanced[name][kind], golden[f"rebal_{letter}{i}_new"], rtol=1e-4, atol=1e-5
             )
-    # What reads the top layer takes its factor.
+    # The reader of the top layer must divide by its factor.
     readout = golden["rebal_W2"] / factors["second"]
     np.testing.assert_allclose(readout, golden["rebal_W2_new"], rtol=1e-4, atol=1e-5)
     top = TwoLayers().apply({"params": balanced}, x)["second"][:, 0, 0]
@@ -94,7 +94,7 @@ def test_what_is_no_layer_stays_as_it_is(unbalanced):
 
 @pytest.mark.parametrize(
     ("kernel", "bias"),
-    [(0, -1), (0, 0.1), (1e38, 0)],  # dead, constant but for rounding, overflowing
+    [(0, -1), (0, 0.1), (1e38, 0)],  # The layer is dead, constant up to rounding, or overflows.
 )
 def test_a_layer_that_cannot_be_rebalanced_is_named(unbalanced, kernel, bias):
     params, gray = unbalanced

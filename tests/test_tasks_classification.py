@@ -1,4 +1,4 @@
-"""Classification: losses, the views of a photo, top-k and average precision."""
+"""Classification: losses, views of a photo, top-k and average precision."""
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ def _batch(rng, labels, shape=(32, 32)):
 def _variables(task, batch):
     inputs, _ = task.prepare(None, batch)
     variables = jax.jit(task.model.init)(jax.random.key(0), *inputs)
-    # A new layer's answers are too alike to tell anything from.
+    # The outputs of a new layer are too similar for this test.
     kernel = variables["params"]["head"]["classes"]["kernel"]
     variables["params"]["head"]["classes"]["kernel"] = 30 * kernel
     return variables
@@ -135,13 +135,13 @@ def test_of_a_whole_photo_what_lies_over_its_border_does_not_count(rng):
 def test_positions_are_inside_where_their_centers_are():
     inside = positions_inside(jnp.array([[64, 128], [10, 30]]), (128, 128), Vgg16().top_centers)
     expected = np.zeros((4, 4), bool)
-    expected[1:3] = True  # centers at 48 and 80 of rows 32 to 95
+    expected[1:3] = True  # Rows 32 to 95 hold the centers 48 and 80.
     np.testing.assert_array_equal(inside[0], expected)
-    assert not inside[1].any()  # rows 59 to 68 hold no center
+    assert not inside[1].any()  # Rows 59 to 68 hold no center.
     valid = positions_inside(
         jnp.array([[256, 224]]), (256, 256), Vgg16(fc6_padding="VALID").top_centers
     )
-    assert valid.shape == (1, 2, 2) and valid.all()  # centers at 112 and 144
+    assert valid.shape == (1, 2, 2) and valid.all()  # The centers are 112 and 144.
 
 
 @pytest.mark.parametrize(

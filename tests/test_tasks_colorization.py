@@ -66,7 +66,8 @@ def test_loss_and_gradient_are_finite_on_photos_without_color(shade, rng):
 
 def test_points_stay_off_the_border_and_reach_everything_else():
     at = sample_points(jax.random.key(0), points=20000, edge_buffer=96, crop=352)
-    assert at.min() == 96 and at.max() == 255  # as in the released training file
+    # These are the numbers of the released training file.
+    assert at.min() == 96 and at.max() == 255
     one_axis = np.bincount(np.asarray(at[:, 0]) - 96, minlength=160)
     assert one_axis.min() > 70 and one_axis.max() < 190
 
@@ -84,7 +85,8 @@ def test_points_of_a_row_do_not_depend_on_the_other_rows(rng):
 def test_the_constant_is_the_best_one(loss, rng):
     task = make_task(tiny.config(task__loss=loss))
     batch = tiny.batch(rng)
-    batch["image"] = batch["image"] // np.array([1, 2, 3], np.uint8)  # more red than blue
+    # Now there is more red than blue.
+    batch["image"] = batch["image"] // np.array([1, 2, 3], np.uint8)
     keys = row_keys(jax.random.key(0), jnp.arange(8))
     inputs, _ = task.prepare(keys, batch)
     variables = jax.jit(task.model.init)(jax.random.key(0), *inputs)
@@ -96,7 +98,7 @@ def test_the_constant_is_the_best_one(loss, rng):
     for name in ("hue", "chroma") if loss == "histogram" else ("ab",):
         for direction in rng.normal(size=(3, *sums[name].shape)):
             moved = sums[name] * (1 + 0.2 * direction.clip(-2, 2))
-            if loss == "histogram":  # a histogram stays one
+            if loss == "histogram":  # It is still a histogram.
                 moved = moved * (sums[name].sum() / moved.sum())
             assert evaluate(sums | {name: moved}) > best
 
@@ -112,7 +114,7 @@ def test_hidden_units_that_never_respond_are_counted_and_named(rng):
         )
     )
     for alive in (8, 3, 0):
-        bias = 2.0 * (np.arange(8) < alive) - 1  # weights of 1e-4 are no match for it
+        bias = 2.0 * (np.arange(8) < alive) - 1  # It outweighs the kernel's weights of 1e-4.
         variables["params"]["head"]["hidden"]["bias"] = np.float32(bias)
         scores = task.evaluator.summarize(*jax.device_get(evaluate(variables, batch)))
         assert scores["active_units"] == alive / 8
@@ -152,11 +154,11 @@ def test_pictures_are_gray_prediction_truth(loss, rng):
     gray, predicted, truth = panels.astype(int).swapaxes(0, 1)
     np.testing.assert_array_equal(truth, batch["image"])
     np.testing.assert_allclose(gray[..., 0], batch["image"].mean(-1), atol=0.51)
-    np.testing.assert_allclose(predicted.mean(-1), gray[..., 0], atol=1.5)  # lightness matched
+    np.testing.assert_allclose(predicted.mean(-1), gray[..., 0], atol=1.5)  # The lightness matches.
 
 
 def test_a_photo_is_scored_beside_itself_left_gray(rng):
-    """A head of zeros answers with the middle of all hues: that photo is gray."""
+    """A head of zeros predicts all hues equally, so the photo is gray."""
     task, batch = make_task(tiny.config()), tiny.batch(rng)
     keys = row_keys(jax.random.key(0), jnp.arange(8))
     inputs, _ = task.prepare(keys, batch)

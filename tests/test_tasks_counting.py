@@ -1,4 +1,4 @@
-"""Counting: one hinge for a pair, a partner that is another photo, quarters that are the photo."""
+"""Counting: one hinge for each pair, another photo as partner, and the photo's quarters."""
 
 import golden_pretexts
 import jax
@@ -73,7 +73,7 @@ def test_a_photo_alone_is_not_compared_with_itself(rng):
     assert inputs.shape == (8, 5, 16, 16, 1)
     counts = jnp.zeros((8, 5, 6))
     values, _ = task.loss(counts, targets)
-    assert float(values["loss"].sum()) == 0.0  # its own counts would cost the margin
+    assert float(values["loss"].sum()) == 0.0  # Its own counts would cost the margin.
 
 
 @pytest.mark.parametrize(

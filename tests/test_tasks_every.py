@@ -1,4 +1,4 @@
-"""What every task of the package must keep; a new one is tested without a line here."""
+"""The promises that every task must keep; a new task is tested without a change here."""
 
 import functools
 import shutil
@@ -17,8 +17,8 @@ from colorize_jax.training import loop, sharding
 from colorize_jax.training.step import init_state, row_keys, train_step
 
 TASKS = registry.names()
-# Trained only with -m slow: those that other files train, on devices and to the end, and those
-# whose steps take the compiler long and have nothing that others lack.
+# Tasks that are trained only with -m slow: other files train them fully, or their steps take the
+# compiler long and test nothing that other tasks do not.
 _TRAINED = (
     "classification", "colorization", "context_encoder", "counting", "jigsaw", "lab_decoder",
     "relative_patch", "segmentation",
@@ -45,7 +45,7 @@ def _made(name):
 
 @functools.cache
 def _step(name, devices=1):
-    """(state, batch) -> the state and the scalars after a step on so many devices."""
+    """A function (state, batch) -> state and scalars after a step on this many devices."""
     task, mesh = _made(name)[0], sharding.make_mesh(jax.devices()[:devices])
     step = sharding.jit_step(task, ADAM, mesh)
     return lambda state, batch: step(state, sharding.put_batch(batch, mesh), KEY)
@@ -117,7 +117,7 @@ def test_a_step_does_not_depend_on_the_number_of_devices(name):
     chex.assert_trees_all_close(four[1], one[1], rtol=1e-5)
     chex.assert_trees_all_close(four[0].collections, one[0].collections, rtol=1e-5, atol=1e-6)
     mu, scale = optax.tree.get(one[0].opt_state, "mu"), float(one[1]["grad_norm"])
-    assert scale > 0  # after a step `mu` is a tenth of the gradient
+    assert scale > 0  # After a step `mu` is a tenth of the gradient.
     chex.assert_trees_all_close(
         optax.tree.get(four[0].opt_state, "mu"), mu, rtol=1e-5, atol=1e-6 * scale
     )
@@ -125,10 +125,10 @@ def test_a_step_does_not_depend_on_the_number_of_devices(name):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_no_type_is_promoted_unless_it_is_said(name):
-    """An integer that becomes a float unseen, or half precision that becomes a single one."""
+    """No integer silently becomes a float, and no half precision becomes single precision."""
     task, batch, state = _made(name)
     evaluator, variables, step = task.evaluator, state.variables, jax.random.key(0)
-    sgd = optax.sgd(1.0)  # optax's Adam promotes, and is not ours
+    sgd = optax.sgd(1.0)  # optax's Adam promotes, and it is not our code.
     state = state.replace(opt_state=sgd.init(state.params))
 
     def scores(variables, batch, keys):
@@ -164,7 +164,7 @@ def test_a_run_resumes_bit_exactly(name, tmp_path):
     scores = loop.train(config, run)
     assert np.isfinite(scores["eval/loss"])
     rows, state = saved.rows(run, times=False), saved.state(run, 2)
-    shutil.rmtree(run / "checkpoints" / "2")  # as if killed in the second step
+    shutil.rmtree(run / "checkpoints" / "2")  # The run looks as if killed in the second step.
     (run / "results.json").unlink()
     assert loop.train(config, run) == scores
     chex.assert_trees_all_equal(saved.state(run, 2), state)

@@ -59,7 +59,7 @@ def _start(task, batch):
 
 @functools.cache
 def _trained():
-    """(task, its step on one device), compiled once for all tests."""
+    """(task, its step on one device); it is compiled once for all tests."""
     task = _task()
     return task, jax.jit(functools.partial(train_step, task=task, optimizer=DESCENT))
 
@@ -69,7 +69,7 @@ def _memory(state):
 
 
 class _Given(Encoder):
-    """What it is shown is its answer."""
+    """A stand-in network whose output is its input."""
 
     def __call__(self, image, train=False):
         return {"top": image}
@@ -139,7 +139,7 @@ def test_the_network_computes_what_the_golden_npid_rows_say(loss):
     assert (counts == 1).all()
     bank = after["memory"]["bank"]
     np.testing.assert_allclose(bank, golden["bank_new"], rtol=1e-5, atol=1e-5)
-    assert after["memory"]["z"] == memory["z"]  # it was estimated before
+    assert after["memory"]["z"] == memory["z"]  # It was estimated before.
 
 
 def test_first_loss_is_that_of_a_guess():
@@ -187,7 +187,8 @@ def test_step_after_a_checkpoint_is_the_same_to_the_bit(tmp_path):
 
 
 def test_four_devices_leave_the_bank_of_one():
-    (task, step), batch = _trained(), _batch([7, 1, 2, 7, 4, 5, 6, 7])  # one photo on three devices
+    # Photo 7 is on three devices.
+    (task, step), batch = _trained(), _batch([7, 1, 2, 7, 4, 5, 6, 7])
     start = _start(task, batch)
     expected = step(start, batch, jax.random.key(0))
     mesh = sharding.make_mesh()
@@ -220,7 +221,7 @@ def test_photos_are_told_apart_better_after_some_steps(rng):
     start = state = _start(task, batch)
     for _ in range(40):
         state, _ = step(state, batch, jax.random.key(0))
-    # Averages of batch norm alone, without what was learned, tell photos apart too.
+    # Even without learning, new averages of batch norm change how well photos are found.
     untrained = scores(state.replace(params=start.params))
     assert scores(state)["loss"] < untrained["loss"] - 0.2
 
@@ -238,7 +239,7 @@ def test_negatives_are_drawn_by_the_keys_of_the_rows():
 
 def test_told_apart_is_a_softmax_over_all_photos(rng):
     features = np.asarray(instances.unit(rng.normal(size=(1030, 4)).astype(np.float32)))
-    other = np.roll(features, 1, 0)  # nobody's second view is the own one
+    other = np.roll(features, 1, 0)  # No second view belongs to its photo.
     found = instances.told_apart(features, other, 0.1)
     logits = jnp.asarray(features @ other.T / 0.1)
     expected = losses.cross_entropy(logits, jnp.arange(1030), void=-1)[0].mean().item()

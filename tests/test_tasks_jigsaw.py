@@ -1,4 +1,4 @@
-"""Jigsaw: the published set of permutations, tiles that say nothing but what is in them."""
+"""Jigsaw: the published set of permutations, and tiles without hints about their place."""
 
 import hashlib
 
@@ -16,7 +16,7 @@ from colorize_jax.tasks import jigsaw
 from colorize_jax.tasks.registry import make_task
 from colorize_jax.training.step import row_keys
 
-HASHES = {  # of the bytes of so many permutations, from another implementation
+HASHES = {  # {number of permutations: hash of their bytes} of another implementation
     100: "fc6ec3d76f90c633c5913c1a2562e35a72bc0466432e7864b7c08349d0f6386b",
     1000: "f0beba7612796e7b5dbae43296bcb29732cfe5ddac9e50526acdbc6fa23f2a60",
 }
@@ -90,7 +90,7 @@ def test_a_linear_model_of_brightness_and_contrast_learns_nothing(rng):
 
 
 def test_tiles_of_a_photo_stay_together(rng):
-    """Joined in another order of axes, the head would see tiles of nine photos."""
+    """The head must see nine tiles of one photo; a wrong order of axes would mix photos."""
     task, batch, inputs, _ = _prepared(rng)
     variables = task.model.init(jax.random.key(0), inputs)
     apply = jax.jit(task.model.apply)
@@ -112,7 +112,7 @@ def test_pictures_end_with_the_right_order(rng):
     photo, given, _, right = np.moveaxis(
         np.asarray(task.evaluator.pictures(variables, batch)), 1, 0
     )
-    shown = right.max(-1) > 0  # tiles are framed in black
+    shown = right.max(-1) > 0  # Tiles have black frames.
     assert shown.mean() > 0.3
     # A tile lies up to three pixels from where it was cut: compare ninths by their means.
     ninths = [x[:, :30, :30].reshape(8, 3, 10, 3, 10, 3) for x in (photo, right)]

@@ -1,4 +1,4 @@
-"""Losses against golden vectors, finite where the targets are empty."""
+"""Losses equal the golden vectors, and are finite for empty targets."""
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,7 @@ def test_half_precision_logits_give_a_single_precision_loss():
 
 def test_golden_sigmoid_loss_leaves_out_what_is_difficult(golden):
     logits = jnp.asarray(golden["mlabel_logits"], jnp.float32)
-    coded = golden["mlabel_labels"]  # 255: difficult
+    coded = golden["mlabel_labels"]  # 255 means difficult.
     labels = np.select([coded == 255, coded == 1], [0, 1], -1)
     actual = losses.sigmoid_loss(logits, labels)
     np.testing.assert_allclose(actual, golden["mlabel_loss_masked"], rtol=1e-5)

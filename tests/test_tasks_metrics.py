@@ -1,4 +1,4 @@
-"""Scores against golden vectors and scikit-learn."""
+"""Scores equal golden vectors and scikit-learn's."""
 
 import functools
 

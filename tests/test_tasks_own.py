@@ -1,4 +1,4 @@
-"""The example of docs/tasks.md, in a folder of its own, is trained by its command."""
+"""The example of docs/tasks.md is trained by its command, in another folder."""
 
 import json
 import os

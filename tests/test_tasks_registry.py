@@ -1,4 +1,4 @@
-"""Tasks by name: what they bring, and what of a run they refuse before it begins."""
+"""Tasks by name: their settings, and settings of a run that they refuse."""
 
 import dataclasses
 import sys
@@ -23,7 +23,7 @@ def _config(**settings):
 
 @pytest.fixture
 def own(monkeypatch):
-    """Makes a module of a user's, whose `make_task` changes the task of rotation."""
+    """Writes a user's module whose `make_task` changes the task of rotation."""
 
     def make(change):
         module = types.ModuleType("own_tasks")
@@ -45,7 +45,7 @@ def test_tasks_are_the_modules_that_make_one():
 def test_a_loss_that_compares_photos_refuses_microbatches(own):
     name = own(lambda task: dataclasses.replace(task, microbatches=False))
     assert registry.make_task(_config(task__name=name))
-    for parts in (2, 0):  # 0: as many as it takes
+    for parts in (2, 0):  # 0 finds a number that fits.
         with pytest.raises(ConfigError, match=f"microbatches={parts}.* set it to 1"):
             registry.make_task(_config(task__name=name, microbatches=parts))
 

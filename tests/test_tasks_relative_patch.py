@@ -1,4 +1,4 @@
-"""Relative patch position: pairs and directions, and the cures against shortcuts."""
+"""Relative patch position: pairs, directions, and the measures against shortcuts."""
 
 import golden_pretexts
 import jax
@@ -59,7 +59,7 @@ def test_a_shrunk_patch_keeps_what_it_shows(rng):
     keys = jax.random.split(jax.random.key(0), 20)
     resample = jax.jit(lambda key, share: photometric.resampled(key, image, share, 3))
     np.testing.assert_array_equal(resample(keys[0], 0.0), image)
-    for key in keys:  # a ramp stays a ramp, up to the width of a coarse pixel at its ends
+    for key in keys:  # A ramp stays a ramp, except for a coarse pixel at its ends.
         found = np.asarray(resample(key, 1.0))
         assert np.isfinite(found).all() and np.abs(found - image).max() < 0.5 / 3 + 0.05
         assert (np.diff(found[:, 5, 0]) > -1e-5).all()
@@ -82,7 +82,7 @@ def test_patches_have_no_brightness_and_no_contrast(rng, channels):
     assert inputs.shape == (8, 9, 8, 8, channels) and targets["labels"].shape == (8, 40)
     size = np.sqrt(np.square(inputs).mean((-3, -2, -1)))
     np.testing.assert_allclose(size, relative_patch.RMS, rtol=0.02)
-    if channels == 3:  # two of three channels are noise, the same in every photo of one color
+    if channels == 3:  # Two of three channels are noise, so all photos of one color are alike.
         assert np.abs(inputs.mean((-3, -2))).max() < 0.5 * relative_patch.RMS
 
 
@@ -106,7 +106,7 @@ def test_pictures_show_patches_where_they_were_cut(rng):
     task, batch, inputs, _ = _prepared(rng, task__resampled=0.0)
     photo, patches, seen = np.moveaxis(np.asarray(task.evaluator.pictures({}, batch)), 1, 0)
     shown = patches.max(-1) > 0
-    assert 0.4 < shown.mean() < 0.7  # nine patches of 8 x 8 on 32 x 32
+    assert 0.4 < shown.mean() < 0.7  # Nine patches of 8 x 8 pixels are on 32 x 32.
     np.testing.assert_array_equal(patches[shown], photo[shown])
     assert (seen[~shown] == 0).all()
 

@@ -1,4 +1,4 @@
-"""Segmentation: what is trained at sampled pixels, what is scored on whole photos, the overlays."""
+"""Segmentation: training at sampled pixels, scores of whole photos, and overlays."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Every activation of our networks against plain torch.nn definitions on the same weights."""
+"""Every activation of our networks equals that of torch.nn with the same weights."""
 
 import pathlib
 import re
@@ -27,11 +27,11 @@ from safetensors import torch as safetensors_torch  # noqa: E402
 import torch_networks  # noqa: E402
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
-TOLERANCE = 1e-4  # relative to the largest value of an activation
+TOLERANCE = 1e-4  # It is relative to the largest value of an activation.
 
 
 def imported(network, color=False):
-    """A torch.nn network as (encoder, variables) of ours."""
+    """Converts a torch.nn network to our (encoder, variables)."""
     arrays = {name: x.numpy() for name, x in network.state_dict().items()}
     found = tables.import_file(File("state", "PyTorch", arrays, {}), color=color)
     encoder = registry.make_encoder(registry.with_defaults(found.settings["model"]))
@@ -46,7 +46,7 @@ def photo(side, color=False):
 
 
 def normalized(x):
-    """Ours -> what torchvision's networks read, but for the mean: three channels, deviations."""
+    """Converts our input to torchvision's, except the mean: three channels over deviations."""
     return np.broadcast_to(x, (*x.shape[:3], 3)) / np.array(tables.DEVIATION)
 
 
@@ -58,7 +58,7 @@ def answers(network, x):
 
 
 def assert_same(ours, theirs):
-    """All activations; where torch's fc6 is dense, of ours the position in the middle."""
+    """Compares all activations; if torch's fc6 is dense, our middle position is compared."""
     assert set(ours) == set(theirs)
     for name in set(theirs) - {"gray"}:
         here, there = np.asarray(ours[name]), theirs[name]
@@ -114,7 +114,7 @@ def test_imported_classifier_gives_the_logits_of_torch(network, settings, side):
     "width", [1 / 32, pytest.param(1.0, marks=pytest.mark.slow)], ids=["narrow", "released"]
 )
 def test_released_colorizer_answers_as_in_torch(width, tmp_path, rng):
-    """From the file to the colors on the grid, whatever the order of the bins in it."""
+    """From the file to the colors on the grid, for any order of the bins."""
     colors = rng.permutation(gamut.bins()).T / 110
     network = torch_networks.randomize(torch_networks.Zhang(width, colors))
     if width == 1:
@@ -131,7 +131,7 @@ def test_released_colorizer_answers_as_in_torch(width, tmp_path, rng):
 
     head = DenseHead({"bins": gamut.BINS}, encoder.width)
     ours = jax.jit(head.apply)({"params": reading.load_head(folder)}, maps[encoder.top])["bins"]
-    # Theirs in our order of the bins.
+    # Their outputs in our order of the bins.
     place = [colors.T.tolist().index(bin) for bin in (gamut.bins() / 110).tolist()]
     np.testing.assert_allclose(ours, logits[..., place], atol=TOLERANCE * np.abs(logits).max())
     found = gamut.annealed_mean(ours, 1.0)
@@ -153,7 +153,7 @@ def test_resnet_of_the_paper_answers_as_in_torch(side):
 def test_alexnet_answers_as_in_torch(padding, side, lrn):
     network = torch_networks.AlexNet(1 / 16, lrn=lrn, padding=padding)
     torch_networks.randomize(network)
-    with torch.no_grad():  # so large that LRN does something
+    with torch.no_grad():  # The values are so large that LRN matters.
         network.conv1.weight *= 100
         network.conv2.weight *= 100
     params = {
@@ -185,7 +185,7 @@ def test_exported_network_loads_into_torch_and_answers_as_ours(
     shapes = registry.variable_shapes(encoder)
     variables = jax.tree.map(lambda x: rng.uniform(0.5, 1, x.shape).astype(np.float32), shapes)
     for layer in variables["params"].values():
-        if "kernel" in layer:  # signs, so that something cancels
+        if "kernel" in layer:  # Both signs occur, so that values cancel.
             layer["kernel"] *= rng.choice([-1, 1], layer["kernel"].shape).astype(np.float32)
     path = tmp_path / "state.safetensors"
     torch_files.write_safetensors(path, *tables.export(encoder, variables, gray=gray))
@@ -195,7 +195,7 @@ def test_exported_network_loads_into_torch_and_answers_as_ours(
     assert (missing, unexpected) == ([f"{top}.weight", f"{top}.bias"], [])
     image = data.astronaut()[None, :96, 90:186]
     ours = jax.jit(encoder.apply)(variables, np.asarray(spaces.network_input(image)))
-    # torchvision's is fed the photo in color, and looks at the mean of its channels as ours does.
+    # torchvision's network gets the color photo, and ours the mean of its channels.
     theirs = (spaces.network_input if gray else spaces.color_input)(image)
     theirs = answers(network.eval(), np.asarray(theirs if gray else normalized(theirs)))
     assert_same(ours, theirs)
@@ -240,7 +240,8 @@ def test_example_of_the_readme_runs_as_written(rng, tmp_path, monkeypatch):
 )
 def test_full_size_answers_as_in_torch(network, parameters):
     network = torch_networks.randomize(getattr(torch_networks, network)())
-    assert sum(x.numel() for x in network.parameters()) == parameters  # torchvision's own count
+    # This is torchvision's own count.
+    assert sum(x.numel() for x in network.parameters()) == parameters
     encoder, variables = imported(network)
     x = photo(224)
     theirs = answers(network, normalized(x))
@@ -256,7 +257,7 @@ def test_photos_look_to_imported_networks_as_if_tinted(rng):
     tinted = (gray + np.array(tables.TINT) - np.array(tables.MEAN)) / np.array(tables.DEVIATION)
     ours = jax.jit(encoder.apply)(variables, np.asarray(spaces.network_input(image)))
     assert_same(ours, answers(network, tinted))
-    # Nine levels of 255 and less; without the tint it is another photo, but not by much.
+    # The difference is at most nine levels of 255.
     assert np.abs(tables.TINT).max() * 255 < 11.2
     plain = answers(network, (gray - np.array(tables.MEAN)) / np.array(tables.DEVIATION))["conv1_1"]
     deviation = np.abs(plain - np.asarray(ours["conv1_1"])).max() / plain.max()

@@ -1,4 +1,4 @@
-"""What XLA is told: only what it knows, and that it acts on it."""
+"""The options of XLA: only known ones are passed, and they have an effect."""
 
 import jax
 import jax.numpy as jnp

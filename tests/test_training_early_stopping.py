@@ -1,4 +1,4 @@
-"""Early stopping: a scripted run of scores and the exact steps; schedule files and their faults."""
+"""Early stopping: exact steps for given scores; schedule files and errors in them."""
 
 import json
 
@@ -13,12 +13,12 @@ from colorize_jax.training.early_stopping import (
 )
 
 NAN = float("nan")
-# (score, what happens) at the end of every window of 5,000 steps.
+# (score, decision) at the end of every window of 5,000 steps.
 SCRIPT = [
     (0.20, "go_on"), (0.35, "go_on"), (0.40, "go_on"),
-    (0.40, "drop"),  # as good as the one before is no better
-    (0.30, "drop"),  # also directly after a drop
-    (0.35, "go_on"),  # better than the window before, though not than the best
+    (0.40, "drop"),  # An equal score is not better.
+    (0.30, "drop"),  # This also holds directly after a drop.
+    (0.35, "go_on"),  # It is better than the window before, but not than the best.
     (0.41, "go_on"), (0.45, "go_on"), (0.44, "stop"),
 ]  # fmt: skip
 
@@ -81,7 +81,7 @@ def test_of_a_loss_lower_is_better():
 @pytest.mark.parametrize("higher", [True, False])
 def test_what_is_no_number_is_a_plateau_and_any_number_is_better(missing, higher):
     controller = EarlyStopping(higher=higher)
-    assert controller.update(1, missing) == "go_on"  # there is nothing to compare it with
+    assert controller.update(1, missing) == "go_on"  # There is nothing to compare it with.
     assert controller.update(2, missing) == "drop"
     controller = EarlyStopping.from_json(json.loads(json.dumps(controller.to_json())))
     assert controller.update(3, 0.1) == "go_on"
@@ -125,17 +125,17 @@ def test_a_schedule_holds_its_steps_as_found_and_for_the_full_split(tmp_path):
 def test_a_schedule_scales_with_the_photos_and_the_batch():
     assert FOUND.scaled(90, 10) == (901, (450, 605))
     assert FOUND.scaled(100, 10) == (1001, (500, 672))
-    assert FOUND.scaled(90, 20) == (450, (225, 302))  # 450.5 and 302.5 round to even
+    assert FOUND.scaled(90, 20) == (450, (225, 302))  # 450.5 and 302.5 are rounded to even numbers.
     assert FOUND.scaled(1, 1000) == (1, (0, 0))
 
 
 def test_a_search_that_goes_on_is_not_a_missing_one(tmp_path):
     for path in (tmp_path, tmp_path / "schedule.json"):
-        with pytest.raises(ConfigError, match=r"there is no .*schedule.json: give the workdir"):
+        with pytest.raises(ConfigError, match=r"no .*schedule\.json"):
             read_schedule(path)
     (tmp_path / "config.json").write_text("{}")
     for path in (tmp_path, tmp_path / "schedule.json"):
-        with pytest.raises(ConfigError, match="the search in .* is not finished"):
+        with pytest.raises(ConfigError, match="not finished"):
             read_schedule(path)
 
 

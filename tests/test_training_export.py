@@ -1,4 +1,4 @@
-"""The files of predictions: one for every photo."""
+"""Predictions are files, one for every photo."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""How long a run will take, said before and after its first steps, and where it is no place for."""
+"""Estimates of a run's duration before and after its first steps, and advice on a CPU."""
 
 import types
 
@@ -28,7 +28,7 @@ def _compiled(flops):
 
 def test_the_guess_is_the_arithmetic_of_all_steps(monkeypatch):
     monkeypatch.setattr(forecast, "_rate", lambda dtype, platform: 2e11)
-    devices = len(jax.local_devices())  # of one CPU
+    devices = len(jax.local_devices())  # They share one CPU.
     said = forecast.guess(_compiled(1e12 / devices), tiny.config(), 3, 22)
     assert said.startswith(f"22 steps, about 11 minutes on {devices} x cpu: a guess from a step's ")
     assert f"{3 / devices:.2g} TFLOP" in said and "evaluations come on top" in said

@@ -1,4 +1,4 @@
-"""Averages of batch norm that are taken anew before an evaluation."""
+"""Averages of batch norm that are computed anew before an evaluation."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Two real processes on localhost train as one process does, stop together, and fail together."""
+"""Two processes on localhost train like one process, stop together, and fail together."""
 
 from concurrent import futures
 import contextlib
@@ -43,7 +43,7 @@ def _explicit(port):
 
 
 def _slurm(port):
-    """What srun sets, so that mode=auto finds its way; JAX takes the port from the job's number."""
+    """srun's variables for mode=auto; JAX derives the port from the job's number."""
     job = {
         "SLURM_JOB_ID": str(port - 61440), "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_NTASKS": "2",
         "SLURM_LOCALID": "0",
@@ -90,7 +90,7 @@ def _start(workdir, sources, cache, cluster=_explicit, more=(), second=(), **sig
 
 
 def _ends(processes):
-    """[(exit code, what it read, what it said)]."""
+    """[(exit code, positions that it read, messages)]."""
     try:
         outputs = [process.communicate(timeout=280) for process in processes]
     finally:
@@ -110,7 +110,7 @@ def test_two_hosts_start_from_a_pretrained_network(tmp_path, rng):
     loop.train(tiny.config(**settings), tmp_path / "pretrained")
     flags = [
         f"--config.init_from={tmp_path / 'pretrained'}", "--config.steps=2",
-        f"--config.evals.knn.source={source}",  # its two folders are two classes
+        f"--config.evals.knn.source={source}",  # Its two folders are two classes.
     ]  # fmt: skip
 
     ends = _ends(_start(tmp_path / "two", [source, source], tmp_path / "cache", more=flags))
@@ -162,9 +162,9 @@ def test_two_hosts_train_as_one_and_the_signal_of_one_stops_both(tmp_path, rng, 
         {r["step"]: r["train/loss"] for r in saved.rows(w) if "train/loss" in r}
         for w in (together, tmp_path / "one")
     ]
-    for at, tolerance in ((1, 1e-5), (2, 1e-5), (4, 1e-4), (6, 1e-3)):  # rounding grows
+    for at, tolerance in ((1, 1e-5), (2, 1e-5), (4, 1e-4), (6, 1e-3)):  # Rounding errors grow.
         np.testing.assert_allclose(losses[0][at], losses[1][at], rtol=tolerance)
-    # One process goes on with what two have saved, in the same place of the data.
+    # One process resumes from the checkpoint of two, at the same position of the data.
     devices = jax.devices()[:2]
     monkeypatch.setattr(sharding, "make_mesh", lambda plain=sharding.make_mesh: plain(devices))
     loop.train(config, together)
@@ -186,14 +186,14 @@ def test_hosts_that_see_other_photos_lose_one_another_or_fail_do_not_hang(tmp_pa
     )  # fmt: skip
     (code0, _, said0), (code1, _, _) = _ends(killed)
     assert code1 == -signal.SIGKILL and "host 0 of 2: 2 of 4 x cpu" in said0
-    # 75 if a collective noticed first, SIGABRT if JAX's coordinator did: never 1, which is final.
+    # The code is 75 if a collective notices first, SIGABRT if JAX's coordinator does; never 1.
     assert code0 in (75, -signal.SIGABRT), said0
     faulty = _start(
         tmp_path / "c", sources[:1] * 2, tmp_path / "cache", STOP_AT=str(8 * 10 + 5)
     )  # fmt: skip
     (code0, _, said0), (code1, _, said1) = _ends(faulty)
     assert code1 == 1 and "a fault that nobody thought of" in said1
-    # Not 75: it would fail again. That of SIGABRT if JAX's coordinator noticed first.
+    # It is not 75, because it would fail again; it is SIGABRT if JAX's coordinator notices first.
     assert code0 in (1, -signal.SIGABRT), said0
     if code0 == 1:
         assert "host 1 cannot go on: RuntimeError: a fault that nobody thought of" in said0
@@ -221,7 +221,7 @@ def test_settings_that_contradict_each_other_are_refused(settings, message):
 
 
 def test_jax_still_says_in_the_same_way_that_it_found_no_cluster():
-    """The commands of other tests rely on it: with mode=auto they are alone."""
+    """With mode=auto a single process is alone; the commands of other tests rely on it."""
     code = "import jax; jax.distributed.initialize()"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "ValueError: coordinator_address should be defined" in result.stderr
@@ -244,9 +244,7 @@ def test_what_jax_says_of_a_cluster_becomes_a_sentence(monkeypatch):
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     settings = _settings(mode="explicit", coordinator="127.0.0.1:1", count=2, id=0)
-    with pytest.raises(
-        HostLostError, match="not found in 600 seconds: .* an id of its own.* DEADLINE"
-    ) as caught:
+    with pytest.raises(HostLostError, match="600 seconds.*DEADLINE") as caught:
         hosts.start(settings)
     assert caught.value.exit_code == 75
 
@@ -260,7 +258,7 @@ def test_what_jax_says_of_a_cluster_becomes_a_sentence(monkeypatch):
         (["--config.early_stopping.mode=crossval"], "config.early_stopping.mode: 'off' on host 0"),
         (["--config.replay=a.json"], "config.replay: '' on host 0; 'a.json' on host 1"),
         (["--workdir={own}"], "--workdir must be one folder that all hosts share"),
-        (["--config.data.source={own}"], "there is no {own}"),  # on that host alone
+        (["--config.data.source={own}"], "there is no {own}"),  # Only that host lacks it.
     ],
 )
 def test_hosts_that_are_not_set_up_for_one_run_end_before_its_first_step(
@@ -283,27 +281,27 @@ GLOO = "UNKNOWN: Gloo all-reduce failed: Connection closed by peer [127.0.0.1]:4
     "error",
     [
         jax.errors.JaxRuntimeError(GLOO),
-        ValueError(GLOO),  # as reading an array raises it whose computation has failed
+        ValueError(GLOO),  # Reading an array whose computation failed raises this.
         RuntimeError("Unable to initialize backend 'cpu': DEADLINE_EXCEEDED: timed out"),
-        TimeoutError("Timeout waiting at barrier: Task 1 heartbeat timeout"),  # of Orbax
+        TimeoutError("Timeout waiting at barrier: Task 1 heartbeat timeout"),  # Orbax raises this.
         ExceptionGroup("saving", [ValueError("no"), jax.errors.JaxRuntimeError(GLOO)]),
     ],
 )  # fmt: skip
 def test_a_lost_host_is_one_whatever_kind_of_error_tells_of_it(monkeypatch, error):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    gone = pytest.raises(HostLostError, match="another process of the run is gone")
+    gone = pytest.raises(HostLostError, match="another process")
     with gone as caught, hosts.loss_explained():
         raise error
     assert caught.value.exit_code == 75
     with pytest.raises(HostLostError), hosts.loss_explained():
         try:
             raise error
-        except Exception as first:  # a library's own words for it
+        except Exception as first:  # This is a library's own error.
             raise TypeError("cannot be saved") from first
     with pytest.raises(HostLostError), hosts.loss_explained():
         try:
             raise error
-        except Exception as first:  # not a checkpoint that is damaged
+        except Exception as first:  # It is no damaged checkpoint.
             raise CheckpointError("step 4 does not fit this config") from first
     monkeypatch.setattr(jax, "process_count", lambda: 1)
     with pytest.raises(type(error)), hosts.loss_explained():
@@ -346,7 +344,8 @@ def test_what_fails_on_the_first_host_fails_on_all(monkeypatch):
     monkeypatch.setattr(hosts, "gather", lambda text: ['[74, "full of things"]', text])
     with pytest.raises(ColorizeError, match="host 0 cannot go on: full of things") as caught:
         hosts.first_does(fail)
-    assert caught.value.exit_code == 74  # and not that of a lost host, which is started again
+    # It is not the code of a lost host, which would be restarted.
+    assert caught.value.exit_code == 74
 
 
 def test_what_fails_on_one_host_reaches_the_others_with_its_sentence_and_its_code(monkeypatch):
@@ -360,7 +359,7 @@ def test_what_fails_on_one_host_reaches_the_others_with_its_sentence_and_its_cod
     for error, code, sentence in (
         (DataError("there is no /photos"), 1, "there is no /photos"),
         (OSError(errno.ENOSPC, "No space left", "/ckpt"), 74, "No space left"),
-        (KeyError("encoder"), 1, "KeyError: 'encoder'"),  # a fault of ours
+        (KeyError("encoder"), 1, "KeyError: 'encoder'"),  # This is a bug of ours.
     ):
 
         def fail(error=error):
@@ -389,10 +388,10 @@ def test_a_host_that_fails_while_it_trains_leaves_word_for_those_that_miss_it(
     ends = _between_two(monkeypatch, run, lost, OSError(errno.ENOSPC, "No space left"))
     assert "host 1 cannot go on: [Errno 28] No space left" in str(ends[0])
     assert ends[0].exit_code == 74 and isinstance(ends[1], OSError)
-    # The next start knows nothing of it.
+    # The next start does not see it.
     assert _between_two(monkeypatch, hosts.check_shared, tmp_path, tmp_path) == [None, None]
     assert list(tmp_path.iterdir()) == []
-    # Nobody has left word where a host was killed, or where all were told to stop.
+    # There is no message if a host was killed or all hosts were signaled.
     stopped = Interrupted("SIGTERM: stopped")
     assert _between_two(monkeypatch, run, lost, stopped) == [lost, stopped]
     assert list(tmp_path.iterdir()) == []
@@ -408,7 +407,7 @@ def test_a_difference_names_the_field_and_which_host_has_what():
         "  config.eval.classes: [] on host 0; ['cat'] on host 1",
         "  photos: 20 on host 0; 21 on host 1",
     ]
-    # True is not 1, and 1 is not 1.0; a photo that one host could not read tells nothing.
+    # True is not 1, and 1 is not 1.0; a photo that one host could not read is not compared.
     assert len(hosts.differences([{"a": 1, "b": 1}, {"a": True, "b": 1.0}])) == 2
     assert hosts.differences([{"a": None, "b": 2}, {"a": 1}]) == []
     many = [{"rate": 0.1}] * 6 + [{"rate": 0.2}] * 2

@@ -1,4 +1,4 @@
-"""What a checkpoint knows is not asked for: its network, and the photos that it was not shown."""
+"""Settings are taken over from a checkpoint: its network, and the held-out photos."""
 
 import json
 
@@ -26,7 +26,7 @@ TRANSFERS = {
 
 @pytest.fixture
 def saved(tmp_path):
-    """Makes the checkpoint of a small network, of a run with these settings; gives its path."""
+    """Saves a checkpoint of a small network of a run with these settings; returns its path."""
 
     def make(where="pretrained", **model):
         config = tiny.vgg(data__holdout=0.04)
@@ -70,7 +70,7 @@ def _settled(tmp_path, recipe, init_from, stated=(), **settings):
         {"in_channels": 3, "norm": "none"},
         {"name": "alexnet", "lrn": False},
         {"name": "resnet14", "variant": "torch"},
-        {"name": "resnet152", "depth": 14},  # as such a network was called once
+        {"name": "resnet152", "depth": 14},  # Older versions named such a network like this.
         {"name": "zhang", "norm_scale": True},
     ],
     ids=["vgg16", "color", "alexnet", "resnet", "old resnet", "zhang"],
@@ -105,7 +105,7 @@ def test_what_was_stated_stands_or_is_an_error_by_name(tmp_path, saved):
     with pytest.raises(CheckpointError, match="name is 'vgg16' here|name is 'alexnet' here"):
         _settled(tmp_path, "seg", path, model__name="alexnet", model__width=0.5)
     with pytest.raises(CheckpointError, match="name is 'alexnet' here and 'vgg16' there"):
-        _settled(tmp_path, "seg:alexnet", path)  # a variant names it too
+        _settled(tmp_path, "seg:alexnet", path)  # A variant states it too.
     with pytest.raises(CheckpointError, match="depth is 50 here and 14 there"):
         _settled(tmp_path, "seg", saved("resnet", name="resnet14"), model__name="resnet50")
     with pytest.raises(CheckpointError, match="depth is 50 here and 14 there"):
@@ -116,7 +116,8 @@ def test_from_python_a_setting_that_is_not_the_default_was_stated(tmp_path, save
     config = default_config()
     config.init_from = saved()
     ours, _ = known.settled(config, tmp_path / "run", None)
-    assert ours.model.width == 1 / 32 and config.model.width == 1  # the caller's own stays
+    # The caller's config is not changed.
+    assert ours.model.width == 1 / 32 and config.model.width == 1
     config.model.width = 0.5
     ours, said = known.settled(config, tmp_path / "run", None)
     assert ours.model.width == 0.5 and "width" not in "".join(said)
@@ -144,7 +145,7 @@ def test_a_run_that_was_begun_follows_itself(tmp_path, saved):
 
 
 def test_the_share_that_is_held_out_stays_the_same_for_the_same_photos(tmp_path, saved):
-    path = saved()  # of builtin:photos
+    path = saved()  # Its photos are builtin:photos.
     config, said = _settled(tmp_path, "col", path, data__source="builtin:photos")
     assert config.data.holdout == 0.04 and "data.holdout=0.04" in said
     settings = {"data__source": "builtin:photos", "data__holdout": 0.3}
@@ -243,7 +244,7 @@ def test_without_the_photos_of_the_training_nothing_is_said_of_them(photos):
     (photos / "photos").rename(photos / "gone")
     found = _scored(note, data__source=str(photos / "test"))
     assert found.which == "all" and "are not here" in found.remarks[0]
-    note["config"]["data"]["source"] = ""  # of weights from elsewhere
+    note["config"]["data"]["source"] = ""  # Converted weights have no source.
     assert "not known" in _scored(note, data__source=str(photos / "test")).remarks[0]
 
 
@@ -256,12 +257,12 @@ def test_labels_must_stand_for_the_classes_that_were_learned(tmp_path, rng):
     note = _note(tiny.vgg(**settings))
     assert _scored(note, **settings).which == "val"
     note["classes"][0] = "other"
-    with pytest.raises(DataError, match="other classes than the network was trained on.*'n00'"):
+    with pytest.raises(DataError, match="other classes.*'n00'"):
         _scored(note, **settings)
 
 
 def test_the_message_and_the_table_tell_the_same_number(photos, monkeypatch, tmp_path):
-    """And the network, the photos and the classes are nobody's to repeat."""
+    """The network, the photos and the classes need not be stated again."""
     trained = tiny.vgg(data__source=str(photos / "photos"), data__holdout=0.2)
     task = make_task(trained)
     shapes = jax.eval_shape(

@@ -1,4 +1,4 @@
-"""Whole runs in the small: what they leave, how they go on, how they fail."""
+"""Whole small runs: their outputs, resuming, and failures."""
 
 import contextlib
 import io
@@ -30,7 +30,7 @@ from colorize_jax.training.run import Run
 
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory):
-    """An undisturbed run of six steps: workdir, scores, what was said."""
+    """An undisturbed run of six steps: workdir, scores, messages."""
     workdir, said = tmp_path_factory.mktemp("run"), io.StringIO()
     with contextlib.redirect_stderr(said):
         scores = loop.train(tiny.config(), workdir)
@@ -70,7 +70,7 @@ def test_a_run_leaves_all_that_was_promised(finished):
     assert {p.name for p in (workdir / "checkpoints").iterdir()} == {"3", "6"}
     for step in (0, 3, 6):
         picture = np.asarray(Image.open(workdir / "images" / f"{step}.png"))
-        # Three photos of three panels each, side by side.
+        # Three photos are side by side, each with three panels.
         assert picture.shape[1] > 9 * 128 and picture.shape[0] > 128
     assert list((workdir / "tensorboard").glob("events*"))
     config = json.loads((workdir / "config.json").read_text())
@@ -97,7 +97,7 @@ class _Killed(Exception):
 
 
 def _kill_at(monkeypatch, step):
-    """The run dies, as by kill -9, where it logs that step: after the last checkpoint before it."""
+    """The run dies, as by kill -9, when it logs that step, after an earlier checkpoint."""
     monkeypatch.setattr(ending, "save_after_error", lambda run, error: None)
     plain = Report.progress
 
@@ -117,7 +117,7 @@ def test_a_killed_run_goes_on_and_ends_bit_identical(finished, tmp_path, monkeyp
             loop.train(tiny.config(), workdir)
     rows = (workdir / "metrics.jsonl").read_text()
     (workdir / "metrics.jsonl").write_text(rows + '{"step": 4, "train/loss": 0}\n{"step": 5, "tr')
-    # Threads and workers may change; the photos must not.
+    # Threads and workers may change, but photos must not.
     scores = loop.train(tiny.config(data__threads=0, checkpoint__keep=1), workdir)
     chex.assert_trees_all_equal(saved.state(workdir, 6), saved.state(finished[0], 6))
     assert scores == finished[1]
@@ -136,10 +136,10 @@ def test_whatever_ends_the_loop_what_was_trained_is_saved(finished, tmp_path, mo
 
         return fails
 
-    for step, owner, name, call in (  # the step that is saved; what fails at which call
+    for step, owner, name, call in (  # (the saved step; the method that fails, and at which call)
         (2, Report, "progress", 1),
         (3, Run, "score", 1),
-        (4, bad_records.BadRecords, "_count", 2),  # the batch of step 5
+        (4, bad_records.BadRecords, "_count", 2),  # This is the batch of step 5.
         (5, Run, "save_is_late", 1),
     ):
         with monkeypatch.context() as patch:
@@ -172,7 +172,7 @@ def test_a_finished_run_is_left_as_it_is(finished):
 
 @pytest.mark.slow
 def test_snapshots_stay_besides_the_last_ones(tmp_path):
-    # 81 photos in batches of 8: 0.2 epochs are 2 steps.
+    # With 81 photos in batches of 8, 0.2 epochs are 2 steps.
     config = tiny.config(checkpoint__every=1, checkpoint__keep=1, checkpoint__snapshots=(0.2,))
     loop.train(config, tmp_path)
     assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"2", "6"}
@@ -216,7 +216,7 @@ def test_a_source_that_grew_or_was_replaced_is_refused(tmp_path, rng):
     config = tiny.config(**settings)
     loop.train(config, tmp_path / "run")
     (tmp_path / "photos").rename(tmp_path / "away")
-    with pytest.raises(StorageError, match="retry_seconds"):  # and no mistake in the config
+    with pytest.raises(StorageError, match="retry_seconds"):  # It is no mistake in the config.
         loop.train(tiny.config(**settings, data__retry_seconds=0.2), tmp_path / "run")
     with pytest.raises(DataError, match="there is no"):
         loop.train(config, tmp_path / "another run")
@@ -225,10 +225,10 @@ def test_a_source_that_grew_or_was_replaced_is_refused(tmp_path, rng):
     content = photo.read_bytes()
     tiny.write_photos(tmp_path / "others", 1, rng)
     photo.write_bytes((tmp_path / "others" / "sub0" / "photo000.jpg").read_bytes())
-    with pytest.raises(CheckpointError, match="have other contents than when"):
+    with pytest.raises(CheckpointError, match="other contents"):
         loop.train(config, tmp_path / "run")
     photo.write_bytes(content)
-    photo.rename(photo.with_name("renamed.jpg"))  # as many as before, in another order
+    photo.rename(photo.with_name("renamed.jpg"))  # The number is the same, but the order differs.
     with pytest.raises(CheckpointError, match="photos to train on, and had"):
         loop.train(config, tmp_path / "run")
     tiny.write_photos(tmp_path / "photos" / "more", 12, rng)
@@ -249,7 +249,7 @@ def test_changes_are_accepted_where_somebody_says_so(tmp_path, rng, capfd):
     loop.train(changed, tmp_path / "run")
     assert "going on from step 3" in capfd.readouterr().err
     assert json.loads((tmp_path / "run" / "results.json").read_text())["step"] == 4
-    # What cannot be loaded is not loaded, whoever accepts it.
+    # A checkpoint of another network is refused even if changes are accepted.
     with pytest.raises(CheckpointError, match="does not fit this config"):
         loop.train(
             tiny.config(**settings, model__hidden=4, checkpoint__accept_changes=True),
@@ -296,7 +296,7 @@ def test_a_setting_that_is_gone_must_have_had_its_default(tmp_path, value, refus
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
     config = tiny.config(optimizer__rate=1e10, schedule__drops=(), checkpoint__every=1, steps=20)
-    config.log.every = 100  # nothing but the saving looks at the loss
+    config.log.every = 100  # Only saving looks at the loss.
     message = r"step (\d+) is not finite.*names its batch.*last good checkpoint is.*rate"
     with pytest.raises(NonFiniteError, match=message):
         loop.train(config, tmp_path)
@@ -345,7 +345,7 @@ def test_what_cannot_work_fails_before_anything_is_written(tmp_path, settings, e
 @pytest.mark.slow
 def test_workers_and_devices_may_change_between_restarts(tmp_path, finished, monkeypatch):
     plain = sharding.make_mesh
-    # (dies at step, workers, devices); the last one goes through
+    # (dies at step, workers, devices); the last one finishes.
     for dies, workers, devices in ((4, 0, 4), (6, 2, 4), (None, 1, 1)):
         with monkeypatch.context() as patch:
             patch.setattr(sharding, "make_mesh", lambda n=devices: plain(jax.devices()[:n]))
@@ -360,7 +360,7 @@ def test_workers_and_devices_may_change_between_restarts(tmp_path, finished, mon
     rows = [row for row in saved.rows(tmp_path) if "train/loss" in row]
     expected = [row for row in saved.rows(finished[0]) if "train/loss" in row]
     assert [row["step"] for row in rows] == [2, 4, 6]
-    for row, wanted in zip(rows, expected, strict=True):  # the restarts fall between two logs
+    for row, wanted in zip(rows, expected, strict=True):  # The restarts are between two rows.
         np.testing.assert_allclose(row["train/loss"], wanted["train/loss"], rtol=1e-3)
     restored, straight = (saved.state(w, 6)["params"] for w in (tmp_path, finished[0]))
     chex.assert_trees_all_close(restored, straight, rtol=1e-3, atol=1e-5)

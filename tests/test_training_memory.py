@@ -1,4 +1,4 @@
-"""Memory: what a step needs, the smallest number of microbatches that fits, and the message."""
+"""Memory: a step's need, the smallest number of microbatches that fits, and the message."""
 
 import types
 
@@ -40,7 +40,7 @@ def test_the_smallest_number_that_fits_is_found_kept_and_resumed_with(
     monkeypatch.setattr(memory, "available", lambda device: int(pretended))
     loop.train(config, tmp_path)
     assert "config.microbatches=0: 2 fit(s)" in capfd.readouterr().err
-    # On a larger machine the run goes on as it began: batch norm sees as much as before.
+    # A larger machine keeps the number, because batch norm must see the same parts.
     monkeypatch.setattr(memory, "available", lambda device: 10**15)
     loop.train(tiny.config(data__batch_size=16, microbatches=0, steps=2), tmp_path)
     assert "in 2 microbatches" in capfd.readouterr().err
@@ -51,7 +51,7 @@ def test_the_smallest_number_that_fits_is_found_kept_and_resumed_with(
 
 
 def _pretend(needs):
-    """Compiles to something of that size, or to JAX's refusal."""
+    """A compiler whose steps need that much memory, or fail with JAX's error."""
 
     def compile_step(microbatches):
         if needs[microbatches] is None:
@@ -73,14 +73,14 @@ def test_only_divisors_are_tried_and_a_compiler_that_refuses_is_passed_by():
         memory.smallest_that_fits(_pretend(needs), 6, 10, config)
     assert "microbatches=6, one crop of 32 pixels" in str(caught.value)
     assert "needs 3.00 GiB" in str(caught.value) and "bfloat16" in str(caught.value)
-    assert "remat" not in str(caught.value)  # it is on already
+    assert "remat" not in str(caught.value)  # It is on already.
 
 
 def test_running_out_names_the_batch_the_need_and_what_lowers_it(tmp_path, monkeypatch):
     plain = sharding.jit_step
 
     class Exhausted:
-        """A step that the compiler accepts and the device does not."""
+        """A step that compiles, but does not fit on the device."""
 
         def __init__(self, *arguments):
             self._step = plain(*arguments)

@@ -164,13 +164,13 @@ def test_a_report_that_cannot_be_written_ends_nothing(tmp_path, poison, monkeypa
 
 def test_an_update_that_is_not_finite_is_caught_before_it_spoils_the_parameters(tmp_path):
     config = tiny.config(optimizer__rate=3e38, schedule__drops=(), microbatches=2)
-    with pytest.raises(NonFiniteError, match="step 1 is not finite.*but its update overflows"):
+    with pytest.raises(NonFiniteError, match="step 1 .*overflows"):
         loop.train(config, tmp_path)
 
 
 def test_what_is_no_report_is_refused(tmp_path):
     config = tiny.config(replay=str(tmp_path / "nonfinite_3.json"))
-    with pytest.raises(CheckpointError, match="there is no .*nonfinite_<step>"):
+    with pytest.raises(CheckpointError, match="no .*nonfinite_<step>"):
         nonfinite.replay(config, tmp_path)
     report = {
         "step": 3,

@@ -215,7 +215,7 @@ def test_the_newest_complete_checkpoint_is_taken_and_named(tmp_path, capsys):
     assert f"loading the encoder of {checkpoints}/2" in said
     with pytest.raises(CheckpointError, match=r"5 is not used: the content.*Beside it.*step 2$"):
         colorize_jax.load_encoder(checkpoints / "5")
-    with pytest.raises(CheckpointError, match="7 is not used: it has no manifest"):
+    with pytest.raises(CheckpointError, match="7 is not used.*manifest"):
         colorize_jax.load_encoder(checkpoints / "7")
 
 
@@ -359,7 +359,7 @@ def test_a_run_goes_on_when_it_cannot_save_and_fails_at_its_end(tmp_path, monkey
     assert "step 6 could not be saved: Input/output error" in capfd.readouterr().err
     full |= {2, 4}
     full.add(6)
-    with pytest.raises(SaveError, match="all 6 steps are done, but the last state could not"):
+    with pytest.raises(SaveError, match="all 6 steps"):
         loop.train(config, tmp_path / "never room")
     assert "there is no checkpoint yet" in capfd.readouterr().err
     assert not (tmp_path / "never room" / "results.json").exists()
@@ -369,7 +369,7 @@ def test_a_run_goes_on_when_it_cannot_save_and_fails_at_its_end(tmp_path, monkey
 
 
 def test_two_runs_in_one_workdir_are_refused(tmp_path, opened):
-    with opened(), pytest.raises(CheckpointError, match="another process is training in"), opened():
+    with opened(), pytest.raises(CheckpointError, match="another process"), opened():
         pass
     with opened():
         pass
@@ -436,7 +436,7 @@ def test_a_workdir_that_is_gone_is_said_and_made_anew(tmp_path, said, how):
             checkpoints.save(step, _state(step), {"step": step})
             checkpoints.wait()
         assert checkpoints.failure is None
-        with pytest.raises(CheckpointError, match="another process is training in"):
+        with pytest.raises(CheckpointError, match="another process"):
             saving.Checkpoints(workdir, keep=3).__enter__()
     assert len(said) == 1 and "was moved, deleted or replaced" in said[0]
     assert {p.name for p in (workdir / "checkpoints").iterdir()} == {"2", "3"}

@@ -1,1 +1,1 @@
-"""What pretext tasks do to photos on the accelerator: pure functions of keys and arrays."""
+"""Augmentations of photos on the accelerator: pure functions of keys and arrays."""

@@ -1,4 +1,4 @@
-"""Changes of color and sharpness that keep a network from a shortcut."""
+"""Changes of color and sharpness that prevent shortcuts of a network."""
 
 import jax
 import jax.numpy as jnp
@@ -6,24 +6,24 @@ import numpy as np
 
 from colorize_jax.color import spaces
 
-# How far the pixels of photos lie from their mean, roughly, in the units of `network_input`. Tiles
-# of variance one are multiplied by it, so that a network meets at transfer what it was trained on.
+# The rough standard deviation of photos' pixels in the units of `network_input`. Tiles of variance
+# one are multiplied by it, so that inputs have the same scale in pretraining and transfer.
 SPREAD = 0.25
-# Green against magenta, the direction in which lenses shift edges of colors.
+# The green-magenta direction, along which lenses shift the colors of edges.
 _ABERRATION = np.array([-1.0, 2.0, -1.0], np.float32)
 _WITHOUT_ABERRATION = np.eye(3, dtype=np.float32) - np.outer(_ABERRATION, _ABERRATION) / 6
 
 
 def gray_by_chance(key: jax.Array, rgb: jax.Array, share: float) -> jax.Array:
-    """RGB [..., 3], with probability `share` the mean of its channels in all three."""
+    """RGB [..., 3]; with probability `share` all channels become their mean."""
     gray = jnp.broadcast_to(spaces.gray(rgb)[..., None], rgb.shape)
     return jnp.where(jax.random.bernoulli(key, share), gray, rgb)
 
 
 def channels_moved(key: jax.Array, rgb: jax.Array, pixels: int) -> jax.Array:
-    """Each channel moved by 0 to `pixels` pixels along both axes, its border repeated.
+    """Shifts each channel by 0 to `pixels` pixels along both axes and repeats its border.
 
-    The shifts of colors that lenses make tell where in a photo a tile was; others hide them.
+    The color shifts of lenses reveal the place of a tile in the photo; random shifts hide them.
     """
     height, width, channels = rgb.shape
     moved = jax.random.randint(key, (channels, 2), 0, pixels + 1)
@@ -37,22 +37,22 @@ def channels_moved(key: jax.Array, rgb: jax.Array, pixels: int) -> jax.Array:
 
 
 def without_aberration(key: jax.Array, rgb: jax.Array, share: float) -> jax.Array:
-    """RGB [..., 3], with probability `share` without what lies along green against magenta."""
+    """RGB [..., 3]; with probability `share` the green-magenta component is removed."""
     flat = jnp.einsum("...c,cd->...d", rgb, _WITHOUT_ABERRATION, precision="highest")
     return jnp.where(jax.random.bernoulli(key, share), flat, rgb)
 
 
 def one_channel(patches: jax.Array, kept: jax.Array, noise: jax.Array, rms: float) -> jax.Array:
-    """Patches of which one channel is left, less its mean, and noise in place of the others.
+    """Keeps one channel of each patch, minus its mean, and replaces the others by noise.
 
-    As in the released code of relative patch position: a network that never sees two channels of
-    a patch cannot see how a lens shifts them against each other.
+    This is as in the released code of relative patch position. A network that never sees two
+    channels of a patch cannot see how a lens shifts them against each other.
 
     Args:
         patches: [n, side, side, 3] in 0..255.
-        kept: [n] the channels that stay.
-        noise: [n, side, side, 3]; that of the others is used.
-        rms: root mean square of each patch of the result.
+        kept: the channel to keep of each patch, [n].
+        noise: noise for the other channels, [n, side, side, 3].
+        rms: the root mean square of each patch of the result.
     """
     centered = patches - patches.mean((-3, -2), keepdims=True)
     stays = kept[:, None, None, None] == jnp.arange(3)
@@ -62,10 +62,10 @@ def one_channel(patches: jax.Array, kept: jax.Array, noise: jax.Array, rms: floa
 
 
 def resampled(key: jax.Array, image: jax.Array, share: float, smallest: int) -> jax.Array:
-    """A square [side, side, channels], with probability `share` shrunk and enlarged again.
+    """A square [side, side, channels]; with probability `share` it is shrunk and enlarged again.
 
-    It is shrunk to a side of `smallest` to `side` - 1 pixels; all areas are equally likely. Traces
-    of the resampling that a photo has been through then say nothing of where a patch was.
+    It is shrunk to a side of `smallest` to `side` - 1 pixels; all areas are equally likely. Then
+    traces of a photo's earlier resampling do not reveal the place of a patch.
     """
     side = image.shape[0]
     chance, size = jax.random.split(key)
@@ -79,7 +79,7 @@ def resampled(key: jax.Array, image: jax.Array, share: float, smallest: int) -> 
         )
 
     shrunk = scaled(image, scale)
-    # The rest of the canvas repeats the border, or black would be enlarged with it.
+    # The rest of the canvas repeats the border. Otherwise enlarging would blend in black.
     inside = jnp.minimum(jnp.arange(side), small - 1)
     enlarged = scaled(shrunk[inside][:, inside], 1 / scale)
     return jnp.where(jax.random.bernoulli(chance, share), enlarged, image)

@@ -1,9 +1,9 @@
-"""Squares cut from photos: cells of a grid, tiles inside of cells, patches with gaps."""
+"""Cuts squares from photos: cells of a grid, tiles inside cells, and patches with gaps."""
 
 import jax
 import jax.numpy as jnp
 
-SIDE = 3  # cells in a row and in a column of the grid
+SIDE = 3  # the number of cells in a row and in a column of the grid
 
 
 def cells() -> jax.Array:
@@ -13,12 +13,12 @@ def cells() -> jax.Array:
 
 
 def cut(image: jax.Array, corners: jax.Array, side: int) -> jax.Array:
-    """Squares of one photo.
+    """Cuts squares from one photo.
 
     Args:
         image: [height, width, channels].
-        corners: [n, 2] (y, x) of the upper left pixels; the squares lie inside of the photo.
-        side: of the squares.
+        corners: (y, x) of the upper left pixels, [n, 2]; the squares lie inside the photo.
+        side: the side of the squares.
 
     Returns:
         [n, side, side, channels].
@@ -32,10 +32,10 @@ def cut(image: jax.Array, corners: jax.Array, side: int) -> jax.Array:
 
 
 def put_together(tiles: jax.Array, cell: int, side: int) -> jax.Array:
-    """Nine tiles [..., 9, tile, tile, channels] in the middle of their cells, on black.
+    """Puts nine tiles [..., 9, tile, tile, channels] in the middle of their cells, on black.
 
     Returns:
-        [..., side, side, channels], for people to look at; `side` is at least 3 cells.
+        A picture [..., side, side, channels]; `side` is at least 3 cells.
     """
     tile = tiles.shape[-2]
     before, behind = (cell - tile) // 2, cell - tile - (cell - tile) // 2
@@ -49,29 +49,29 @@ def put_together(tiles: jax.Array, cell: int, side: int) -> jax.Array:
 
 
 def tile_corners(offsets: jax.Array, cell: int) -> jax.Array:
-    """Where tiles lie whose cells have no gap: offsets (y, x) inside of the cells -> [9, 2]."""
+    """The corners [9, 2] of tiles at offsets (y, x) inside their cells, which have no gaps."""
     return cells() * cell + offsets
 
 
 def patch_corners(
     origin: jax.Array, jitter: jax.Array, *, patch: int, gap: int, shape: tuple[int, int]
 ) -> jax.Array:
-    """Where the patches of a 3x3 grid with gaps lie: [9, 2] (y, x), inside of the photo.
+    """The corners (y, x) of the patches of a 3x3 grid with gaps, [9, 2], inside the photo.
 
     Args:
-        origin: [2] corner of the first patch before it is moved.
-        jitter: [9, 2] pixels by which each patch is moved.
-        patch, gap: sides in pixels.
-        shape: height and width of the photo.
+        origin: the corner of the first patch before it is moved, [2].
+        jitter: the pixels by which each patch is moved, [9, 2].
+        patch, gap: the sides in pixels.
+        shape: the height and width of the photo.
     """
     corners = origin + cells() * (patch + gap) + jitter
     return jnp.clip(corners, 0, jnp.asarray(shape) - patch)
 
 
 def standardized(tiles: jax.Array) -> jax.Array:
-    """[..., side, side, channels] float: every tile with mean 0 and variance 1 over all its values.
+    """Scales every tile, float [..., side, side, channels], to mean 0 and variance 1.
 
-    A tile of one value becomes zeros.
+    A tile with a single value becomes zeros.
     """
     axes = (-3, -2, -1)
     centered = tiles - tiles.mean(axes, keepdims=True)

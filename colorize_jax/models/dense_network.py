@@ -1,4 +1,4 @@
-"""A head that answers at every place of a grid twice as fine as the encoder's top, and its network.
+"""A head that predicts on a grid twice as fine as the encoder's top, and the network with it.
 
 It is the upper part of the colorizer of Zhang, Isola and Efros (ECCV 2016), on any encoder.
 """
@@ -11,17 +11,18 @@ import jax.numpy as jnp
 
 from colorize_jax.models import layers
 
-_CHANNELS = 256  # of the three convolutions, at width 1
+_CHANNELS = 256  # the channels of the three convolutions at width 1
 
 
 class DenseHead(nn.Module):
-    """conv8_1, which doubles height and width, conv8_2 and conv8_3, all with ReLU; then one linear
-    output each.
+    """Three convolutions with ReLU, then linear outputs.
+
+    conv8_1 doubles height and width; conv8_2 and conv8_3 keep them.
 
     Attributes:
         outputs: {name: width}, for example {"bins": 313}.
         width: multiplies the channels.
-        dtype: of the computation; parameters are float32 and so are the outputs.
+        dtype: the type of the computation; parameters and outputs are float32.
     """
 
     outputs: Mapping[str, int]
@@ -46,11 +47,11 @@ class DenseHead(nn.Module):
 
 
 class DenseNetwork(nn.Module):
-    """Encoder -> head that reads its top.
+    """Encoder -> head on its top.
 
     Attributes:
-        encoder: an encoder, with the name of its `top` and `strides`.
-        head: reads the top.
+        encoder: an encoder with `top` and `strides`.
+        head: the head, which reads the top.
     """
 
     encoder: nn.Module
@@ -58,16 +59,16 @@ class DenseNetwork(nn.Module):
 
     @property
     def grid(self) -> int:
-        """Pixels of the input from one answer to the next: half the stride of the top."""
+        """The distance of two predictions in pixels of the input: half the stride of the top."""
         return self.encoder.strides[self.encoder.top] // 2
 
     def __call__(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         """Outputs on the grid: {name: [batch, height / grid, width / grid, width]}.
 
         Args:
-            image: [batch, height, width, channels] network input, whose sides the stride of the
-                encoder's top divides.
-            train: batch statistics and dropout.
+            image: network input [batch, height, width, channels]; height and width are multiples of
+                the stride of the encoder's top.
+            train: whether to use batch statistics and dropout.
         """
         return self.head(self.encoder(image, train)[self.encoder.top])
 

@@ -1,4 +1,4 @@
-"""One encoder for all tiles of a photo, and a classifier of what they are together."""
+"""One encoder for all tiles of a photo, and a head that classifies several tiles together."""
 
 import flax.linen as nn
 import jax
@@ -9,13 +9,13 @@ from colorize_jax.models.classifier import LinearHead
 
 
 class TileEmbedding(nn.Module):
-    """One layer of an encoder on a grid of cells -> linear -> ReLU -> dropout, for every tile.
+    """One layer of an encoder, averaged to a grid -> linear -> ReLU -> dropout, for every tile.
 
     Attributes:
-        features: of a tile.
-        grid: cells a side that the layer is averaged to; 1 is the mean over all positions.
-        dropout: rate, while training.
-        dtype: of the computation.
+        features: the number of features of a tile.
+        grid: the number of cells a side; 1 is the mean over all positions.
+        dropout: the rate of dropout in training.
+        dtype: the type of the computation.
     """
 
     features: int
@@ -35,10 +35,10 @@ class JoinedHead(nn.Module):
     """Features of several tiles side by side -> hidden (ReLU, dropout) -> logits.
 
     Attributes:
-        classes: their number.
-        hidden: units.
-        dropout: rate, while training.
-        dtype: of the computation; logits are float32.
+        classes: the number of classes.
+        hidden: the number of hidden units.
+        dropout: the rate of dropout in training.
+        dtype: the type of the computation; logits are float32.
     """
 
     classes: int
@@ -55,14 +55,15 @@ class JoinedHead(nn.Module):
 
 
 class TileNetwork(nn.Module):
-    """Encoder and embedding with the same weights for every tile, and a head that sees several.
+    """Encoder and embedding with the same weights for every tile, and a head that reads several.
 
     Attributes:
         encoder: see `models.encoder`.
-        embedding, head: see above.
-        layer: of the encoder, which the embedding reads.
-        groups: the tiles that the head sees together, as rows of numbers; for example all nine in
-            one row, or the pairs of neighbors.
+        embedding: computes the features of one tile.
+        head: classifies the features of several tiles.
+        layer: the name of the encoder's layer that the embedding reads.
+        groups: rows of the numbers of tiles that the head reads together, for example one row with
+            all nine, or the pairs of neighbors.
     """
 
     encoder: nn.Module

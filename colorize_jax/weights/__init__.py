@@ -1,1 +1,1 @@
-"""Files of other programs' networks: Caffe, PyTorch and ONNX, read, written and looked into."""
+"""Reads, writes and inspects weights of other programs: Caffe, PyTorch and ONNX."""

@@ -1,6 +1,6 @@
-"""The tables of Caffe's networks: AlexNet, VGG-16, ResNet, and the colorizer on top of VGG-16.
+"""Tables of Caffe's networks: AlexNet, VGG-16, ResNet, and the colorizer on top of VGG-16.
 
-Our layers have Caffe's names, so that a table follows from the shapes of our own parameters.
+Our layers have Caffe's names, so a table follows from the shapes of our own parameters.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from colorize_jax.weights.tables import Row, Shape
 
 Tree = dict[str, Any]
 
-# Layers that tell the networks apart, and those that each of them needs at least.
+# The layers that distinguish the networks, and the layers that each network needs at least.
 _MARKS = {
     "vgg16": {"conv1_1"},
     "alexnet": {"conv1", "conv2"},
@@ -36,23 +36,23 @@ _NEEDS = {
     "resnet": ("conv1", "res2a_branch1", "res2a_branch2a", "...", "res5c_branch2c"),
 }
 _TITLES = {"vgg16": "VGG-16", "alexnet": "AlexNet", "resnet": "ResNet"}
-# Layers whose number of outputs tells the width, and how many there are at width 1.
+# The layers whose number of outputs gives the width, and that number at width 1.
 _WIDEST = {"vgg16": ("fc7", 4096), "alexnet": ("fc7", 4096), "resnet": ("res5a_branch2c", 2048)}
 _FIRST = {"vgg16": "conv1_1", "alexnet": "conv1", "resnet": "conv1"}
 _UNDER_FC6 = {"vgg16": "conv5_3", "alexnet": "conv5"}
-# Settings that the weights do not show, or not exactly; a file of ours tells them.
+# Settings that the weights do not show, or not exactly. Our own files store them.
 UNSEEN = ("fc6_padding", "lrn", "alignment", "hypercolumn", "width")
 
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """How a colorizer's file calls the head, and what else goes with the names.
+    """The names of the head in a colorizer's file, and the conventions that go with them.
 
     Attributes:
-        layers: {ours: theirs}.
-        convolutions: the head is written as convolutions of 1x1, not as inner products.
-        mean: what was subtracted from gray in [0, 1] before the network saw it.
-        alignment: of the hypercolumn, see `models.hypercolumn.ALIGNMENTS`.
+        layers: {our name: their name}.
+        convolutions: whether the head is stored as 1x1 convolutions, not as inner products.
+        mean: the value that is subtracted from gray in [0, 1] before the network.
+        alignment: the hypercolumn's alignment; see `models.hypercolumn.ALIGNMENTS`.
     """
 
     layers: Mapping[str, str]
@@ -62,11 +62,11 @@ class Head:
 
 
 HEADS = {
-    # The released colorizer, as its inference network has it: fed raw gray, aligned at centers.
+    # The released inference network reads raw gray and is aligned at centers.
     "released": Head(
         {"hidden": "h_fc1", "hue": "prediction_h", "chroma": "prediction_c"}, True, 0.0, "center"
     ),
-    # The names of training, with its mean of gray (0.4488, ours to four digits).
+    # The released training network has its own mean of gray (0.4488, equal to ours in four digits).
     "training": Head(
         {"hidden": "colorize_fc1", "hue": "prediction_h4", "chroma": "prediction_c4"},
         False, GRAY_MEAN, "corner",
@@ -74,16 +74,16 @@ HEADS = {
 }  # fmt: skip
 
 
-EXPORTED = "training"  # the names that go with our mean of gray
+EXPORTED = "training"  # These names go with our mean of gray.
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """What a file is taken for.
+    """The network that a file was recognized as.
 
     Attributes:
-        model: settings of `config.model` that follow from it.
-        head: a key of `HEADS`, or "".
+        model: the settings of `config.model` that follow from it.
+        head: a key of `HEADS`, or "" without a head.
     """
 
     model: dict[str, Any]
@@ -108,14 +108,14 @@ class Network:
 
 
 def recognize(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None):
-    """The `Network` that the names and shapes of the arrays are of.
+    """Recognizes the `Network` from the names and shapes of the arrays.
 
     Args:
-        arrays: "conv1_1/0" and so on.
-        metadata: of the file, see `foreign.File`.
+        arrays: {"conv1_1/0": array, ...}.
+        metadata: the metadata of the file; see `foreign.File`.
 
     Raises:
-        WeightsError: they are of none, or of several.
+        WeightsError: the arrays fit no network, or several.
     """
     layers = list(dict.fromkeys(name.rpartition("/")[0] for name in arrays))
     found = [name for name, marks in _MARKS.items() if marks <= set(layers)]
@@ -156,7 +156,7 @@ def recognize(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | No
     if head:
         model |= {"alignment": HEADS[head].alignment, "hypercolumn": True}
     noted = _noted(metadata or {})
-    # The same width as the file shows, but for rounding: one layer's shape cannot tell it exactly.
+    # The noted width must equal the width in the shapes up to rounding: shapes are rounded.
     if not abs(noted.get("width", model["width"]) - model["width"]) * channels <= 1:
         raise WeightsError(
             f"the note in the file says width {noted['width']}, {widest} is {model['width']:g} wide"
@@ -165,7 +165,7 @@ def recognize(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | No
 
 
 def _noted(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Settings that a file of ours tells."""
+    """The settings that our own files store."""
     try:
         saved = json.loads(metadata.get("model", "{}"))
         return checked({name: saved[name] for name in UNSEEN if name in saved})
@@ -174,8 +174,8 @@ def _noted(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of the model; ConfigError if one is not of `UNSEEN`, or of another type."""
-    usual = default_config(network="alexnet").model  # which has all of them
+    """Settings of the model; ConfigError if one is not in `UNSEEN`, or has another type."""
+    usual = default_config(network="alexnet").model  # AlexNet has all of these settings.
     for name, value in settings.items():
         if name not in UNSEEN:
             raise ConfigError(
@@ -190,7 +190,7 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def note(model: Mapping[str, Any]) -> dict[str, str]:
-    """What a file of ours says about itself, for `hdf5.write`."""
+    """The metadata of our own files, for `hdf5.write`."""
     return {
         "model": json.dumps({name: model[name] for name in UNSEEN if name in model}),
         "input": f"mean of red, green and blue in [0, 1], less {GRAY_MEAN:.6f}",
@@ -198,12 +198,12 @@ def note(model: Mapping[str, Any]) -> dict[str, str]:
 
 
 def rows(shapes: Mapping[str, Shape], head: str = "", *, dense: bool = True) -> list[Row]:
-    """The table of a network of ours.
+    """The table of one of our networks.
 
     Args:
-        shapes: {path: shape} of all its parameters and statistics, see `tables.shapes_of`.
-        head: a key of `HEADS` if there is a head among them.
-        dense: fc6 and fc7 are written as (out, in), as Caffe's inner products.
+        shapes: {path: shape} of all its parameters and statistics; see `tables.shapes_of`.
+        head: a key of `HEADS` if they include a head.
+        dense: whether fc6 and fc7 are written as (out, in), like Caffe's inner products.
     """
     found = []
     for path, shape in shapes.items():
@@ -230,18 +230,18 @@ def import_file(
     mean: Sequence[float] | None = None,
     model: Mapping[str, Any] | None = None,
 ) -> Imported:
-    """The weights of a Caffe file, made for gray in [0, 1] less its mean.
+    """The weights of a Caffe file, converted to our input: gray in [0, 1] minus its mean.
 
     Args:
-        file: as `foreign.read` gives it.
-        pixels: what the network took for white: 1, or 255 for Caffe's ImageNet models.
-        mean: what was subtracted from its input, in the same unit: one number, or red, green and
-            blue. None: that of our networks; of the released colorizer, 0.
-        model: settings of `UNSEEN` that are known from elsewhere.
+        file: a file from `foreign.read`.
+        pixels: the value of white in the network's input: 1, or 255 for Caffe's ImageNet models.
+        mean: the mean that was subtracted from its input, in the same unit: one number, or red,
+            green and blue. None takes our networks' mean, or 0 for the released colorizer.
+        model: settings in `UNSEEN` that the caller knows.
 
     Raises:
-        WeightsError: names what is unknown, missing, of a wrong shape or not finite.
-        ConfigError: `model` or `mean` does not suit the file.
+        WeightsError: names are unknown or missing, or arrays have a wrong shape or are not finite.
+        ConfigError: `model` or `mean` does not fit the file.
     """
     try:
         network = recognize(file.arrays, file.metadata)
@@ -289,15 +289,15 @@ def import_file(
 
 
 def export(encoder, variables: dict[str, Tree], *, dense: bool = True) -> dict[str, np.ndarray]:
-    """The arrays of a Caffe file.
+    """The arrays of a Caffe file for an encoder.
 
     Args:
-        encoder: of any kind.
-        variables: {"params": {"encoder": ..., "head" if it is to be written}, "batch_stats": ...}.
+        encoder: any of our encoders.
+        variables: {"params": {"encoder": ..., "head" if it should be written}, "batch_stats": ...}.
         dense: see `rows`.
 
     Raises:
-        WeightsError: something is missing or not finite, or Caffe has no such network.
+        WeightsError: an array is missing or not finite, or Caffe has no such network.
     """
     if getattr(encoder, "variant", "caffe") != "caffe":
         raise WeightsError(
@@ -320,7 +320,7 @@ def export(encoder, variables: dict[str, Tree], *, dense: bool = True) -> dict[s
 
 
 def _kernel(layer: str, path: str, shape: Shape, *, inner: bool, flat: bool, flip: bool) -> Row:
-    """(out, in, h, w), and of an inner product (out, in h w) too, for [h, w, in, out]."""
+    """The row of a kernel [h, w, in, out]: (out, in, h, w), or (out, in h w) in inner products."""
     *space, channels, out = shape
     height, width = space or (1, 1)
     whole = (out, channels, height, width)
@@ -328,7 +328,7 @@ def _kernel(layer: str, path: str, shape: Shape, *, inner: bool, flat: bool, fli
     forms: list[Shape] = [whole]
     if inner:
         forms = [matrix, whole] if flat else [whole, matrix]
-        forms.append((1, 1, *matrix))  # of old files
+        forms.append((1, 1, *matrix))  # Old files have this shape.
 
     def to_ours(array):
         kernel = array.reshape(whole).transpose(2, 3, 1, 0)
@@ -336,7 +336,7 @@ def _kernel(layer: str, path: str, shape: Shape, *, inner: bool, flat: bool, fli
 
     def to_theirs(kernel):
         kernel = kernel.reshape(height, width, channels, out)
-        kernel = kernel[:, :, ::-1] if flip else kernel  # blue, green, red
+        kernel = kernel[:, :, ::-1] if flip else kernel  # Caffe's channels are blue, green, red.
         return [kernel.transpose(3, 2, 0, 1).reshape(forms[0])]
 
     return Row({f"{layer}/0": forms}, [path], to_ours, to_theirs)
@@ -349,18 +349,18 @@ def _vector(name: str, path: str, shape: Shape) -> Row:
 
 
 def _vector_shapes(shape: Shape) -> list[Shape]:
-    return [shape, (1, 1, 1, *shape)]  # the second of old files
+    return [shape, (1, 1, 1, *shape)]  # Old files have the second shape.
 
 
 def _batch_norm(layer: str, path: str, shape: Shape) -> Row:
-    """Sums of means and variances, and the factor that they are to be divided by."""
+    """The row of Caffe's batch norm: sums of means and variances, and the factor to divide by."""
     count_name = f"colorize_jax/{layer}/count"
 
     def to_ours(mean, var, factor, count):
         divisor = factor.reshape(())
-        if divisor == 0:  # never updated: as our own statistics begin
+        if divisor == 0:  # They were never updated, so they become our initial statistics.
             return [np.zeros(shape, np.float32), np.ones(shape, np.float32), np.float32(0)]
-        # Statistics of a finished training, unless the file says what they are of.
+        # Without a count in the file, the statistics count as those of a finished training.
         count = np.float32(norm.RAMP) if count is None else count
         return [mean.reshape(shape) / divisor, var.reshape(shape) / divisor, count]
 
@@ -380,7 +380,7 @@ def _batch_norm(layer: str, path: str, shape: Shape) -> Row:
 
 
 def _scale(layer: str, path: str, shape: Shape) -> Row:
-    """Gamma and beta; networks of parameter-free batch norm have neither: 1 and 0."""
+    """The row of gamma and beta; they are 1 and 0 for batch norm without parameters."""
     vector = _vector_shapes(shape)
     return Row(
         {f"{layer}/0": vector, f"{layer}/1": vector},
@@ -392,7 +392,7 @@ def _scale(layer: str, path: str, shape: Shape) -> Row:
 
 
 def _head_shapes(arrays, head: str, encoder, hypercolumn: bool) -> dict[str, Shape]:
-    """Shapes of the head's parameters."""
+    """The shapes of the head's parameters."""
     read = encoder.hypercolumn if hypercolumn else (encoder.top,)
     names = HEADS[head].layers
     units = _outputs(arrays, names["hidden"], 1024)
@@ -410,7 +410,7 @@ def _head_shapes(arrays, head: str, encoder, hypercolumn: bool) -> dict[str, Sha
 
 
 def _refit(encoder, variables, pixels: float, mean: Sequence[float]):
-    """The input that the network was made for becomes ours: their input is scale ours + shift."""
+    """Converts the network to our input, if its own input is scale * ours + shift."""
     shift = np.array([pixels * GRAY_MEAN - each for each in mean])
     params = dict(variables["params"]["encoder"])
     stats = dict(variables["batch_stats"].get("encoder", {}))
@@ -419,7 +419,7 @@ def _refit(encoder, variables, pixels: float, mean: Sequence[float]):
     params[first] = params[first] | {"kernel": kernel}
     if "bias" in params[first]:
         params[first]["bias"] = params[first]["bias"] + constant
-    else:  # ResNet's batch norm takes the constant away instead
+    else:  # A ResNet has no bias, so its batch norm subtracts the constant.
         stats[f"bn_{first}"] = stats[f"bn_{first}"] | {
             "mean": stats[f"bn_{first}"]["mean"] - constant
         }
@@ -428,7 +428,7 @@ def _refit(encoder, variables, pixels: float, mean: Sequence[float]):
         changed["batch_stats"] = {"encoder": stats}
     if "head" in variables["params"]:
         head = dict(changed["params"]["head"])
-        rows_ = head["hidden"]["kernel"][: encoder.in_channels]  # those that read the input itself
+        rows_ = head["hidden"]["kernel"][: encoder.in_channels]  # These rows read the input itself.
         lifted = head["hidden"]["bias"] + (rows_ * shift[:, None]).sum(0)
         weights = np.concatenate(
             [rows_ * np.float32(pixels), head["hidden"]["kernel"][encoder.in_channels :]]
@@ -439,7 +439,7 @@ def _refit(encoder, variables, pixels: float, mean: Sequence[float]):
 
 
 def _is_left_over(name: str, arrays, network: Network) -> bool:
-    """The classifier, and of a colorizer the fixed filters that enlarge its maps."""
+    """Whether an array is not used: the classifier, or a colorizer's fixed upsampling filters."""
     if name.rpartition("/")[0] in ("fc8", "fc1000"):
         return True
     array = arrays[name]
@@ -457,7 +457,7 @@ def _outputs(arrays, layer: str, otherwise: int) -> int:
 
 
 def _fc6_kernel(arrays, network: str) -> int:
-    """Side of fc6's kernel as the config has it: 0 if it is the network's own, or unknown."""
+    """The side of fc6's kernel as in the config: 0 if it is the network's own, or unknown."""
     shape = _shape(arrays, "fc6", ())
     inputs = _outputs(arrays, _UNDER_FC6[network], 0)
     if len(shape) == 4 and shape[:2] != (1, 1):

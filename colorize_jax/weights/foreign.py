@@ -1,4 +1,4 @@
-"""Files of weights from elsewhere as {name: array}, told apart by their first bytes."""
+"""Reads foreign files of weights as {name: array}; their first bytes decide the format."""
 
 from collections.abc import Callable, Collection
 import dataclasses
@@ -12,20 +12,20 @@ import numpy as np
 from colorize_jax.errors import SaveError, WeightsError, why
 from colorize_jax.weights import hdf5, torch_files
 
-_HEAD = 16  # bytes that a format is known by
+_HEAD = 16  # the number of first bytes by which a format is recognized
 _PROTOBUF = ".caffemodel"
-_LONGEST = 200  # characters of what a library says about a damaged file
+_LONGEST = 200  # the most characters of a library's message about a damaged file
 
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """What a file of weights holds.
+    """The content of a file of weights.
 
     Attributes:
-        path: of the file.
+        path: the path of the file.
         format: a key of `FORMATS`.
-        arrays: by name, in the order of the file.
-        metadata: what else the file says about itself.
+        arrays: {name: array}, in the order of the file.
+        metadata: the file's other entries about itself.
     """
 
     path: pathlib.Path
@@ -34,7 +34,7 @@ class File:
     metadata: dict[str, str]
 
     def origin(self) -> dict[str, str]:
-        """What a checkpoint made from the file notes about it."""
+        """The entries about this file for the note of a checkpoint."""
         with self.path.open("rb") as file:
             checksum = hashlib.file_digest(file, "sha256").hexdigest()
         return {"file": self.path.name, "format": self.format, "sha256": checksum}
@@ -42,15 +42,15 @@ class File:
 
 @dataclasses.dataclass(frozen=True)
 class Imported:
-    """Weights of a file in our form.
+    """The weights of a file, converted to our tree.
 
     Attributes:
-        network: what the file was taken for; `str` of it is in words.
+        network: the recognized network; `str` describes it.
         variables: {"params": {"encoder": ..., "head"?: ...}, "batch_stats": ...}.
-        settings: of the config, {"model": ..., "task"?: ...}.
-        left_over: names in the file that are of no use here.
-        done: what was done besides, in words.
-        new: layers that the file does not have, at a random start.
+        settings: settings of the config, {"model": ..., "task"?: ...}.
+        left_over: the names in the file that are not used.
+        done: other changes that were made, in words.
+        new: the layers that the file lacks, which are random.
     """
 
     network: Any
@@ -63,9 +63,9 @@ class Imported:
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """A format of files: `begins` knows it by the first bytes, `read` gives arrays and metadata.
+    """A file format: `begins` recognizes the first bytes; `read` returns arrays and metadata.
 
-    `read` may raise WeightsError, whose text says all, or anything else of a damaged file.
+    For a damaged file `read` may raise a WeightsError with a complete message, or any other error.
     """
 
     begins: Callable[[bytes], bool]
@@ -83,14 +83,14 @@ def read(path: str | pathlib.Path, formats: Collection[str] = tuple(FORMATS)) ->
     """Reads a file of a known format.
 
     Args:
-        path: of the file.
-        formats: of `FORMATS`, those that are wanted: a file of another one is not opened.
+        path: the path of the file.
+        formats: the allowed formats, keys of `FORMATS`. A file of another format is not opened.
 
     Raises:
-        WeightsError: it is not there, of no such format, or damaged.
+        WeightsError: the file does not exist, is damaged, or has no such format.
     """
     path = pathlib.Path(path)
-    if not path.is_file():  # a pipe, for example, on which a read would wait
+    if not path.is_file():  # Reading a pipe, for example, would wait.
         raise WeightsError(f"{path} is no file")
     try:
         with path.open("rb") as file:
@@ -107,7 +107,7 @@ def read(path: str | pathlib.Path, formats: Collection[str] = tuple(FORMATS)) ->
                 raise
             except MemoryError as error:
                 raise WeightsError(f"{path} holds more than fits into memory") from error
-            except Exception as error:  # three libraries of others, each with kinds of its own
+            except Exception as error:  # Each of the libraries raises its own kinds of errors.
                 raise WeightsError(f"{path} is a damaged {name} file: {_brief(error)}") from error
     hint = (
         "; a binary .caffemodel must be saved again with Caffe's snapshot_format: HDF5"
@@ -118,13 +118,13 @@ def read(path: str | pathlib.Path, formats: Collection[str] = tuple(FORMATS)) ->
 
 
 def _brief(error: Exception) -> str:
-    """The first line of what a library says; its kind if that is nothing."""
+    """The first line of an error's message, or the kind of the error if there is no message."""
     first = (why(error).strip() or type(error).__name__).partition("\n")[0]
     return first if len(first) <= _LONGEST else f"{first[:_LONGEST]} ..."
 
 
 def check_output(path: str | pathlib.Path) -> None:
-    """WeightsError if there is something at the path already, or no folder for it."""
+    """WeightsError if the path exists already, or its folder does not exist."""
     path = pathlib.Path(path)
     if path.exists() or path.is_symlink():
         raise WeightsError(f"{path} exists: name another output")
@@ -133,11 +133,12 @@ def check_output(path: str | pathlib.Path) -> None:
 
 
 def write(path: str | pathlib.Path, writer: Callable[[pathlib.Path], None]) -> None:
-    """Lets `writer` write a draft beside the path, and renames it once it is whole.
+    """Lets `writer` write a temporary file beside the path, and renames it when it is complete.
 
-    The file gets the permissions that the umask gives, whatever a library thinks of them.
+    The file gets the permissions of the umask, even if a library sets others.
 
-    SaveError: it cannot be written; then nothing is there.
+    Raises:
+        SaveError: the file cannot be written; nothing is left then.
     """
     path = pathlib.Path(path)
     check_output(path)

@@ -1,7 +1,7 @@
-"""Caffe's HDF5 files: /data/<layer>/<blob> and nothing else that matters.
+"""Caffe's HDF5 files: the arrays /data/<layer>/<blob>.
 
-A file is not trusted: what it declares is checked against what it holds before memory is asked for,
-no other file is opened for it, and every group and array is read once.
+A file is not trusted. Its declared sizes are checked against its content before memory is
+allocated, no other file is opened for it, and every group and array is read only once.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,21 +17,21 @@ from colorize_jax.errors import WeightsError
 from colorize_jax.weights import claims
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
-_DATA, _OURS = "data", "colorize_jax"  # groups of the root; the second is read by nobody else
-_DEPTH = 16  # groups within groups
-# What h5py and deepdish compress with. Shuffling and checksums keep the size.
+_DATA, _OURS = "data", "colorize_jax"  # groups of the root; only we read the second one
+_DEPTH = 16  # the deepest nesting of groups
+# The filters of h5py and deepdish. Shuffling and checksums keep the size.
 _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 
 
 def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """All arrays and our own metadata, if the file is ours.
+    """All arrays, and our own metadata if we wrote the file.
 
-    Names are "conv1_1/0", below the group /data, and "colorize_jax/..." as they stand; of a file
-    without /data all names as they stand. Empty groups, attributes and /diff are passed over.
+    Names are relative to the group /data, such as "conv1_1/0"; names "colorize_jax/..." are full.
+    In a file without /data all names are full. Empty groups, attributes and /diff are skipped.
 
     Raises:
-        OSError, ValueError, KeyError, RuntimeError: it is damaged.
-        WeightsError: it has links to other files, or claims more than it can hold.
+        OSError, ValueError, KeyError, RuntimeError: the file is damaged.
+        WeightsError: it has links, or declares more than it can hold.
     """
     found = _Reader(path)
     with h5py.File(path, "r") as file:
@@ -49,8 +49,8 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 def write(
     path: pathlib.Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-    """The file that `read` gives back; OSError if it cannot be written."""
-    # In memory first: of a full disk HDF5 tells in stack traces and leaves what it has written.
+    """Writes a file for `read`; OSError if that fails."""
+    # The file is made in memory first: on a full disk HDF5 prints stack traces and leaves a part.
     whole = io.BytesIO()
     with h5py.File(whole, "w", track_order=True) as file:
         group = file.create_group(_DATA, track_order=True)
@@ -64,7 +64,7 @@ def write(
 
 
 class _Reader:
-    """Collects the arrays of one file into `arrays`, and refuses what it should not hold."""
+    """Collects the arrays of one file into `arrays`, and refuses unsafe content."""
 
     def __init__(self, path: pathlib.Path):
         self.path, self.size = path, path.stat().st_size
@@ -73,7 +73,7 @@ class _Reader:
         self._seen: set[int] = set()
 
     def item(self, group: h5py.Group, name: str, shown: str = ""):
-        """What is under a name: a group, an array, or None; a link is never followed."""
+        """The group or array with a name, or None; links are never followed."""
         link = group.get(name, getlink=True)
         if link is None:
             return None
@@ -82,7 +82,7 @@ class _Reader:
         return group[name]
 
     def collect(self, group: h5py.Group, prefix: str) -> None:
-        """All arrays of a group and of those in it."""
+        """Collects all arrays of a group and of its subgroups."""
         self._once(group, prefix)
         if prefix.count("/") > _DEPTH:
             raise WeightsError(f"{self.path} has more than {_DEPTH} groups within each other")
@@ -98,15 +98,15 @@ class _Reader:
                 raise WeightsError(f"{self.path} holds no array at {prefix}{name}, but a type")
 
     def _once(self, item: h5py.Group | h5py.Dataset, name: str) -> None:
-        # A group that holds itself, or two that hold one twice each, could be read without end.
+        # Groups that contain themselves, or one another many times, could be read forever.
         address = h5py.h5o.get_info(item.id).addr
         if address in self._seen:
             raise WeightsError(f"{self.path} has under {name or '/'} what it has elsewhere too")
         self._seen.add(address)
 
     def _check(self, item: h5py.Dataset, name: str) -> None:
-        """WeightsError unless an array lies in this file, with all the numbers that it declares."""
-        # Before its shape is asked for, since then HDF5 may open what it points to.
+        """WeightsError if an array is not in this file with all the numbers that it declares."""
+        # This comes before its shape is read, because then HDF5 may open another file.
         if item.external or item.is_virtual:
             raise WeightsError(f"{self.path} keeps {name} in another file")
         if item.dtype.kind not in "fiub" or item.shape is None:
@@ -125,7 +125,7 @@ class _Reader:
             )
 
     def _chunks(self, item: h5py.Dataset, name: str, size: int) -> Iterator[None]:
-        """Once for every chunk, after a look at whether it unpacks to more than its size."""
+        """Yields for every chunk, after a check that it does not decompress to more than `size`."""
         plist = item.id.get_create_plist()
         filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
         if set(filters) - _FILTERS or len(set(filters)) < len(filters):
@@ -141,7 +141,7 @@ class _Reader:
             if h5py.h5z.FILTER_DEFLATE in filters:
                 skipped, packed = item.id.read_direct_chunk(chunk.chunk_offset)
                 is_packed = not skipped >> filters.index(h5py.h5z.FILTER_DEFLATE) & 1
-                # HDF5 itself unpacks whatever there is.
+                # HDF5 itself would decompress without a limit.
                 if is_packed and len(zlib.decompressobj().decompress(packed, size + 1)) > size:
                     raise WeightsError(f"{self.path}: a chunk of {name} unpacks to too much")
             yield

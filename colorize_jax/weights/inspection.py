@@ -1,4 +1,4 @@
-"""What is in a file of weights or in a checkpoint, as a table, and what it is taken for."""
+"""Lists the arrays of a file of weights or of a checkpoint, and names the network."""
 
 from collections.abc import Iterator, Mapping
 import math
@@ -10,7 +10,7 @@ from colorize_jax.errors import WeightsError
 from colorize_jax.models import registry
 from colorize_jax.weights import caffe, foreign, torch, zhang
 
-# Each says what arrays of these names and shapes are, or raises WeightsError with what it misses.
+# Each recognizes a network by names and shapes, or raises a WeightsError that says what is missing.
 RECOGNIZERS = {
     "Caffe": caffe.recognize,
     "Zhang": zhang.recognize,
@@ -19,11 +19,11 @@ RECOGNIZERS = {
 
 
 def describe(path: str | pathlib.Path) -> Iterator[str]:
-    """Lines: what it is, every array with shape and type, and their number.
+    """Yields lines: the network, every array with shape and type, and the numbers of values.
 
     Raises:
-        WeightsError: a file that is none of weights, or damaged.
-        CheckpointError: a folder without a checkpoint, or a damaged one.
+        WeightsError: the file holds no weights, or is damaged.
+        CheckpointError: the folder holds no checkpoint, or a damaged one.
     """
     path = pathlib.Path(path)
     if path.is_dir():
@@ -47,7 +47,7 @@ def _settings(model: Mapping[str, Any]) -> str:
 
 
 def _taken_for(file: foreign.File) -> str:
-    """In words; of an unknown one, what each format misses."""
+    """The recognized network in words; for an unknown one, what is missing for each format."""
     reasons = []
     for name, recognize in RECOGNIZERS.items():
         try:

@@ -1,4 +1,4 @@
-"""Networks of checkpoints as ONNX graphs, through jax2onnx, and what they answer there."""
+"""Exports networks of checkpoints as ONNX graphs by jax2onnx, and compares their outputs."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -18,32 +18,33 @@ from colorize_jax.models import registry
 from colorize_jax.tasks import colorization
 
 INPUT = "gray"
-TOLERANCE = 1e-4  # of the largest deviation, relative to the largest value of an output
+TOLERANCE = 1e-4  # the largest allowed deviation, relative to the largest value of an output
 _NOISY = ("jax2onnx", "onnx_ir")
 
 Compute = Callable[[jax.Array], dict[str, jax.Array]]
 
 
 def export(path: str | pathlib.Path, *, size: tuple[int, int], colorizer: bool = False):
-    """The network of a checkpoint as an ONNX file, run once to see that it answers the same.
+    """Exports the network of a checkpoint as an ONNX file and compares its outputs once.
 
-    Its input, `INPUT`, is [batch, height, width, channels] as for our encoders; its outputs have
-    our names. Only the size of the batch is free. All computation is in float32.
+    Its input `INPUT` is [batch, height, width, channels], like that of our encoders; its outputs
+    have our names. Only the size of the batch is free. All computation is in float32.
 
     Args:
-        path: a run's workdir (its newest complete one) or one step folder in its `checkpoints`.
-        size: height and width of the input.
-        colorizer: the outputs of the head, "hue" and "chroma" (or "ab"), before softmax, on the
-            grid of every fourth pixel; otherwise all activations of the encoder.
+        path: a run's workdir (its newest complete checkpoint) or one step folder in its
+            `checkpoints`.
+        size: the height and width of the input.
+        colorizer: whether to export the outputs of the head, "hue" and "chroma" (or "ab"), before
+            softmax, on the grid of every fourth pixel; otherwise all activations of the encoder.
 
     Returns:
         The checkpoint that was found, the bytes of the file, the shape of the input without batch,
-        and the largest deviation of onnxruntime's answers on noise, relative to the largest value
+        and the largest deviation of onnxruntime's outputs on noise, relative to the largest value
         of an output.
 
     Raises:
-        WeightsError: jax2onnx is not installed; the size does not suit the network; the head is not
-            one of colorization; the graph does not answer the same.
+        WeightsError: jax2onnx is not installed, the size does not fit the network, the head is not
+            one of colorization, or the outputs deviate.
         CheckpointError: there is no checkpoint, it is damaged, or it has no head.
     """
     with _contained():
@@ -122,8 +123,10 @@ def _colorizer(folder: pathlib.Path, encoder_variables: dict[str, Any]) -> Compu
 
 @contextlib.contextmanager
 def _contained() -> Iterator[None]:
-    """Without what jax2onnx says about plug-ins for libraries that are not used here, and without
-    the functions of its own that it leaves in the place of JAX's (0.13.0's: `jnp.cumsum`)."""
+    """Silences jax2onnx's messages about unused plug-ins, and undoes its changes to JAX.
+
+    Version 0.13.0 leaves its own function in place of `jnp.cumsum`.
+    """
     levels = {name: logging.getLogger(name).level for name in _NOISY}
     before = dict(vars(jnp))
     try:

@@ -1,6 +1,6 @@
-"""Tables between the names of a foreign network and ours: one mechanism for all formats.
+"""Converts arrays between a foreign network and ours by tables; all formats use it.
 
-A table is a list of rows, made for one encoder by `weights/caffe.py` or `weights/torch.py`.
+A table is a list of rows for one encoder, made by `weights/caffe.py` or `weights/torch.py`.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -15,21 +15,22 @@ Shape = tuple[int, ...]
 Arrays = Sequence[np.ndarray | None]
 Tree = dict
 
-_SHOWN = 8  # names of every kind in an error
+_SHOWN = 8  # the most names of each kind in an error
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Some foreign arrays, the arrays of ours that they stand for, and the way there and back.
+    """Some foreign arrays, our corresponding arrays, and the conversions between them.
 
     Attributes:
-        theirs: {name: shapes that it may have}; the first of the shapes is the one that is written.
-        ours: paths, as in "params/encoder/conv1_1/kernel".
-        to_ours: arrays in the order of `theirs` (None for one that is not there) -> arrays in the
-            order of `ours`.
-        to_theirs: the way back; None for one that is not written. None: there is no way back.
-        optional: of `theirs`, those that may be missing.
-        default: in the order of `ours`, for when all of `theirs` are missing; (): that is an error.
+        theirs: {name: allowed shapes}; the first shape is the one that is written.
+        ours: our paths, such as "params/encoder/conv1_1/kernel".
+        to_ours: arrays in the order of `theirs` (None for a missing one) -> arrays in the order of
+            `ours`.
+        to_theirs: the inverse; it returns None for an array that is not written. None if the row
+            has no inverse.
+        optional: the names in `theirs` that may be missing.
+        default: the values of `ours` if all of `theirs` are missing; () makes that an error.
     """
 
     theirs: Mapping[str, Sequence[Shape]]
@@ -41,7 +42,7 @@ class Row:
 
 
 def same(name: str, path: str, shape: Shape) -> Row:
-    """The row of an array that is the same on both sides."""
+    """The row of an array that is equal in both networks."""
     return Row({name: [shape]}, [path], lambda array: [array], lambda array: [array])
 
 
@@ -53,21 +54,21 @@ def to_ours(
     left_over: Callable[[str], bool] = lambda name: False,
     source: str = "the file",
 ) -> tuple[dict[str, Tree], list[str]]:
-    """Foreign arrays as our tree.
+    """Converts foreign arrays to our tree.
 
     Args:
         rows: the table.
-        arrays: by foreign name, of any kind of real numbers.
-        shapes: {path: shape} of all that must be filled, see `shapes_of`.
-        left_over: which names may be left over.
-        source: what the arrays are from, for errors.
+        arrays: {foreign name: array of real numbers}.
+        shapes: {path: shape} of all our arrays; see `shapes_of`.
+        left_over: whether a name may stay unused.
+        source: the source of the arrays, for errors.
 
     Returns:
-        {"params": {"encoder": ...}, "batch_stats": ...}, float32, and the names left over.
+        {"params": {"encoder": ...}, "batch_stats": ...} in float32, and the unused names.
 
     Raises:
-        WeightsError: lists names without a row, paths that nothing fills, wrong shapes, and arrays
-            with NaN or infinity.
+        WeightsError: the message lists names without a row, paths without an array, wrong shapes,
+            and arrays with NaN or infinity.
     """
     problems = _Problems()
     filled: dict[str, np.ndarray] = {}
@@ -77,7 +78,7 @@ def to_ours(
             filled |= zip(row.ours, row.default, strict=True)
             continue
         if _fits(row, found, problems):
-            with np.errstate(all="ignore"):  # what is not finite then is named below
+            with np.errstate(all="ignore"):  # Arrays that are not finite are reported below.
                 made = [np.asarray(array, np.float32) for array in row.to_ours(*found)]
             filled |= zip(row.ours, made, strict=True)
     taken = {name for row in rows for name in row.theirs}
@@ -99,16 +100,16 @@ def to_ours(
 def to_theirs(
     rows: Sequence[Row], variables: dict[str, Tree], *, source: str = "the network"
 ) -> dict[str, np.ndarray]:
-    """Our tree as foreign arrays, float32, in the order of the table.
+    """Converts our tree to foreign arrays in float32, in the order of the table.
 
     Args:
         rows: the table.
         variables: {"params": {"encoder": ...}, "batch_stats": ...}.
-        source: what they are from, for errors.
+        source: the source of the variables, for errors.
 
     Raises:
-        WeightsError: lists paths without a row, paths that are missing, wrong shapes, NaN and
-            infinity.
+        WeightsError: the message lists paths without a row, missing paths, wrong shapes, and arrays
+            with NaN or infinity.
     """
     ours = {path: np.asarray(array) for path, array in flat(variables).items()}
     problems = _Problems()
@@ -136,7 +137,7 @@ def to_theirs(
 
 
 def shapes_of(variables: dict[str, Tree]) -> dict[str, Shape]:
-    """{path: shape} of a tree of arrays or of their abstract values."""
+    """{path: shape} of a tree of arrays or abstract arrays."""
     return {path: tuple(leaf.shape) for path, leaf in flat(variables).items()}
 
 
@@ -146,7 +147,7 @@ def flat(variables: dict[str, Tree]) -> dict:
 
 
 def listed(names: Collection[str]) -> str:
-    """Names in a sentence, the first few of many."""
+    """Names as a part of a sentence; of many, the first few."""
     names = list(names)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
@@ -172,7 +173,7 @@ class _Problems:
 
 
 def _fits(row: Row, found: Arrays, problems: _Problems) -> bool:
-    """Whether the arrays of a row are there and of their shapes; says so if not."""
+    """Whether the arrays of a row exist and have allowed shapes; otherwise adds to `problems`."""
     absent = [name for name, array in zip(row.theirs, found, strict=True)
               if array is None and name not in row.optional]  # fmt: skip
     problems.missing += [f"{name} (for {', '.join(row.ours)})" for name in absent]
@@ -195,7 +196,7 @@ def _fits(row: Row, found: Arrays, problems: _Problems) -> bool:
 def _float32(array: np.ndarray) -> np.ndarray:
     if not np.issubdtype(array.dtype, np.floating):
         return array
-    with np.errstate(over="ignore"):  # what is too large is infinite then, and named
+    with np.errstate(over="ignore"):  # Values that are too large become infinite and are reported.
         return np.asarray(array, np.float32)
 
 
