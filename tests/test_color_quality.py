@@ -115,8 +115,7 @@ def test_rare_colors_count_as_much_as_frequent_ones_under_the_prior_of_the_photo
 
 
 def test_golden_zhang_colorfulness():
-    photos = np.stack([ZHANG["photo_a"], ZHANG["photo_b"]])
-    found = quality.colorfulness(photos)
+    found = [quality.colorfulness(ZHANG[f"photo_{name}"]) for name in "ab"]
     np.testing.assert_allclose(found, ZHANG["colorfulness"], rtol=1e-5, atol=1e-3)
     assert not quality.colorfulness(np.full((4, 4, 3), 90, np.uint8))
 
@@ -132,6 +131,18 @@ def test_golden_zhang_ssim(window, name):
     np.testing.assert_allclose(quality.ssim(*photos, window), ZHANG[f"ssim_{name}"], atol=1e-4)
 
 
+def test_strips_of_a_photo_give_what_the_whole_does(rng, monkeypatch):
+    truth, predicted = rng.integers(0, 256, (2, 40, 30, 3), dtype=np.uint8)
+
+    def found():
+        own = [quality.ssim(predicted, truth, window, 255) for window in quality.WINDOWS]
+        return [*own, quality.colorfulness(truth)]
+
+    whole = found()
+    monkeypatch.setattr(quality, "_STRIP", 100)
+    assert found() == pytest.approx(whole, rel=1e-9)
+
+
 @pytest.mark.parametrize("window", quality.WINDOWS)
 def test_ssim_is_that_of_scikit_image(window, rng):
     truth = rng.random((19, 31, 3))
@@ -144,6 +155,8 @@ def test_ssim_is_that_of_scikit_image(window, rng):
         truth, predicted, channel_axis=-1, data_range=1, **settings
     )
     assert quality.ssim(predicted, truth, window) == pytest.approx(expected, abs=1e-9)
+    wide = quality.ssim(predicted * 255, truth * 255, window, data_range=255)
+    assert wide == pytest.approx(expected, abs=1e-9)
     assert quality.ssim(truth, truth, window) == pytest.approx(1)
     assert np.isnan(quality.ssim(predicted[:6], truth[:6], window))
 

@@ -8,6 +8,7 @@ import pathlib
 import threading
 
 import browser
+import cv2
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
@@ -121,6 +122,20 @@ def test_large_photos_are_shown_small_and_saved_large_and_gray_ones_have_no_trut
     assert pixels_of(ask(server, "GET", f"{place}/colored")).shape == (45, 60, 3)
     saved = ask(server, "GET", f"{place}/save")
     assert pixels_of(saved).shape == (90, 120, 3) and saved[2].startswith(b"\xff\xd8")
+
+
+def test_a_saved_photo_keeps_its_depth_and_what_its_file_says(server, rng):
+    exif = Image.Exif()
+    exif[0x010E] = "the garden"
+    name = dropped(server, encoded(photo(rng), "JPEG", exif=exif))["id"]
+    saved = Image.open(io.BytesIO(ask(server, "GET", f"/photos/{name}/save")[2]))
+    assert saved.format == "JPEG" and saved.getexif()[0x010E] == "the garden"
+    deep = np.linspace(0, 65535, 64 * 48).astype(np.uint16).reshape(48, 64)
+    found = dropped(server, encoded(deep))
+    content = ask(server, "GET", f"/photos/{found['id']}/save?saturation=0")[2]
+    saved = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert not found["color"] and saved.dtype == np.uint16
+    np.testing.assert_allclose(saved.mean(-1), deep, atol=1)
 
 
 def test_the_oldest_photo_is_forgotten(server, rng):

@@ -292,6 +292,13 @@ def test_classifiers_that_cannot_judge_are_refused(classifier, tmp_path, rng, mo
         judge(str(folder), ["cat/1", "fox/2"], ["truth"])
     with pytest.raises(ConfigError, match="a crop of 300 from a shortest side of 256"):
         judge(str(folder), ["cat/1", "dog/2"], ["truth"], crop=300, shortest=256)
+    note = reading.saved_note(reading.find(folder))
+    note["config"]["data"]["crop"], note["config"]["eval"]["shortest"] = 48, 0
+    del note["origin"]
+    with monkeypatch.context() as patched:  # of a run of ours: as it was evaluated
+        patched.setattr(reading, "saved_note", lambda _: note)
+        own = judge(str(folder), ["cat/1", "dog/2"], ["truth"])
+        assert (own.crop, own.shortest) == (48, 48)
     load = reading.load_encoder
 
     def gray(path):

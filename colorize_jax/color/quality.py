@@ -7,6 +7,8 @@ whole photo of any size, as SSIM does, is NumPy in float64: every size would be 
 Shapes that do not go together, and would broadcast to a wrong score, are an AssertionError.
 """
 
+from collections.abc import Iterator
+
 import chex
 import cv2
 import jax
@@ -17,6 +19,7 @@ from colorize_jax.color import gamut, spaces
 
 LARGEST_AB = 150  # distances of (a, b) that the curve of raw accuracy goes to
 _BEST_PSNR_ERROR = 1e-10  # 100 dB
+_STRIP = 2**19  # pixels that are looked at in float64 at a time
 _K1, _K2 = 0.01, 0.03  # of SSIM, as Wang et al. have them
 
 
@@ -129,36 +132,43 @@ def area(curve: np.ndarray) -> float:
     return float(np.trapezoid(curve) / LARGEST_AB)
 
 
-def colorfulness(rgb: np.ndarray) -> np.ndarray:
-    """How colorful a photo looks (Hasler and Suesstrunk 2003), per photo; that of a gray one is 0.
+def colorfulness(rgb: np.ndarray) -> float:
+    """How colorful a photo looks (Hasler and Suesstrunk 2003); a gray one is 0. More is not better.
 
     Of rg = R - G and yb = (R + G) / 2 - B, signed, over the pixels: the root of the sum of their
-    variances, and 0.3 times the root of the sum of their squared means. More is not better.
+    variances, and 0.3 times the root of the sum of their squared means.
 
     Args:
-        rgb: [..., height, width, 3] from 0 to 255, of any type.
-
-    Returns:
-        float64 [...].
+        rgb: [height, width, 3] from 0 to 255, of any type.
     """
-    red, green, blue = np.moveaxis(np.asarray(rgb, np.float64), -1, 0)
-    opponents = np.stack([red - green, (red + green) / 2 - blue])
-    spread = np.sqrt(opponents.var((-2, -1)).sum(0))
-    return spread + 0.3 * np.sqrt(np.square(opponents.mean((-2, -1))).sum(0))
+    chex.assert_shape(rgb, (None, None, 3))
+    total, squares = np.zeros(2), np.zeros(2)
+    for rows in _strips(*rgb.shape[:2]):
+        red, green, blue = np.moveaxis(rgb[rows].astype(np.float64), -1, 0)
+        for i, opponent in enumerate((red - green, (red + green) / 2 - blue)):
+            total[i] += opponent.sum()
+            squares[i] += np.square(opponent).sum()
+    pixels = rgb.shape[0] * rgb.shape[1]
+    mean = total / pixels
+    variance = np.maximum(squares / pixels - mean**2, 0)
+    return float(np.sqrt(variance.sum()) + 0.3 * np.sqrt((mean**2).sum()))
 
 
 WINDOWS = ("uniform", "gaussian")
 
 
-def ssim(predicted: np.ndarray, truth: np.ndarray, window: str = "uniform") -> float:
+def ssim(
+    predicted: np.ndarray, truth: np.ndarray, window: str = "uniform", data_range: float = 1
+) -> float:
     """Structural similarity of a photo: the mean over windows wholly inside of it, and channels.
 
     It is mostly about lightness, and near 1 wherever that was kept: of little use for colors.
 
     Args:
-        predicted, truth: [height, width, 3] RGB in [0, 1].
+        predicted, truth: [height, width, 3] RGB from 0 to the data range, of any type.
         window: "uniform": 7 x 7 with the sample covariance, as scikit-image has it; "gaussian":
             11 x 11, sigma 1.5, without that correction, as in Wang et al. (2004).
+        data_range: the value of white.
 
     Returns:
         NaN for a photo that is smaller than a window.
@@ -169,15 +179,25 @@ def ssim(predicted: np.ndarray, truth: np.ndarray, window: str = "uniform") -> f
         "uniform": (np.full(7, 1 / 7), 49 / 48),
         "gaussian": (cv2.getGaussianKernel(11, 1.5, cv2.CV_64F)[:, 0], 1.0),
     }[window]
-    radius = len(kernel) // 2
-    if min(truth.shape[:2]) < len(kernel):
+    height, width = (side - len(kernel) + 1 for side in truth.shape[:2])  # of the windows
+    if min(height, width) < 1:
         return float("nan")
+    total = 0.0
+    for rows in _strips(height, width):
+        seen = slice(rows.start, rows.stop + len(kernel) - 1)
+        x, y = (photo[seen].astype(np.float64) for photo in (predicted, truth))
+        total += _similarity(x, y, kernel, correction, data_range).sum()
+    return float(total / (height * width * 3))
+
+
+def _similarity(x, y, kernel, correction, data_range) -> np.ndarray:
+    """SSIM of every window inside of a photo, and of every channel."""
+    radius = len(kernel) // 2
 
     def mean(x):
         blurred = cv2.sepFilter2D(x, cv2.CV_64F, kernel, kernel, borderType=cv2.BORDER_REFLECT)
         return blurred[radius:-radius, radius:-radius]
 
-    x, y = np.asarray(predicted, np.float64), np.asarray(truth, np.float64)
     mean_x, mean_y = mean(x), mean(y)
     variance_x, variance_y, covariance = (
         correction * (mean(a * b) - mean_a * mean_b)
@@ -185,7 +205,13 @@ def ssim(predicted: np.ndarray, truth: np.ndarray, window: str = "uniform") -> f
             (x, x, mean_x, mean_x), (y, y, mean_y, mean_y), (x, y, mean_x, mean_y),
         )
     )  # fmt: skip
-    c1, c2 = _K1**2, _K2**2
+    c1, c2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
     similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    similarity /= (mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2)
-    return float(similarity.mean())
+    return similarity / ((mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2))
+
+
+def _strips(height: int, width: int) -> Iterator[slice]:
+    """Rows of a photo, so many at a time that float64 of them takes little memory."""
+    rows = max(_STRIP // width, 1)
+    for start in range(0, height, rows):
+        yield slice(start, min(start + rows, height))

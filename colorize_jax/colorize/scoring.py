@@ -104,8 +104,7 @@ class Scorer:
         photos = baselines(truth, other, self.reference.ab)
         photos |= {row: colored[row] for row in self.rows}
         order = list(self.scores)
-        predicted = np.stack([photos[row] for row in order])
-        sums = _summed(_compared_piece, truth, predicted)
+        sums = _summed(_compared_piece, truth, *(photos[row] for row in order))
         if not sums["colored"]:
             self.without_color.append(name)
             return None
@@ -115,10 +114,10 @@ class Scorer:
             self.scores[row].counts += counts
             self.scores[row].photos[name] = {
                 "auc": quality.area(quality.accuracy_curve(counts)),
-                "psnr": _psnr(photos[row], truth),
-                "ssim": quality.ssim(photos[row] / 255, truth / 255, self._window),
+                "psnr": float(quality.psnr_of_error(sums["squared_error"][i] / (3 * pixels))),
+                "ssim": quality.ssim(photos[row], truth, self._window, data_range=255),
                 "squared_error_ab": float(sums["squared_error_ab"][i]) / (2 * pixels),
-                "colorfulness": float(quality.colorfulness(photos[row])),
+                "colorfulness": quality.colorfulness(photos[row]),
             }
         return photos
 
@@ -188,11 +187,6 @@ def _to_uint8(rgb):
     return jnp.round(rgb * 255).astype(jnp.uint8)
 
 
-def _psnr(photo: np.ndarray, truth: np.ndarray) -> float:
-    difference = photo.astype(np.int32) - truth
-    return float(quality.psnr_of_error(np.square(difference).mean() / 255**2))
-
-
 def _mean(values: Sequence[float]) -> float:
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else math.nan
@@ -214,13 +208,18 @@ def _colors_of_piece(truth, valid):
 
 
 @jax.jit
-def _compared_piece(truth, valid, predicted):
-    ab, predicted_ab = _ab(truth), _ab(predicted)
+def _compared_piece(truth, valid, *predicted):
+    rgb, predicted = spaces.from_uint8(truth), spaces.from_uint8(jnp.stack(predicted))
+    ab, predicted_ab = spaces.lab(rgb)[..., 1:], spaces.lab(predicted)[..., 1:]
     count = functools.partial(quality.accuracy_counts, truth=ab, valid=valid)
-    squared = jnp.where(valid[:, None], jnp.square(predicted_ab - ab), 0)
+
+    def squared_error(x, y):
+        return jnp.where(valid[:, None], jnp.square(x - y), 0).sum((1, 2))
+
     return {
         "counts": jax.lax.map(count, predicted_ab),
-        "squared_error_ab": squared.sum((1, 2)),
+        "squared_error": squared_error(predicted, rgb),
+        "squared_error_ab": squared_error(predicted_ab, ab),
         "colored": gamut.has_color(jnp.where(valid[:, None], ab, 0)),
     }
 
@@ -233,16 +232,14 @@ def _recolored_piece(truth, valid, other):
 
 def _pieces(truth: np.ndarray, *photos: np.ndarray):
     """(start, end, the arguments of a function of a piece): pixels [n, 3] of the original, which of
-    them count, and pixels [..., n, 3] of photos [..., height, width, 3]."""
-    flat = [photo.reshape(*photo.shape[:-3], -1, 3) for photo in (truth, *photos)]
+    them count, and the same pixels of other photos."""
+    flat = [photo.reshape(-1, 3) for photo in (truth, *photos)]
     pixels = flat[0].shape[0]
     length = min(max(1 << (pixels - 1).bit_length(), _SMALLEST_PIECE), _LARGEST_PIECE)
     for start in range(0, pixels, length):
         end = min(start + length, pixels)
-        filled = [(0, length - (end - start)), (0, 0)]
-        own, *others = (
-            np.pad(photo[..., start:end, :], [(0, 0)] * (photo.ndim - 2) + filled) for photo in flat
-        )
+        missing = [(0, length - (end - start)), (0, 0)]
+        own, *others = (np.pad(photo[start:end], missing) for photo in flat)
         yield start, end, (own, np.arange(length) < end - start, *others)
 
 
