@@ -45,6 +45,7 @@ def test_golden_zhang_numbers_of_files(window, name, tmp_path):
     own = rows[str(colored)]
     assert own["psnr"] == pytest.approx(float(ZHANG["psnr"]), abs=1e-3)
     assert own["ssim"] == pytest.approx(float(ZHANG[f"ssim_{name}"]), abs=1e-4)
+    assert scoring.OTHER not in rows  # there is no other one
     of_truth, of_colored = ZHANG["colorfulness"]
     assert rows["truth"]["colorfulness"] == pytest.approx(of_truth, rel=1e-5)
     assert own["colorfulness"] == pytest.approx(of_colored, rel=1e-5)
@@ -89,7 +90,7 @@ def test_rows_without_any_network_stand_beside_the_colored_ones(folders, tmp_pat
     said = capsys.readouterr().out
     for row, found in rows.items():
         assert re.search(rf"^{re.escape(row)} +{found['auc']:.4f} ", said, re.MULTILINE)
-    assert "from 3 photos of the originals themselves" in said
+    assert "from the originals themselves (3 with color)" in said
 
 
 def test_a_checkpoint_colors_the_grays_of_the_originals(folders, tmp_path, monkeypatch):
@@ -164,7 +165,7 @@ def test_what_cannot_be_compared_is_named_and_the_rest_is_done(folders, tmp_path
     assert "left out: broken: broken.png of" in said.err
     assert f"1 photo of {truth} left out, not in every other folder: alone.png" in said.err
     assert f"1 photo of {colored} left out, not in every other folder: other.png" in said.err
-    assert "1 gray originals are in no number: gray" in said.out
+    assert "1 photo without color, in no number: gray" in said.out
     found = numbers(tmp_path / "out")
     assert found["photos"] == 4 and found["each"]["gray"]["dot"]["ssim"] is None
     assert 0 < found["rows"]["gray"]["ssim"] < 1

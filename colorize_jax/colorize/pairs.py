@@ -1,6 +1,6 @@
 """Photos of several folders that belong together: those with the same name below their folder."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 import dataclasses
 import functools
 import os
@@ -68,8 +68,12 @@ class Paired:
         """A line for every folder that has photos of its own, with some of their names."""
         for path, names in self.unpaired.items():
             some = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
-            photos = "1 photo" if len(names) == 1 else f"{len(names):,} photos"
-            yield f"{photos} of {path} left out, not in every other folder: {some}"
+            yield f"{counted(names)} of {path} left out, not in every other folder: {some}"
+
+
+def counted(photos: Collection) -> str:
+    """How many, in words."""
+    return "1 photo" if len(photos) == 1 else f"{len(photos):,} photos"
 
 
 def pair(truth: str, colored: Sequence[str]) -> Paired:

@@ -71,6 +71,11 @@ class Rows:
         self.paired = pairs.pair(truth, colored)
         self._colorizers = [_load(path) for path in checkpoints]
 
+    @property
+    def others(self) -> bool:
+        """Whether there are several originals, to lend each other their colors."""
+        return len(self.paired.names) > 1
+
     def read(
         self, names: Sequence[str], threads: int, failed: Callable[[str, str], None]
     ) -> Iterator[tuple[str, np.ndarray, dict[str, np.ndarray]]]:
@@ -101,8 +106,8 @@ def score(
         threads: that read and decode.
         failed: is told which photos are left out, and why.
     """
-    scorer = scoring.Scorer(rows.names, reference, window)
     names = rows.paired.names
+    scorer = scoring.Scorer(rows.names, reference, window, rows.others)
     order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
     other = None
     for name in reversed(order):  # the last one that can be read lends its colors to the first one
@@ -190,7 +195,7 @@ def main(asked: argparse.Namespace) -> None:
     else:
         _numbers(asked, rows, output, failures)
     if failures.reasons:
-        say_once(f"{len(failures.reasons):,} photos could not be compared; the rest was")
+        say_once(f"{pairs.counted(failures.reasons)} could not be compared; the rest was")
         sys.exit(1)
 
 
@@ -200,7 +205,7 @@ def _numbers(asked, rows: Rows, output: pathlib.Path | None, failures: _Failures
         from colorize_jax.colorize.interpretability import Judge
 
         judge = Judge(
-            asked.classifier, rows.paired.names, (*scoring.BASELINES, *rows.names),
+            asked.classifier, rows.paired.names, scoring.all_rows(rows.names, rows.others),
             crop=asked.crop, shortest=asked.shortest,
         )  # fmt: skip
         if judge.remark:
@@ -255,8 +260,8 @@ def _numbers(asked, rows: Rows, output: pathlib.Path | None, failures: _Failures
         return {scoring.TRUTH: truth, scoring.GRAY: gray} | colored
 
     about = (
-        f"{len(scorer.order(first)):,} photos of {asked.truth}. Worst and best by how much the AuC "
-        f"of {first} is above that of the photo left gray."
+        f"{pairs.counted(scorer.order(first))} of {asked.truth}. Worst and best by how much the "
+        f"AuC of {first} is above that of the photo left gray."
     )
     page = report.page("Numbers of color", about, scorer, summary, chosen, photos, remarks)
     atomic_write_text(output / PAGE, page)
@@ -268,14 +273,14 @@ def _remarks(asked, scorer: scoring.Scorer, judge, source: str) -> list[str]:
     a, b = reference.ab
     kind = "the originals themselves" if not asked.fit_from else source
     found = [
-        f"{len(scorer.scores[scoring.TRUTH].photos):,} photos. Constant color (a {a:.1f}, "
-        f"b {b:.1f}) and frequencies of colors: from {reference.photos:,} photos of {kind}."
+        f"{pairs.counted(scorer.scores[scoring.TRUTH].photos)}. Constant color (a {a:.1f}, "
+        f"b {b:.1f}) and frequencies of colors: from {kind} ({reference.photos:,} with color)."
     ]
     if scorer.without_color:
         some = ", ".join(scorer.without_color[:_QUIET])
         more = ", ..." if len(scorer.without_color) > _QUIET else ""
         found.append(
-            f"{len(scorer.without_color):,} gray originals are in no number: {some}{more}."
+            f"{pairs.counted(scorer.without_color)} without color, in no number: {some}{more}."
         )
     if judge is not None:
         found.append(

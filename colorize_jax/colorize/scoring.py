@@ -79,11 +79,15 @@ class Scorer:
         rows: names of the sets of colored photos.
         reference: for the constant color and for the weights of rare colors.
         window: of SSIM, one of `quality.WINDOWS`.
+        others: whether there are several originals, to lend each other their colors.
     """
 
-    def __init__(self, rows: Sequence[str], reference: Reference, window: str = "uniform"):
+    def __init__(
+        self, rows: Sequence[str], reference: Reference, window: str = "uniform",
+        others: bool = True,
+    ):  # fmt: skip
         self.rows, self.reference, self._window = tuple(rows), reference, window
-        self.scores: dict[str, Scores] = {name: Scores() for name in (*BASELINES, *self.rows)}
+        self.scores: dict[str, Scores] = {name: Scores() for name in all_rows(rows, others)}
         self.without_color: list[str] = []
 
     def add(
@@ -98,12 +102,12 @@ class Scorer:
             other: another original, of any size.
 
         Returns:
-            {row: the photo as it was compared}, baselines among them; None for an original without
-            color, which is left out of all numbers: being gray is right there.
+            {row: the photo as it was compared}, of all rows of `scores`; None for an original
+            without color, which is left out of all numbers: being gray is right there.
         """
-        photos = baselines(truth, other, self.reference.ab)
-        photos |= {row: colored[row] for row in self.rows}
         order = list(self.scores)
+        made = baselines(truth, other, self.reference.ab)
+        photos = {row: made[row] if row in made else colored[row] for row in order}
         sums = _summed(_compared_piece, truth, *(photos[row] for row in order))
         if not sums["colored"]:
             self.without_color.append(name)
@@ -154,6 +158,11 @@ class Scorer:
         """Names of the photos from the worst on: by how much better the AuC is than left gray."""
         own, gray = self.scores[row].photos, self.scores[GRAY].photos
         return sorted(own, key=lambda name: own[name]["auc"] - gray[name]["auc"])
+
+
+def all_rows(colored: Sequence[str], others: bool = True) -> tuple[str, ...]:
+    """The rows of the table in their order; see `Scorer`."""
+    return (*(row for row in BASELINES if others or row != OTHER), *colored)
 
 
 def baselines(truth: np.ndarray, other: np.ndarray, ab: np.ndarray) -> dict[str, np.ndarray]:
