@@ -41,6 +41,15 @@ def test_matrix_rate_is_that_of_the_product(monkeypatch):
     assert 1e8 < hardware.matrix_rate("float32", seconds=0.01) < 1e16
 
 
+def test_copy_rate_is_of_bytes_read_and_written(monkeypatch):
+    def median_seconds(work, seconds):
+        assert work().nbytes == 2**20
+        return 0.5
+
+    monkeypatch.setattr(hardware, "median_seconds", median_seconds)
+    assert hardware.copy_rate(size=2**20) == 2 * 2**20 / 0.5
+
+
 def _sweep(monkeypatch, seconds, rows=(1, 2, 4, 8, 16)):
     """Sizes that were measured, if each took so many seconds a step; None: too much memory."""
 

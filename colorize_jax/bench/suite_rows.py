@@ -298,14 +298,15 @@ def work(connection, cache: str) -> None:
 
     Args:
         connection: of multiprocessing.
-        cache: folder of compiled programs.
+        cache: folder of compiled programs, unless the environment names one.
     """
     os.setsid()  # so that what it starts ends with it
     import jax
 
     from colorize_jax.training import hardware
 
-    jax.config.update("jax_compilation_cache_dir", cache)
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", cache)
     connection.send(("device", {"hardware": hardware.describe(), "jax": jax.__version__}))
     while True:
         try:
