@@ -225,5 +225,13 @@ def test_what_is_no_photo_is_refused(colorizer):
             colorizer(array)
 
 
+def test_the_network_of_the_package_is_used_where_none_is_named(colorizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(network, "DEFAULT", tmp_path / "default.safetensors")
+    with pytest.raises(CheckpointError, match="no network of its own"):
+        Colorizer.default()
+    colorizer.save(network.DEFAULT)
+    assert Colorizer.default().network.path == network.DEFAULT and Colorizer.load("").size == 64
+
+
 def test_it_is_a_name_of_the_package():
     assert colorize_jax.Colorizer is Colorizer

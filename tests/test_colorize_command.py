@@ -60,7 +60,7 @@ def _write(path, seed=0, gray=False, size=(40, 30), **settings):
 def test_one_photo_becomes_one_file(run):
     _write("a.jpg", gray=True)
     code, out, err = run("a.jpg", "-o", "b.png")
-    assert (code, out) == (0, ["b.png"]) and "1 photos colored, 0 failed" in err
+    assert (code, out) == (0, ["b.png"]) and "1 photo colored, 0 failed" in err
     with Image.open("b.png") as image:
         assert image.size == (40, 30) and image.format == "PNG"
         assert np.ptp(np.asarray(image).astype(int), axis=-1).max() > 0
@@ -70,10 +70,10 @@ def test_a_folder_keeps_its_tree_and_its_names(run):
     for name in ("in/a.jpg", "in/sub/b.png", "in/sub/deep/c.tif"):
         _write(name)
     code, out, err = run("in", "-o", "out")
-    assert (code, out) == (0, ["out/a.jpg"]) and "2 photos in folders below" in err
+    assert (code, out) == (0, ["out/a.jpg"]) and "2 in folders below" in err
     code, out, err = run("in", "-o", "out", "--recursive", "--skip-existing")
     assert code == 0 and sorted(out) == ["out/sub/b.png", "out/sub/deep/c.tif"]
-    assert "1 photos are skipped" in err
+    assert "left out: 1 photo with a result" in err
 
 
 def test_archives_and_lists_are_read(run, monkeypatch):
@@ -200,6 +200,16 @@ def test_photos_with_colors_are_left_if_asked(run):
     assert code == 0 and sorted(out) == ["out/a.jpg", "out/b.png"]
     assert pathlib.Path("out/a.jpg").read_bytes() == path.read_bytes()
     assert "copied as it is" in err and gray.exists()
+
+
+def test_metadata_stays_unless_it_is_not_wanted(run):
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    _write("a.jpg", exif=exif)
+    for words, kept in (([], {0x010F: "Maker"}), (["--no-metadata"], {})):
+        assert run("a.jpg", "-o", "out", "--overwrite", *words)[0] == 0
+        with Image.open("out/a.jpg") as image:
+            assert dict(image.getexif()) == kept
 
 
 def test_bytes_do_not_depend_on_the_batch(run):

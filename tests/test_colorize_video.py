@@ -117,7 +117,7 @@ def test_a_video_is_colored_with_its_times_and_its_sound(run, rng, size):
     _write("in.mp4", rng, size)
     code, out, err = run("in.mp4", "-o", "out.mp4")
     assert (code, out) == (0, ["out.mp4"]), err
-    assert "6 frames, scenes: 2" in err and "1 videos colored, 0 failed" in err
+    assert "6 frames, scenes: 2" in err and "1 video colored, 0 failed" in err
     times, frames = _frames("out.mp4")
     _, before = _frames("in.mp4")
     assert times == list(TIMES) and frames[0].shape == (*size, 3)

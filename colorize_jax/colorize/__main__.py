@@ -167,6 +167,8 @@ class Job:
             if work.scan is None:
                 self._decode(work)
             scan = work.scan
+            if self._asked.no_metadata:
+                scan.metadata = photos.Metadata(tagged=scan.metadata.tagged)
             for note in scan.notes:
                 self.say(f"{work.item.name}: {note}")
             few = scan.pixels[:: max(len(scan.pixels) // 512, 1)]
@@ -292,8 +294,8 @@ def main(asked: argparse.Namespace) -> None:
         command_line.say(str(where))
         if len(job.page) == _MOST_SHOWN:
             job.say(f"the page shows the first {_MOST_SHOWN} results only")
-    what = "videos" if asked.video else "photos"
-    job.say(f"{job.done:,} {what} colored, {job.failed:,} failed")
+    what = "video" if asked.video else "photo"
+    job.say(f"{_count(job.done, what)} colored, {job.failed:,} failed")
     if job.failed or not found.items:
         sys.exit(1)
 
@@ -378,7 +380,11 @@ def _waiting(
         else:
             yield item, outputs
     if skipped:
-        job.say(f"{skipped:,} photos are skipped: their results are there")
+        job.say(f"left out: {_count(skipped, 'photo')} with a result that is there")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _same(path: str, other: pathlib.Path) -> bool:
@@ -418,6 +424,7 @@ def parser() -> help.Parser:
     add("--keep-color", action="store_true", help="copies photos that have colors")
     add("--format", default="same", help="same, jpg, png, tiff, webp, ... (default: %(default)s)")
     add("--quality", type=int, default=95, help="of JPEG, WebP and AVIF")
+    add("--no-metadata", action="store_true", help="leaves EXIF, XMP and IPTC out")
     add("--batch-size", type=int, default=1, help="photos at a time, of like sizes")
     add(
         "--max-pixels", type=int, default=decode.MAX_PIXELS,

@@ -127,9 +127,9 @@ def _take(found: Found, items: Iterator[Item], path: str, output: str, recursive
             "it"
         )
     if below:
-        text = f"{below:,} photos in folders below {path}: --recursive takes them too"
+        text = f"{below:,} in folders below {path}: --recursive takes these photos too"
         if not taken:
-            raise DataError(f"no photo is directly in it, but {text}")
+            raise DataError(f"no photo is directly in it, but there are {text}")
         found.remarks.append(f"left out: {text}")
 
 
