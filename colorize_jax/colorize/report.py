@@ -50,7 +50,7 @@ def table(summary: Mapping[str, Mapping[str, float]]) -> list[str]:
 def choose(order: Sequence[str], seed: int) -> dict[str, list[str]]:
     """{kind: names of photos} for the page, of names from the worst on: nothing is picked by hand,
     and no photo stands there twice."""
-    number = min(_DRAWN, max(len(order) // 3, 1))
+    number = min(_DRAWN, max(len(order) // 4, 1))
     middle = max((len(order) - number) // 2, 0)
     wanted = {
         "worst": list(order[:number]),
