@@ -15,7 +15,7 @@ Variants, as in --config=configs/context_encoder.py:random,adversarial
     small        a VGG-16 of a quarter of the width on crops of 64 pixels, for two CPU cores
 """
 
-from colorize_jax.config import default_config, variants
+from colorize_jax.config import default_config, shrink, variants
 
 
 def get_config(variant=""):
@@ -34,22 +34,11 @@ def get_config(variant=""):
     if "random" in asked:
         config.task.region = "random"
     if "small" in asked:
-        config.model.width = 0.25
-        config.model.fc6_kernel = 1
-        config.model.norm_decay = 0.99
+        shrink(config)
         config.data.scaling = "resized"
         config.data.area = (0.6, 1.0)
-        config.data.crop = 64
-        config.data.batch_size = 32
-        config.data.holdout = 0.02
-        config.data.threads = 2
         config.task.layer = "conv5_3"
         config.task.decoder = 128
-        config.schedule.epochs = 5.0
-        config.checkpoint.every = 500
-        config.eval.every = 500
-        config.eval.photos = 400
-        config.eval.norm_batches = 20
     if "adversarial" in asked:
         config.task.adversarial = 0.001
         config.optimizer.rate = 2e-3

@@ -11,7 +11,7 @@ Variants, as in --config=configs/counting.py:small
     small  a VGG-16 of a quarter of the width on crops of 64 pixels, for two CPU cores
 """
 
-from colorize_jax.config import default_config, variants
+from colorize_jax.config import default_config, shrink, variants
 
 
 def get_config(variant=""):
@@ -28,22 +28,10 @@ def get_config(variant=""):
     config.schedule.warmup = 0.05
     config.checkpoint.snapshots = ()
     if "small" in asked:
-        config.model.width = 0.25
-        config.model.fc6_kernel = 1
-        config.model.norm_decay = 0.99
-        config.data.crop = 64
-        config.data.batch_size = 32
-        config.data.holdout = 0.02
-        config.data.threads = 2
+        shrink(config)
         config.task.counts = 256
         config.task.layer = "conv5_3"
         config.task.grid = 2
-        config.optimizer.rate = 1e-3
-        config.schedule.epochs = 5.0
-        config.checkpoint.every = 500
-        config.eval.every = 500
-        config.eval.photos = 400
-        config.eval.norm_batches = 20
     return config
 
 

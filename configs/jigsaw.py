@@ -12,7 +12,7 @@ Variants, as in --config=configs/jigsaw.py:small
     small  a VGG-16 of a quarter of the width, tiles of 16 pixels, 24 orders, for two CPU cores
 """
 
-from colorize_jax.config import default_config, variants
+from colorize_jax.config import default_config, shrink, variants
 
 
 def get_config(variant=""):
@@ -36,30 +36,17 @@ def get_config(variant=""):
 
 def _small():
     config = default_config("jigsaw", "vgg16", optimizer="adam", schedule="cosine")
+    shrink(config)
     config.model.in_channels = 3
-    config.model.width = 0.25
-    config.model.fc6_kernel = 1
-    config.model.norm_decay = 0.99
     config.model.tile_features = 256
     config.model.hidden = 512
     config.data.scaling = "resized"
     config.data.area = (0.6, 1.0)
-    config.data.crop = 64
-    config.data.batch_size = 32
-    config.data.holdout = 0.02
-    config.data.threads = 2
     # Tiles of 16 pixels are two cells of it a side.
     config.task.layer = "conv4_3"
     config.task.grid = 2
     config.task.dropout = 0.1
-    config.optimizer.rate = 1e-3
-    config.schedule.epochs = 5.0
     config.schedule.warmup = 0.05
-    config.checkpoint.every = 500
-    config.checkpoint.snapshots = ()
-    config.eval.every = 500
-    config.eval.photos = 400
-    config.eval.norm_batches = 20
     config.task.permutations = 24
     config.task.shift = 1
     return config

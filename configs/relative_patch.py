@@ -13,7 +13,7 @@ Variants, as in --config=configs/relative_patch.py:small
     small  a VGG-16 of a quarter of the width, patches of 16 pixels, for two CPU cores
 """
 
-from colorize_jax.config import default_config, variants
+from colorize_jax.config import default_config, shrink, variants
 
 
 def get_config(variant=""):
@@ -41,32 +41,20 @@ def get_config(variant=""):
 
 def _small():
     config = default_config("relative_patch", "vgg16", optimizer="adam", schedule="cosine")
+    shrink(config)
     config.model.in_channels = 3
-    config.model.width = 0.25
-    config.model.fc6_kernel = 1
-    config.model.norm_decay = 0.99
     config.model.tile_features = 256
     config.model.hidden = 512
     config.data.scaling = "resized"
     config.data.area = (0.6, 1.0)
     config.data.crop = 72  # Patches of 16 pixels, gaps of 8, and 8 pixels of room.
-    config.data.batch_size = 32
-    config.data.holdout = 0.02
-    config.data.threads = 2
     config.task.patch = 16
     config.task.gap = 8
     config.task.jitter = 2
     config.task.layer = "conv4_3"
     config.task.grid = 2
     config.task.dropout = 0.1
-    config.optimizer.rate = 1e-3
-    config.schedule.epochs = 5.0
     config.schedule.warmup = 0.05
-    config.checkpoint.every = 500
-    config.checkpoint.snapshots = ()
-    config.eval.every = 500
-    config.eval.photos = 400
-    config.eval.norm_batches = 20
     return config
 
 

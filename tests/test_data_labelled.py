@@ -48,14 +48,6 @@ def _evaluation(photos, config, limit=0, **options):
     return _read(pipeline.evaluation_batches, photos, config, limit=limit, **options)
 
 
-def _assert_equal(left, right):
-    assert len(left) == len(right) > 0
-    for a, b in zip(left, right, strict=True):
-        assert a.keys() == b.keys()
-        for name in a:
-            np.testing.assert_array_equal(a[name], b[name])
-
-
 def _shapes(batch):
     return {name: (value.shape, value.dtype.name) for name, value in batch.items()}
 
@@ -76,7 +68,7 @@ def test_training_batches_with_masks_are_the_same_in_workers(kit, tmp_path, kind
             np.testing.assert_allclose(shown, labelled.color(label, 3), atol=12)
     config.data.workers = 0 if kind == "folder" else 2
     config.data.threads = 5
-    _assert_equal(_training(photos, config), batches)
+    tiny.assert_same_batches(_training(photos, config), batches)
 
 
 def test_labels_of_lists_and_folders_are_batched(kit, tmp_path, rng):
@@ -160,7 +152,7 @@ def test_hosts_share_the_batches_of_whole_photos(mixed, hosts):
         {name: np.concatenate([part[name] for part in batch]) for name in whole[0]}
         for batch in zip(*parts, strict=True)
     ]
-    _assert_equal(joined, whole)
+    tiny.assert_same_batches(joined, whole)
 
 
 def test_headers_are_read_once(mixed, monkeypatch):

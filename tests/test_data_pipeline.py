@@ -31,14 +31,6 @@ def folder(tmp_path, rng):
     return _photos(tmp_path)
 
 
-def _assert_equal(left, right):
-    assert len(left) == len(right) > 0
-    for a, b in zip(left, right, strict=True):
-        assert a.keys() == b.keys()
-        for name in a:
-            np.testing.assert_array_equal(a[name], b[name])
-
-
 def test_batches_have_their_shapes_and_positions(folder):
     config = tiny.config(data__batch_size=4)
     batches = _batches(config, folder, 2, 5)
@@ -61,8 +53,8 @@ def test_threads_workers_and_restarts_change_nothing(folder, threads, workers, s
     settings = {"data__batch_size": 4} | settings
     expected = _batches(tiny.config(**settings), folder, 0, 6)
     config = tiny.config(**settings, data__threads=threads, data__workers=workers)
-    _assert_equal(_batches(config, folder, 0, 6), expected)
-    _assert_equal(_batches(config, folder, 4, 6), expected[4:])
+    tiny.assert_same_batches(_batches(config, folder, 0, 6), expected)
+    tiny.assert_same_batches(_batches(config, folder, 4, 6), expected[4:])
 
 
 def test_batch_size_does_not_change_the_positions(folder):
@@ -84,7 +76,7 @@ def test_the_first_of_several_views_is_what_is_seen_alone(folder, scaling):
     np.testing.assert_array_equal(three["image"][:, :2], two["image"])
     for row in three["image"]:
         assert len({view.tobytes() for view in row}) == 3
-    _assert_equal([{k: v for k, v in b.items() if k != "image"} for b in (two, three)],
+    tiny.assert_same_batches([{k: v for k, v in b.items() if k != "image"} for b in (two, three)],
                   [{k: v for k, v in one.items() if k != "image"}] * 2)  # fmt: skip
 
 
@@ -133,7 +125,7 @@ def test_a_bad_photo_is_replaced_and_all_others_stay(tmp_path, rng):
             seen = examples.view(folder[int(photo)], np.random.Generator(draws))
             np.testing.assert_array_equal(image, seen["image"])
         assert (batch["photo"] != 3).all()
-    _assert_equal(_batches(config, folder, 0, 7), after)
+    tiny.assert_same_batches(_batches(config, folder, 0, 7), after)
 
 
 def test_a_source_that_is_gone_stops_the_run(tmp_path, rng):
@@ -153,7 +145,7 @@ def test_evaluation_reads_everything_once_and_fills_up_the_last_batch(folder):
     # Without a photo the number is 0, which any table of photos has.
     assert [b["photo"].tolist() for b in batches] == [[0, 1, 2, 3], [4, 5, 6, 0]]
     again = list(pipeline.evaluation_batches(folder, config, limit=100))
-    _assert_equal(batches, again)
+    tiny.assert_same_batches(batches, again)
     assert len(list(pipeline.evaluation_batches(folder, config, limit=3))) == 1
 
 
@@ -188,7 +180,7 @@ def test_hosts_share_the_same_global_batches(folder, hosts, settings):
             {name: np.concatenate([part[name] for part in parts_of_batch]) for name in whole[0]}
             for parts_of_batch in zip(*parts, strict=True)
         ]
-        _assert_equal(joined, whole)
+        tiny.assert_same_batches(joined, whole)
 
 
 def test_every_position_draws_anew_from_the_same_photo(tmp_path, rng):
@@ -259,4 +251,4 @@ def test_killed_workers_change_no_pixel(folder, workers):
                 for worker in multiprocessing.active_children()[:1]:
                     worker.kill()
                     worker.join()
-    _assert_equal(found, expected)
+    tiny.assert_same_batches(found, expected)

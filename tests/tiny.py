@@ -110,3 +110,12 @@ def write_photos(folder, count, rng, size=(48, 64)):
         image.save(path, quality=95)
         names.append(str(path.relative_to(folder)))
     return sorted(names)
+
+
+def assert_same_batches(left, right):
+    """Two sequences of batches have the same arrays."""
+    assert len(left) == len(right) > 0
+    for a, b in zip(left, right, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])

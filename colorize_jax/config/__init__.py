@@ -6,6 +6,7 @@ from colorize_jax.config.settings import (
     config_form,
     default_config,
     default_like,
+    shrink,
     suited,
     transfer,
     transfer_rates,
@@ -13,6 +14,6 @@ from colorize_jax.config.settings import (
 )
 
 __all__ = [
-    "NETWORKS", "check_numbers", "config_form", "default_config", "default_like", "suited",
-    "transfer", "transfer_rates", "variants",
+    "NETWORKS", "check_numbers", "config_form", "default_config", "default_like", "shrink",
+    "suited", "transfer", "transfer_rates", "variants",
 ]  # fmt: skip

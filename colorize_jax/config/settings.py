@@ -248,6 +248,27 @@ def variants(variant: str, known: tuple[str, ...]) -> set[str]:
     return asked
 
 
+def shrink(config: ConfigDict) -> None:
+    """Makes a pretraining recipe small enough for two CPU cores, in place.
+
+    Its variant "small" then sets what differs for its task.
+    """
+    config.model.width = 0.25
+    config.model.fc6_kernel = 1
+    config.model.norm_decay = 0.99
+    config.data.crop = 64
+    config.data.batch_size = 32
+    config.data.holdout = 0.02
+    config.data.threads = 2
+    config.optimizer.rate = 1e-3
+    config.schedule.epochs = 5.0
+    config.checkpoint.every = 500
+    config.checkpoint.snapshots = ()
+    config.eval.every = 500
+    config.eval.photos = 400
+    config.eval.norm_batches = 20
+
+
 # The variants of transfer recipes that name a network; without one it is VGG-16.
 NETWORKS = ("alexnet", "resnet152", "resnet101", "resnet50", "zhang")
 

@@ -4,27 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from colorize_jax.models import layers
-
-
-class LinearHead(nn.Module):
-    """One linear output, "classes".
-
-    Attributes:
-        classes: the width of the output.
-        dtype: the type of the computation; parameters and outputs are float32.
-    """
-
-    classes: int
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, features: jax.Array) -> jax.Array:
-        """[..., channels] -> [..., classes] in float32."""
-        linear = nn.Dense(
-            self.classes, kernel_init=layers.he_truncated, dtype=self.dtype, name="classes"
-        )
-        return linear(features).astype(jnp.float32)
+from colorize_jax.models.heads import LinearHead
 
 
 class Classifier(nn.Module):

@@ -1,4 +1,4 @@
-"""The head on hypercolumns: one hidden layer, then one linear output for every target."""
+"""Heads: one with a hidden layer for hypercolumns, and a linear one for classes."""
 
 from collections.abc import Callable, Mapping
 
@@ -63,3 +63,23 @@ class Head(nn.Module):
         weights = self.hidden_layer.variables["params"]
         hidden = hypercolumn.dense_projection(maps, strides, weights["kernel"], alignment=alignment)
         return self.read_out(nn.relu(hidden + weights["bias"].astype(hidden.dtype)))
+
+
+class LinearHead(nn.Module):
+    """One linear output, "classes".
+
+    Attributes:
+        classes: the width of the output.
+        dtype: the type of the computation; parameters and outputs are float32.
+    """
+
+    classes: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> jax.Array:
+        """[..., channels] -> [..., classes] in float32."""
+        linear = nn.Dense(
+            self.classes, kernel_init=layers.he_truncated, dtype=self.dtype, name="classes"
+        )
+        return linear(features).astype(jnp.float32)

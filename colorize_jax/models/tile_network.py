@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from colorize_jax.models import layers
-from colorize_jax.models.classifier import LinearHead
+from colorize_jax.models.heads import LinearHead
 
 
 class TileEmbedding(nn.Module):

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from colorize_jax.models.classifier import LinearHead
+from colorize_jax.models.heads import LinearHead
 from colorize_jax.tasks import evaluators, losses
 from colorize_jax.tasks.task import Facts, Score, Task, chosen_layer
 
