@@ -21,7 +21,7 @@ TASKS = registry.names()
 # compiler long and test nothing that other tasks do not.
 _TRAINED = (
     "classification", "colorization", "context_encoder", "counting", "jigsaw", "lab_decoder",
-    "relative_patch", "segmentation",
+    "multi", "relative_patch", "segmentation",
 )  # fmt: skip
 IN_TRAINING = [
     pytest.param(name, marks=pytest.mark.slow) if name in _TRAINED else name for name in TASKS

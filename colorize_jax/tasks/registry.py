@@ -38,19 +38,23 @@ def own_settings(name: str) -> Mapping[str, Any]:
     return getattr(_find(name)[0], "SETTINGS", {})
 
 
-def make_task(config, facts: Facts | None = None, axis_name: str | None = None) -> Task:
+def make_task(
+    config, facts: Facts | None = None, axis_name: str | None = None, encoder=None
+) -> Task:
     """Makes the task of a config.
 
     Args:
         config: the config of a run.
         facts: the facts about the photos; None takes the defaults of `Facts`.
         axis_name: see `Task`.
+        encoder: the encoder of the task; None makes that of the config.
 
     Raises:
         ConfigError: the task is unknown, or a setting does not fit it.
     """
     make = _find(config.task.name)[1]
-    task = make(config, encoders.make_trained_encoder(config, axis_name), facts or Facts())
+    encoder = encoder or encoders.make_trained_encoder(config, axis_name)
+    task = make(config, encoder, facts or Facts())
     if not isinstance(task, Task):
         raise ConfigError(f"config.task.name={config.task.name!r} gives no Task but {task!r:.50}")
     _check(task, config)
