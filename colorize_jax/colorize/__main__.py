@@ -132,9 +132,9 @@ class Job:
                 )
             self.say(f"{item.name}: {found.frames:,} frames, scenes: {found.scenes:,}; {flicker}")
 
-    def fail(self, name: str, reason: str, photos: int = 1) -> None:
+    def fail(self, name: str, reason: str) -> None:
         """Says why a photo is not colored, and counts it."""
-        self.failed += photos
+        self.failed += 1
         self.say(f"failed: {name}: {reason}")
 
     def say(self, text: str) -> None:
@@ -143,7 +143,10 @@ class Job:
 
     def _give_up(self, work: _Work | inputs.Item, error: Exception | str) -> None:
         item = work.item if isinstance(work, _Work) else work
-        self.fail(item.name, error if isinstance(error, str) else why(error))
+        reason = error if isinstance(error, str) else why(error)
+        if isinstance(error, MemoryError):
+            reason = "there is not enough memory for it"
+        self.fail(item.name, reason)
         self._bar.update()
 
     def _read(self, asked: tuple[inputs.Item, list[pathlib.Path]]) -> _Work | Exception:
@@ -155,7 +158,7 @@ class Job:
             if photo.height * photo.width <= _LARGE:
                 self._decode(work)
             return work
-        except (DataError, OSError) as error:
+        except (DataError, OSError, MemoryError) as error:
             return error
 
     def _decode(self, work: _Work) -> None:
@@ -190,7 +193,7 @@ class Job:
             work.data = b""
             return True
         except (DataError, OSError, MemoryError) as error:
-            self._give_up(work, error if str(error) else "there is not enough memory for it")
+            self._give_up(work, error)
             return False
 
     def _copy(self, work: _Work) -> None:
@@ -235,7 +238,7 @@ class Job:
                     self.page.append(page.entry(path, work.gray, rgb, work.truth))
             self.done += 1
         except (DataError, OSError, MemoryError) as error:
-            self._give_up(work, error if str(error) else "there is not enough memory for it")
+            self._give_up(work, error)
             return
         for note in dict.fromkeys(notes):
             self.say(f"{work.item.name}: {note}")
