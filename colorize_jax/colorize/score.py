@@ -18,6 +18,7 @@ import math
 import os
 import pathlib
 import sys
+import textwrap
 
 import numpy as np
 from tqdm import tqdm
@@ -32,7 +33,8 @@ from colorize_jax.paths import argument
 SCORES, PAGE, GAME = "scores.json", "scores.html", "real-or-fake.html"
 PACKAGE = "the package's network"  # the row of --checkpoint= without a path
 _PAGES = ("worst-best", "real-or-fake")
-_QUIET = 5  # photos that are named one by one where something is wrong with many
+_NAMED = 20  # photos that are named one by one where something is wrong with many
+_QUIET = 5  # likewise, below the table
 
 
 class _Failures:
@@ -43,8 +45,10 @@ class _Failures:
 
     def __call__(self, name: str, reason: str) -> None:
         self.reasons[name] = reason
-        if len(self.reasons) <= _QUIET:
+        if len(self.reasons) <= _NAMED:
             say_once(f"left out: {name}: {reason}")
+        elif len(self.reasons) == _NAMED + 1:
+            say_once(f"left out: more photos; {SCORES} in --output names all of them")
 
 
 class Rows:
@@ -135,28 +139,33 @@ def score(
     return scorer
 
 
-def reference_of(path: str, photos: Callable[[], Iterator[np.ndarray]]) -> scoring.Reference:
-    """The mean color and the frequency of every color, with a progress bar.
+def reference_of(
+    folder: pairs.Folder, names: Sequence[str], failed: Callable[[str, str], None]
+) -> scoring.Reference:
+    """The mean color and the frequency of every color of some photos, with a progress bar.
 
-    DataError: no photo there has any color.
+    Args:
+        folder: of the photos.
+        names: of those that are looked at.
+        failed: is told which photos cannot be read, and why.
+
+    Raises:
+        DataError: none of them has any color.
     """
-    found = scoring.Reference.of(photos())
+
+    def readable() -> Iterator[np.ndarray]:
+        for name in tqdm(names, unit="photo", dynamic_ncols=True, desc=f"colors of {folder.path}"):
+            try:
+                yield folder.read(name)
+            except (DataError, OSError) as error:
+                failed(name, why(error))
+
+    found = scoring.Reference.of(readable())
     if not found.photos:
-        raise DataError(f"no photo of {path} has any color, so that there is nothing to compare")
+        raise DataError(
+            f"no photo of {folder.path} has any color, so that there is nothing to compare"
+        )
     return found
-
-
-def _all_photos(path: str, failed: Callable[[str, str], None]) -> Iterator[np.ndarray]:
-    folder = pairs.Folder(path)
-    yield from _read(folder, list(folder.numbers), failed)
-
-
-def _read(folder: pairs.Folder, names: Sequence[str], failed) -> Iterator[np.ndarray]:
-    for name in tqdm(names, unit="photo", dynamic_ncols=True, desc=f"colors of {folder.path}"):
-        try:
-            yield folder.read(name)
-        except (DataError, OSError) as error:
-            failed(name, why(error))
 
 
 def _load(path: str) -> Callable[[np.ndarray], np.ndarray]:
@@ -212,11 +221,14 @@ def _numbers(asked, rows: Rows, output: pathlib.Path | None, failures: _Failures
             say_once(judge.remark)
     source = asked.fit_from or asked.truth
     if asked.fit_from:
-        reference = reference_of(source, lambda: _all_photos(source, failures))
-    else:
-        truth = rows.paired.truth
-        quiet: Callable[[str, str], None] = lambda name, reason: None  # noqa: E731 (said later)
-        reference = reference_of(source, lambda: _read(truth, rows.paired.names, quiet))
+        folder = pairs.Folder(source)
+        reference = reference_of(
+            folder,
+            list(folder.numbers),
+            lambda name, reason: failures(f"{folder.name(name)} of {source}", reason),
+        )
+    else:  # what cannot be read is said when it is to be compared
+        reference = reference_of(rows.paired.truth, rows.paired.names, lambda *_: None)
     scorer = score(
         rows, reference, judge=judge, window=asked.ssim, seed=asked.seed, threads=asked.threads,
         failed=failures,
@@ -226,7 +238,8 @@ def _numbers(asked, rows: Rows, output: pathlib.Path | None, failures: _Failures
         for row, numbers in judge.summary().items():
             summary[row] |= numbers
     remarks = _remarks(asked, scorer, judge, source)
-    command_line.say("\n".join([*report.table(summary), "", *remarks]))
+    wrapped = (textwrap.fill(remark, help.WIDTH, break_long_words=False) for remark in remarks)
+    command_line.say("\n".join([*report.table(summary), "", *wrapped]))
     if output is None:
         return
     content = {
