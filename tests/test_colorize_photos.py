@@ -62,16 +62,16 @@ def test_orientation_is_applied_once_and_the_rest_of_exif_stays(rng, form):
     assert photos.read(data).pixels.shape == (24, 16, 3) and not notes
 
 
-def test_a_gray_thumbnail_goes(rng):
-    image = Image.fromarray(_photo(rng))
-    exif = _exif(1)
-    thumbnail = exif.get_ifd(1)
-    thumbnail.update({0x0103: 6, 0x0201: 0, 0x0202: 4})
-    file = io.BytesIO()
-    image.save(file, "JPEG", exif=exif)
-    data, _ = _again(photos.read(file.getvalue()))
-    with Image.open(io.BytesIO(data)) as written:
-        assert not written.getexif().get_ifd(1)
+def test_a_thumbnail_goes_since_it_is_gray(rng):
+    pack, thumbnail = photos.struct.pack, b"\xff\xd8 small \xff\xd9"
+    first = pack(">H", 1) + pack(">HHI4s", 0x010F, 2, 4, b"abc\0")
+    second = 8 + len(first) + 4  # where the table of the thumbnail begins
+    place = pack(">HHII", 0x0201, 4, 1, second + 30) + pack(">HHII", 0x0202, 4, 1, len(thumbnail))
+    tables = first + pack(">I", second) + pack(">H", 2) + place + pack(">I", 0) + thumbnail
+    exif = b"Exif\0\0MM\0*" + pack(">I", 8) + tables
+    before = _bytes(_photo(rng), "JPEG", exif=exif)
+    data, _ = _again(photos.read(before))
+    assert thumbnail in before and thumbnail not in data and b"abc\0" in data
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
