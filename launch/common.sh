@@ -1,16 +1,16 @@
 # shellcheck shell=bash
-# What the launchers share; sourced by them, not run.
+# Functions that the launchers share. They source this file; it is not run itself.
 
-# The comment at the head of the calling script.
+# Prints the comment at the top of the calling script.
 usage() { sed -n '2,/^set /s/^# \{0,1\}//p' "$0"; }
 
-# Exit code 2 is kept for mistakes in the command line, as everywhere.
+# Exit code 2 means a mistake in the command line.
 fail() {
   echo "${0##*/}: $*" >&2
   exit 2
 }
 
-# The words as one line of shell, with quotes only where they are needed.
+# Prints the words as one line of shell, with quotes only where needed.
 quoted() {
   local word line='' quote="'\\''"
   for word in "$@"; do
@@ -20,7 +20,7 @@ quoted() {
   echo "${line# }"
 }
 
-# Better here and now than by a job that waited in a queue for hours.
+# An error here is better than in a job after hours in a queue.
 check_run() {
   local argument config='' workdir=''
   for argument in "$@"; do

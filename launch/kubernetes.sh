@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# Trains on a Kubernetes cluster: fills kubernetes.yaml in and applies it.
+# Trains on a Kubernetes cluster: fills in kubernetes.yaml and applies it.
 #
 #   launch/kubernetes.sh [--dry-run] --image=IMAGE [options] -- \
 #       --config=configs/vgg16_col.py --workdir=/shared/vgg16
 #
-# Everything behind -- goes to python -m colorize_jax.main as it is, and then which of how many
-# processes it is. How to build IMAGE: see kubernetes.yaml.
+# All arguments after -- go to python -m colorize_jax.main unchanged; the number of the process and
+# the count of processes are added. kubernetes.yaml explains how to build IMAGE.
 #
-#   --dry-run                   prints what would be applied instead
-#   --name=colorize             of the JobSet, unique in the namespace
-#   --hosts=1                   pods, one on each node, with one process each
-#   --chips=8                   of a node
+#   --dry-run                   only prints what would be applied
+#   --name=colorize             the name of the JobSet, unique in the namespace
+#   --hosts=1                   number of pods, one on each node, with one process each
+#   --chips=8                   number of accelerators of a node
 #   --resource=nvidia.com/gpu   or google.com/tpu
-#   --select=LABEL=VALUE        of the nodes; can be repeated; TPU needs two:
+#   --select=LABEL=VALUE        selects nodes; can be repeated; TPU needs two:
 #                               cloud.google.com/gke-tpu-accelerator and cloud.google.com/gke-tpu-topology
-#   --claim=colorize            PersistentVolumeClaim that all hosts can write ...
-#   --mount=/shared             ... and where it is seen
+#   --claim=colorize            PersistentVolumeClaim that all hosts can write to
+#   --mount=/shared             where it is mounted
 #   --restarts=100              for evictions, lost nodes and crashes; a mistake ends the JobSet
 #
-# To stop for good: kubectl delete jobset NAME. The run saves; the same command goes on.
+# To stop for good: kubectl delete jobset NAME. The run saves; the same command resumes it.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -44,7 +44,7 @@ while (($#)); do
   shift
 done
 [[ $IMAGE ]] || fail "--image=IMAGE is missing: a container image that holds the package"
-# JobSet makes names of pods out of it, which may have 63 characters.
+# JobSet derives names of pods from it, which may have 63 characters.
 [[ $NAME =~ ^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$ ]] ||
   fail "--name=$NAME must be at most 40 of a-z, 0-9 and -, begin with a letter and not end with -"
 check_run "$@"
@@ -53,7 +53,7 @@ SELECTOR=$(python3 -c '
 import json, sys
 print(json.dumps(dict(label.split("=", 1) for label in sys.argv[1:])))
 ' ${select[@]+"${select[@]}"})
-# JSON is YAML with all the quotes it needs. Kubernetes expands $( but not $$(.
+# JSON is valid YAML with all quotes. Kubernetes expands $( but not $$(.
 # shellcheck disable=SC2016
 ARGUMENTS=$(python3 -c '
 import json, sys

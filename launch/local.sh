@@ -3,16 +3,16 @@
 #
 #   launch/local.sh [--dry-run] [--restarts=N] -- --config=configs/vgg16_col.py --workdir=/ckpt/vgg16
 #
-# Everything behind -- goes to python -m colorize_jax.main as it is.
+# All arguments after -- go to python -m colorize_jax.main unchanged.
 #
-#   --dry-run      prints the command instead
-#   --restarts=3   starts a run that crashed (exit codes 134, 137 and 139: aborted, killed, as when
-#                  memory is short, and segmentation fault) again at most so many times; it goes on
-#                  from its last checkpoint
+#   --dry-run      only prints the command
+#   --restarts=3   how often a crashed run is restarted from its last checkpoint. The exit codes of
+#                  crashes are 134 (aborted), 137 (killed, for example when memory is short) and
+#                  139 (segmentation fault)
 #
-# SIGTERM, SIGINT and SIGHUP are passed on: the run saves and ends with 75, and stays ended, since somebody
-# wanted that; the same command goes on. A mistake (1) and a state that could not be saved (74) would
-# only happen again. The exit code is that of the last start.
+# SIGTERM, SIGINT and SIGHUP are passed on: the run saves and ends with 75. It is not restarted then,
+# because somebody stopped it; the same command resumes it. A mistake (1) and a state that could not be
+# saved (74) would only occur again. The exit code is that of the last start.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -37,8 +37,8 @@ if [[ $dry_run ]]; then
   exit
 fi
 
-# With its own process group the run gets Ctrl-C once, from here, and not a second time, which means
-# "at once", from the terminal.
+# In its own process group the run gets Ctrl-C only once, from here. A second one, from the terminal,
+# would end it at once.
 set -m
 signalled='' stopped=''
 forward() {

@@ -1,37 +1,38 @@
 #!/usr/bin/env bash
-# Trains on the GPU nodes of a SLURM cluster, and queues again when it is stopped before its end.
+# Trains on the GPU nodes of a SLURM cluster, and requeues the job if it is stopped before its end.
 #
 #   launch/slurm.sh [--dry-run] [options] -- --config=configs/vgg16_col.py --workdir=/ckpt/vgg16
 #
-# Everything behind -- goes to python -m colorize_jax.main as it is. The job takes the environment
+# All arguments after -- go to python -m colorize_jax.main unchanged. The job gets the environment
 # and the folder that it is submitted from: activate the virtual environment first.
 #
-#   --dry-run           prints the commands instead
+#   --dry-run           only prints the commands
 #   --nodes=1
-#   --gpus-per-node=8   or with a type, as in a100:8; one process for each, as JAX wants it
+#   --gpus-per-node=8   or with a type, such as a100:8; JAX wants one process for each GPU
 #   --cpus-per-task=8   for each process: reading and decoding photos
-#   --grace=300         seconds before the time limit at which the run is told to save; more than
-#                       the longest step and saving take
+#   --grace=300         the run is signaled to save this many seconds before the time limit; give
+#                       more than the longest step and a save take
 #   all others          are sbatch's: --partition, --account, --time, --job-name, ...
 #
-# --requeue lets SLURM queue the job again when a node fails or the job is preempted. For preemption,
-# the cluster's PreemptParameters=send_user_signal or a GraceTime give the run time to save; without
-# them it goes on from its last regular checkpoint.
+# --requeue lets SLURM requeue the job when a node fails or the job is preempted. For preemption, the
+# cluster's PreemptParameters=send_user_signal or a GraceTime give the run time to save; without them
+# it resumes from its last regular checkpoint.
 set -euo pipefail
 
-# In the job SLURM runs a copy of this file on the first node; common.sh is not beside it.
+# In the job SLURM runs a copy of this file on the first node, without common.sh beside it.
 if [[ ${1:-} == --job ]]; then
   shift
-  # --signal without B: tells the steps alone, but other ends of a job tell this shell too. It must
-  # outlive srun to queue the job again.
+  # --signal without B: signals only the steps, but other ends of a job signal this shell too. It must
+  # survive srun to requeue the job.
   trap : TERM
   code=0
-  # No binding: JAX picks the GPU by the local number of the process and so must see them all. A
-  # process that has saved first must not get the others killed. srun does not inherit the CPUs.
+  # There is no binding, because JAX picks the GPU by the local number of the process and must see all
+  # GPUs. A process that saves first must not cause the others to be killed. srun does not inherit
+  # --cpus-per-task.
   srun --gpu-bind=none --kill-on-bad-exit=0 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
     python -m colorize_jax.main "$@" || code=$?
-  # 75: stopped and saved. A job that somebody cancelled, or that SLURM itself has taken back to
-  # queue it again, is no longer running.
+  # 75 means stopped and saved. A job that somebody canceled, or that SLURM itself requeues, is no
+  # longer in the state "running".
   if ((code == 75)) && [[ $(scontrol -o show job "$SLURM_JOB_ID") == *JobState=RUNNING* ]]; then
     scontrol requeue "$SLURM_JOB_ID"
   fi

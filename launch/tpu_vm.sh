@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU VM or pod slice: requests it, sets every worker up, runs there, and does all
-# that again when it is preempted; the run goes on from its last checkpoint.
+# Trains on a Cloud TPU VM or pod slice: requests it, sets up every worker, and runs there. After a
+# preemption it repeats all that, and the run resumes from its last checkpoint.
 #
 #   launch/tpu_vm.sh [--dry-run] --name=NAME --zone=ZONE [options] -- \
 #       --config=configs/vgg16_col.py --workdir=/mnt/colorize/vgg16
 #
-# Everything behind -- goes to python -m colorize_jax.main as it is. The project is gcloud's own.
+# All arguments after -- go to python -m colorize_jax.main unchanged. The project is gcloud's default.
 #
-#   --dry-run                      prints the commands instead
+#   --dry-run                      only prints the commands
 #   --type=v5litepod-8             accelerator type
-#   --version=v2-alpha-tpuv5-lite  runtime version, which goes with the type
-#   --spot                         cheap, and preempted sooner or later
-#   --bucket=BUCKET                mounted with gcsfuse at /mnt/colorize on every worker
-#   --delete                       deletes the TPU when the run has ended, however it did; without it
-#                                  the TPU stays, and costs
-#   --poll=30                      seconds between looks at the state of the TPU
+#   --version=v2-alpha-tpuv5-lite  runtime version, which depends on the type
+#   --spot                         a cheap TPU that is preempted sooner or later
+#   --bucket=BUCKET                is mounted with gcsfuse at /mnt/colorize on every worker
+#   --delete                       deletes the TPU after any end of the run; otherwise the TPU stays
+#                                  and costs money
+#   --poll=30                      seconds between two checks of the TPU's state
 #
-# Copies the package, configs/ and launch/ of this checkout, installs the package, and passes on the
-# exit code of the run; after 75 (stopped and saved) and 255 (connection lost) it starts again.
-# Ctrl-C ends only the watching: training goes on, and the same command waits for it.
+# It copies the package, configs/ and launch/ of this checkout, installs the package, and returns the
+# exit code of the run. After 75 (stopped and saved) and 255 (connection lost) it starts again. Ctrl-C
+# ends only the watching: training continues, and the same command waits for it.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -55,7 +55,7 @@ remove() { requests delete "$name" --force --quiet; }
 state() {
   local state
   state=$(requests list --filter="name~/$name\$" --format='value(state.state)') || state=UNKNOWN
-  # The request stays active for a while after its TPU is lost.
+  # The request stays active for some time after its TPU is lost.
   if [[ $state == ACTIVE ]]; then
     state=$(vm describe "$name" --format='value(state)') || state=UNKNOWN
   fi
@@ -66,8 +66,8 @@ finish() {
   exit "$1"
 }
 
-# A lost connection leaves the run alone, and gcloud starts the command again: the lock lets the
-# second one wait until the first ends, and find all done.
+# After a lost connection the run continues, but gcloud starts the command again. The lock makes the
+# second run wait for the end of the first; it then finds everything done.
 worker="rm -rf colorize && mkdir colorize && tar -xzf colorize.tar.gz -C colorize &&"
 worker+=" exec bash colorize/launch/tpu_vm_worker.sh \"\$@\""
 worker="flock colorize.lock bash -c '$worker' worker $(quoted "$bucket" "$@")"
@@ -96,8 +96,8 @@ while :; do
     ABSENT) create ;;
     READY)
       if train; then finish 0; else code=$?; fi
-      # 75: the run was stopped and has saved. 255: the connection was lost. Any code may come of a
-      # preemption, which takes a while to show.
+      # 75 means that the run was stopped and has saved, 255 that the connection was lost. A preemption
+      # can give any code, and it takes some time to be visible.
       sleep "$poll"
       if ((code != 75 && code != 255)) && [[ $(state) == READY ]]; then finish "$code"; fi
       ;;

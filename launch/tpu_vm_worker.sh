@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Sets one worker of a TPU up and trains; tpu_vm.sh runs it on all of them: BUCKET or '', arguments.
+# Sets up one worker of a TPU and trains. tpu_vm.sh runs it on all workers: BUCKET or '', arguments.
 set -euo pipefail
 bucket=$1
 shift
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# The images come with Python 3.10, which is too old; uv brings its own.
+# The images have Python 3.10, which is too old; uv installs its own.
 export PATH=$HOME/.local/bin:$PATH
 command -v uv >/dev/null || python3 -m pip install --user --quiet uv
 [[ -d ~/colorize_venv ]] || uv venv --quiet --python 3.12 ~/colorize_venv
@@ -25,7 +25,7 @@ if [[ $bucket ]] && ! mountpoint -q /mnt/colorize; then
   fi
   sudo mkdir -p /mnt/colorize
   sudo chown "$(id -u)" /mnt/colorize
-  # A checkpoint becomes complete when its folder is renamed, which gcsfuse refuses by default.
+  # A checkpoint is completed by renaming its folder, which gcsfuse refuses by default.
   gcsfuse --implicit-dirs --rename-dir-limit=100000 "$bucket" /mnt/colorize
 fi
 exec python -m colorize_jax.main "$@"

@@ -213,7 +213,7 @@ def test_patterns_that_match_folders_or_photos_are_answered(tmp_path):
     _write(tmp_path, {"a/1.jpg": JPEG, "a/2.jpg": JPEG})
     with pytest.raises(DataError, match="name the folder above"):
         sources.open_source(str(tmp_path / "*"))
-    with pytest.raises(DataError, match="of photos name the folder"):
+    with pytest.raises(DataError, match="name the folder"):
         sources.open_source(str(tmp_path / "a/*"))
 
 

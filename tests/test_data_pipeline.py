@@ -227,7 +227,7 @@ def test_workers_that_die_are_started_again_behind_the_last_batch_so_often(capfd
     with pytest.raises(WorkerError, match="exit code -9, after .*2 times .*memory") as caught:
         next(batches)
     assert caught.value.exit_code == 75
-    assert capfd.readouterr().err.count("started again, time") == 2
+    assert capfd.readouterr().err.count("workers are restarted") == 2
 
 
 def test_workers_that_die_before_the_first_batch_would_do_so_for_ever():

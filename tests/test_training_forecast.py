@@ -31,7 +31,7 @@ def test_the_guess_is_the_arithmetic_of_all_steps(monkeypatch):
     devices = len(jax.local_devices())  # They share one CPU.
     said = forecast.guess(_compiled(1e12 / devices), tiny.config(), 3, 22)
     assert said.startswith(f"22 steps, about 11 minutes on {devices} x cpu: a guess from a step's ")
-    assert f"{3 / devices:.2g} TFLOP" in said and "evaluations come on top" in said
+    assert f"{3 / devices:.2g} TFLOP" in said and "without evaluations" in said
     for silent in (_compiled(-1.0), types.SimpleNamespace(cost_analysis=lambda: None)):
         assert forecast.guess(silent, tiny.config(), 1, 1_000) == f"1,000 steps on {devices} x cpu"
 
@@ -62,9 +62,7 @@ def test_the_first_steps_tell_once_how_long_the_rest_takes(monkeypatch):
     )
     pace = forecast.Pace(0, 9, evaluations=0.0)
     clock[0] += 20.0
-    assert "4/9  about 25 seconds left, by the last 4 steps; evaluations come on top" in pace.line(
-        4
-    )
+    assert "4/9  about 25 seconds left, by the last 4 steps, without evaluations" in pace.line(4)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""AlexNet, ResNet and Zhang's network through the real step: pretrained, saved, fine-tuned."""
+"""AlexNet, ResNet and Zhang's network in real steps: pretraining, saving, fine-tuning."""
 
 import functools
 
@@ -40,7 +40,7 @@ def _one_device():
 
 
 def _step(config, batch, place=lambda state, encoder: state):
-    """The task, its state before and after a step of the recipe, and the step's scalars."""
+    """The task, its states before and after a step, and the step's scalars."""
     task, mesh = make_task(config), _one_device()
     schedule = schedules.make_schedule(config, photos=100)
     optimizer = optimizers.make_optimizer(config, schedule, task.frozen)
@@ -54,7 +54,7 @@ def _step(config, batch, place=lambda state, encoder: state):
 @functools.cache
 def _pretrained(name):
     config = tiny.config(**NETWORKS[name])
-    # Depth costs the compiler time; the head of a deep network is pretrained on its top alone.
+    # Deep networks compile slowly, so their head is pretrained on the top only.
     config.model.hypercolumn = name == "alexnet"
     return config, *_step(config, tiny.batch(np.random.default_rng(0)))
 
@@ -67,7 +67,7 @@ def _save(name, folder):
 
 
 def _changed(before, after):
-    """Groups of which anything is other than before."""
+    """The groups of parameters that have changed."""
     return {
         name for name in before
         if not all(jax.tree.leaves(jax.tree.map(np.array_equal, before[name], after[name])))
@@ -106,7 +106,7 @@ def test_scale_and_bias_of_batch_norm_neither_decay_nor_learn_twice_as_fast():
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_step_of_transfer_starts_from_what_was_pretrained(name, tmp_path):
-    """Segmentation with the FoV blocks; where batch norm stays, a part of the network is frozen."""
+    """Segmentation with FoV blocks; a network that keeps batch norm is partly frozen."""
     saved = _save(name, tmp_path)
     keeps = name != "alexnet"
     config = tiny.segmentation(
@@ -140,7 +140,7 @@ def test_a_step_of_transfer_starts_from_what_was_pretrained(name, tmp_path):
         )
         moved = {group for group in first if encoder.layer_of(group) in PARTS[name][1]}
         assert _changed(before.collections["batch_stats"]["encoder"], stats) == moved
-        # What is trained follows the new photos at once; what is frozen does not forget its age.
+        # Trained layers follow the new photos at once; frozen layers keep their count.
         assert {stats[group]["count"].item() for group in moved} == {1.0}
         assert all(before.collections["batch_stats"]["encoder"][g]["count"] == 0 for g in moved)
         assert _changed(first, stats) == moved
@@ -152,7 +152,7 @@ def test_a_step_of_transfer_starts_from_what_was_pretrained(name, tmp_path):
 
 
 def test_a_step_of_classification_without_padding():
-    """AlexNet at the smallest crop that it answers for."""
+    """AlexNet on the smallest crop that it accepts."""
     config = tiny.classification("softmax", **NETWORKS["alexnet"], model__norm="none")
     config.model.fc6_padding, config.data.crop = "VALID", 98
     with pytest.raises(ConfigError, match="crop=98 is too small for alexnet.*at least 99"):
@@ -184,7 +184,7 @@ def test_whole_photos_are_classified_by_the_cells_that_lie_over_them(name):
 
 
 def test_any_block_of_a_resnet_can_be_extracted(tmp_path):
-    """By the names of activations, those outside of the hypercolumn too."""
+    """Layers are named by activations, also outside the hypercolumn."""
     saved = _save("resnet152", tmp_path)
     encoder, variables = colorize_jax.load_encoder(tmp_path)
     assert encoder.depth == 14 and encoder.variant == "caffe"

@@ -1,4 +1,4 @@
-"""A loss that is not finite: the latch, the report, the replay, and going on without the batch."""
+"""A loss that is not finite: the latch, the report, the replay, and skipping the batch."""
 
 import contextlib
 import dataclasses
@@ -21,11 +21,11 @@ from colorize_jax.tasks import registry as tasks
 from colorize_jax.training import loop, nonfinite, saving, setup
 from colorize_jax.training.step import init_state, pass_over, train_step
 
-POISON = 10**6  # added to a position, it makes that row bad
+POISON = 10**6  # A position plus this number makes its row bad.
 
 
 def _poisoned(config, facts=None, what="input"):
-    """The task, with a NaN in the input of bad rows, or in the gradient of a batch with one."""
+    """The task with NaN in the input of bad rows, or in the gradient of a batch with one."""
     task = tasks.make_task(config, facts)
 
     def prepare(keys, batch):
@@ -38,7 +38,7 @@ def _poisoned(config, facts=None, what="input"):
     def loss(outputs, targets):
         values, counts = task.loss(outputs, {k: v for k, v in targets.items() if k != "bad"})
         if what == "gradient":
-            # 0 in value; behind a good batch it is sqrt(1) - 1, behind a bad one sqrt'(0) = inf.
+            # Its value is 0. For a good batch it is sqrt(1) - 1; for a bad one sqrt'(0) = inf.
             root = jnp.sqrt(0.0 * values["loss"] + ~targets["bad"])
             values = values | {"loss": values["loss"] + root - jax.lax.stop_gradient(root)}
         return values, counts
@@ -62,11 +62,11 @@ def test_a_step_that_is_not_finite_changes_nothing_and_latches(rng, what):
     assert metrics["nonfinite"] == two.nonfinite == 2 and not np.isfinite(metrics["grad_norm"])
     assert np.isfinite(metrics["loss"]) == (what == "gradient")
     chex.assert_trees_all_equal(two.replace(nonfinite=one.nonfinite), one)
-    # All that follows is held back too, until somebody has looked.
+    # All later steps change nothing either, until the host has seen it.
     three, metrics = step(two, batch, key)
     assert metrics["nonfinite"] == 2 and np.isfinite(metrics["loss"])
     chex.assert_trees_all_equal(three, two)
-    # Behind it the run goes on as if that batch had not been: with the keys and the rate of step 3.
+    # Then the run continues as if that batch did not exist, with the keys and the rate of step 3.
     again, metrics = step(pass_over(three, 2), batch, key)
     assert again.step == 3 and metrics["nonfinite"] == 0
     counts = optax.tree.get_all_with_path(again.opt_state, "count")
@@ -75,7 +75,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_latches(rng, what):
 
 @pytest.fixture
 def poison(monkeypatch):
-    """Makes rows bad by their positions in the data; one program for all tests."""
+    """Makes rows bad by their positions in the data; all tests share one program."""
     positions = []
     plain = pipeline.training_batches
 
@@ -95,7 +95,7 @@ def poison(monkeypatch):
     return poison
 
 
-# Found by the save, or by the step two later.
+# The save finds it, or the step two later.
 @pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 100])
 def test_a_run_stops_with_a_report_that_can_be_replayed(tmp_path, poison, every, capfd):
     poison(17)
@@ -113,7 +113,7 @@ def test_a_run_stops_with_a_report_that_can_be_replayed(tmp_path, poison, every,
     config.replay = str(tmp_path / "nonfinite_3.json")
     result = nonfinite.replay(config, tmp_path / "look")
     assert [row["name"] for row in result["records"]] == report["records"]
-    # Position 17 is row 1; batch norm spreads it over its microbatch, the odd rows.
+    # Position 17 is row 1; batch norm spreads it over its microbatch, which has the odd rows.
     assert [np.isfinite(row["loss"]) for row in result["records"]] == [True, False] * 4
     finite = {name: np.isfinite(value) for name, value in result["activations"].items()}
     assert not finite["encoder/conv1"] and list(finite)[0] == "encoder/conv1"
@@ -124,7 +124,7 @@ def test_a_run_stops_with_a_report_that_can_be_replayed(tmp_path, poison, every,
     assert json.loads((tmp_path / "look" / "replay_3.json").read_text())["step"] == 3
     assert (tmp_path / "look" / "replay_3.png").stat().st_size > 1000
 
-    poison()  # the fault is mended: the same step again gives what it gives in a run
+    poison()  # Without the bad row, the replayed step gives the result of a run.
     result = nonfinite.replay(config, tmp_path / "look")
     assert all(map(np.isfinite, result["gradients"].values()))
     if every == 1:
@@ -143,7 +143,7 @@ def test_a_run_may_go_on_without_so_many_batches(tmp_path, poison, capfd):
     before, after = saved.state(tmp_path, 2), saved.state(tmp_path, 3)
     chex.assert_trees_all_equal(after["params"], before["params"])
     assert before["step"] == 2 and after["step"] == 3
-    # The number allowed may be raised on the way.
+    # The allowed number may be raised during the run.
     scores = loop.train(tiny.config(**settings, nonfinite_skips=2), tmp_path)
     assert np.isfinite(list(scores.values())).all()
     assert saved.state(tmp_path, 6)["step"] == 6
@@ -190,7 +190,7 @@ def test_what_is_no_report_is_refused(tmp_path):
         (tmp_path / "nonfinite_3.json").write_text(json.dumps(report | {name: value}))
         with pytest.raises(CheckpointError, match=message):
             nonfinite.replay(config, tmp_path)
-    # What a killed save left is no state.
+    # The rest of a killed save is no state.
     shutil.copytree(tmp_path, tmp_path / "nonfinite_3" / "state")
     with pytest.raises(CheckpointError, match="has no manifest"):
         nonfinite.replay(config, tmp_path)

@@ -1,4 +1,4 @@
-"""Every optimizer against its update written out by hand, and groups with their own optimizers."""
+"""Every optimizer equals its update written by hand; groups can have their own optimizers."""
 
 import chex
 import golden_pretexts
@@ -88,7 +88,7 @@ def _after(optimizer, params, gradients):
 
 
 def _at(rates):
-    """The rate of every step, as an optimizer takes it."""
+    """The rate of every step as a transformation for an optimizer."""
     return optax.scale_by_schedule(lambda step: jnp.asarray(rates, jnp.float32)[step])
 
 
@@ -276,7 +276,7 @@ def test_every_group_has_its_own_optimizer_at_the_same_step(rng):
 def test_the_rate_of_a_group_is_logged_if_it_has_one():
     config = _named("caffe_sgd", groups=GROUPS)
     schedule = schedules.Schedule(steps=4, drops=(2,), snapshots=())
-    config.optimizer.rate_batch_size = 4  # half of the batch
+    config.optimizer.rate_batch_size = 4  # It is half of the batch.
     expected = {"train/rate": 0.004, "train/rate/discriminator": 0.02}
     assert optimizers.rates(config, schedule, 3) == pytest.approx(expected)
 

@@ -1,4 +1,4 @@
-"""Pages of photos: panels large enough to look at, with headings, names, scores and a legend."""
+"""Pages of photos: large panels with headings, names, scores and a legend."""
 
 import io
 
@@ -16,7 +16,7 @@ def _rows(rng, count=2, panels=3, size=(40, 60), **more):
 
 
 def _find(page, panel):
-    """(y, x) of the first place where the page shows the panel."""
+    """The first place (y, x) where the page shows the panel."""
     height, width = panel.shape[:2]
     for y in range(page.shape[0] - height + 1):
         for x in range(page.shape[1] - width + 1):
@@ -40,12 +40,13 @@ def test_large_panels_are_shown_as_they_are_side_by_side_and_one_photo_below_the
 def test_small_panels_are_enlarged_to_128_pixels_at_least(rng, size, shown):
     page = pictures.page(_rows(rng, 1, 1, size))
     ink = (page != 255).any(-1)
-    assert ink[-20].sum() >= shown - 5  # a row of pixels through the panel; noise has some white
+    # A row of pixels through the panel has a little white from noise.
+    assert ink[-20].sum() >= shown - 5
 
 
 @pytest.fixture
 def written(monkeypatch):
-    """All that is written on a page, in order."""
+    """All texts on a page, in order."""
     texts, plain = [], ImageDraw.ImageDraw.text
 
     def text(self, at, text, *arguments):

@@ -1,4 +1,4 @@
-"""Probes of the encoder while it is trained: they score what they should, and change nothing."""
+"""Probes of the encoder during training: their scores are right, and they change nothing."""
 
 import dataclasses
 import json
@@ -33,7 +33,7 @@ SHORT = {"steps": 4, "eval__every": 4, "checkpoint__every": 2, "eval__norm_batch
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Class folders that color tells apart, in train/ and val/."""
+    """Class folders in train/ and val/ whose photos differ by color."""
     root = tmp_path_factory.mktemp("folders")
     labelled.write_class_folders(root, np.random.default_rng(0))
     return root
@@ -55,7 +55,7 @@ def _opened(folders, name="knn", **settings):
 
 
 def test_probes_change_nothing_of_a_run_that_goes_on_too(folders, tmp_path):
-    """They are due at steps of their own, also where averages of batch norm are taken anew."""
+    """They are due at their own steps, also if averages of batch norm are computed anew."""
     plain = loop.train(_config(**SHORT), tmp_path / "plain")
     both = _watched(folders, every=2) | _watched(folders, "linear", layer="conv1")
     watched = loop.train(_config(**SHORT, **both), tmp_path / "watched")
@@ -78,7 +78,7 @@ def test_probes_change_nothing_of_a_run_that_goes_on_too(folders, tmp_path):
     results = json.loads((tmp_path / "watched/results.json").read_text())
     assert results["eval/knn/top1"] == watched["eval/knn/top1"] and not results["per_class"]
 
-    # From step 2 on with others, as after a kill: they are free to differ.
+    # From step 2 on the run has other probes, as after a kill: they may change.
     for lost in ("checkpoints/4/manifest.json", "results.json"):
         (tmp_path / "watched" / lost).unlink()
     again = loop.train(_config(**SHORT, **_watched(folders, every=1)), tmp_path / "watched")
@@ -112,8 +112,9 @@ def test_features_are_means_of_a_layer_by_running_averages(folders, rng):
 
 def test_photos_are_some_of_every_class_and_few_of_them_ask_few_neighbors(folders):
     probe = _opened(folders, photos=9)
-    assert [len(part) for part in probe.parts] == [9, 9]  # of 18 and 9
-    assert len(set(probe.parts[0].labels.tolist())) == 3  # the first nine by name are of two
+    assert [len(part) for part in probe.parts] == [9, 9]  # There are 18 and 9.
+    # The first nine by name have only two classes.
+    assert len(set(probe.parts[0].labels.tolist())) == 3
     assert "200 are too many" in probe.lines[-1]
     assert _opened(folders, neighbors=5, photos=0).lines[-1].endswith("temperature 0.07")
     assert probing.voters(np.repeat([0, 1, 2], (40, 60, 90)), 200) == 60
@@ -226,7 +227,7 @@ def test_votes_count_by_the_cosine(rng):
 
 
 def test_the_linear_probe_with_a_stated_regularization(rng):
-    """Scikit-learn's own, whose C is a factor of the sum of the losses."""
+    """Scikit-learn's solver, whose C multiplies the sum of the losses."""
     labels = np.arange(60) % 3
     x = (rng.normal(size=(60, 4)) + labels[:, None]) * [1, 10, 100, 0.1]
     test = rng.normal(size=(9, 4)) * [1, 10, 100, 0.1]

@@ -1,4 +1,4 @@
-"""What a run remembers, and what it takes back from the note of a checkpoint."""
+"""The progress of a run, and its restoring from the note of a checkpoint."""
 
 import dataclasses
 import json
@@ -13,14 +13,14 @@ from colorize_jax.training.progress import Progress
 
 
 def _progress(**fields):
-    """Of a run that has done nothing, unless `fields` say so."""
+    """The progress of a new run, with changes by `fields`."""
     now = {"config": {"data": {"batch_size": 8}}, "photos": 9, "names": "ab", "contents": ["c"],
            "classes": ["cat"], "schedule": [6, 3]}  # fmt: skip
     return Progress(**(now | fields))
 
 
 def _done(**fields):
-    """Of a run at its third step."""
+    """The progress of a run after three steps."""
     done = {"step": 3, "microbatches": 2, "evaluated": 2, "scores": {"eval/loss": 1.5},
             "best": {"step": 2, "eval/loss": 1.5}, "skipped": [1], "seconds": 9.5,
             "start": "/ckpt/3", "which": "all", "window": Window(1, {"loss": 2.0})}  # fmt: skip
@@ -36,7 +36,7 @@ def test_the_form_of_a_note_names_every_field_and_no_other():
 def test_a_note_gives_back_what_the_run_has_done(search):
     if search is not None:
         search.update(2, 1.5)
-        search.update(4, 1.5)  # no better: a drop
+        search.update(4, 1.5)  # It is not better, so the rate drops.
     done = _done(search=search, schedule=[6, 3] if search is None else [6, 4])
     note = json.loads(json.dumps(done.to_json()))
     assert note["position"] == 24 and ("search" in note) == (search is not None)

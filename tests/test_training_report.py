@@ -1,4 +1,4 @@
-"""Rows, pictures, time left."""
+"""Reports: rows, pictures, time left."""
 
 import dataclasses
 import json
@@ -53,7 +53,8 @@ def test_meter_means_and_speed(monkeypatch):
     meter.add(1, {"loss": np.float32(7), "nonfinite": 0}, waited=5.0)
     clock[0] = 30.0
     meter.restart()
-    assert meter.means() == {"train/loss": 7}  # only compilation so far: no speed to tell
+    # Only compilation was timed so far, so there is no speed.
+    assert meter.means() == {"train/loss": 7}
     meter.clear()
     for step in (2, 3):
         clock[0] += 2
@@ -102,7 +103,7 @@ def test_meter_names_the_step_that_was_not_finite_two_steps_later_at_most():
     with pytest.raises(NonFiniteStep) as caught:
         meter.add(4, {"loss": np.float32(1), "nonfinite": 2}, waited=0.0)
     assert caught.value.step == 2 and np.isnan(caught.value.metrics["loss"])
-    # What was started behind it never happened; what came before it counts.
+    # Later steps are undone; earlier ones count.
     meter.add(3, {"loss": np.float32(3), "nonfinite": 0}, waited=0.0)
     assert meter.means()["train/loss"] == 2.0
 
@@ -139,10 +140,10 @@ def test_rows_that_a_full_disk_refuses_are_written_when_it_takes_them(tmp_path, 
     with report.Report(tmp_path, step=0, steps=9) as written:
         written.write(1, {"train/loss": 1.0})
         size = (tmp_path / "metrics.jsonl").stat().st_size
-        with saved.no_file_longer_than(size + 10):  # room for half a row
+        with saved.no_file_longer_than(size + 10):  # There is room for half a row.
             written.write(2, {"train/loss": 2.0})
             written.write(3, {"train/loss": 3.0})
-            assert (tmp_path / "metrics.jsonl").stat().st_size == size  # no half row
+            assert (tmp_path / "metrics.jsonl").stat().st_size == size  # It has no half row.
         written.write(4, {"train/loss": 4.0})
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
@@ -156,13 +157,14 @@ def test_tensorboard_reads_back_what_was_written(tmp_path):
     (path,) = (tmp_path / "tensorboard").iterdir()
     events = list(_events(path))
     assert events[0].file_version == "brain.Event:2"
-    assert events[1].step == 6 and events[1].session_log.status == 1  # purges a killed run's rows
+    # It purges the rows of a killed run.
+    assert events[1].step == 6 and events[1].session_log.status == 1
     values = [(e.step, v.tag, v.simple_value) for e in events for v in e.summary.value]
     assert values == [(6, "train/loss", 0.5), (7, "eval/loss", 0.25), (7, "pictures", 0.0)]
 
 
 def _events(path):
-    """TFRecords: length, its checksum, the event, its checksum."""
+    """Reads TFRecords: length, its checksum, the event, its checksum."""
     content = path.read_bytes()
     while content:
         (length,) = struct.unpack("<Q", content[:8])
@@ -171,7 +173,7 @@ def _events(path):
 
 
 def test_no_duration_is_measured_by_a_clock_that_can_be_set():
-    # TensorBoard's events bear the time of day, and an index of photos is compared with files'.
+    # These two need the time of day: for TensorBoard's events, and to compare with files' times.
     allowed = {"training/report.py", "data/folder.py"}
     package = saved.ROOT / "colorize_jax"
     found = {

@@ -1,4 +1,4 @@
-"""Checkpoints: what is damaged is found, said and done without; a full disk does not end a run."""
+"""Checkpoints: damage is found and reported; a full disk does not end a run."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ HERE = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
 
 def _state(step):
-    noise = jax.random.normal(jax.random.key(step), (200, 300))  # compresses to 200 kB
+    noise = jax.random.normal(jax.random.key(step), (200, 300))  # It compresses to 200 kB.
     return TrainState(
         step=jnp.int32(step),
         params={"encoder": {"kernel": noise}},
@@ -102,8 +102,8 @@ def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_it_used(
         restored = checkpoints.restore(1, jax.eval_shape(lambda: _state(0)), HERE)
         chex.assert_trees_all_equal(restored, _state(1))
         assert len(said) == 1 and "the checkpoint of step 2 is not used: " in said[0]
-        assert (tmp_path / "damaged" / "2").exists()  # for whoever wants to look at it
-        checkpoints.save(2, _state(2), {"step": 2})  # its place is free again
+        assert (tmp_path / "damaged" / "2").exists()  # It is kept for inspection.
+        checkpoints.save(2, _state(2), {"step": 2})  # Its place is free again.
     with opened() as checkpoints:
         assert checkpoints.usable(checkpoints.verify()) == 2
     assert len(said) == 1
@@ -127,7 +127,7 @@ def test_the_manifest_lists_every_file(tmp_path, opened):
 def test_a_checkpoint_killed_before_its_manifest_is_not_complete(tmp_path, opened, said):
     _save(opened, 1, 2)
     (tmp_path / "checkpoints" / "2" / "manifest.json").unlink()
-    (tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp").mkdir()  # as kill -9 leaves it
+    (tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp").mkdir()  # kill -9 leaves such a folder.
     with opened() as checkpoints:
         assert checkpoints.latest == 1 and checkpoints.usable(checkpoints.verify()) == 1
     assert "cut short" in said[0]
@@ -145,7 +145,7 @@ def test_if_all_are_damaged_nothing_is_thrown_away(tmp_path, opened, said):
     _save(opened, 1, 2)
     for step in "12":
         _flip(_largest(tmp_path / "checkpoints" / step))
-    for _ in range(2):  # a second start does not begin anew either
+    for _ in range(2):  # A second start does not begin anew either.
         with (
             opened() as checkpoints,
             pytest.raises(CheckpointError, match="none of the checkpoints"),
@@ -185,7 +185,7 @@ def test_an_old_one_that_cannot_be_removed_does_not_spoil_the_new_one(
 
 
 def _encoders(workdir, *steps, **changes):
-    """Checkpoints of a small encoder, as a run writes them, and its parameters."""
+    """Checkpoints of a small encoder, like those of a run, and its parameters."""
     config = tiny.config()
     encoder = registry.make_encoder(config.model)
     variables = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), registry.variable_shapes(encoder))
@@ -203,9 +203,9 @@ def _encoders(workdir, *steps, **changes):
 def test_the_newest_complete_checkpoint_is_taken_and_named(tmp_path, capsys):
     variables = _encoders(tmp_path, 2, 5, 7)
     checkpoints = tmp_path / "checkpoints"
-    (checkpoints / "7" / "manifest.json").unlink()  # its save was killed
+    (checkpoints / "7" / "manifest.json").unlink()  # Its save was killed.
     _flip(_largest(checkpoints / "5"))
-    for name in ("10", "²", "0007"):  # no checkpoints at all
+    for name in ("10", "²", "0007"):  # These are no checkpoints.
         (checkpoints / name).mkdir()
     _, loaded = colorize_jax.load_encoder(tmp_path)
     chex.assert_trees_all_equal(loaded, variables)
@@ -280,7 +280,7 @@ def test_a_checkpoint_is_read_once_for_its_checksums_as_long_as_nothing_changes(
     ("saved", "lacking"),
     [
         ({"in_channels": 3, "fc6_padding": "VALID", "fc6_kernel": 5}, ()),
-        ({}, ("in_channels", "fc6_padding")),  # as saved before there were these settings
+        ({}, ("in_channels", "fc6_padding")),  # Older versions saved without these settings.
     ],
 )
 def test_the_encoder_to_transfer_is_the_one_that_was_saved(tmp_path, saved, lacking):
@@ -326,7 +326,8 @@ def test_a_save_that_the_disk_refuses_is_said_and_a_later_one_succeeds(
                 assert checkpoints.failure
                 assert f"step {step} could not be saved" in said[-1]
                 assert "the newest is of step 1; the run goes on" in said[-1]
-        assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"1"}  # no litter
+        # Nothing else is left.
+        assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"1"}
         checkpoints.save(4, _state(4), {"step": 4})
         checkpoints.wait()
         assert checkpoints.failure is None and checkpoints.latest == 4
@@ -355,7 +356,7 @@ def test_a_run_goes_on_when_it_cannot_save_and_fails_at_its_end(tmp_path, monkey
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(writing.ocp, "save_checkpointables_async", once)
-    loop.train(tiny.config(checkpoint__every=100), tmp_path / "tried again")  # the last save
+    loop.train(tiny.config(checkpoint__every=100), tmp_path / "tried again")  # The last save fails.
     assert "step 6 could not be saved: Input/output error" in capfd.readouterr().err
     full |= {2, 4}
     full.add(6)
@@ -449,7 +450,7 @@ def test_a_disk_that_is_gone_under_the_workdir_is_not_written_to_in_its_place(
     with saving.Checkpoints(workdir, keep=3, say=said.append) as checkpoints:
         home = os.stat(workdir)
         (tmp_path / "mounted").rename(tmp_path / "away")
-        (tmp_path / "mounted").mkdir()  # the mount point, on another device
+        (tmp_path / "mounted").mkdir()  # This is the mount point, on another device.
         device = os.stat_result((*home[:2], home.st_dev + 1, *home[3:]))
         monkeypatch.setattr(checkpoints, "_home", device)
         checkpoints.save(1, _state(1), {"step": 1})

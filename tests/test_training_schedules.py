@@ -1,4 +1,4 @@
-"""The length of a run and its rate at every step, as planned and as training finds it."""
+"""The length of a run and its rate at every step, planned or found."""
 
 import golden_pretexts
 import jax.numpy as jnp
@@ -54,7 +54,7 @@ def test_drops_that_are_found_while_training_are_those_of_a_schedule():
     gradient = {"w": jnp.ones(2)}
     states = [known.init(gradient), found.init(gradient)]
     for step in range(9):
-        if step in (3, 5):  # where a window ends without a better score
+        if step in (3, 5):  # A window ends here without a better score.
             states[1] = schedules.drop_from(states[1], [3, 5][: 1 if step == 3 else 2])
         updates = []
         for i, optimizer in enumerate((known, found)):
@@ -142,7 +142,7 @@ def test_the_rate_of_a_search_rises_too_and_is_what_is_logged():
     schedule = schedules.make_schedule(config, photos=10)
     optimizer = optimizers.make_optimizer(config, schedule)
     params = {"head": {"classes": {"scale": jnp.zeros(())}}}
-    # Without decay, and with a gradient of 1, the update is the momentum of the rates.
+    # Without decay and with a gradient of 1, the update is the momentum of the rates.
     state = optimizer.init(params)
     gradient = {"head": {"classes": {"scale": jnp.ones(())}}}
     updates, speed = [], 0.0

@@ -1,4 +1,4 @@
-"""Early stopping in a run: the steps it finds, how it goes on, the schedule it hands over."""
+"""Early stopping in a run: the steps that it finds, resuming, and the schedule that it writes."""
 
 import json
 
@@ -18,7 +18,8 @@ from colorize_jax.training.report import Report
 from colorize_jax.training.run import Run
 from colorize_jax.training.runner import Runner
 
-SCORES = {2: 0.1, 4: 0.2, 6: 0.15, 8: 0.16, 10: 0.16, 12: 0.2, 14: 0.1}  # drops at 6 and 10
+# The rate drops at 6 and 10.
+SCORES = {2: 0.1, 4: 0.2, 6: 0.15, 8: 0.16, 10: 0.16, 12: 0.2, 14: 0.1}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def _config(devkit, **settings):
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """Evaluations that give SCORES in this order, one for every window that is evaluated."""
+    """Replaces evaluations by SCORES, one for every window."""
     plain = Runner.evaluate
 
     def evaluate(self, variables, statistics, batches, pictures=0):
@@ -79,7 +80,7 @@ def test_plateaus_drop_the_rate_twice_and_then_end_the_run_also_a_killed_one(
     plain = Report.progress
 
     def progress(self, step, values):
-        if step == 11:  # between the two drops
+        if step == 11:  # This is between the two drops.
             raise _Killed
         plain(self, step, values)
 
@@ -93,7 +94,7 @@ def test_plateaus_drop_the_rate_twice_and_then_end_the_run_also_a_killed_one(
         np.testing.assert_array_equal,
         *(saved.state(workdir, 14)["params"] for workdir in (killed, whole)),
     )
-    loop.train(config, killed)  # once it has ended it stays so
+    loop.train(config, killed)  # A run that has ended does not train again.
     assert json.loads((killed / "results.json").read_text())["step"] == 14
 
 
@@ -109,7 +110,7 @@ def test_one_command_searches_and_then_trains_on_the_whole_split(
     rates = [r["train/rate"] for r in saved.rows(tmp_path) if "train/rate" in r]
     np.testing.assert_allclose(rates, [0.02] * 7 + [0.002] * 4 + [0.0002] * 5, rtol=1e-6)
     before = sorted((tmp_path / "search" / "checkpoints").iterdir())
-    loop.train(config, tmp_path)  # nothing is left to do
+    loop.train(config, tmp_path)  # Nothing is left to do.
     assert sorted((tmp_path / "search" / "checkpoints").iterdir()) == before
 
 

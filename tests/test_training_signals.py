@@ -1,4 +1,4 @@
-"""A run that gets SIGTERM or SIGINT at any moment saves, says so, and goes on bit for bit."""
+"""A run that gets SIGTERM or SIGINT at any moment saves and later resumes to the bit."""
 
 import contextlib
 import json
@@ -34,12 +34,13 @@ with Signals() as signals:
 """
 
 
-DEAD_DISK = threading.Event()  # set: what hangs on it comes back, for the test to end
+# Setting it ends the waits on the dead disk, so that the test can end.
+DEAD_DISK = threading.Event()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def patience():
-    """On a slow machine closing may take longer than a run gets, and pytest would be ended."""
+    """On a slow machine closing may take longer than allowed, which would end pytest."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("colorize_jax.training.signals.CLOSING_SECONDS", 300.0)
         yield
@@ -50,7 +51,7 @@ def _raise(number=signal.SIGTERM):
 
 
 def _before(patch, owner, name, when, number=signal.SIGTERM):
-    """The signal comes just before the call of a method for which `when(self, *args)` holds."""
+    """The signal comes just before a call of a method for which `when(self, *args)` is true."""
     plain = getattr(owner, name)
 
     def hooked(self, *args, **kwargs):
@@ -75,8 +76,8 @@ def _while_waiting_for_data(patch):
     plain = pipeline.TrainingExamples.__getitem__
 
     def stalling(self, position):
-        if position == 16:  # in the third step, behind what the statistics read
-            time.sleep(1)  # until the run has used up what was read before, and waits
+        if position == 16:  # It is in the third step, after the batches of the statistics.
+            time.sleep(1)  # The run uses up its prefetched batches and then waits.
             _raise()
         if position >= 16:
             DEAD_DISK.wait(100)
@@ -108,7 +109,7 @@ def _while_a_save_is_under_way(patch):
 
     def slow(self, step, values):
         if step == 5:
-            raised.wait(100)  # on a slow disk the save comes so far only after the last step
+            raised.wait(100)  # On a slow disk the save gets here only after the last step.
         progress(self, step, values)
 
     patch.setattr(manifest, "write", write)
@@ -151,7 +152,8 @@ def test_a_run_stopped_at_every_kind_of_moment_ends_bit_identical(
     for stop, step, newest in (
         (_while_compiling, "stopped before it trained", None),
         (_while_evaluating, "stopped after step 0: nothing is lost", None),
-        (_while_waiting_for_data, r"stopped after step ([012])", None),  # 2, if it is not slow
+        # The step is 2 on a fast machine.
+        (_while_waiting_for_data, r"stopped after step ([012])", None),
         (_while_restoring, "stopped before it trained", None),
         (_while_stepping, "SIGINT: stopped after step 3 of 6", 3),
         (_while_evaluating, "stopped after step 3 of 6", 3),
@@ -163,7 +165,7 @@ def test_a_run_stopped_at_every_kind_of_moment_ends_bit_identical(
             began = time.monotonic()
             with pytest.raises(Interrupted, match=step) as caught:
                 loop.train(config, tmp_path)
-            assert time.monotonic() - began < 60  # it did not wait for the dead disk
+            assert time.monotonic() - began < 60  # It did not wait for the dead disk.
             DEAD_DISK.set()
         found = max((int(p.name) for p in (tmp_path / "checkpoints").iterdir()), default=None)
         if stop is _while_waiting_for_data:
@@ -175,7 +177,7 @@ def test_a_run_stopped_at_every_kind_of_moment_ends_bit_identical(
     loop.train(config, tmp_path)
     assert "going on from step 4" in capfd.readouterr().err
     chex.assert_trees_all_equal(saved.state(tmp_path, 6), saved.state(undisturbed, 6))
-    # The evaluation that was broken off was made up for; nothing is there twice.
+    # The interrupted evaluation was repeated, and no row occurs twice.
     scores = [(row["step"], row["eval/loss"]) for row in saved.rows(tmp_path) if "eval/loss" in row]
     expected = [
         (row["step"], row["eval/loss"]) for row in saved.rows(undisturbed) if "eval/loss" in row
@@ -192,7 +194,7 @@ def test_a_signal_while_a_save_is_under_way_waits_for_it(tmp_path, undisturbed, 
         _while_a_save_is_under_way(patch)
         with pytest.raises(Interrupted, match="step [456] of 6.*saved"):
             loop.train(tiny.config(log__every=1, checkpoint__every=4), tmp_path)
-    # The evaluation of step 3 was broken off and made up for twice: there is one row of it.
+    # The evaluation of step 3 was interrupted twice and repeated; it has one row.
     for kill in (Interrupted, None):
         with monkeypatch.context() as patch, contextlib.ExitStack() as stack:
             if kill:
@@ -239,7 +241,7 @@ def test_the_first_signal_only_asks_and_handlers_come_back():
 def test_what_only_asks_does_so_unless_the_run_was_told_to_ignore_it(number):
     before = signal.getsignal(number)
     try:
-        signal.signal(number, signal.SIG_IGN)  # as nohup
+        signal.signal(number, signal.SIG_IGN)  # nohup does this.
         with Signals() as signals:
             _raise(number)
             time.sleep(0.05)
@@ -284,7 +286,7 @@ def test_a_signal_at_any_moment_ends_the_wait_and_leaves_the_rest_to_itself():
     end, undisturbed = threading.Event(), []
 
     def waiting():
-        _raise(signal.SIGINT)  # often before the main thread has fallen asleep
+        _raise(signal.SIGINT)  # It often comes before the main thread sleeps.
         end.wait(100)
         undisturbed.append(True)
 
@@ -341,7 +343,7 @@ def test_a_process_with_something_left_behind_ends_with_the_right_code(tmp_path)
         _, error = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert time.monotonic() - began < 8  # without, it takes the ten seconds of `exit_within`
+    assert time.monotonic() - began < 8  # Otherwise it takes the ten seconds of `exit_within`.
     assert process.returncode == Interrupted.exit_code
     assert "SIGTERM: stopped before it trained" in error
 
@@ -356,7 +358,7 @@ def test_a_second_signal_ends_at_once_also_where_no_python_runs(tmp_path, number
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
     assert "a second one stops at once" in process.stderr.readline() + process.stderr.readline()
-    for again in (signal.SIGHUP, number):  # at once: `timeout` tells a process and its group
+    for again in (signal.SIGHUP, number):  # `timeout` signals a process and its group at once.
         process.send_signal(again)
     time.sleep(1.2)
     assert process.poll() is None
@@ -379,7 +381,7 @@ def test_a_run_outlives_its_parent_and_its_reader(tmp_path):
         if line.startswith("step 10/"):
             break
     parent.kill()
-    parent.stdout.close()  # nobody reads any more
+    parent.stdout.close()  # Nobody reads any more.
     parent.wait()
     deadline = time.monotonic() + 200
     while not (tmp_path / "run" / "results.json").exists():

@@ -18,12 +18,12 @@ from colorize_jax.tasks.task import batch_shapes
 from colorize_jax.training import sharding
 from colorize_jax.training.step import init_state, row_keys, train_step
 
-# One step of plain descent at rate 1: the change of the parameters is the gradient.
+# In one step of plain descent at rate 1 the parameters change by the gradient.
 DESCENT = optax.sgd(1.0)
 
 
 def _task(axis_name=None, **settings):
-    """Batch norm on, dropout off, and a head whose start does not hide the encoder's gradient."""
+    """A task with batch norm, without dropout, and with a head that lets the gradient pass."""
     task = tasks.make_task(tiny.config(**settings), axis_name=axis_name)
     still = task.model.clone(
         encoder=task.model.encoder.clone(dropout=0.0), head=task.model.head.clone(dropout=0.0)
@@ -40,7 +40,7 @@ def _start(task, batch, optimizer=DESCENT):
 
 @pytest.fixture(scope="module")
 def reference():
-    """State, batch, and what a step on a single device makes of them."""
+    """State, batch, and the result of a step on a single device."""
     batch = tiny.batch(np.random.default_rng(0))
     task = _task()
     state = _start(task, batch)
@@ -55,7 +55,7 @@ def _assert_same(actual, reference):
     scale = optax.tree.norm(expected_gradient)
     assert scale > 0.1
     chex.assert_trees_all_close(gradient, expected_gradient, rtol=1e-5, atol=1e-5 * float(scale))
-    # A mean near zero is a sum of numbers around one.
+    # A mean near zero is a sum of numbers around one, so its error is absolute.
     chex.assert_trees_all_close(
         actual[0].collections["batch_stats"],
         expected[0].collections["batch_stats"],

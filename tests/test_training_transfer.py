@@ -1,4 +1,4 @@
-"""Whole transfer runs in the small: where they start, what is trained, what they leave."""
+"""Whole small transfer runs: their start, their trained layers, and their outputs."""
 
 import dataclasses
 import json
@@ -61,7 +61,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def segmented(pretrained, devkit, tmp_path_factory):
-    """A segmentation run from the pretrained network: config, workdir, what was said, scores."""
+    """A segmentation run from the pretrained network: config, workdir, messages, scores."""
     workdir = tmp_path_factory.mktemp("segmented")
     config = tiny.segmentation(
         data__source=str(devkit), init_from=str(pretrained), steps=4, eval__export=True
@@ -110,7 +110,7 @@ def test_a_run_leaves_overlays_and_predictions_of_the_photos_own_size(segmented)
     _, workdir, _, _ = segmented
     for name in ("4", "best", "worst"):
         picture = np.asarray(Image.open(workdir / "images" / f"{name}.png"))
-        # Three photos of 50 x 36, of three panels each, four times as large.
+        # Three photos of 50 x 36 pixels, each with three panels, four times as large.
         assert picture.shape[1] > 3 * 4 * 50 and picture.shape[0] > 3 * 4 * 36
     folder = workdir / "results/VOC2012/Segmentation/comp6_val_cls"
     files = sorted(folder.iterdir())
@@ -158,7 +158,7 @@ def test_a_schedule_that_was_written_anew_is_noticed(devkit, tmp_path):
     loop.train(config, tmp_path / "run")
     (tmp_path / "schedule.json").rename(tmp_path / "moved.json")
     config.schedule_from = str(tmp_path / "moved.json")
-    loop.train(config, tmp_path / "run")  # the same schedule, from elsewhere
+    loop.train(config, tmp_path / "run")  # It is the same schedule at another path.
     other = dataclasses.replace(found, steps=5)
     early_stopping.write_schedule(tmp_path / "moved.json", other)
     with pytest.raises(CheckpointError, match=r"begun with 2 steps and drops after \[1\].*5"):
@@ -210,7 +210,7 @@ def test_only_the_layers_that_are_named_are_trained(pretrained, devkit, tmp_path
 
 
 def _started(config):
-    """The start of a run: its description and the encoder's parameters."""
+    """The start of a run: the description and the encoder's parameters."""
     task = make_task(config)
     found = start.load_start(config, task.model.encoder, start.find(config), lambda count: [])
     return found, found.variables["params"]
@@ -226,7 +226,7 @@ def test_frozen_batch_norm_keeps_still(pretrained, devkit, tmp_path):
     after = saved.state(tmp_path, 2)["batch_stats"]["encoder"]
     changed = {n for n in before if not np.array_equal(before[n]["mean"], after[n]["mean"])}
     assert changed == {"batch_conv3"}
-    # What is trained follows the new photos at once; what is frozen does not forget its age.
+    # Trained layers follow the new photos at once; frozen layers keep their count.
     assert after["batch_conv3"]["count"] == 2 and after["batch_conv2"]["count"] == 4
 
 
@@ -236,7 +236,7 @@ def _photo():
 
 
 def test_a_start_computes_what_was_pretrained(pretrained, devkit):
-    """On a real photo, with batch norm absorbed, and in color given a gray photo."""
+    """Activations stay the same on a real photo, without batch norm, and in color for gray."""
     gray = colorize_jax.network_input(_photo())
     encoder, variables = colorize_jax.load_encoder(pretrained)
     before = encoder.apply(variables, gray)
@@ -309,13 +309,13 @@ def test_classification_is_learned_and_scored_by_every_view(folders, tmp_path):
         optimizer__rate=0.05, checkpoint__every=40, eval__norm_batches=8,
     )  # fmt: skip
     scores = loop.train(config, tmp_path)
-    assert scores["eval/top1"] > 0.6  # of three classes
+    assert scores["eval/top1"] > 0.6  # There are three classes.
     assert scores["eval/top5"] == 1 and len([s for s in scores if s.startswith("eval/top1/")]) == 3
     for view in ("ten", "random10", "whole"):
         config.eval.view, config.eval.shortest = view, 36 if view == "ten" else 0
         found = evaluation.evaluate(config, str(tmp_path), tmp_path / view)
         assert found["eval/loss"] != scores["eval/loss"]
-        # Whole photos are mostly border here: no crop of training was.
+        # Whole photos are mostly border here, unlike training crops.
         assert found["eval/top1"] > (0.3 if view == "whole" else 0.6)
 
 
@@ -340,7 +340,7 @@ def test_masks_are_exported_by_segmentation_alone(folders, tmp_path):
 
 @pytest.mark.slow
 def test_a_step_of_a_transfer_can_be_replayed(devkit, tmp_path):
-    """With names of classes, frozen layers, and early stopping's state in the optimizer."""
+    """A run with names of classes, frozen layers, and early stopping's state in the optimizer."""
     config = tiny.segmentation(
         data__source=str(devkit), init_from="random", optimizer__rate=1e30, finetune="conv3",
         eval__classes=("class 0", "class 1"), early_stopping__mode="search", data__eval_split="",

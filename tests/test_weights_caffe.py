@@ -1,4 +1,4 @@
-"""Caffe's files: tables against layouts written down by hand, and there and back bit for bit."""
+"""Caffe's files: tables equal layouts written by hand, and conversions are exact both ways."""
 
 import pathlib
 
@@ -32,7 +32,7 @@ def _encoder(name, **settings):
 
 
 def _random(shapes, rng):
-    """Variables of these shapes, of which no two numbers are alike."""
+    """Variables of these shapes in which all numbers differ."""
     return jax.tree.map(lambda x: rng.uniform(0.5, 1.5, x.shape).astype(np.float32), shapes)
 
 
@@ -92,7 +92,7 @@ def test_a_published_layout_is_recognized_and_fills_the_network(name, channels, 
     assert not found.left_over and not found.done
     first = "conv1_1" if name == "vgg16" else "conv1"
     kernel = found.variables["params"]["encoder"][first]["kernel"]
-    # Red is the last channel of theirs and the first of ours.
+    # Red is their last channel and our first.
     np.testing.assert_array_equal(kernel[0, 1, 0], arrays[f"{first}/0"][:, -1, 0, 1])
 
 
@@ -252,7 +252,7 @@ def test_the_released_colorizer_saw_raw_gray_and_its_head_reads_it(tmp_path, rng
     before, after = (x.variables["params"]["head"]["hidden"] for x in (raw, found))
     columns = rng.normal(size=before["kernel"].shape[0]).astype(np.float32)
     lifted = columns.copy()
-    lifted[0] += GRAY_MEAN  # the column's first number is the input itself
+    lifted[0] += GRAY_MEAN  # The first number of a column is the input itself.
     np.testing.assert_allclose(
         columns @ after["kernel"] + after["bias"],
         lifted @ before["kernel"] + before["bias"],

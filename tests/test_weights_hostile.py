@@ -1,4 +1,4 @@
-"""Files of weights that claim more than they hold, lead elsewhere, or are damaged at random."""
+"""Files of weights that declare more than they hold, link elsewhere, or are damaged."""
 
 import argparse
 import os
@@ -21,7 +21,7 @@ GIB = 1 << 30
 
 
 def refusal(path, **how):
-    """What is said of a file that is not read."""
+    """The message about a file that is refused."""
     with pytest.raises(WeightsError) as found:
         foreign.read(path, **how)
     said = str(found.value)
@@ -74,7 +74,7 @@ def _in_itself(file):
 
 
 def _without_end(file):
-    """Two ways in every group, so that there are thousands to the last."""
+    """Two paths in every group, so that thousands of paths lead to the last one."""
     below = file["data"]
     for _ in range(12):
         following = below.create_group("a")
@@ -94,8 +94,8 @@ HDF5 = {
     _bomb: "a chunk of fc6/0 unpacks to too much",
     _other_compression: "not compressed with gzip",
     _text: "fc6/0 holds no numbers",
-    _in_itself: "what it has elsewhere too",
-    _without_end: "what it has elsewhere too",
+    _in_itself: "same content",
+    _without_end: "same content",
     _deep: "more than 16 groups",
 }
 
@@ -124,7 +124,7 @@ def test_compressed_hdf5_is_read(tmp_path, rng):
 def test_no_link_is_followed(place, kind, hdf5, tmp_path):
     target = tmp_path / "other.h5"
     if kind == "pipe":
-        os.mkfifo(target)  # whoever opens it waits for ever
+        os.mkfifo(target)  # Opening it would wait forever.
     else:
         with h5py.File(target, "w") as file:
             file["secret/0"] = np.ones(3)
@@ -159,12 +159,12 @@ def test_safetensors_with_a_longer_header_than_sense_is_refused(length, tmp_path
     path = tmp_path / "weights.safetensors"
     path.write_bytes(length.to_bytes(8, "little") + b'{"a": ')
     if length == 17 << 20:
-        os.truncate(path, 20 << 20)  # which takes no space on the disk
+        os.truncate(path, 20 << 20)  # It takes no space on the disk.
     assert f"{length:,} are declared as header" in refusal(path)
 
 
 class _Touches:
-    """Leaves a file where it is unpickled."""
+    """Writes a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -174,7 +174,7 @@ class _Touches:
 
 
 def archive(path, pickled, **more):
-    """A zip archive as torch.save writes it."""
+    """A zip archive like those of torch.save."""
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("archive/data.pkl", pickled)
         for name, content in more.items():
@@ -209,7 +209,8 @@ def test_file_of_another_format_than_wanted_is_not_opened(tmp_path):
 def test_what_could_ask_for_any_memory_is_refused(asked, tmp_path):
     path = tmp_path / "weights.pth"
     module, _, name = asked.rpartition(".")
-    size = b"\x8a\x06" + (1 << 40).to_bytes(6, "little") + b"\x85R."  # is called with this number
+    # It is called with this number.
+    size = b"\x8a\x06" + (1 << 40).to_bytes(6, "little") + b"\x85R."
     archive(path, b"\x80\x02c" + f"{module}\n{name}\n".encode() + size)
     assert asked in refusal(path)
 
@@ -282,7 +283,7 @@ def test_any_damage_ends_in_a_sentence(write, tmp_path, rng):
     refused = 0
     for i in range(60):
         damaged = bytearray(whole)
-        place = dice.randrange(min(len(damaged), 6000))  # where names and shapes are
+        place = dice.randrange(min(len(damaged), 6000))  # Names and shapes are there.
         if i % 4 == 0:
             del damaged[dice.randrange(len(damaged)) :]
         elif i % 4 == 1:
@@ -329,7 +330,7 @@ def test_dictionary_in_itself_is_refused(tmp_path, torch):
 
 
 def test_array_beyond_its_part_of_the_file_is_never_read(tmp_path, torch):
-    """A pickle may claim more numbers than there are behind it."""
+    """A pickle may declare more numbers than follow."""
     path, changed = tmp_path / "weights.pth", tmp_path / "changed.pth"
     torch.save({"a": torch.ones(200)}, path)
     with zipfile.ZipFile(path) as before, zipfile.ZipFile(changed, "w") as after:

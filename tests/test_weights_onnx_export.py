@@ -1,4 +1,4 @@
-"""ONNX files answer what our networks do, for batches of any size."""
+"""ONNX files give the outputs of our networks, for batches of any size."""
 
 import sys
 
@@ -26,7 +26,7 @@ NETWORKS = {
 
 @pytest.fixture(scope="module")
 def onnxruntime():
-    """Importing jax2onnx takes seconds, once."""
+    """Imports jax2onnx once, which takes seconds."""
     with onnx_export._contained():
         pytest.importorskip("jax2onnx", reason="writes ONNX files")
     return pytest.importorskip("onnxruntime", reason="runs ONNX files")

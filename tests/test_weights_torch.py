@@ -515,7 +515,7 @@ def test_names_can_be_given_to_a_class_that_does_nothing(tmp_path, torch, rng):
 
 
 class _Touches:
-    """Leaves a file where it is unpickled."""
+    """Writes a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path

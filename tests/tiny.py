@@ -1,4 +1,4 @@
-"""The smallest config that has everything, for tests of the step and the loop."""
+"""The smallest complete config, for tests of the step and the loop."""
 
 import numpy as np
 from PIL import Image
@@ -8,7 +8,7 @@ from colorize_jax.config import choices, default_config
 
 
 def config(**settings):
-    """A run of 6 steps on crops of 32 pixels; settings as in data__batch_size=4."""
+    """A run of 6 steps on crops of 32 pixels; settings are given like data__batch_size=4."""
     config = default_config(network=settings.get("model__name", small_encoder.NAME))
     config.steps = 6
     config.model.width = 0.03125
@@ -39,12 +39,12 @@ def config(**settings):
     return config
 
 
-# A narrow VGG-16, for what only a network of the papers has: layers by name, absorption, fc6.
+# A narrow VGG-16, for features of the papers' networks: names of layers, absorption, fc6.
 VGG = {"model__name": "vgg16", "model__fc6_kernel": 1}
 
 
 def vgg(**settings):
-    """The same with a narrow VGG-16."""
+    """Like `config`, with a narrow VGG-16."""
     return config(**VGG | settings)
 
 
@@ -85,12 +85,12 @@ def classification(loss, **settings):
 
 
 def get_config():
-    """For --config=tests/tiny.py; tests/ must be in PYTHONPATH."""
+    """The function for --config=tests/tiny.py; tests/ must be in PYTHONPATH."""
     return config()
 
 
 def batch(rng, size=8, crop=32):
-    """Random photos with colors, as the pipeline would give them."""
+    """A batch of random photos with colors, like the pipeline's."""
     return {
         "image": rng.integers(0, 256, (size, crop, crop, 3), dtype=np.uint8),
         "position": np.arange(size),
@@ -100,7 +100,7 @@ def batch(rng, size=8, crop=32):
 
 
 def write_photos(folder, count, rng, size=(48, 64)):
-    """JPEGs of random blotches below a folder; returns their names."""
+    """Writes JPEGs of random blotches below a folder; returns their names."""
     names = []
     for i in range(count):
         small = rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)

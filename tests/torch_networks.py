@@ -1,4 +1,4 @@
-"""Our networks as plain torch.nn modules, to compare ours with.
+"""Our networks as plain torch.nn modules, for comparison.
 
 VGG-16 and ResNet name their parameters as torchvision does; torchvision's own classes cannot be
 imported beside the CPU build of torch. Each `forward` takes [batch, channels, height, width] and
@@ -55,7 +55,7 @@ class Vgg16(nn.Module):
         return maps
 
 
-# Blocks of the four stages, by depth; 14 and 26 are no published networks.
+# {depth: blocks of the four stages}; 14 and 26 are no published networks.
 RESNET_BLOCKS = {
     14: (1, 1, 1, 1),
     26: (2, 2, 2, 2),
@@ -66,7 +66,7 @@ RESNET_BLOCKS = {
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 and the shortcut; the stride is that of the 3x3 ("torch") or the first 1x1."""
+    """1x1, 3x3, 1x1 and the shortcut; the 3x3 ("torch") or the first 1x1 has the stride."""
 
     def __init__(self, below, width, stride, variant):
         super().__init__()

@@ -12,7 +12,7 @@ from colorize_jax.tasks.task import Facts
 
 CLASSES = ("red", "green", "blue")
 PHOTOS = 8
-# What makes a run of a task small, or gives it labels. A task that is not here needs nothing.
+# Settings that make a task's run small or give it labels. Other tasks need none.
 _CONFIGS = {
     "counting": functools.partial(
         tiny.config, task__name="counting", task__counts=6, task__margin=1.0
@@ -22,7 +22,7 @@ _CONFIGS = {
         tiny.config, task__name="context_encoder", model__in_channels=3, task__decoder=32
     ),
     "gamut": functools.partial(tiny.config, task__name="gamut", task__prior_batches=2),
-    # Against all eight photos: of draws from so few, many would be the photo itself.
+    # It compares all eight photos: of random draws from so few, many would be the photo itself.
     "instances": functools.partial(
         tiny.config, task__name="instances", task__loss="softmax", task__jitter=0.05, task__gray=0.0
     ),
@@ -39,17 +39,17 @@ _CONFIGS = {
         task__dropout=0.0, model__tile_features=32, model__hidden=32,
     ),
     "segmentation": tiny.segmentation,
-    # It answers at all of a grid: as many places in small crops as others sample in larger ones.
+    # It predicts on a whole grid, so small crops have as many places as others sample.
     "zhang": functools.partial(
         tiny.config, task__name="zhang", task__prior_batches=2, data__crop=16
     ),
 }  # fmt: skip
-# Tasks that ask where a part of a photo was: every ninth of the photos has stripes of its own.
+# These tasks ask for the place of a part, so every ninth of a photo has its own stripes.
 _STRIPED = ("jigsaw", "relative_patch")
 
 
 def _stripes(crop):
-    """[crop, crop] in -1 to 1: direction and width of the stripes tell the ninth."""
+    """Stripes [crop, crop] in -1 to 1, whose direction and width show the ninth."""
     down, right = np.indices((crop, crop))
     ninth = 3 * (3 * down // crop) + 3 * right // crop
     angle, width = ninth % 3 * np.pi / 3, 1.2 + 0.7 * (ninth // 3)
@@ -57,9 +57,9 @@ def _stripes(crop):
 
 
 def make(name, **settings):
-    """(config, task) of a task of this package, as small as it gets."""
+    """The smallest (config, task) of a task of this package."""
     config_of = _CONFIGS.get(name, functools.partial(tiny.config, task__name=name))
-    for views in (1, 2):  # of a photo; only the task knows how many it takes
+    for views in (1, 2):  # Only the task knows how many views it takes.
         config = config_of(data__views=views, **settings)
         try:
             return config, make_task(config, Facts(PHOTOS, CLASSES if config.data.labels else ()))
@@ -96,7 +96,7 @@ def batch(config, task, rng):
 
 
 def source(config, folder):
-    """The value of `config.data.source` for photos on disk with the labels that a run needs."""
+    """`config.data.source` of photos on disk with the labels that the run needs."""
     kind, rng = config.data.labels, np.random.default_rng(0)
     if not kind:
         return "builtin:photos"

@@ -13,7 +13,7 @@ plain = pipeline.HostRows.__getitem__
 
 
 def telling(self, index):
-    """Reads a row, and says so."""
+    """Reads a row and prints its position."""
     row = plain(self, index)
     if isinstance(self.examples, pipeline.TrainingExamples):
         print("read", row["position"], flush=True)

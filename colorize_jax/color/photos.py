@@ -9,7 +9,7 @@ import numpy as np
 
 from colorize_jax.errors import PhotoError
 
-# How far a float may lie outside of [0, 1]: what interpolation in float32 rounds to, and no more.
+# A float may be outside [0, 1] by this much, which covers the rounding of float32 interpolation.
 ROUNDING = 1e-3
 
 
@@ -49,7 +49,7 @@ def check_values(image: Any, what: str = "the photo") -> None:
     if not image.size or not _is_float(image.dtype):
         return
     low, high = float(image.min()), float(image.max())
-    if not np.isfinite([low, high]).all():  # a NaN is the smallest and the largest of all
+    if not np.isfinite([low, high]).all():  # With a NaN both are NaN.
         raise PhotoError(f"{what} holds values that are not finite (NaN or infinity)")
     if low < -ROUNDING or high > 1 + ROUNDING:
         advice = "clip what is outside, or undo a normalization by mean and deviation"

@@ -6,7 +6,7 @@ import numpy as np
 
 from colorize_jax.color.photos import check_photo, check_values
 
-# What the released evaluation scripts subtract; the training file rounds it to 0.4488.
+# The released evaluation scripts subtract this; the training file rounds it to 0.4488.
 GRAY_MEAN = 114.451 / 255
 
 # sRGB (D65) to XYZ, and the white point, as in the release's Lab layer and in scikit-image.
@@ -118,7 +118,7 @@ def hue_chroma(rgb: jax.Array) -> tuple[jax.Array, jax.Array]:
         (green - blue) / divisor,
         jnp.where(green == high, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
     )
-    # A tiny negative sector plus one rounds to 1.0 in float32: that is hue 0 of the next turn.
+    # A tiny negative sector plus one rounds to 1.0 in float32, which is hue 0 again.
     turn = jnp.where(sector < 0, sector / 6 + 1, sector / 6)
     hue = jnp.where(turn >= 1, 0.0, turn)
     return jnp.where(chroma > 0, hue, 0.0), chroma
@@ -126,7 +126,7 @@ def hue_chroma(rgb: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def hsv_to_rgb(hue: jax.Array, saturation: jax.Array, value: jax.Array) -> jax.Array:
     """Hue (in turns), saturation and value, each [...] -> RGB [..., 3]."""
-    # Each channel is a trapezoid of the hue, the three of them a third of a turn apart.
+    # Each channel is a trapezoid function of the hue; they are a third of a turn apart.
     offset = jnp.array([5.0, 3.0, 1.0], jnp.float32)
     k = jnp.mod(offset + hue[..., None] * 6, 6)
     ramp = jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
@@ -135,7 +135,7 @@ def hsv_to_rgb(hue: jax.Array, saturation: jax.Array, value: jax.Array) -> jax.A
 
 def lab(rgb: jax.Array) -> jax.Array:
     """sRGB [..., 3] -> CIE Lab [..., 3] (D65): L in 0..100, a and b about -110..110, unscaled."""
-    # Under jnp.where both branches are differentiated: keep the power's base away from zero.
+    # jnp.where differentiates both branches, so the power's base must stay away from zero.
     power = ((jnp.maximum(rgb, 0.04045) + 0.055) / 1.055) ** 2.4
     linear = jnp.where(rgb > 0.04045, power, rgb / 12.92)
     matrix = jnp.array(_XYZ_FROM_RGB, jnp.float32) / jnp.array(_WHITE, jnp.float32)[:, None]

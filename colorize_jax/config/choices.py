@@ -14,15 +14,15 @@ from ml_collections import ConfigDict
 
 from colorize_jax.errors import ConfigError
 
-# {group: the module with its `names()` and `own_settings(name)`}, imported when it is asked, as a
-# user's own task is: the rooms of these modules lie above this one.
+# {group: the module with `names()` and `own_settings(name)`}. They are imported on use, like a
+# user's own task, because their rooms are above this one.
 GROUPS = {
     "task": "colorize_jax.tasks.registry",
     "model": "colorize_jax.models.registry",
     "optimizer": "colorize_jax.training.optimizers",
     "schedule": "colorize_jax.training.schedules",
 }
-# The default of a setting: a value, or what a function makes of the config, as a share of the crop.
+# The default of a setting: a value, or a function of the config, for example a share of the crop.
 Default = Any | Callable[[ConfigDict], Any]
 
 

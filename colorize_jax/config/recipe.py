@@ -20,9 +20,9 @@ from colorize_jax.config.settings import check_numbers, default_like
 from colorize_jax.errors import ColorizeError, ConfigError
 
 _PACKAGE = pathlib.Path(__file__).parent.parent
-# What is called so decides which settings its group has.
+# These settings decide which other settings their groups have.
 _CHOICES = ("task.name", "model.name", "optimizer.name", "schedule.name")
-_ANY_NAMES = ("optimizer.groups",)  # groups whose settings may have any names
+_ANY_NAMES = ("optimizer.groups",)  # Settings of these groups may have any name.
 _KINDS = {
     bool: "True or False", int: "a whole number", float: "a number",
     ConfigDict: "settings with their values, as in {'head': {'rate': 0.1}}",
@@ -31,7 +31,7 @@ _KINDS = {
 
 def shipped(function: str = "get_config") -> dict[str, pathlib.Path]:
     """{name: file} of the recipes that come with this package; of its studies for "get_study"."""
-    installed = _PACKAGE / "recipes"  # setup.py puts there what a checkout has in configs/
+    installed = _PACKAGE / "recipes"  # setup.py copies configs/ of a checkout to this folder.
     folder = installed if installed.is_dir() else _PACKAGE.parent / "configs"
     folder = folder / "studies" if function == "get_study" else folder
     return {path.stem: path for path in sorted(folder.glob("*.py"))}

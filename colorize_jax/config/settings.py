@@ -241,7 +241,7 @@ def default_config(
 
 
 def variants(variant: str, known: tuple[str, ...]) -> set[str]:
-    """What stands after the colon of --config=FILE:ONE,ANOTHER; ConfigError if it is not known."""
+    """The variants after the colon of --config=FILE:ONE,ANOTHER; ConfigError for an unknown one."""
     asked = {part for part in variant.split(",") if part}
     for part in sorted(asked.difference(known)):
         raise ConfigError(f"the config has no variant {part!r}; known: {', '.join(known)}")
@@ -274,7 +274,7 @@ NETWORKS = ("alexnet", "resnet152", "resnet101", "resnet50", "zhang")
 
 
 def transfer(config: ConfigDict, asked: set[str], classifier: bool = False) -> None:
-    """What the variants of a transfer recipe say of its start and its network.
+    """Applies the variants of a transfer recipe that choose its start and its network.
 
     Args:
         config: changed in place: `init_from`, `model`, and of a classifier `data.crop`.
@@ -296,7 +296,7 @@ def transfer(config: ConfigDict, asked: set[str], classifier: bool = False) -> N
 
 
 def suited(name: str, classifier: bool = False) -> dict[str, Any]:
-    """What a transfer sets for a network of that name, {"model.name": ..., ...}.
+    """The settings of a transfer for a network of that name, {"model.name": ..., ...}.
 
     Args:
         name: of the network.
@@ -316,8 +316,11 @@ def _keeps_norm(network: str) -> bool:
 
 
 def transfer_rates(variant: str, rates: Sequence[float]) -> Iterator[dict]:
-    """The settings that a transfer recipe's `sweep` compares: rates; of a random start with and
-    without batch norm, if the network can do without, and the better one counts."""
+    """Yields the settings that a transfer recipe's `sweep` compares.
+
+    These are rates. For a random start each is tried with and without batch norm, if the network
+    can do without.
+    """
     asked = variant.split(",")
     keeps_norm = any(map(_keeps_norm, asked))
     norms = ("batch", "none") if "random" in asked and not keeps_norm else ("",)
@@ -390,8 +393,11 @@ _RANGES = {
 
 
 def config_form() -> dict:
-    """What the settings of a config in a file must be, for `json_files.check`. Any may be missing,
-    and others there: a file may hold the config of another version, or of a task elsewhere."""
+    """The form of the settings of a config in a file, for `json_files.check`.
+
+    Settings may be missing or unknown, because a file may hold the config of another version or of
+    a user's task.
+    """
     found = {}
     for choice in _EVERY_SETTING:
         found = _joined(found, _form(default_config(*choice), ""))
@@ -399,7 +405,7 @@ def config_form() -> dict:
 
 
 def _joined(one: dict, other: dict) -> dict:
-    """All fields of two nested forms."""
+    """Joins the fields of two nested forms."""
     both = {name: _joined(one[name], other[name]) for name in one.keys() & other.keys()
             if isinstance(one[name], dict) and isinstance(other[name], dict)}  # fmt: skip
     return one | other | both
@@ -463,7 +469,7 @@ def _check_group(where: str, changes: Any, optimizer: str) -> None:
 
 
 def _check(values: dict, form: dict, where: str) -> None:
-    """ConfigError, by name, for settings that have not that form."""
+    """ConfigError that names the setting if one does not have its form."""
     try:
         json_files.check(values, form)
     except json_files.FormError as error:
@@ -471,12 +477,12 @@ def _check(values: dict, form: dict, where: str) -> None:
 
 
 def default_like(config: ConfigDict) -> ConfigDict:
-    """The defaults of all settings, for the task and the network that a config has chosen."""
+    """The defaults of all settings for the choices of a config."""
     return default_config(*names(config))
 
 
 def names(config: Mapping[str, Any]) -> list[str]:
-    """What a config, or the one of a file, has chosen: the arguments of `default_config`."""
+    """The choices of a config, or of a config in a file: the arguments of `default_config`."""
     usual = ("colorization", "vgg16", "caffe_sgd", "drops")
     return [
         config.get(group, {}).get("name") or name

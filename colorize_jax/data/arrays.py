@@ -95,7 +95,7 @@ def _collected(photos: Any) -> Any:
     if hasattr(photos, "__len__") and hasattr(photos, "__getitem__"):
         return photos
     if not isinstance(photos, Iterable):
-        raise PhotoError(f"photos= is a {type(photos).__name__}, and nothing with photos in it")
+        raise PhotoError(f"photos= is a {type(photos).__name__}, which contains no photos")
     most, kept, size = SHARE * _memory(), [], 0
     for number, photo in enumerate(photos):
         kept.append(_photo(photo, number))

@@ -27,8 +27,8 @@ class ClassFolders:
         self._paths, weights = sources.parse(spec)
         if weights is not None:
             raise ConfigError(
-                f"config.data.source={spec}: photos with labels cannot be weighted; leave the "
-                "numbers behind @ out"
+                f"config.data.source={spec}: photos with labels cannot be weighted; leave out the "
+                "numbers after @"
             )
         self._opened: dict[str, Source] = {}
 

@@ -182,11 +182,11 @@ class Batches(Iterator[dict]):
             # If the workers gave no batch at all, restarting the run would not help.
             kind = WorkerError if self._given else DataError
             raise kind(
-                f"{what}, after workers were started again {self._restarts} times "
-                "(config.data.worker_restarts): -9 is often a lack of memory, of which fewer "
+                f"{what}, after workers were restarted {self._restarts} times "
+                "(config.data.worker_restarts): -9 often means a lack of memory; fewer "
                 "config.data.workers or config.data.threads need less"
             )
-        log.say(f"{what}; workers are started again, time {self._died} of {self._restarts}")
+        log.say(f"{what}; workers are restarted, {self._died} of at most {self._restarts} times")
         self._batches = self._again(self._given)
 
     def close(self) -> None:

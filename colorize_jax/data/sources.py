@@ -314,8 +314,8 @@ def _open(path: str) -> Source:
     if len(files) == 1:
         return _one_file(path, files[0])
     raise DataError(
-        f"config.data.source: {path} matches several files that are no shards: of photos name the "
-        f"folder. It can be {KINDS}"
+        f"config.data.source: {path} matches several files that are no shards; for photos, name "
+        f"the folder. It can be {KINDS}"
     )
 
 

@@ -118,7 +118,7 @@ class _Outage:
         with self._lock:
             self._waiting += 1
             if self._waiting == 1:
-                log.say(f"the storage does not answer ({away}); asking for {seconds:g} s")
+                log.say(f"the storage does not answer ({away}); trying again for {seconds:g} s")
 
     def ends(self, found: bool, seconds: float) -> None:
         with self._lock:

@@ -154,7 +154,7 @@ class ZipTree(_PictureIndex):
         try:
             member = archive.getinfo(self._raw.get(full, full))
             if member.compress_size > self._size:
-                raise DataError("it ends behind the end of the archive")
+                raise DataError("it ends after the end of the archive")
             if most is None:
                 check_size(member.file_size)
                 if member.file_size > max(_FREELY, _MOST_INFLATED * member.compress_size):

@@ -193,7 +193,7 @@ def _labels(devkit: Tree, path: str) -> dict[str, int]:
         name, label = [*line.rsplit(None, 1), ""][:2]
         if label not in ("-1", "0", "1"):
             raise DataError(
-                f"{devkit.path}/{path}, line {number}: {line!r} is no photo with -1, 0 or 1 behind"
+                f"{devkit.path}/{path}, line {number}: {line!r} is no photo followed by -1, 0 or 1"
             )
         found[name] = int(label)
     return found

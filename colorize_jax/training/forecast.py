@@ -66,7 +66,7 @@ def guess(compiled, config, microbatches: int, steps: int) -> str:
     sharing = len(jax.local_devices()) if platform == "cpu" else 1
     return (
         f"{steps:,} steps, about {roughly(steps * flops * sharing / rate)} {where}: a guess from a "
-        f"step's {_amount(flops)} and the speed of matrix products here; evaluations come on top"
+        f"step's {_amount(flops)} and the speed of matrix products here, without evaluations"
     )
 
 
@@ -89,7 +89,7 @@ class Pace:
             return ""
         self.told = True
         left = (self._last - step) * elapsed / done + self._evaluations
-        what = " and the first evaluation" if self._evaluations else "; evaluations come on top"
+        what = " and the first evaluation" if self._evaluations else ", without evaluations"
         return (
             f"step {step}/{self._last}  about {roughly(left)} left, by the last {done} steps{what}"
         )

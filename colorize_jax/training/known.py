@@ -267,7 +267,8 @@ def to_score(config: ConfigDict, note: Mapping[str, Any], stated: Collection[str
     except (ConfigError, DataError):
         remarks.append(
             f"the photos that the network was trained on ({was.get('source') or 'not known'}) are "
-            "not here: eval/loss_constant, and what else is fitted to them, is fitted to these"
+            "not here: eval/loss_constant and other statistics are fitted to photos of "
+            f"{config.data.source}"
         )
     return Scored(config, opened, f"all, {seen:,} of them trained on" if seen else "all", remarks)
 

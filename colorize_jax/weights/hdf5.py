@@ -101,7 +101,7 @@ class _Reader:
         # Groups that contain themselves, or one another many times, could be read forever.
         address = h5py.h5o.get_info(item.id).addr
         if address in self._seen:
-            raise WeightsError(f"{self.path} has under {name or '/'} what it has elsewhere too")
+            raise WeightsError(f"{self.path} has the same content at {name or '/'} and elsewhere")
         self._seen.add(address)
 
     def _check(self, item: h5py.Dataset, name: str) -> None:
@@ -130,7 +130,7 @@ class _Reader:
         filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
         if set(filters) - _FILTERS or len(set(filters)) < len(filters):
             raise WeightsError(
-                f"{self.path}: {name} is not compressed with gzip but otherwise: save it again so, "
+                f"{self.path}: {name} is compressed, but not with gzip: save it again with gzip, "
                 "or without compression"
             )
         found: list = []

@@ -109,7 +109,7 @@ def _colorizer(folder: pathlib.Path, encoder_variables: dict[str, Any]) -> Compu
     head = reading.load_head(folder)
     note = reading.saved_note(folder)["config"]
     if "hidden" not in head or note["task"]["name"] != "colorization":
-        raise WeightsError(f"{folder} has no head of colorization; leave --colorizer away")
+        raise WeightsError(f"{folder} has no head of colorization; leave out --colorizer")
     config = default_config(network=note["model"]["name"])
     for group in ("model", "task"):
         known = {name: value for name, value in note[group].items() if name in config[group]}
