@@ -64,7 +64,7 @@ def test_a_caffe_file_becomes_a_checkpoint_to_load_and_to_start_from(vgg, tmp_pa
     assert not list(tmp_path.glob(".*"))  # The temporary file is gone.
 
 
-def test_a_run_does_not_go_on_with_weights_from_elsewhere(vgg, tmp_path):
+def test_a_run_does_not_resume_from_converted_weights(vgg, tmp_path):
     _run("caffe", vgg, tmp_path / "out")
     with pytest.raises(CheckpointError, match="--config.init_from="):
         same_run.check_config(tmp_path / "out", tiny.vgg())
@@ -116,7 +116,7 @@ def test_a_head_that_is_not_there_cannot_be_written(vgg, tmp_path, capsys):
     assert not (tmp_path / "again.h5").exists()
 
 
-def test_settings_that_a_file_does_not_show_are_told(tmp_path, rng, capsys):
+def test_unseen_settings_of_a_file_can_be_given(tmp_path, rng, capsys):
     layers = caffe_files.alexnet(width=1 / 16, fc6=2)
     path = caffe_files.write(tmp_path / "alexnet.h5", layers, rng)
     _run(
@@ -154,7 +154,7 @@ def test_inspect_tells_a_file_and_a_checkpoint(vgg, tmp_path, capsys):
     assert "params/encoder/conv2_1/kernel" in said and "3 x 3 x 2 x 4" in said
 
 
-def test_inspect_says_of_an_unknown_file_what_is_missing(tmp_path, capsys):
+def test_inspect_names_what_an_unknown_file_lacks(tmp_path, capsys):
     with h5py.File(tmp_path / "keras.h5", "w") as file:
         file["model_weights/dense/kernel"] = np.zeros((2, 3))
     _run("inspect", tmp_path / "keras.h5")
@@ -224,7 +224,7 @@ def test_bad_files_are_named_and_leave_the_output_alone(damage, there, vgg, tmp_
     assert sorted(tmp_path.iterdir()) == before and (not there or not list(out.iterdir()))
 
 
-def test_a_binary_caffemodel_is_told_apart(tmp_path, capsys):
+def test_a_binary_caffemodel_is_recognized_and_refused(tmp_path, capsys):
     path = tmp_path / "vgg16.caffemodel"
     path.write_bytes(b"\x0a\x10VGG_ILSVRC_16_layers")
     assert "snapshot_format: HDF5" in _refused(capsys, "caffe", path, tmp_path / "out")

@@ -107,7 +107,7 @@ def test_labels_are_of_photos_with_a_place(photos, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_on_an_array_goes_on_with_the_same_photos_alone(photos, tmp_path):
+def test_a_run_on_an_array_resumes_only_with_the_same_photos(photos, tmp_path):
     settings = {"data__holdout": 0.2, "eval__every": 2, "checkpoint__every": 1}
     whole = colorize_jax.train(tiny.config(steps=2, **settings), tmp_path / "whole", photos=photos)
     assert np.isfinite(whole["eval/loss"])

@@ -78,7 +78,7 @@ def test_only_the_last_positions_are_judged(tmp_path, photos, monkeypatch):
     assert len(list(bad.watch(_Batches(600, 10, bad=[*early, *late]), photos))) == 600
 
 
-def test_exactly_the_allowed_share_goes_on(tmp_path, photos):
+def test_exactly_the_allowed_share_does_not_end_the_run(tmp_path, photos):
     bad = BadRecords(tmp_path / "bad.jsonl", 0.01)
     batches = _Batches(500, 10, bad=np.arange(99, 5000, 100))
     assert len(list(bad.watch(batches, photos))) == 500

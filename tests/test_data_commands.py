@@ -73,7 +73,7 @@ def test_pack_makes_large_photos_smaller_and_leaves_small_ones_alone(folder, tmp
             np.testing.assert_array_equal(after, before)
 
 
-def test_pack_goes_on_where_it_was_stopped(folder, tmp_path, monkeypatch):
+def test_pack_resumes_where_it_was_stopped(folder, tmp_path, monkeypatch):
     out = tmp_path / "packed"
     plain, written = pack._write, []
 

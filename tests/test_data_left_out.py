@@ -203,7 +203,7 @@ def test_a_list_of_photos_is_a_source(tmp_path, encoding):
         ("a.jpg", b"<html>", "no readable image in .*not an image"),
     ],
 )
-def test_a_file_that_is_no_source_is_answered_by_what_it_is(tmp_path, name, data, said):
+def test_a_file_that_is_no_source_gives_an_error_that_names_its_kind(tmp_path, name, data, said):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(DataError, match=said):
         sources.open_source(str(tmp_path / name))
@@ -275,7 +275,7 @@ def test_a_sparse_file_and_a_shard_that_claims_are_not_read(tmp_path):
         Tar([str(tmp_path / "a.tar")])[0]
 
 
-def test_gray_photos_are_said_once_at_the_start(tmp_path):
+def test_gray_photos_are_reported_once_at_the_start(tmp_path):
     for i in range(6):
         Image.new("L", (40, 30), 40 * i).save(tmp_path / f"{i}.png")
     photos, _ = sources.open_splits(str(tmp_path), 0.2)

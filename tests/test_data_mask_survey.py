@@ -31,7 +31,7 @@ def _change(kit, function, names="*"):
         Image.fromarray(function(np.asarray(Image.open(path)))).save(path)
 
 
-def test_nothing_is_said_of_ordinary_masks_nor_of_photos_without(kit):
+def test_ordinary_masks_and_photos_without_masks_give_no_warning(kit):
     assert _said(kit) == []
     config = tiny.config()
     assert splits.look_at_masks(splits.open_splits(config), config) == []
@@ -61,7 +61,7 @@ def test_classes_that_do_not_occur_are_named_but_not_too_many(kit):
     assert [line.split(" (")[0] for line in _said(kit)] == ["evaluation masks"]
 
 
-def test_much_void_is_told(kit):
+def test_much_void_gives_a_warning(kit):
     def hide(mask):
         mask = mask.copy()
         mask[:20] = 255
@@ -72,7 +72,7 @@ def test_much_void_is_told(kit):
     assert said.startswith("training masks") and "void (255), which is neither learned" in said
 
 
-def test_interpolated_masks_are_told(kit):
+def test_interpolated_masks_give_a_warning(kit):
     def blur(mask):
         image = Image.fromarray(np.where(mask == 2, 15, np.where(mask == 1, 9, 0)).astype(np.uint8))
         small = image.resize((40, 30), Image.Resampling.BILINEAR)
@@ -94,7 +94,7 @@ def test_masks_that_cannot_be_used_are_counted_with_a_reason(kit):
     assert "its mask is damaged" in said
 
 
-def test_masks_none_of_which_can_be_used_end_the_run_before_it_begins(kit):
+def test_a_run_without_a_usable_mask_ends_before_it_begins(kit):
     _change(kit, lambda mask: np.stack([mask] * 3, -1))
     with pytest.raises(DataError, match=r"no training mask can be used \(all 8 .*its mask is RGB"):
         _said(kit)
@@ -120,7 +120,7 @@ def test_of_an_evaluation_of_some_photos_only_these_masks_count(kit):
     assert said and all(line.startswith("evaluation masks (all 1 ") for line in said)
 
 
-def test_padding_that_would_be_taught_as_a_class_is_told(kit):
+def test_padding_that_would_be_learned_as_a_class_gives_a_warning(kit):
     (kit / "classes.txt").write_text("sky\nbuilding\npole\n")
     assert splits.open_splits(_config(kit)).warnings == ()
     (warning,) = splits.open_splits(_config(kit, data__pad_label="background")).warnings

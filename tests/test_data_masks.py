@@ -101,7 +101,7 @@ def test_interpolation_leaves_traces_and_the_nearest_neighbor_none(scale, filter
         assert ramps > masks.INTERPOLATED * edges
 
 
-def test_a_blurred_value_that_is_no_class_is_told_where_it_is_from():
+def test_the_error_for_a_blurred_value_explains_its_origin():
     blurred = Image.fromarray(_disks((255, 15))).resize((90, 90), Image.Resampling.BILINEAR)
     with pytest.raises(DataError, match="0 to 20 and 255.*blurred"):
         masks.decode_mask(_png(blurred), 21)

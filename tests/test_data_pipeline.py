@@ -66,7 +66,7 @@ def test_batch_size_does_not_change_the_positions(folder):
 
 
 @pytest.mark.parametrize("scaling", views.SCALINGS)
-def test_the_first_of_several_views_is_what_is_seen_alone(folder, scaling):
+def test_the_first_of_several_views_equals_a_single_view(folder, scaling):
     one, two, three = (
         _batches(tiny.config(data__views=count, data__scaling=scaling), folder, 2, 3)[0]
         for count in (1, 2, 3)
@@ -221,7 +221,7 @@ class _Dying:
             ) from None
 
 
-def test_workers_that_die_are_started_again_behind_the_last_batch_so_often(capfd):
+def test_dead_workers_are_restarted_after_the_last_batch_a_limited_number_of_times(capfd):
     batches = pipeline.Batches(_Dying(0, 3), lambda given: _Dying(given, given + 2), restarts=2)
     assert [next(batches) for _ in range(7)] == list(range(7))
     with pytest.raises(WorkerError, match="exit code -9, after .*2 times .*memory") as caught:
@@ -230,7 +230,7 @@ def test_workers_that_die_are_started_again_behind_the_last_batch_so_often(capfd
     assert capfd.readouterr().err.count("workers are restarted") == 2
 
 
-def test_workers_that_die_before_the_first_batch_would_do_so_for_ever():
+def test_workers_that_die_before_the_first_batch_are_no_reason_to_restart_the_run():
     batches = pipeline.Batches(_Dying(0, 0), lambda given: _Dying(given, given), restarts=2)
     with pytest.raises(DataError, match="again 2 times") as caught:
         next(batches)

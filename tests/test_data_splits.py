@@ -41,7 +41,7 @@ def test_photos_without_labels_are_split_as_ever(tmp_path, rng):
     assert opened.evaluation.digest() == evaluation.digest()
 
 
-def test_few_held_out_photos_are_told_and_the_split_stays(tmp_path, rng):
+def test_few_held_out_photos_give_a_warning_and_the_split_stays(tmp_path, rng):
     tiny.write_photos(tmp_path, 30, rng)
     config = tiny.config(data__source=str(tmp_path), data__holdout=0.001)
     opened = splits.open_splits(config)
@@ -65,7 +65,7 @@ def test_the_named_share_holds_out_enough(training, evaluation, share):
 
 
 @pytest.mark.parametrize(("training", "evaluation"), [(9, 1), (87, 9), (950, 50), (10**6, 50)])
-def test_enough_held_out_photos_are_not_told(training, evaluation):
+def test_enough_held_out_photos_give_no_warning(training, evaluation):
     assert splits.few_held_out(training, evaluation) == ""
 
 
@@ -222,7 +222,7 @@ def test_settings_that_do_not_fit(kit, folder, labels, classes, settings, messag
 
 
 @pytest.mark.parametrize(("labels", "number"), [("masks", 3), ("lists", 2), ("folders", 3)])
-def test_the_number_of_classes_is_asked_of_the_data(kit, folder, labels, number):
+def test_the_number_of_classes_is_taken_from_the_data(kit, folder, labels, number):
     config = _config(folder if labels == "folders" else kit, labels, 0)
     opened = splits.open_splits(config)
     assert splits.ask_classes(config, opened) == [

@@ -46,7 +46,7 @@ def _remount(folder):
         (_unmount, _remount),
     ],
 )
-def test_photos_that_were_away_come_out_as_if_nothing_had_been(folder, gone, back, capfd):
+def test_batches_are_the_same_after_an_outage_of_the_storage(folder, gone, back, capfd):
     photos = _photos(folder)
     expected = [_training(photos, 0)[position] for position in range(20)]
     gone(folder)
@@ -72,7 +72,7 @@ def test_an_evaluation_waits_too(folder):
     np.testing.assert_array_equal(found["image"], expected)
 
 
-def test_storage_that_stays_away_is_an_error_after_which_a_launcher_starts_again(folder):
+def test_storage_that_does_not_come_back_is_an_error_with_the_exit_code_for_a_restart(folder):
     photos = _photos(folder)
     folder.rename(folder.with_name("away"))
     with pytest.raises(StorageError, match=r"0\.2 s \(config\.data\.retry_seconds\)") as caught:
@@ -95,7 +95,7 @@ def test_one_photo_that_is_gone_or_lies_on_a_bad_sector_is_replaced_at_once(fold
         assert _training(photos, 100)[0]["bad"] != pipeline.GOOD
 
 
-def test_a_network_that_is_down_is_away_whatever_photo_it_was(folder, monkeypatch):
+def test_an_error_of_the_network_counts_as_an_outage_for_any_photo(folder, monkeypatch):
     photos, calls = _photos(folder), []
     plain = Folder.__getitem__
 

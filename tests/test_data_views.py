@@ -271,7 +271,7 @@ def _jpeg(rng, height, width):
 
 @pytest.mark.parametrize("scaling", VIEWS)
 @pytest.mark.parametrize("size", [(40, 56), (240, 320), (800, 600)])
-def test_several_views_are_to_the_bit_what_each_would_be_alone(rng, decoded, scaling, size):
+def test_several_views_equal_single_views_to_the_bit(rng, decoded, scaling, size):
     view, record = VIEWS[scaling], _jpeg(rng, *size)
     alone = [view(record, np.random.default_rng(i))["image"] for i in range(6)]
     levels, decoded[:] = set(decoded), []

@@ -72,7 +72,7 @@ def test_every_way_to_name_a_devkit_gives_the_same(kit, tmp_path, kind):
         assert record.mask == (kit / "SegmentationClass" / f"{name}.png").read_bytes()
 
 
-def test_several_years_must_be_told_apart(kit, tmp_path, rng):
+def test_one_of_several_years_must_be_named(kit, tmp_path, rng):
     labelled.write_devkit(kit.parent / "VOC2007", rng, photos=2)
     with pytest.raises(DataError, match="VOC2007, VOC2012.*source=.*/VOC2012"):
         _open(kit.parent)

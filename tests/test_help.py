@@ -36,7 +36,7 @@ def test_every_setting_has_its_default_and_a_comment():
     assert found["early_stopping"].comment.startswith("Finds the schedule while it trains")
 
 
-def test_what_other_choices_bring_is_told_with_its_defaults():
+def test_own_settings_of_other_choices_are_shown_with_defaults():
     shown = help.all_settings().splitlines()
     assert "    cosine: end=0.0" in shown and "    constant: none of its own" in shown
     assert "    sgd: momentum=0.9, nesterov=False, weight_decay=0.0005" in shown
@@ -53,7 +53,7 @@ def test_every_variant_of_a_recipe_is_explained(name):
     assert all(variants.values())
 
 
-def test_recipes_of_ones_own_stand_beside_those_of_the_package(tmp_path, monkeypatch):
+def test_own_recipes_are_listed_beside_those_of_the_package(tmp_path, monkeypatch):
     (tmp_path / "configs").mkdir()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs/broken.py").write_text("def get_config(:")
@@ -162,7 +162,7 @@ def test_the_package_lists_its_commands(capsys):
     )
 
 
-def test_a_command_behind_a_space_is_told_the_dot():
+def test_a_command_after_a_space_gets_a_hint_to_use_a_dot():
     with pytest.raises(SystemExit, match=r"python -m colorize_jax\.probe.*dot"):
         commands.main(["probe", "--train=a"])
     with pytest.raises(SystemExit, match="no command 'train'"):

@@ -81,7 +81,7 @@ def test_what_is_no_json_is_a_sentence_too(tmp_path, content, message):
         json_files.read(tmp_path, FORM, CheckpointError, "delete it")
 
 
-def test_rows_that_cannot_be_read_are_set_aside_and_said(tmp_path):
+def test_unreadable_rows_are_moved_aside_and_reported(tmp_path):
     path, said = tmp_path / "rows.jsonl", []
     good = [b'{"step": 1}', b'{"step":  2, "a": "\xc3\xa9"}', b'{"step": 5}']
     bad = [b'{"step": 1', b"\xff", b"3", b'{"step": null}', b"[" * 5000, b'{"a": 1}']

@@ -166,7 +166,7 @@ def test_local_sends_ctrl_c_once(stubs):
     assert (stubs.notes / ".told").read_text() == "\n"
 
 
-def test_local_does_not_restart_what_was_told_to_stop(stubs):
+def test_local_does_not_restart_a_run_that_was_stopped(stubs):
     stubs.add("python", 'trap "kill -KILL $$" TERM; touch "$NOTES/.started"\n'
               "for _ in {1..1500}; do sleep 0.02; done")  # fmt: skip
     process = stubs.start("local", "--", *RUN)
@@ -316,7 +316,7 @@ def test_tpu_is_created_set_up_and_trains(cloud):
 
 
 @pytest.mark.parametrize("state", ("PREEMPTED", "SUSPENDED"))
-def test_tpu_that_is_preempted_is_replaced_and_the_run_goes_on(cloud, state):
+def test_a_preempted_tpu_is_replaced_and_the_run_resumes(cloud, state):
     lose = f'touch "$NOTES/.once"; echo {state} >"$NOTES/.lost"; exit 1'
     cloud.add("python", f"[[ -e $NOTES/.once ]] && exit 0; {lose}")
     result = cloud.run("tpu_vm", *OPTIONS["tpu_vm"], "--poll=0", "--", *RUN)
@@ -326,7 +326,7 @@ def test_tpu_that_is_preempted_is_replaced_and_the_run_goes_on(cloud, state):
     assert not cloud.calls("gcsfuse")
 
 
-def test_tpu_run_that_was_stopped_goes_on_where_it_is(cloud):
+def test_a_stopped_run_on_a_tpu_resumes_there(cloud):
     cloud.add("python", '[[ -e $NOTES/.once ]] && exit 0; touch "$NOTES/.once"; exit 75')
     assert cloud.run("tpu_vm", *OPTIONS["tpu_vm"], "--poll=0", "--", *RUN).returncode == 0
     assert _verbs(cloud) == ["create", "scp", "ssh", "scp", "ssh"]

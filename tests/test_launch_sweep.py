@@ -140,7 +140,7 @@ def test_skips_what_is_done(sweep):
     assert {row[0] for name, row in _rows(again.stdout).items() if name != "run"} == {"done"}
 
 
-def test_goes_on_after_a_failed_run_and_names_it(sweep):
+def test_a_failed_run_is_named_and_the_sweep_continues(sweep):
     sweep.codes(second=74)
     result = sweep.run()
     assert result.returncode == 1 and len(sweep.calls()) == 3

@@ -41,7 +41,7 @@ def test_a_terminal_that_is_gone_takes_nothing_and_ends_nothing():
         assert written.newly_lost() == 1 and not written.isatty()
 
 
-def test_a_reader_that_does_not_read_holds_nobody_up(pipe, monkeypatch):
+def test_a_reader_that_does_not_read_does_not_block_the_run(pipe, monkeypatch):
     monkeypatch.setattr(log, "PATIENCE_SECONDS", 0.05)
     stream, read = pipe
     written = log.Log(stream)
@@ -56,7 +56,7 @@ def test_a_reader_that_does_not_read_holds_nobody_up(pipe, monkeypatch):
     assert said.endswith("it reads again\n") and written.newly_lost() == 0
 
 
-def test_a_full_disk_loses_lines_and_says_so_once_there_is_room(tmp_path):
+def test_a_full_disk_loses_lines_and_reports_it_when_there_is_room(tmp_path):
     full, room = open("/dev/full", "w"), open(tmp_path / "log", "w")  # noqa: SIM115
     with full, room:
         written = log.Log(full)

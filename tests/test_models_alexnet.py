@@ -114,7 +114,7 @@ def test_response_norm_is_left_out_by_option(rng):
     assert not np.allclose(with_["conv2"], without["conv2"], rtol=1e-3)
 
 
-def test_absorbed_batch_norm_leaves_the_function_as_it_was(rng):
+def test_absorbing_batch_norm_does_not_change_the_function(rng):
     encoder = AlexNet(**SMALL)
     x = jnp.asarray(rng.normal(size=(1, 64, 64, 1)), jnp.float32)
     variables = _start(encoder, x)

@@ -35,7 +35,7 @@ def _network(encoder=None, **settings):
 
 @pytest.mark.parametrize("hypercolumn", [True, False])
 @pytest.mark.parametrize("alignment", ["corner", "center"])
-def test_dense_answers_are_those_at_the_points_of_the_grid(rng, hypercolumn, alignment):
+def test_dense_outputs_equal_those_at_the_points_of_the_grid(rng, hypercolumn, alignment):
     network = _network(Encoder(), hypercolumn=hypercolumn, alignment=alignment)
     gray = jnp.asarray(rng.normal(size=(2, 32, 64, 1)), jnp.float32)
     at = 0.0 if alignment == "corner" else 1.5
@@ -66,7 +66,7 @@ def test_without_hypercolumn_the_head_reads_the_top_layer_alone():
         }
 
 
-def test_head_starts_tiny_so_that_all_answers_are_uniform(rng):
+def test_the_initial_head_predicts_nearly_uniform_distributions(rng):
     network = PointNetwork(Encoder(), Head({"hue": 32, "chroma": 32}, hidden=1024))
     gray = jnp.asarray(rng.normal(size=(1, 32, 32, 1)), jnp.float32)
     points = jnp.asarray(rng.integers(0, 32, (1, 9, 2)))
@@ -99,7 +99,7 @@ def _grid_answers(network, rng, height, width):
 @pytest.mark.parametrize(
     ("hypercolumn", "alignment"), [(True, "corner"), (True, "center"), (False, "corner")]
 )
-def test_with_fov_dense_answers_are_those_at_the_points_of_the_grid(rng, hypercolumn, alignment):
+def test_with_fov_dense_outputs_equal_those_at_the_points_of_the_grid(rng, hypercolumn, alignment):
     network = _with_fov(hypercolumn=hypercolumn, alignment=alignment)
     dense, sparse = _grid_answers(network, rng, 128, 256)
     np.testing.assert_allclose(dense, sparse, rtol=1e-3, atol=1e-4)
@@ -130,7 +130,7 @@ def test_fov_is_read_last_and_with_the_top_layer_alone_too():
     np.testing.assert_array_equal(columns[..., -16:], 8)
 
 
-def test_output_layers_start_as_they_are_told_to():
+def test_output_layers_use_the_given_initializer():
     columns = jnp.zeros((1, 7))
     for init in (layers.caffe_xavier, layers.he_truncated):
         head = Head({"classes": 400}, hidden=512, output_init=init)

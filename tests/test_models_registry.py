@@ -80,7 +80,7 @@ def test_a_setting_of_another_network_is_named(network, setting, value):
         check_numbers(config)
 
 
-def test_another_network_brings_its_settings_and_keeps_those_of_both():
+def test_another_network_adds_its_settings_and_keeps_common_ones():
     config = default_config(network="vgg16")
     config.model.fc6_kernel, config.model.width = 3, 0.5
     choices.choose(config, "model", "alexnet")
@@ -108,7 +108,7 @@ def test_checkpoints_of_before_the_other_networks_are_read():
     assert registry.make_encoder(ConfigDict(settings)) == Vgg16()
 
 
-def test_a_run_of_before_goes_on_although_fc6_had_its_size_written_out():
+def test_an_older_run_with_an_explicit_size_of_fc6_resumes():
     before = same_run.plain(default_config())
     # Older configs had all settings for every network.
     before["model"] |= {"fc6_kernel": 7, "depth": 152, "lrn": True}

@@ -177,7 +177,7 @@ def test_mistakes_are_sentences(tmp_path, rng, train, test, options, message):
         probe.probe(*pair, **options)
 
 
-def test_few_photos_give_what_can_be_had_and_say_what_cannot(easy, tmp_path, capsys):
+def test_with_few_photos_possible_probes_run_and_others_are_reported(easy, tmp_path, capsys):
     train, test = easy
     output = tmp_path / "new" / "results.json"
     probe.main([f"--train={train}", f"--test={test}", "--neighbors=31", f"--output={output}"])
@@ -217,7 +217,7 @@ def test_a_layer_that_fails_costs_no_other(tmp_path, rng):
     assert any("c is (3,)" in line for line in said)
 
 
-def test_what_was_found_outlives_what_comes_after(easy, tmp_path, monkeypatch):
+def test_results_are_kept_if_a_later_probe_fails(easy, tmp_path, monkeypatch):
     calls = []
 
     def failing(*arguments):

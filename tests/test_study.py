@@ -123,7 +123,7 @@ def test_a_lower_loss_is_the_better_candidate(place):
     assert place.chosen(place.study.searches()["search"])[0] == "search-0"
 
 
-def test_what_fails_keeps_only_what_needs_it(place):
+def test_a_failed_run_stops_only_runs_that_need_it(place):
     run, ran = _runner(place, {}, {"search-1": 1})
     states = _go(place, run)
     assert _names(ran) == ["col", "search-0", "search-1", "random-0", "random-1"]
@@ -147,7 +147,7 @@ def test_some_runs_only(place):
     assert _names(ran) == ["col", "random-0", "random-1"]
 
 
-def test_a_branch_goes_on_from_a_checkpoint_of_another_run(tmp_path):
+def test_a_branch_resumes_from_a_checkpoint_of_another_run(tmp_path):
     branch = Run("no_drop", f"{RECIPE}", SETTINGS | {"schedule.drops": ()}, branch="col@20")
     place = Workplace(_study(steps=[_study().steps[0], branch], sections=[]), tmp_path, "/data")
     plan.check(place.study)

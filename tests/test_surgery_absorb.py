@@ -34,7 +34,7 @@ def test_golden_answers_after_absorption(golden):
     np.testing.assert_allclose(out[0], golden["bn_out"], rtol=1e-4, atol=1e-5)
 
 
-def test_every_activation_of_the_network_stays_as_it_was(rng):
+def test_every_activation_of_the_network_stays_the_same(rng):
     encoder = Vgg16(width=1 / 32, fc6_kernel=3)
     gray = jnp.asarray(rng.normal(size=(2, 64, 64, 1)), jnp.float32)
     variables = jax.jit(encoder.init)(jax.random.key(0), gray)

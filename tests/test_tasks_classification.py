@@ -117,7 +117,7 @@ def test_several_crops_are_one_answer(rng):
     assert sums["loss"] == pytest.approx(-log_p[[0, 1], [0, 1]].sum(), rel=1e-4)
 
 
-def test_of_a_whole_photo_what_lies_over_its_border_does_not_count(rng):
+def test_positions_outside_a_whole_photo_do_not_count(rng):
     task = _task("sigmoid")
     batch = _batch(rng, -np.ones((1, 3), np.int8), (128, 128))
     batch["size"] = np.array([[64, 32]], np.int32)

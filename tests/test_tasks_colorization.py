@@ -177,7 +177,7 @@ def test_a_photo_is_scored_beside_itself_left_gray(rng):
     )
 
 
-def test_colors_worse_than_none_are_said_where_the_loss_is_good():
+def test_colors_worse_than_gray_are_reported_if_the_loss_is_good():
     scores = {
         "loss": 2.0, "loss_constant": 2.5, "active_units": 0.5,
         "psnr": 24.0, "psnr_gray": 25.0, "auc": 0.9, "auc_gray": 0.8,

@@ -124,7 +124,7 @@ def test_a_step_does_not_depend_on_the_number_of_devices(name):
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_no_type_is_promoted_unless_it_is_said(name):
+def test_no_type_is_promoted_implicitly(name):
     """No integer silently becomes a float, and no half precision becomes single precision."""
     task, batch, state = _made(name)
     evaluator, variables, step = task.evaluator, state.variables, jax.random.key(0)

@@ -208,7 +208,7 @@ def test_four_devices_leave_the_bank_of_one():
         np.testing.assert_allclose(other[1]["loss"], expected[1]["loss"], rtol=1e-4)
 
 
-def test_photos_are_told_apart_better_after_some_steps(rng):
+def test_photos_are_found_better_after_some_steps(rng):
     (task, step), batch = _trained(), _batch()
     shades = np.linspace(20, 230, 8)[:, None, None, None]
     batch["image"] = (shades + rng.integers(-20, 21, batch["image"].shape)).astype(np.uint8)

@@ -58,7 +58,7 @@ def test_a_task_gets_the_number_of_views_that_it_takes(own, views, asked):
         registry.make_task(_config(task__name=name, data__views=asked))
 
 
-def test_labels_that_nobody_looks_at_are_refused():
+def test_labels_that_the_task_does_not_use_are_refused():
     with pytest.raises(ConfigError, match="labels='folders': rotation looks at no labels"):
         registry.make_task(_config(data__labels="folders"))
 

@@ -43,7 +43,7 @@ def test_turns_are_exact_and_undo_each_other(rng):
     np.testing.assert_array_equal(np.asarray(rotation.turned(turns[:, 1]))[:, 1], turns[:, 2])
 
 
-def test_every_photo_is_asked_for_all_four_turns_of_one_crop(rng):
+def test_every_row_has_all_four_turns_of_one_crop(rng):
     task, batch = make_task(_config()), tiny.batch(rng)
     logits, targets, (images,) = _outputs(task, batch)
     assert logits.shape == (8, 4, 4) and images.shape == (8, 4, 32, 32, 3)

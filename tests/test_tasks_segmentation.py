@@ -109,7 +109,7 @@ def test_the_score_can_be_that_of_some_classes(rng):
         (np.zeros((3, 3), int), "miou has no value"),
     ],
 )
-def test_classes_without_a_score_are_told(confusion, message):
+def test_classes_without_a_score_are_reported(confusion, message):
     task = make_task(tiny.segmentation(), Facts(classes=("sky", "cat", "dog")))
     sums = {"confusion": np.array(confusion), "loss": 4.0, "pixels": np.sum(confusion)}
     found = task.evaluator.summarize(sums, {})
@@ -117,7 +117,7 @@ def test_classes_without_a_score_are_told(confusion, message):
     assert found["miou"] != 1
 
 
-def test_what_lies_in_the_border_of_the_canvas_counts_nothing(rng):
+def test_pixels_in_the_border_of_the_canvas_do_not_count(rng):
     task, batch = make_task(tiny.segmentation()), _batch(rng, 2, 64, 64)
     variables = _variables(task, _batch(rng))
     batch["mask"][:, 40:] = VOID

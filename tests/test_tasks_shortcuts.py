@@ -75,7 +75,7 @@ def _by_tile(values):
     return values.reshape(-1, values.shape[-1]), labels
 
 
-def test_plain_tiles_give_their_place_away(batch):
+def test_plain_tiles_reveal_their_place(batch):
     """The judge sees a shortcut where there is one."""
     corners = tiles.tile_corners(jnp.zeros((9, 2), jnp.int32), CROP // 3)
     plain = jax.vmap(lambda x: tiles.cut(x, corners, 12))(spaces.from_uint8(batch["image"]))

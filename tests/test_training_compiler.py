@@ -12,7 +12,7 @@ def test_settings_that_this_xla_does_not_know_are_left_out(monkeypatch):
     assert compiler.options("cpu") == {}
 
 
-def test_other_platforms_are_told_nothing():
+def test_other_platforms_get_no_options():
     assert compiler.options("tpu") == compiler.options("gpu") == {}
 
 

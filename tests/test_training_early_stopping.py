@@ -36,7 +36,7 @@ def test_the_third_plateau_stops_and_the_two_before_it_drop():
 
 
 @pytest.mark.parametrize("resumed", range(len(SCRIPT) + 1))
-def test_it_goes_on_as_it_would_have_after_a_resume(resumed):
+def test_it_continues_in_the_same_way_after_a_resume(resumed):
     whole, before = EarlyStopping(), EarlyStopping()
     _run(whole, SCRIPT)
     _run(before, SCRIPT[:resumed])

@@ -75,6 +75,6 @@ def test_the_first_steps_tell_once_how_long_the_rest_takes(monkeypatch):
         ({"model__width": 0.25}, "cpu", ""),
     ],
 )
-def test_a_full_size_network_on_a_cpu_is_told_the_small_settings(settings, platform, shown):
+def test_a_full_size_network_on_a_cpu_gets_advice_on_small_settings(settings, platform, shown):
     said = forecast.small_settings(tiny.config(**settings), platform)
     assert shown in said and bool(said) == bool(shown)

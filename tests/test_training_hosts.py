@@ -287,7 +287,7 @@ GLOO = "UNKNOWN: Gloo all-reduce failed: Connection closed by peer [127.0.0.1]:4
         ExceptionGroup("saving", [ValueError("no"), jax.errors.JaxRuntimeError(GLOO)]),
     ],
 )  # fmt: skip
-def test_a_lost_host_is_one_whatever_kind_of_error_tells_of_it(monkeypatch, error):
+def test_a_lost_host_is_recognized_by_any_kind_of_error(monkeypatch, error):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     gone = pytest.raises(HostLostError, match="another process")
     with gone as caught, hosts.loss_explained():
@@ -375,9 +375,7 @@ def test_what_fails_on_one_host_reaches_the_others_with_its_sentence_and_its_cod
     assert hosts.together(lambda: 3) == 3
 
 
-def test_a_host_that_fails_while_it_trains_leaves_word_for_those_that_miss_it(
-    monkeypatch, tmp_path
-):
+def test_a_host_that_fails_in_training_leaves_a_message_for_the_others(monkeypatch, tmp_path):
     monkeypatch.setattr(hosts, "WORD_SECONDS", 0.3)
 
     def run(error):

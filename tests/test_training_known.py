@@ -93,7 +93,7 @@ def test_a_run_takes_the_network_from_where_it_starts(tmp_path, saved, recipe, m
         assert config.model.get("fc6_padding") == (None if keeps else "VALID")
 
 
-def test_what_was_stated_stands_or_is_an_error_by_name(tmp_path, saved):
+def test_a_stated_setting_is_kept_or_is_an_error_by_name(tmp_path, saved):
     path = saved(in_channels=3)
     config, said = _settled(tmp_path, "seg", path, model__in_channels=1, model__norm="batch")
     assert (config.model.in_channels, config.model.norm) == (1, "batch")
@@ -123,7 +123,7 @@ def test_from_python_a_setting_that_is_not_the_default_was_stated(tmp_path, save
     assert ours.model.width == 0.5 and "width" not in "".join(said)
 
 
-def test_a_random_start_asks_nobody(tmp_path):
+def test_a_random_start_reads_no_checkpoint(tmp_path):
     config = load_config("configs/voc2012_seg.py:random,resnet50")
     config, said = known.settled(config, tmp_path, ())
     assert said == [] and (config.model.name, config.model.depth) == ("resnet50", 50)
@@ -201,7 +201,7 @@ def _names(photos):
     return [photos.name(i) for i in range(len(photos))]
 
 
-def test_of_the_photos_of_the_training_those_are_scored_that_were_held_out(photos):
+def test_held_out_photos_of_the_training_are_scored(photos):
     source = str(photos / "photos")
     trained = tiny.vgg(data__source=source, data__holdout=0.2)
     note, (training, held_out) = _note(trained), sources.open_splits(source, 0.2)
@@ -239,7 +239,7 @@ def test_of_another_folder_all_photos_are_scored(photos):
     assert above.which == f"all, {note['photos']} of them trained on"
 
 
-def test_without_the_photos_of_the_training_nothing_is_said_of_them(photos):
+def test_missing_training_photos_are_reported(photos):
     note = _note(tiny.vgg(data__source=str(photos / "photos"), data__holdout=0.2))
     (photos / "photos").rename(photos / "gone")
     found = _scored(note, data__source=str(photos / "test"))

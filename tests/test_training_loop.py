@@ -109,7 +109,7 @@ def _kill_at(monkeypatch, step):
     monkeypatch.setattr(Report, "progress", progress)
 
 
-def test_a_killed_run_goes_on_and_ends_bit_identical(finished, tmp_path, monkeypatch):
+def test_a_killed_run_resumes_and_ends_bit_identical(finished, tmp_path, monkeypatch):
     workdir = tmp_path / "run"
     with monkeypatch.context() as patch:
         _kill_at(patch, 4)
@@ -125,7 +125,7 @@ def test_a_killed_run_goes_on_and_ends_bit_identical(finished, tmp_path, monkeyp
     assert {p.name for p in (workdir / "checkpoints").iterdir()} == {"6"}
 
 
-def test_whatever_ends_the_loop_what_was_trained_is_saved(finished, tmp_path, monkeypatch, capfd):
+def test_the_state_is_saved_whatever_ends_the_loop(finished, tmp_path, monkeypatch, capfd):
     def failing(plain, call):
         calls = itertools.count(1)
 
@@ -171,7 +171,7 @@ def test_a_finished_run_is_left_as_it_is(finished):
 
 
 @pytest.mark.slow
-def test_snapshots_stay_besides_the_last_ones(tmp_path):
+def test_snapshots_are_kept_besides_the_newest_checkpoints(tmp_path):
     # With 81 photos in batches of 8, 0.2 epochs are 2 steps.
     config = tiny.config(checkpoint__every=1, checkpoint__keep=1, checkpoint__snapshots=(0.2,))
     loop.train(config, tmp_path)

@@ -105,7 +105,7 @@ def test_scale_and_bias_of_batch_norm_neither_decay_nor_learn_twice_as_fast():
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_step_of_transfer_starts_from_what_was_pretrained(name, tmp_path):
+def test_a_step_of_transfer_starts_from_the_pretrained_encoder(name, tmp_path):
     """Segmentation with FoV blocks; a network that keeps batch norm is partly frozen."""
     saved = _save(name, tmp_path)
     keeps = name != "alexnet"

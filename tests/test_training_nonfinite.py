@@ -134,7 +134,7 @@ def test_a_run_stops_with_a_report_that_can_be_replayed(tmp_path, poison, every,
         np.testing.assert_allclose(mean, expected, rtol=1e-3)
 
 
-def test_a_run_may_go_on_without_so_many_batches(tmp_path, poison, capfd):
+def test_a_run_may_skip_a_limited_number_of_batches(tmp_path, poison, capfd):
     poison(17, 47)  # steps 3 and 6, the last one
     settings = {"checkpoint__every": 1, "checkpoint__keep": 9, "microbatches": 2}
     with pytest.raises(NonFiniteError, match=r"step 6 .*config\.nonfinite_skips=2"):

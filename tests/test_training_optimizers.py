@@ -284,7 +284,7 @@ def test_the_rate_of_a_group_is_logged_if_it_has_one():
 @pytest.mark.parametrize("searching", [False, True])
 @pytest.mark.parametrize("groups", [{}, GROUPS])
 @pytest.mark.parametrize("name", ["adam", "lars"])
-def test_a_resumed_optimizer_goes_on_to_the_bit(name, groups, searching, rng, tmp_path):
+def test_a_resumed_optimizer_continues_to_the_bit(name, groups, searching, rng, tmp_path):
     config = _named(name, groups=groups)
     config.early_stopping.mode = "search" if searching else "off"
     schedule = schedules.Schedule(steps=4, drops=() if searching else (2,), snapshots=())

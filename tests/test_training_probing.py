@@ -54,7 +54,7 @@ def _opened(folders, name="knn", **settings):
     return probing.open_probes(config, make_task(config))[name]
 
 
-def test_probes_change_nothing_of_a_run_that_goes_on_too(folders, tmp_path):
+def test_probes_do_not_change_a_resumed_run_either(folders, tmp_path):
     """They are due at their own steps, also if averages of batch norm are computed anew."""
     plain = loop.train(_config(**SHORT), tmp_path / "plain")
     both = _watched(folders, every=2) | _watched(folders, "linear", layer="conv1")

@@ -86,7 +86,7 @@ def test_a_mean_that_is_taken_up_comes_out_the_same():
     assert results == [results[0]] * 3
 
 
-def test_lines_that_the_log_has_lost_are_told_in_the_metrics(tmp_path, monkeypatch):
+def test_lost_lines_of_the_log_are_counted_in_the_metrics(tmp_path, monkeypatch):
     with open("/dev/full", "w") as full, monkeypatch.context() as patch:
         patch.setattr("sys.stderr", full)
         with log.surviving_output(), report.Report(tmp_path, step=0, steps=9) as written:

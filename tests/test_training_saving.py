@@ -92,7 +92,7 @@ def _flip(path):
 
 
 @pytest.mark.parametrize("damage", [_delete, _truncate, _zero, _overwrite, _flip])
-def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_it_used(
+def test_a_damaged_newest_checkpoint_is_reported_and_the_previous_one_is_used(
     tmp_path, opened, said, damage
 ):
     _save(opened, 1, 2)
@@ -254,7 +254,7 @@ def test_a_note_of_any_other_form_is_a_sentence(tmp_path, change):
         colorize_jax.load_encoder(tmp_path)
 
 
-def test_a_checkpoint_is_known_by_its_manifest_whatever_it_is_called(tmp_path):
+def test_a_checkpoint_is_recognized_by_its_manifest_not_its_name(tmp_path):
     _encoders(tmp_path, 2)
     copied = (tmp_path / "checkpoints" / "2").rename(tmp_path / "the_best")
     assert reading.find(copied) == copied
@@ -313,9 +313,7 @@ def test_old_ones_go_only_when_a_newer_one_is_complete(tmp_path, opened, monkeyp
     assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"2"}
 
 
-def test_a_save_that_the_disk_refuses_is_said_and_a_later_one_succeeds(
-    tmp_path, opened, said, caplog
-):
+def test_a_save_that_fails_is_reported_and_a_later_one_succeeds(tmp_path, opened, said, caplog):
     with opened() as checkpoints:
         checkpoints.save(1, _state(1), {"step": 1})
         checkpoints.wait()
@@ -334,7 +332,7 @@ def test_a_save_that_the_disk_refuses_is_said_and_a_later_one_succeeds(
     assert len(said) == 2 and "Traceback" not in caplog.text
 
 
-def test_a_run_goes_on_when_it_cannot_save_and_fails_at_its_end(tmp_path, monkeypatch, capfd):
+def test_a_run_that_cannot_save_continues_and_fails_at_its_end(tmp_path, monkeypatch, capfd):
     plain = writing.ocp.save_checkpointables_async
     full = {2, 4}
 
@@ -423,7 +421,7 @@ def test_unfinished_saves_are_cleared_and_do_not_count(tmp_path, opened):
 
 
 @pytest.mark.parametrize("how", ["moved", "deleted", "replaced"])
-def test_a_workdir_that_is_gone_is_said_and_made_anew(tmp_path, said, how):
+def test_a_missing_workdir_is_reported_and_made_anew(tmp_path, said, how):
     workdir = tmp_path / "run"
     with saving.Checkpoints(workdir, keep=3, say=said.append) as checkpoints:
         checkpoints.save(1, _state(1), {"step": 1})

@@ -114,7 +114,7 @@ def test_one_command_searches_and_then_trains_on_the_whole_split(
     assert sorted((tmp_path / "search" / "checkpoints").iterdir()) == before
 
 
-def test_what_the_second_run_would_fail_for_is_said_before_the_first(devkit, tmp_path):
+def test_errors_of_the_second_run_are_raised_before_the_first(devkit, tmp_path):
     config = _config(devkit, early_stopping__mode="crossval", data__eval_split="vall")
     with pytest.raises(DataError, match="vall"):
         loop.train(config, tmp_path / "run")
@@ -129,7 +129,7 @@ def test_a_search_that_comes_to_its_longest_length_says_so(devkit, tmp_path, mon
     assert json.loads((tmp_path / "schedule.json").read_text())["ended"] is False
 
 
-def test_the_note_of_an_older_search_goes_on(devkit):
+def test_a_search_resumes_from_an_older_note(devkit):
     fresh = search.begin(_config(devkit), Score("miou", higher=True))
     fresh.update(2, 0.5)
     old = {"stopping": fresh.to_json(), "looks": [], "looked": 2}

@@ -238,7 +238,7 @@ def test_the_first_signal_only_asks_and_handlers_come_back():
 
 
 @pytest.mark.parametrize("number", ASKING)
-def test_what_only_asks_does_so_unless_the_run_was_told_to_ignore_it(number):
+def test_asking_signals_stop_the_run_unless_they_are_ignored(number):
     before = signal.getsignal(number)
     try:
         signal.signal(number, signal.SIG_IGN)  # nohup does this.
@@ -330,7 +330,7 @@ command_line.run(main, argparse.ArgumentParser())
 """
 
 
-def test_a_process_with_something_left_behind_ends_with_the_right_code(tmp_path):
+def test_a_process_with_an_abandoned_function_ends_with_the_right_code(tmp_path):
     script = tmp_path / "leaving.py"
     script.write_text(LEAVING.format(root=saved.ROOT))
     process = subprocess.Popen(

@@ -354,7 +354,7 @@ def test_a_step_of_a_transfer_can_be_replayed(devkit, tmp_path):
     assert result["gradients"]["encoder/conv1/kernel"] == 0
 
 
-def test_the_names_of_all_layers_are_told_on_request(tmp_path):
+def test_the_names_of_all_layers_are_printed_on_request(tmp_path):
     config = tiny.vgg()
     layers = make_task(config).model.encoder.layers
     found = start.Start(tmp_path, {}, layers, [], ())

@@ -244,7 +244,7 @@ ARCHIVES = {
 
 
 @pytest.mark.parametrize("write", ARCHIVES)
-def test_archives_that_are_no_state_dicts_are_told_apart(write, tmp_path):
+def test_archives_that_are_no_state_dicts_are_refused(write, tmp_path):
     path = tmp_path / "weights.pth"
     write(path)
     assert ARCHIVES[write] in refusal(path)
