@@ -1,4 +1,4 @@
-"""AlexNet, as the paper and its release have it: groups, and batch norm or local response norm."""
+"""AlexNet as in the paper and its release: groups, and batch norm or local response norm."""
 
 from typing import ClassVar
 
@@ -7,7 +7,7 @@ import numpy as np
 from colorize_jax.models import layers
 from colorize_jax.models.fc_encoder import FcEncoder
 
-# Channels and the convolution of every layer; blocks end in pooling.
+# The channels and the convolution of every layer; each block ends in pooling.
 _CONVOLUTIONS = {
     "conv1": (96, {"kernel_size": 11, "stride": 4}),
     "conv2": (256, {"kernel_size": 5, "groups": 2}),
@@ -19,14 +19,15 @@ _STRIDES = {
     "gray": 1, "conv1": 4, "conv2": 8, "conv3": 16, "conv4": 16, "conv5": 16, "fc6": 32, "fc7": 32,
 }  # fmt: skip
 _BLOCKS = (("conv1",), ("conv2",), ("conv3", "conv4", "conv5"))
-_NORMALIZED = ("conv1", "conv2")  # by LRN, where it is asked for
+_NORMALIZED = ("conv1", "conv2")  # LRN, if configured, comes after these layers.
 
 
 class AlexNet(FcEncoder):
-    """Five convolutions, two of them before LRN, three before pooling; fc6, fc7 as convolutions.
+    """Five convolutions, two before LRN and three before pooling; fc6 and fc7 as convolutions.
 
-    See `FcEncoder` for the other attributes: channels stay even, for the two groups; fc6's kernel
-    is 6 in the paper; a classifier takes 227 pixels, without padding in conv1, all pools and fc6.
+    See `FcEncoder` for the other attributes. The number of channels is even, for the two groups.
+    The kernel of fc6 is 6 in the paper. A classifier takes 227 pixels and has no padding in conv1,
+    the pools and fc6.
 
     Attributes:
         lrn: local response norm after the ReLU of conv1 and conv2, as in the released network.
@@ -35,7 +36,7 @@ class AlexNet(FcEncoder):
     fc6_kernel: int = 6
     lrn: bool = True
 
-    # Every activation from the bottom to the top, with its stride in pixels of the input.
+    # The stride of every activation in pixels of the input, from the bottom to the top.
     strides = _STRIDES
     hypercolumn = strides
     layers = tuple(strides)[1:]
@@ -47,7 +48,7 @@ class AlexNet(FcEncoder):
 
     @property
     def smallest_input(self) -> int:
-        """Pixels a side below which fc6 has no answer."""
+        """The smallest side of the input, in pixels, for which fc6 has an output."""
         if self.fc6_padding == "SAME":
             return 1
         cells = self.fc6_kernel
@@ -56,7 +57,7 @@ class AlexNet(FcEncoder):
         return 4 * (cells - 1) + 11
 
     def top_centers(self, side: int) -> np.ndarray:
-        """Where the cells of the top lie in an input of so many pixels: [cells] pixels."""
+        """The centers of the top's cells in an input of this side, in pixels: [cells]."""
         if self.fc6_padding == "SAME":
             return (np.arange(-(-side // 32)) + 0.5) * 32
         smallest = self.smallest_input

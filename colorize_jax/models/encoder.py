@@ -14,20 +14,21 @@ from colorize_jax.models.norm import DECAY
 
 
 class Encoder(nn.Module):
-    """A network that gives every activation by name; a new one is a subclass.
+    """A network that returns every activation by name; a new network is a subclass.
 
-    It must have `strides` and `__call__`. What follows `strides` here has a default that fits plain
-    stacks of convolutions. `config.model.name` is a name of this package or "module:Class".
+    It must have `strides` and `__call__`. All later methods have defaults that fit plain stacks of
+    convolutions. `config.model.name` is a name of this package or "module:Class".
 
     Attributes:
         width: multiplies the channels of every layer.
-        in_channels: of the input: 1 for gray, 3 for color.
-        norm: "batch" for batch norm after every convolution, "none" once it is absorbed.
-        norm_decay: of the running averages of batch norm.
-        frozen: layers whose batch norm keeps still: they normalize by their running averages, and
-            leave them as they are, while training too.
-        remat: keep only the input of every block for the backward pass, and compute the rest again.
-        dtype: of the computation; parameters and statistics are float32.
+        in_channels: the channels of the input: 1 for gray, 3 for color.
+        norm: "batch" for batch norm after every convolution, "none" after it is absorbed.
+        norm_decay: the decay of batch norm's running averages.
+        frozen: layers whose batch norm is frozen: in training too they normalize by their running
+            averages and do not change them.
+        remat: whether the backward pass keeps only the input of every block and computes the rest
+            again.
+        dtype: the type of the computation; parameters and statistics are float32.
         axis_name: see `norm.BatchNorm`.
     """
 
@@ -40,17 +41,17 @@ class Encoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
 
-    # Settings of `config.model` that this network has besides those of all, with their defaults;
-    # each is an attribute of the class too.
+    # The network's own settings in `config.model` with their defaults. Each is also an attribute of
+    # the class.
     SETTINGS: ClassVar[Mapping[str, Any]] = {}
-    # What must be the same for parameters to fit, and to mean the same.
+    # These attributes must be equal for parameters to fit and to have the same meaning.
     architecture: ClassVar[tuple[str, ...]] = ("width",)
     # Whether batch norm can be absorbed into the weights.
     absorbs: ClassVar[bool] = False
 
     @property
     def strides(self) -> dict[str, int]:
-        """Every activation from the input to the top, with its stride in pixels of the input."""
+        """{activation: stride in pixels of the input}, from the input to the top."""
         raise NotImplementedError(f"{type(self).__name__} has no `strides`")
 
     def __call__(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:
@@ -64,12 +65,12 @@ class Encoder(nn.Module):
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The activations that have weights below them, from the bottom to the top."""
+        """The activations of layers with weights, from the bottom to the top."""
         return tuple(self.strides)[1:]
 
     @property
     def hypercolumn(self) -> dict[str, int]:
-        """The activations that hypercolumns are made of, in their order, with their strides."""
+        """{activation: stride} of the hypercolumn, in its order."""
         return self.strides
 
     @property
@@ -79,11 +80,11 @@ class Encoder(nn.Module):
 
     @property
     def smallest_input(self) -> int:
-        """Pixels a side below which the top has no answer."""
+        """The smallest side of the input, in pixels, for which the top has an output."""
         return 1
 
     def top_centers(self, side: int) -> np.ndarray:
-        """Where the cells of the top lie in an input of so many pixels: [cells] pixels."""
+        """The centers of the top's cells in an input of this side, in pixels: [cells]."""
         stride = self.strides[self.top]
         return (np.arange(-(-side // stride)) + 0.5) * stride
 
@@ -99,7 +100,7 @@ class Encoder(nn.Module):
 
     @classmethod
     def check_settings(cls, own: Mapping[str, Any]) -> None:
-        """ConfigError, by name, for a value of `SETTINGS` that makes no sense."""
+        """ConfigError that names the setting for an invalid value in `SETTINGS`."""
 
     def network_input(self, rgb: jax.Array) -> jax.Array:
         """RGB uint8 [..., 3] -> what `__call__` reads, float32 [..., in_channels].
@@ -110,6 +111,6 @@ class Encoder(nn.Module):
 
 
 def check_known(name: str, value: Any, known: Collection) -> None:
-    """ConfigError unless the value of a setting of `config.model` is a known one."""
+    """ConfigError if the value of a setting of `config.model` is unknown."""
     if value not in known:
         raise ConfigError(f"config.model.{name} is {value!r}; known: {', '.join(map(repr, known))}")

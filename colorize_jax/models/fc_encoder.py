@@ -1,4 +1,4 @@
-"""What VGG-16 and AlexNet share: blocks of convolutions, then fc6 and fc7 as convolutions."""
+"""The base of VGG-16 and AlexNet: blocks of convolutions, then fc6 and fc7 as convolutions."""
 
 import functools
 from typing import ClassVar
@@ -22,11 +22,11 @@ class FcEncoder(Encoder):
     Dropout acts in frozen layers too.
 
     Attributes:
-        fc6_kernel: side of fc6's kernel; smaller than the paper's for small machines.
-        fc6_padding: "SAME", or "VALID" for a classifier: one answer for a crop of the size that
-            the network is made for. Then cells begin inside the input, where `strides` and
-            hypercolumns do not look.
-        dropout: rate after fc6 and fc7, while training.
+        fc6_kernel: the side of fc6's kernel; small machines take a smaller one than the paper's.
+        fc6_padding: "SAME", or "VALID" for a classifier, which has one output for a crop of the
+            network's own size. Cells then begin inside the input, which `strides` and hypercolumns
+            do not support.
+        dropout: the rate of dropout after fc6 and fc7 in training.
     """
 
     fc6_kernel: int = 7

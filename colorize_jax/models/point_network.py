@@ -1,4 +1,4 @@
-"""Encoder, hypercolumn and head in one network that answers at sampled points or on a grid."""
+"""Encoder, hypercolumn and head in one network, with outputs at sampled points or on a grid."""
 
 import flax.linen as nn
 import jax
@@ -11,11 +11,11 @@ class PointNetwork(nn.Module):
     """Encoder -> hypercolumn -> head.
 
     Attributes:
-        encoder: an encoder: maps by name, `strides`, its `hypercolumn`, and the name of its `top`.
-        head: reads the columns.
-        fov: blocks on top of the encoder for a larger field of view, with `strides` of their own;
-            always read, after all layers of the encoder.
-        hypercolumn: the encoder's hypercolumn is read; otherwise its top layer alone.
+        encoder: an encoder; see `models.encoder`.
+        head: the head, which reads the columns.
+        fov: blocks on top of the encoder for a larger field of view, with their own `strides`. They
+            are always read, after all layers of the encoder.
+        hypercolumn: whether the encoder's hypercolumn is read; otherwise only its top layer.
         alignment: see `hypercolumn.ALIGNMENTS`.
     """
 
@@ -49,7 +49,7 @@ class PointNetwork(nn.Module):
         Args:
             gray: [batch, height, width, channels] network input.
             points: [batch, points, 2] integer (y, x).
-            train: batch statistics and dropout.
+            train: whether to use batch statistics and dropout.
         """
         return self.head(self.columns(gray, points, train), train)
 
@@ -58,16 +58,16 @@ class PointNetwork(nn.Module):
         return self.head.hidden_units(self.columns(gray, points))
 
     def read_out(self, hidden: jax.Array) -> dict[str, jax.Array]:
-        """What the head makes of its hidden layer: {name: [..., width]}."""
+        """The head's outputs for its hidden layer: {name: [..., width]}."""
         return self.head.read_out(hidden)
 
     def dense(self, gray: jax.Array) -> dict[str, jax.Array]:
         """Outputs on the grid of every fourth pixel: {name: [batch, h / 4, w / 4, width]}.
 
-        They are those of `__call__` at the pixels of the grid if height and width are multiples of
-        the coarsest stride, 128 with both blocks of `fov`. Otherwise the last cell of a coarse map
-        hangs over the edge, and with "corner" the map is squeezed into the image as TF1's resize
-        does it: of 448 pixels conv9_1 has 4 cells, which are then 112 pixels apart and not the 128
-        that points are sampled with. Both grids are the paper's, but it is better to pad to 512.
+        They equal those of `__call__` at the pixels of the grid if height and width are multiples
+        of the coarsest stride, 128 with both blocks of `fov`. Otherwise the last cell of a coarse
+        map extends over the edge, and with "corner" the map is squeezed into the image, like TF1's
+        resize. For example, for 448 pixels conv9_1 has 4 cells, which are then 112 pixels apart,
+        but 128 where points are sampled. Both grids are the paper's; it is better to pad to 512.
         """
         return self.head.dense(self._maps(gray, False), self._strides(), self.alignment)

@@ -1,4 +1,4 @@
-"""ResNet with bottlenecks, of 152 layers in the paper, which keeps its batch norm."""
+"""ResNet with bottlenecks, which keeps its batch norm; the paper's has 152 layers."""
 
 import functools
 import re
@@ -10,7 +10,7 @@ import jax
 from colorize_jax.models import layers, norm
 from colorize_jax.models.encoder import Encoder, check_known
 
-# Blocks of the stages 2 to 5. Of 26 and 14 layers: small ones of ours.
+# {depth: blocks of the stages 2 to 5}. The small ones, 26 and 14, are ours.
 DEPTHS = {
     152: (3, 8, 36, 3),
     101: (3, 4, 23, 3),
@@ -18,11 +18,12 @@ DEPTHS = {
     26: (2, 2, 2, 2),
     14: (1, 1, 1, 1),
 }
-# Which convolution of a block halves the map, and how pool1 is padded.
+# The convolution of a block that halves the map, and the padding of pool1.
 VARIANTS = {"caffe": ("branch2a", "CEIL"), "torch": ("branch2b", "BOTH")}
-_CHANNELS = {2: 64, 3: 128, 4: 256, 5: 512}  # of the inner convolutions; blocks end with 4 times
+# {stage: channels of the inner convolutions}; a block ends with four times as many.
+_CHANNELS = {2: 64, 3: 128, 4: 256, 5: 512}
 _STRIDES = {2: 4, 3: 8, 4: 16, 5: 32}
-# Blocks that the paper's hypercolumn reads, of 152 layers.
+# The blocks of the paper's hypercolumn, with 152 layers.
 _READ = {
     "res2a", "res2b", "res2c", "res3b1", "res3b4", "res3b7",
     *(f"res4b{i}" for i in range(5, 36, 5)), "res5c",
@@ -41,18 +42,18 @@ def _blocks(depth: int) -> dict[str, int]:
 
 
 class ResNet(Encoder):
-    """conv1 and pool1, then four stages of blocks 1x1, 3x3, 1x1, each added to what it reads.
+    """conv1 and pool1, then four stages of blocks 1x1, 3x3, 1x1, each added to its input.
 
-    Every convolution is followed by batch norm with a scale and a bias that are learned, and has
-    none itself. Batch norm is never absorbed: in transfer too it keeps training.
+    Every convolution has no bias and is followed by batch norm with a learned scale and bias. Batch
+    norm is never absorbed; it is trained in transfer too.
 
-    See `Encoder` for the other attributes; `norm` is "batch", the only one there is.
+    See `Encoder` for the other attributes; `norm` is always "batch".
 
     Attributes:
-        depth: layers as the name counts them, one of `DEPTHS`.
-        variant: one of `VARIANTS`: "caffe" halves a map in the first, 1x1 convolution of a block
-            and lets pool1's last window hang over; "torch" halves it in the 3x3 convolution and
-            pads pool1 on both sides. The same parameters do not compute the same in both.
+        depth: the number of layers in the name, one of `DEPTHS`.
+        variant: one of `VARIANTS`. "caffe" halves a map in the first, 1x1 convolution of a block,
+            and pool1's last window extends over the border. "torch" halves it in the 3x3
+            convolution and pads pool1 on both sides. With the same parameters their outputs differ.
     """
 
     depth: int = 152
@@ -68,14 +69,16 @@ class ResNet(Encoder):
 
     @property
     def strides(self) -> dict[str, int]:
-        """Every activation from the bottom to the top, with its stride in pixels of the input."""
+        """{activation: stride in pixels of the input}, from the bottom to the top."""
         blocks = {name: _STRIDES[stage] for name, stage in _blocks(self.depth).items()}
         return {"gray": 1, "conv1": 2} | blocks
 
     @property
     def hypercolumn(self) -> dict[str, int]:
-        """The activations that columns are made of, in their order: the paper's, as far as there
-        are so many, and the last block of every stage."""
+        """{activation: stride} of the hypercolumn, in its order.
+
+        They are those blocks of the paper's that exist, and the last block of every stage.
+        """
         last = {stage: name for name, stage in _blocks(self.depth).items()}
         read = {"conv1", *_READ, *last.values()}
         return {name: stride for name, stride in self.strides.items() if name in read}
@@ -88,7 +91,7 @@ class ResNet(Encoder):
 
     @property
     def smallest_input(self) -> int:
-        """Pixels a side below which pool1 has no window."""
+        """The smallest side of the input, in pixels, for which pool1 has a window."""
         return 3 if self.variant == "caffe" else 1
 
     @property
@@ -152,7 +155,7 @@ class ResNet(Encoder):
             max(1, round(channels * self.width)),
             size,
             stride,
-            # XLA's SAME would put the odd cell of a stride of 2 behind the map.
+            # XLA's SAME would put the odd cell of a stride of 2 after the map.
             padding="SAME" if stride == 1 else size // 2,
             use_bias=False,
             dtype=self.dtype,
@@ -171,5 +174,5 @@ def _convolutions(layer: str) -> tuple[str, ...]:
 
 
 def _beside(conv: str, kind: str) -> str:
-    """What Caffe calls the batch norm ("bn") or the scale ("scale") of a convolution."""
+    """Caffe's name of the batch norm ("bn") or the scale ("scale") of a convolution."""
     return f"{kind}_conv1" if conv == "conv1" else kind + conv.removeprefix("res")

@@ -1,4 +1,4 @@
-"""VGG-16, fully convolutional, as the paper pretrains it: gray in, every activation out by name."""
+"""VGG-16, fully convolutional, as the paper pretrains it; it returns every activation by name."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from colorize_jax.errors import ConfigError
 from colorize_jax.models import layers
 from colorize_jax.models.fc_encoder import FcEncoder
 
-BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels, convolutions
+BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # (channels, convolutions)
 
 
 def _strides() -> dict[str, int]:
@@ -20,11 +20,11 @@ def _strides() -> dict[str, int]:
 class Vgg16(FcEncoder):
     """Thirteen 3x3 convolutions in five blocks, then fc6 and fc7 as convolutions.
 
-    See `FcEncoder` for the attributes: fc6's kernel is 7 in the paper; a classifier takes 224
+    See `FcEncoder` for the attributes. The kernel of fc6 is 7 in the paper. A classifier takes 224
     pixels.
     """
 
-    # Every activation from the bottom to the top, with its stride in pixels of the input.
+    # The stride of every activation in pixels of the input, from the bottom to the top.
     strides = _strides()
     hypercolumn = strides
     layers = tuple(strides)[1:]
@@ -40,11 +40,11 @@ class Vgg16(FcEncoder):
 
     @property
     def smallest_input(self) -> int:
-        """Pixels a side below which fc6 has no answer."""
+        """The smallest side of the input, in pixels, for which fc6 has an output."""
         return 32 * (self.fc6_kernel - 1) + 1 if self.fc6_padding == "VALID" else 1
 
     def top_centers(self, side: int) -> np.ndarray:
-        """Where the cells of the top lie in an input of so many pixels: [cells] pixels."""
+        """The centers of the top's cells in an input of this side, in pixels: [cells]."""
         kernel = self.fc6_kernel if self.fc6_padding == "VALID" else 1
         return (np.arange(-(-side // 32) - kernel + 1) + kernel / 2) * 32
 
