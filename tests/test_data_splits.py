@@ -10,6 +10,12 @@ import tiny
 from colorize_jax.data import masks, sources, splits, voc
 from colorize_jax.errors import ConfigError, DataError
 
+# The five of thirty photos that the seed 0 chooses.
+FIVE = [
+    "sub0/photo004.jpg", "sub0/photo008.jpg", "sub0/photo010.jpg", "sub0/photo020.jpg",
+    "sub1/photo005.jpg",
+]  # fmt: skip
+
 
 @pytest.fixture
 def kit(tmp_path, rng):
@@ -39,6 +45,55 @@ def test_photos_without_labels_are_split_as_ever(tmp_path, rng):
     assert opened.classes == () and opened.warnings == ()
     assert opened.training.digest() == training.digest()
     assert opened.evaluation.digest() == evaluation.digest()
+
+
+def test_some_photos_without_labels_are_nested_and_told(tmp_path, rng):
+    tiny.write_photos(tmp_path, 30, rng)
+
+    def opened(photos, **settings):
+        return splits.open_splits(
+            tiny.config(
+                data__source=str(tmp_path), data__holdout=0.3, data__photos=photos, **settings
+            )
+        )
+
+    whole, some, more = opened(0), opened(5), opened(12)
+    assert len(some.training) == 5 and len(more.training) == 12
+    assert set(_names(some.training)) < set(_names(more.training)) < set(_names(whole.training))
+    # A changed hash would change what a stored command trains on.
+    assert _names(some.training) == FIVE
+    assert some.evaluation.digest() == whole.evaluation.digest()
+    assert some.training[0].image == (tmp_path / FIVE[0]).read_bytes()
+    assert _names(opened(5, seed=1).training) != FIVE
+    (line,) = some.warnings
+    count = len(whole.training)
+    assert line == (
+        f"trained on 5 of {count} photos, which the seed 0 chooses (config.data.photos)"
+    )
+    assert opened(count).training.digest() == whole.training.digest()
+    with pytest.raises(
+        DataError, match=f"photos={count + 1}, but without those held out there are {count} "
+    ):
+        opened(count + 1)
+
+
+def test_some_photos_of_joined_and_weighted_sources(tmp_path, rng):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        tiny.write_photos(tmp_path / name, 10, rng)
+    weighted, _ = sources.open_splits(f"{tmp_path}/a@0.9,{tmp_path}/b@0.1", 0.2)
+    some = weighted.some(8, 0)
+    assert len(some) == 8 and len({some.path(i) for i in range(8)}) == 2
+    drawn = [some.order(0)[i] for i in range(200)]
+    shares = np.bincount([some.path(i).endswith("a") for i in drawn])
+    assert shares[1] > 150  # The weights stay.
+    with pytest.raises(DataError, match="leaves no photo of a weighted source"):
+        weighted.some(1, 0)
+
+
+def test_some_photos_of_labelled_ones_are_asked_for_by_class(folder):
+    with pytest.raises(ConfigError, match="photos=4 takes some photos without labels.*per_class"):
+        splits.open_splits(_config(folder, "folders", 3, data__photos=4))
 
 
 def test_few_held_out_photos_give_a_warning_and_the_split_stays(tmp_path, rng):

@@ -210,6 +210,10 @@ def test_held_out_photos_of_the_training_are_scored(photos):
     assert found.which == "held out"
     assert found.remarks == ["as in the checkpoint: config.data.holdout=0.2"]
     assert _names(found.opened.evaluation) == _names(held_out)
+    some = tiny.vgg(data__source=source, data__holdout=0.2, data__photos=5)
+    found = _scored(_note(some), data__source=source)
+    assert found.which == "held out" and len(found.opened.training) == 5
+    assert known.trained_on(training, trained, _note(some)["config"]) == 5
     found = _scored(note, data__source=source, data__holdout=0.6)
     seen = len(found.opened.evaluation) - len(held_out)
     assert seen > 0 and found.which == f"{seen} of them trained on"

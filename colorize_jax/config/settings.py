@@ -100,6 +100,9 @@ def default_config(
     config.data.sbd = ""
     # Takes exactly this many training photos of every class. 0 takes all.
     config.data.per_class = 0
+    # Takes exactly this many of the training photos without labels, which the seed chooses: fewer
+    # are always among more. 0 takes all.
+    config.data.photos = 0
     # How a training photo is sized. "shortest" scales its shortest side (data.scale), "factor"
     # multiplies its size (data.factor), "none" leaves it as stored, "resized" resizes a random part
     # of it (data.area, data.ratio) to the crop.

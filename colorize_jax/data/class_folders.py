@@ -9,6 +9,7 @@ import numpy as np
 from colorize_jax.data import sources
 from colorize_jax.data.archives import Tar
 from colorize_jax.data.labelled import Labelled
+from colorize_jax.data.names import salt_of
 from colorize_jax.data.record import Source, is_hidden
 from colorize_jax.data.records import Tfds
 from colorize_jax.data.sources import Photos
@@ -77,8 +78,7 @@ def some_of_every_class(photos: Labelled, classes: tuple[str, ...], k: int, seed
     Raises:
         DataError: a class has fewer than k photos.
     """
-    # A salt of zero bytes would be the same as no salt, which other choices use.
-    hashes = photos.hashes((seed + 1).to_bytes(16, "little"))
+    hashes = photos.hashes(salt_of(seed))
     chosen = []
     for label, name in enumerate(classes):
         members = np.flatnonzero(photos.labels == label)

@@ -66,6 +66,12 @@ class Names(Sequence):
             start = end
 
 
+def salt_of(seed: int) -> bytes:
+    """The salt of `Names.hashes` for a choice by a seed."""
+    # A salt of zero bytes would be the same as no salt, which other choices use.
+    return (seed + 1).to_bytes(16, "little")
+
+
 def _hash(name: bytes, salt: bytes) -> float:
     digest = hashlib.blake2b(name, digest_size=6, salt=salt).digest()
     return int.from_bytes(digest, "big") / 2**48

@@ -14,6 +14,7 @@ from colorize_jax.data import arrays, decode, listing
 from colorize_jax.data.archives import Tar, Zip
 from colorize_jax.data.builtin import BuiltinPhotos
 from colorize_jax.data.folder import Files, Folder
+from colorize_jax.data.names import salt_of
 from colorize_jax.data.order import Mixture, Shuffled
 from colorize_jax.data.record import (
     EXTENSIONS,
@@ -103,6 +104,31 @@ class Photos:
             digest.update(source.names.ends)
             digest.update(np.ascontiguousarray(chosen, np.int64))
         return digest.hexdigest()
+
+    def some(self, count: int, seed: int) -> "Photos":
+        """Exactly `count` of these photos, in their order, chosen by a hash of (seed, name).
+
+        The choice of a smaller number is a subset of the choice of a larger one.
+
+        Raises:
+            DataError: there are fewer photos, or a weighted source would have none left.
+        """
+        if count > len(self):
+            raise DataError(
+                f"config.data.photos={count}, but without those held out there are {len(self)} "
+                "photos: ask for fewer, or for all with 0"
+            )
+        pairs = zip(self._sources, self._chosen, strict=True)
+        hashes = [source.names.hashes(salt_of(seed))[chosen] for source, chosen in pairs]
+        kept = np.zeros(len(self), bool)
+        kept[np.argsort(np.concatenate(hashes), kind="stable")[:count]] = True
+        parts = np.split(kept, self._starts[1:-1])
+        chosen = [numbers[part] for numbers, part in zip(self._chosen, parts, strict=True)]
+        if self._weights is not None and not all(map(len, chosen)):
+            raise DataError(
+                f"config.data.photos={count} leaves no photo of a weighted source: ask for more"
+            )
+        return Photos(self._sources, chosen, self._weights, self._paths)
 
     def order(self, seed: int) -> Shuffled | Mixture:
         """Maps any position to the number of a photo.

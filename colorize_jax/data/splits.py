@@ -24,7 +24,7 @@ class Splits:
         training, evaluation: photos, with labels or masks if config.data.labels says so.
         classes: the names of the classes, in the order of the labels; () without labels.
         warnings: one line each, for the user: files that were left out of sources without labels
-            and of class folders, and sources whose photos are gray.
+            and of class folders, sources whose photos are gray, and how many photos were chosen.
     """
 
     training: Photos | Labelled
@@ -51,8 +51,21 @@ def open_splits(config) -> Splits:
         few = few_held_out(len(training), len(evaluation))
         if "builtin:photos" in sources.parse(data.source)[0]:  # It ignores the share.
             few = ""
-        warnings = [*training.left_out(), sources.all_gray(training), few]
+        some = ""
+        if data.photos:
+            some = (
+                f"trained on {data.photos:,} of {len(training):,} photos, which the seed "
+                f"{config.seed} chooses (config.data.photos)"
+            )
+            training = training.some(data.photos, config.seed)
+        warnings = [*training.left_out(), sources.all_gray(training), few, some]
         return Splits(training, evaluation, warnings=tuple(filter(None, warnings)))
+    if data.photos:
+        raise ConfigError(
+            f"config.data.photos={data.photos} takes some photos without labels, and "
+            f"config.data.labels is {data.labels!r}: config.data.per_class=N takes N photos of "
+            "every class folder"
+        )
     sources.parse(data.source)  # It raises a helpful error if the setting is empty.
     found = {"masks": _masks, "lists": _lists, "folders": _folders}[data.labels](config)
     if _searching(config) or not data.eval_split:  # One split is divided.

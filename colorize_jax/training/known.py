@@ -250,6 +250,8 @@ def to_score(config: ConfigDict, note: Mapping[str, Any], stated: Collection[str
         before = same_run.flat(same_run.plain(config))
         if "data.holdout" not in stated:
             data.holdout = was.get("holdout", data.holdout)
+        if "data.photos" not in stated:
+            data.photos = was.get("photos", data.photos)
         remarks = list(_changes(before, config, "the checkpoint"))
         opened = splits.open_splits(config)
         _check_classes(config, note, opened.classes)
@@ -301,6 +303,7 @@ def _as_trained(config: ConfigDict, saved: Mapping[str, Any]) -> ConfigDict:
     config = config.copy_and_resolve_references()
     for name in ("source", "labels", "split", "eval_split", "sbd", "per_class", "holdout"):
         config.data[name] = saved["data"].get(name, config.data[name])
+    config.data.photos = saved["data"].get("photos", 0)  # Older checkpoints took all.
     if "classes" in config.task:
         config.task.classes = saved.get("task", {}).get("classes", 0)
     config.seed = saved.get("seed", config.seed)
