@@ -10,7 +10,7 @@ import zipfile
 
 import numpy as np
 
-from colorize_jax.data import arrays, decode, listing
+from colorize_jax.data import arrays, decode, listing, published
 from colorize_jax.data.archives import Tar, Zip
 from colorize_jax.data.builtin import BuiltinPhotos
 from colorize_jax.data.folder import Files, Folder
@@ -34,8 +34,8 @@ from colorize_jax.paths import expand_source
 KINDS = (
     "a folder, a .zip archive or a folder in it (photos.zip/train), tar shards ('shards/*.tar'), "
     "ArrayRecord shards ('*.array_record*', or the folder that `pack` wrote), "
-    "tfds:NAME[/CONFIG][:SPLIT], a PASCAL VOC devkit, one photo, a text file that lists photos, or "
-    "builtin:photos"
+    "tfds:NAME[/CONFIG][:SPLIT], a PASCAL VOC devkit, the files of CIFAR-10, SVHN or Oxford "
+    "Flowers, one photo, a text file that lists photos, or builtin:photos"
 )
 _TRIES = 20  # Of this many photos (or lines of a list), one must be readable.
 # A photo counts as gray if its channels differ by less than this on average, in levels of 255.
@@ -321,7 +321,9 @@ def _open(path: str) -> Source:
         _check_files(packed)
         if os.path.exists(os.path.join(path, "pack.json")):
             _check_packed(path, packed)
-        return ArrayRecords(packed) if packed else Folder(path)
+        if packed:
+            return ArrayRecords(packed)
+        return published.in_folder(path) or Folder(path)
     if into_zip(path)[1]:
         return Zip(path)
     files = [path] if os.path.lexists(path) else _files(path)
@@ -339,6 +341,8 @@ def _open(path: str) -> Source:
         return ArrayRecords(files)
     if len(files) == 1:
         return _one_file(path, files[0])
+    if opened := published.of_files(files):
+        return opened
     raise DataError(
         f"config.data.source: {path} matches several files that are no shards; for photos, name "
         f"the folder. It can be {KINDS}"
@@ -353,9 +357,14 @@ def _check_files(paths: Sequence[str]) -> None:
 
 
 def _one_file(path: str, file: str) -> Source:
-    """Opens a zip archive, a photo or a list of photos; its content decides, not its name."""
+    """Opens a zip archive, a photo, a list of photos, or a file of CIFAR-10 or SVHN.
+
+    Its content decides, not its name.
+    """
     if file.lower().endswith(".zip") or zipfile.is_zipfile(file):
         return Zip(file)
+    if opened := published.of_files([file]):
+        return opened
     try:
         if is_picture(read_file(file, HEAD)) or os.path.splitext(file)[1].lower() in EXTENSIONS:
             return Files(os.path.dirname(file), [os.path.basename(file)])
