@@ -131,6 +131,7 @@ def test_dry_run(tmp_path):
     assert kernels[0]["seconds"] >= kernels[19]["seconds"] > 0
     assert "convolutions, forward" in found["profile"]["table"]
     assert found["profile"]["table"].count("\n| `") == 20
+    assert min(found["pipeline"]["host"].values()) > 0
     assert found["pipeline"]["fed"] > 0 and "500 x 375" in found["pipeline"]["source"]
     assert "## VGG-16 from photos on disk" in (tmp_path / "suite.md").read_text()
     began = time.monotonic()

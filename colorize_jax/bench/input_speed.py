@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import concurrent.futures
+import contextlib
 import functools
 import io
 import multiprocessing
@@ -163,6 +164,24 @@ def _decoding_in_workers(examples, count: int, workers: int) -> float:
         began = time.perf_counter()
         list(pool.map(_work, parts))
         return sum(map(len, parts)) / (time.perf_counter() - began)
+
+
+def rate(photos: Photos, config, seconds: float) -> float:
+    """Photos a second of the whole pipeline with the config's processes and threads, no device.
+
+    Measured for so long, after as many batches as the processes prepare at the start.
+    """
+    settle = 2 * max(1, config.data.workers)
+    with contextlib.closing(
+        pipeline.training_batches(photos, config, start=0, stop=1 << 20)
+    ) as batches:
+        for _ in range(settle):
+            next(batches)
+        began, count = time.perf_counter(), 0
+        while not count or time.perf_counter() - began < seconds:
+            next(batches)
+            count += 1
+        return count * config.data.batch_size / (time.perf_counter() - began)
 
 
 def memory(photos: Photos, config, count: int) -> str:

@@ -27,8 +27,8 @@ NETWORKS = {
 # The same rows with a network that is compiled in seconds, to try the suite itself.
 _TINY = {"model.width": 0.03125, "model.fc6_kernel": 1}
 _COLORS = {
-    "model.name": "alexnet", "model.lrn": False, "model.hidden": 8, "data.crop": 64,
-    "data.scale": (64, 96), "task.points": 8, "task.edge_buffer": 8,
+    "model.name": "alexnet", "model.lrn": False, "model.hypercolumn": False, "model.hidden": 8,
+    "data.crop": 64, "data.scale": (64, 96), "task.points": 8, "task.edge_buffer": 8,
 }  # fmt: skip
 DRY = {
     "vgg16": _TINY | _COLORS,
@@ -193,7 +193,7 @@ def _profile(order: Order) -> Iterator[Found]:
 def _pipeline(order: Order) -> Iterator[Found]:
     import jax
 
-    from colorize_jax.bench import step_speed
+    from colorize_jax.bench import input_speed, step_speed
     from colorize_jax.data import sources
 
     best = best_speed(order.found, "vgg16")
@@ -203,25 +203,38 @@ def _pipeline(order: Order) -> Iterator[Found]:
         config.data.threads = cores  # the step takes the cores, and processes would not help
     else:
         config.data.workers, config.data.threads = cores, 1
+    found: Found = {
+        "dtype": best["dtype"], "rows": best["rows"], "crop": config.data.crop,
+        "source": order.source or "JPEGs of 500 x 375 pixels, cut from builtin:photos",
+        "workers": config.data.workers, "threads": config.data.threads, "cores": cores,
+        "host": {}, "synthetic": None, "fed": None,
+    }  # fmt: skip
     with contextlib.ExitStack() as stack:
         source = order.source
+        small = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        write_photos(small, 8 if order.dry else _PHOTOS, (64, 64))
         if not source:
             source = stack.enter_context(tempfile.TemporaryDirectory())
             write_photos(pathlib.Path(source), 8 if order.dry else _PHOTOS)
         photos, _ = sources.open_splits(source, 0.001)
-        # As long as it takes: a process that reads comes up in seconds.
-        seconds = order.measuring if order.dry else max(3.0, order.seconds / 3)
+        # A process that reads comes up in seconds.
+        seconds = order.measuring if order.dry else max(3.0, order.seconds / 6)
         speed = step_speed.measure(config, best["rows"], seconds=seconds, photos=photos)
-    yield {
-        "dtype": best["dtype"], "rows": best["rows"], "crop": config.data.crop,
-        "source": order.source or "JPEGs of 500 x 375 pixels, cut from builtin:photos",
-        "workers": config.data.workers, "threads": config.data.threads, "cores": cores,
-        "synthetic": speed.photos, "fed": speed.fed,
-    }  # fmt: skip
+        found |= {"synthetic": speed.photos, "fed": speed.fed}
+        yield found
+        for side, these in (
+            (config.data.crop, photos),
+            (64, sources.open_splits(str(small), 0.001)[0]),
+        ):
+            config.data.crop, config.data.scale = side, (side, side * 600 // 352)
+            config.data.batch_size = 8 if order.dry else 256
+            found["host"][str(side)] = input_speed.rate(these, config, seconds)
+            yield found
 
 
-def write_photos(folder: pathlib.Path, count: int) -> None:
-    """JPEGs of 500 x 375 pixels, random parts of the photos that come with scikit-image."""
+def write_photos(folder: pathlib.Path, count: int, size: tuple[int, int] = (500, 375)) -> None:
+    """JPEGs of so many pixels, (width, height): random parts of the photos that come with
+    scikit-image."""
     from PIL import Image
 
     from colorize_jax.data import builtin
@@ -234,7 +247,7 @@ def write_photos(folder: pathlib.Path, count: int) -> None:
         left, top = (
             rng.integers(a - b + 1) for a, b in zip(image.size, (width, height), strict=True)
         )
-        part = image.crop((left, top, left + width, top + height)).resize((500, 375))
+        part = image.crop((left, top, left + width, top + height)).resize(size)
         part.save(folder / f"{number:04}.jpg", quality=90)
 
 
