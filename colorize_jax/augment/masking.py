@@ -1,21 +1,21 @@
-"""Which pixels of a photo are hidden, and what stands in their place."""
+"""Chooses pixels of a photo to hide, and fills them with a color."""
 
 import math
 
 import jax
 import jax.numpy as jnp
 
-# Of the released random masks: noise of 600 pixels a side is enlarged to 10,000.
+# The released random masks are noise of 600 pixels a side, enlarged to 10,000.
 _ENLARGED = 10_000 / 600
 
 
 def center(side: int, hole: int, overlap: int) -> jax.Array:
-    """What is hidden of a square photo whose middle is to be filled in: bool [side, side].
+    """The hidden pixels of a square photo whose middle is predicted: bool [side, side].
 
     Args:
-        side: of the photo.
-        hole: side of the middle square that is predicted.
-        overlap: so many pixels around its border are predicted, though they are seen.
+        side: the side of the photo.
+        hole: the side of the square in the middle that is predicted.
+        overlap: this many pixels at its border are predicted although they are visible.
     """
     start = (side - hole) // 2 + overlap
     place = jnp.arange(side)
@@ -24,16 +24,16 @@ def center(side: int, hole: int, overlap: int) -> jax.Array:
 
 
 def border_weights(hole: int, overlap: int, weight: float) -> jax.Array:
-    """How much each predicted pixel counts: float32 [hole, hole], `weight` where it overlaps."""
+    """The weight of each predicted pixel: float32 [hole, hole], `weight` in the overlap."""
     return jnp.where(center(hole, hole, overlap), 1.0, weight).astype(jnp.float32)
 
 
 def regions(key: jax.Array, side: int, share: float) -> jax.Array:
     """Regions of any form that hide `share` of a photo: bool [side, side].
 
-    They are where enlarged noise is lowest.
+    They are the regions where enlarged noise is lowest.
     """
-    coarse = math.ceil(side / _ENLARGED) + 3  # the border of what is enlarged is cut off
+    coarse = math.ceil(side / _ENLARGED) + 3  # The border is cut off after enlarging.
     place_key, noise_key = jax.random.split(key)
     noise = jax.random.uniform(noise_key, (coarse, coarse))
     start = jax.random.uniform(place_key, (2,), minval=1.0, maxval=2.0)

@@ -30,8 +30,8 @@ def load(setting: str, name: str) -> tuple[Any, Any]:
     """(module, object) of a name "module:object", for what users bring from their own files.
 
     Args:
-        setting: whose value the name is, as in "task.name", for errors.
-        name: of the object.
+        setting: the setting with this value, such as "task.name", for errors.
+        name: the name "module:object".
 
     Raises:
         ConfigError: the module cannot be imported, or has no such object.

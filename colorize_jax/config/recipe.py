@@ -1,4 +1,4 @@
-"""Python files that describe runs: recipes with `get_config`, studies with `get_study`."""
+"""Reads Python files that describe runs: recipes with `get_config`, studies with `get_study`."""
 
 import ast
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ _KINDS = {
 
 
 def shipped(function: str = "get_config") -> dict[str, pathlib.Path]:
-    """{name: file} of the recipes that come with this package; of its studies for "get_study"."""
+    """{name: file} of the recipes that ship with this package, or of its studies ("get_study")."""
     installed = _PACKAGE / "recipes"  # setup.py copies configs/ of a checkout to this folder.
     folder = installed if installed.is_dir() else _PACKAGE.parent / "configs"
     folder = folder / "studies" if function == "get_study" else folder
@@ -38,11 +38,11 @@ def shipped(function: str = "get_config") -> dict[str, pathlib.Path]:
 
 
 def load_file(name: str, function: str) -> types.ModuleType:
-    """A Python file as a module; ConfigError if it cannot be read or lacks the function.
+    """Loads a Python file as a module; ConfigError if it cannot be read or lacks the function.
 
     Args:
-        name: the path of a file, or the name of one that comes with the package.
-        function: that it must have, such as "get_config" or "get_study".
+        name: the path of a file, or the name of one that ships with the package.
+        function: the function that it must have, such as "get_config" or "get_study".
     """
     known = shipped(function)
     path = str(known[name]) if name in known else paths.expand(name)
@@ -64,7 +64,7 @@ def load_file(name: str, function: str) -> types.ModuleType:
 
 @contextlib.contextmanager
 def explained(path: str):
-    """ConfigError with the line of the file, in place of whatever its own code raises inside."""
+    """Replaces any error of the file's own code by a ConfigError that names the line."""
     try:
         yield
     except ColorizeError:
@@ -84,11 +84,12 @@ def read_config(recipe: str) -> ConfigDict:
     """The config that `--config=RECIPE` names.
 
     Args:
-        recipe: its name, if it comes with the package, or the path of its file; and its variants
-            after a colon.
+        recipe: the name of a recipe that ships with the package, or the path of a file, with
+            variants after a colon.
 
     Raises:
-        ConfigError: with the line where the file's own code fails; or it gives no complete config.
+        ConfigError: the file's own code fails (the message names the line), or it returns no
+            complete config.
     """
     name, _, variant = recipe.partition(":")
     module = load_file(name, "get_config")
@@ -106,7 +107,7 @@ def read_config(recipe: str) -> ConfigDict:
 
 
 def _names(config: ConfigDict, prefix: str = "") -> set[str]:
-    """Of all settings, as in model.width."""
+    """The names of all settings, such as model.width."""
     found = set()
     for name in config:
         inner = config[name]
@@ -116,7 +117,7 @@ def _names(config: ConfigDict, prefix: str = "") -> set[str]:
 
 
 def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The changes of settings in a command line, and its other words.
+    """Splits a command line into changes of settings and all other words.
 
     Returns:
         changes: "NAME=VALUE" for every `--config.NAME=VALUE` or `--config.NAME VALUE`; "NAME" for a
@@ -136,7 +137,7 @@ def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def stated(changes: Sequence[str]) -> frozenset[str]:
-    """The names of the settings that these changes are of, as in "model.width"."""
+    """The names of the settings in these changes, such as "model.width"."""
     return frozenset(change.partition("=")[0] for change in changes)
 
 
@@ -144,13 +145,13 @@ def load_config(recipe: str, changes: Sequence[str] = ()) -> ConfigDict:
     """The config that `--config=RECIPE --config.NAME=VALUE` names.
 
     Args:
-        recipe: as `read_config` takes it.
-        changes: "NAME=VALUE", as in "model.width=0.5", in any order; "NAME" alone turns a setting
-            on. A setting that follows another one, such as task.edge_buffer the crop, follows its
-            change.
+        recipe: see `read_config`.
+        changes: "NAME=VALUE", such as "model.width=0.5", in any order; only "NAME" turns a setting
+            on. A setting that depends on another one, such as task.edge_buffer on the crop, follows
+            its change.
 
     Raises:
-        ConfigError: the recipe cannot be read, or a setting does not exist or makes no sense.
+        ConfigError: the recipe cannot be read, or a setting does not exist or is invalid.
     """
     config = read_config(recipe)
     change(config, changes)
@@ -160,10 +161,10 @@ def load_config(recipe: str, changes: Sequence[str] = ()) -> ConfigDict:
 
 
 def change(config: ConfigDict, changes: Sequence[str]) -> None:
-    """Makes these changes, as `load_config` takes them, in place; paths stay as they are given.
+    """Applies changes (see `load_config`) in place; paths are not expanded.
 
     Raises:
-        ConfigError: a setting does not exist, or is of another kind.
+        ConfigError: a setting does not exist, or a value has the wrong kind.
     """
     pairs = [change.partition("=") for change in changes]
     for name, equals, text in sorted(pairs, key=lambda pair: pair[0] not in _CHOICES):
@@ -172,7 +173,7 @@ def change(config: ConfigDict, changes: Sequence[str]) -> None:
 
 
 def _change(config: ConfigDict, name: str, text: str | None) -> None:
-    """Gives a setting the value that a command line has for it; None: no value."""
+    """Sets a setting to a value from a command line; None if there is no value."""
     *groups, field = name.split(".")
     group = config
     for part in groups:
@@ -197,7 +198,7 @@ def _change(config: ConfigDict, name: str, text: str | None) -> None:
 
 
 def _value(text: str, kind: type) -> Any:
-    """What a command line says, for a setting of this kind; ValueError if it cannot be that."""
+    """The value of a command line's text for a setting of this kind; ValueError if invalid."""
     if kind is bool:
         if text.lower() not in ("true", "false", "1", "0"):
             raise ValueError(text)

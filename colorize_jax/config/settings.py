@@ -281,7 +281,7 @@ def transfer(config: ConfigDict, asked: set[str], classifier: bool = False) -> N
 
     Args:
         config: changed in place: `init_from`, `model`, and of a classifier `data.crop`.
-        asked: from `variants`; "random" and `NETWORKS` count here.
+        asked: what `variants` returned; "random" and `NETWORKS` matter here.
         classifier: the network answers once for a crop, which has the size that it is made for.
 
     Raises:
@@ -302,14 +302,14 @@ def suited(name: str, classifier: bool = False) -> dict[str, Any]:
     """The settings of a transfer for a network of that name, {"model.name": ..., ...}.
 
     Args:
-        name: of the network.
+        name: the name of the network.
         classifier: the network answers once for a crop, which has the size that it is made for.
     """
     keeps_norm = _keeps_norm(name)
     settings = {"model.name": name} | ({"model.norm": "batch"} if keeps_norm else {})
     if classifier:
         settings["data.crop"] = 227 if name == "alexnet" else 224
-        settings |= {} if keeps_norm else {"model.fc6_padding": "VALID"}  # those have no fc6
+        settings |= {} if keeps_norm else {"model.fc6_padding": "VALID"}  # They have no fc6.
     return settings
 
 
@@ -370,7 +370,7 @@ _RANGES = {
     "task.edge_buffer": _PIXELS,
     "task.window": (1, 2**10),
     "task.bins": (1, 2**12),
-    "optimizer.rate": (0, 3e38),  # as long as it is a float32
+    "optimizer.rate": (0, 3e38),  # It must fit into a float32.
     "optimizer.momentum": _SHARE,
     "optimizer.b1": _SHARE,
     "optimizer.b2": _SHARE,
@@ -432,9 +432,11 @@ def _form(settings: ConfigDict, prefix: str) -> dict:
 
 
 def check_numbers(config: ConfigDict) -> None:
-    """ConfigError, by name, for a setting that makes no sense whatever the other settings are: one
-    that what is chosen does not have, of another kind than its default, or a number that is not
-    finite or out of its range."""
+    """ConfigError that names a setting which is invalid for any values of the others.
+
+    Such a setting is not one of the config's choices, has another kind than its default, or is a
+    number that is not finite or out of its range.
+    """
     usual = default_like(config)
     for group in choices.GROUPS:
         if unknown := sorted(set(config[group]) - set(usual[group])):

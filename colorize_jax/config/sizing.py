@@ -18,7 +18,7 @@ def size_to_machine(config: ConfigDict, devices: list[jax.Device] | None = None)
     devices = jax.devices() if devices is None else devices
     count, kind = len(devices), devices[0].device_kind
     if devices[0].platform == "cpu":
-        if config.init_from == "random":  # otherwise the network is that of the checkpoint
+        if config.init_from == "random":  # Otherwise the checkpoint decides the network.
             config.model.width = 0.25
             if "fc6_kernel" in config.model:
                 config.model.fc6_kernel = 3

@@ -1,4 +1,4 @@
-"""From a coarse map back to pixels: a layer that links positions, then convolutions that double."""
+"""A decoder from a coarse map to pixels: a layer that links positions, then upsampling layers."""
 
 import math
 
@@ -9,18 +9,18 @@ import jax.numpy as jnp
 from colorize_jax.models import layers
 from colorize_jax.models.norm import DECAY, BatchNorm
 
-# Of the leaky ReLU. The papers have ReLU, whose units can die where there is no batch norm.
+# The slope of the leaky ReLU. The papers use ReLU, whose units can die without batch norm.
 SLOPE = 0.2
 
 
 class Links(nn.Module):
-    """Every channel of a map fully connected by itself, then a 1x1 convolution that mixes channels.
+    """A fully connected layer within every channel of a map, then a 1x1 convolution.
 
-    Positions see each other at once, for h^2 w^2 weights a channel: links between the channels too
-    would take many more (Pathak et al., "Context Encoders", CVPR 2016, section 3.1).
+    All positions are connected, with h^2 w^2 weights for each channel. Connecting the channels as
+    well would take many more (Pathak et al., "Context Encoders", CVPR 2016, section 3.1).
 
     Attributes:
-        dtype: of the computation; parameters are float32.
+        dtype: the type of the computation; parameters are float32.
     """
 
     dtype: jnp.dtype = jnp.float32
@@ -41,17 +41,17 @@ class Links(nn.Module):
 class Decoder(nn.Module):
     """A coarse map -> links -> 4x4 transposed convolutions of stride 2 -> values of every pixel.
 
-    Each convolution doubles height and width and has half of the channels of the one before, with
-    batch norm and leaky ReLU, until the map is no smaller than the result. The last layer is
-    linear. What is larger than the result is resized to it.
+    Each convolution doubles height and width and has half of the channels of the previous one, with
+    batch norm and leaky ReLU, until the map is at least as large as the result. The last layer is
+    linear. A larger map is resized to the result.
 
     Attributes:
-        outputs: values of a pixel.
-        side: of the result in pixels.
-        features: channels of the first transposed convolution.
-        norm: "batch", or "none".
+        outputs: the number of values of a pixel.
+        side: the side of the result in pixels.
+        features: the channels of the first transposed convolution.
+        norm: "batch" or "none".
         norm_decay, axis_name: see `BatchNorm`.
-        dtype: of the computation; parameters are float32 and so are the outputs.
+        dtype: the type of the computation; parameters and outputs are float32.
     """
 
     outputs: int
@@ -81,7 +81,7 @@ class Decoder(nn.Module):
 
 
 def decoder_of(encoder, outputs: int, side: int, features: int) -> Decoder:
-    """A decoder whose batch norm and type are those of the encoder."""
+    """A decoder with the same batch norm and type as the encoder."""
     return Decoder(
         outputs, side, features, encoder.norm, encoder.norm_decay, encoder.axis_name, encoder.dtype
     )

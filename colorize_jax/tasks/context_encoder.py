@@ -1,4 +1,4 @@
-"""Context encoder: what was in the hidden part of a photo?
+"""Context encoder: predict the hidden part of a photo.
 
 After Pathak, Krähenbühl, Donahue, Darrell and Efros, "Context Encoders: Feature Learning by
 Inpainting" (CVPR 2016).
@@ -18,19 +18,20 @@ from colorize_jax.tasks import evaluators
 from colorize_jax.tasks.task import Facts, Task, chosen_layer
 
 SETTINGS = {
-    # What is hidden: "center", a square in the middle, or "random", regions of any form.
+    # The hidden part: "center", a square in the middle, or "random", regions of any form.
     "region": "center",
     # The side of the square in pixels. It is what the network predicts.
     "hole": lambda config: config.data.get_ref("crop") // 2,
-    # So many pixels at the border of the square are predicted, though they are seen, and count
-    # `overlap_weight` times: the prediction shall fit to what is around it.
+    # This many pixels at the border of the square are predicted although they are visible. They
+    # count `overlap_weight` times, so that the prediction fits to its surroundings.
     "overlap": lambda config: config.data.get_ref("crop") // 32,
     "overlap_weight": 10.0,
     "share": 0.25,  # The share of a photo that is hidden, with "random".
-    # The color, red, green and blue of 255, of what is hidden. The mean of photos is no hint.
+    # The color of the hidden part: red, green and blue in 0 to 255. The mean of photos is no hint.
     "fill": (123, 117, 104),
-    # The weight of the loss that asks for a prediction that a discriminator takes for real. With 0
-    # there is none; 0.001 in the paper. config.optimizer.groups may give it another optimizer.
+    # The weight of the adversarial loss, which wants the discriminator to take a prediction for
+    # real. It is 0.001 in the paper; with 0 there is no discriminator. config.optimizer.groups can
+    # give the discriminator another optimizer.
     "adversarial": 0.0,
     "decoder": 256,  # The number of channels of the decoder's first layer.
     # The layer of the encoder that is read. "": its top.
@@ -41,7 +42,7 @@ SETTINGS = {
 def squared_error(predicted: jax.Array, truth: jax.Array, weight: jax.Array) -> jax.Array:
     """The mean over all values of weight times the squared difference: [batch].
 
-    The sum of weights is no divisor: a weight of ten counts ten times.
+    It is not divided by the sum of weights: a weight of ten counts ten times.
 
     Args:
         predicted, truth: [batch, h, w, channels] in [-1, 1].
@@ -51,14 +52,14 @@ def squared_error(predicted: jax.Array, truth: jax.Array, weight: jax.Array) -> 
 
 
 class Discriminator(nn.Module):
-    """4x4 convolutions of stride 2 with leaky ReLU, then one logit: is this a part of a photo?
+    """4x4 convolutions of stride 2 with leaky ReLU, then one logit: whether this is a real part.
 
-    As in the paper, without its batch norm: that of photos and of predictions would tell them
-    apart by the batch they come in.
+    It is the paper's without batch norm. Photos and predictions come in separate batches, and batch
+    norm would reveal which is which.
 
     Attributes:
-        features: channels of the first convolution.
-        dtype: of the computation; parameters are float32.
+        features: the channels of the first convolution.
+        dtype: the type of the computation; parameters are float32.
     """
 
     features: int = 64
@@ -77,12 +78,12 @@ class Discriminator(nn.Module):
 
 
 class ContextNetwork(nn.Module):
-    """Encoder -> decoder, and a discriminator beside it if there is one.
+    """Encoder -> decoder, and a discriminator if there is an adversarial loss.
 
     Attributes:
         encoder: see `models.encoder`.
-        decoder: one layer -> what was hidden.
-        layer: of the encoder.
+        decoder: one layer -> the hidden part.
+        layer: the name of the encoder's layer.
         discriminator: None without an adversarial loss.
     """
 
@@ -94,17 +95,18 @@ class ContextNetwork(nn.Module):
     def __call__(
         self, images: jax.Array, truth: jax.Array, train: bool = False
     ) -> dict[str, jax.Array]:
-        """What the network puts into the holes, and what the discriminator says of it.
+        """The network's predictions for the holes, and the discriminator's logits.
 
         Args:
             images: network input [batch, height, width, channels], with holes.
-            truth: [batch, side, side, 3] in [-1, 1], what was there.
-            train: batch statistics.
+            truth: the hidden parts, [batch, side, side, 3] in [-1, 1].
+            train: whether to use batch statistics.
 
         Returns:
-            {"predicted": as the truth}, and with a discriminator logits [batch]: "real" of the
-            truth, "false" of a prediction that is a constant to it, and "taken", the same for a
-            discriminator that is a constant. So one gradient trains both, at the same step.
+            {"predicted": like the truth}, and with a discriminator three logits [batch]: "real" of
+            the truth; "false" of the prediction, without a gradient to the prediction; and "taken",
+            the same without a gradient to the discriminator. So one gradient trains both networks
+            in the same step.
         """
         predicted = jnp.tanh(self.decoder(self.encoder(images, train)[self.layer], train))
         outputs = {"predicted": predicted}
@@ -117,7 +119,7 @@ class ContextNetwork(nn.Module):
 
 
 def make_task(config, encoder, facts: Facts) -> Task:
-    """Squared error of what was hidden, and the adversarial loss beside it if it has a weight."""
+    """The squared error of the hidden part, and the adversarial loss if it has a weight."""
     del facts
     settings, crop = config.task, config.data.crop
     layer = chosen_layer(config, encoder)
@@ -142,11 +144,11 @@ def make_task(config, encoder, facts: Facts) -> Task:
         return jax.vmap(lambda key: masking.regions(key, crop, settings.share))(keys)
 
     def weights_of(hidden):
-        """How much each predicted pixel counts: [side, side], or [batch, side, side]."""
+        """The weight of each predicted pixel: [side, side], or [batch, side, side]."""
         if center:
             return masking.border_weights(side, settings.overlap, settings.overlap_weight)
         shares = hidden.mean((1, 2), keepdims=True, dtype=jnp.float32)
-        return hidden / jnp.maximum(shares, 1e-6)  # the mean over what is hidden
+        return hidden / jnp.maximum(shares, 1e-6)  # This gives the mean over hidden pixels.
 
     def prepare(keys, batch):
         rgb = spaces.from_uint8(batch["image"]) * 2 - 1
@@ -162,7 +164,7 @@ def make_task(config, encoder, facts: Facts) -> Task:
     def loss(outputs, targets):
         truth, weight = targets["truth"], targets["weight"]
         found = {"loss_l2": squared_error(outputs["predicted"], truth, weight)}
-        # That of the mean color of what is seen: a network that learns anything is below it.
+        # The error of predicting the mean color of the visible part. Any useful network is better.
         found["loss_mean_color"] = squared_error(targets["mean"], truth, weight)
         found["loss"] = found["loss_l2"]
         if settings.adversarial:

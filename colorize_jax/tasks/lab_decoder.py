@@ -1,7 +1,7 @@
 """Colorization by a decoder: a and b of every pixel from gray, by squared error.
 
-As in the student report of Macar and Liu on self-supervision, in the form that it meant: the input
-holds no color, a and b come from a real conversion to Lab, and the last layer is linear.
+It is the task of Macar and Liu's student report on self-supervision as they meant it: the input has
+no color, a and b come from a real conversion to Lab, and the last layer is linear.
 """
 
 import flax.linen as nn
@@ -19,8 +19,8 @@ SETTINGS = {
     "layer": "",
     "decoder": 256,  # The number of channels of the decoder's first layer.
 }
-AB_SCALE = 110.0  # a and b are predicted in units of this, so that they are of order one
-_FAR = 100.0  # No color is beyond 1. The square of what is far beyond it would overflow.
+AB_SCALE = 110.0  # a and b are predicted in this unit, so that they are of order one.
+_FAR = 100.0  # No color is beyond 1, and the square of a huge prediction would overflow.
 
 
 class DecodedNetwork(nn.Module):
@@ -28,8 +28,8 @@ class DecodedNetwork(nn.Module):
 
     Attributes:
         encoder: see `models.encoder`.
-        decoder: of a and b.
-        layer: of the encoder.
+        decoder: the decoder of a and b.
+        layer: the name of the encoder's layer.
     """
 
     encoder: nn.Module
@@ -45,8 +45,8 @@ class DecodedNetwork(nn.Module):
 def make_task(config, encoder, facts: Facts) -> Task:
     """The mean squared error of a and b over all pixels.
 
-    The decoder links all positions of a map of one size: it answers for crops of that size alone,
-    and colors no photos.
+    The decoder connects all positions of a map of one size. So it works only for crops of that
+    size, and does not color photos.
     """
     del facts
     colorization.check_gray(config)
