@@ -232,7 +232,7 @@ def test_dead_workers_are_restarted_after_the_last_batch_a_limited_number_of_tim
 
 def test_workers_that_die_before_the_first_batch_are_no_reason_to_restart_the_run():
     batches = pipeline.Batches(_Dying(0, 0), lambda given: _Dying(given, given), restarts=2)
-    with pytest.raises(DataError, match="again 2 times") as caught:
+    with pytest.raises(DataError, match="restarted 2 times") as caught:
         next(batches)
     assert caught.value.exit_code == 1
 

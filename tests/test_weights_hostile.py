@@ -92,7 +92,7 @@ HDF5 = {
     _half_written: "does not hold all of fc6/0",
     _huge_chunks: "declares 536,870,912 for a chunk of fc6/0",
     _bomb: "a chunk of fc6/0 unpacks to too much",
-    _other_compression: "not compressed with gzip",
+    _other_compression: "not with gzip",
     _text: "fc6/0 holds no numbers",
     _in_itself: "same content",
     _without_end: "same content",
