@@ -10,6 +10,7 @@ import pytest
 
 from colorize_jax.models import hypercolumn
 from colorize_jax.models.alexnet import AlexNet
+from colorize_jax.models.encoder import kept
 from colorize_jax.surgery import padding
 from colorize_jax.surgery.absorb import absorb_batch_norm
 
@@ -158,7 +159,9 @@ def test_columns_on_the_grid_are_those_at_its_pixels(rng, alignment):
     grid = np.stack(np.meshgrid(*[np.arange(0, 64, 4) + first] * 2, indexing="ij"), -1)
     points = jnp.asarray(grid.reshape(1, -1, 2), jnp.float32)
     sparse = jax.jit(
-        lambda: hypercolumn.sparse_columns(maps, AlexNet.hypercolumn, points, alignment)
+        lambda: hypercolumn.sparse_columns(
+            functools.partial(kept, maps), AlexNet.hypercolumn, points, alignment
+        )
     )()
     np.testing.assert_allclose(dense.reshape(1, -1, 5), sparse @ kernel, atol=1e-4)
 

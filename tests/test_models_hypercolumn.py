@@ -1,11 +1,14 @@
 """Sparse and dense hypercolumns equal the golden vectors and each other."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from colorize_jax.models import hypercolumn
+from colorize_jax.models.encoder import kept
 
 SCALES = (1, 2, 4, 8, 16)
 SUFFIX = {"corner": "off0", "center": "offc"}
@@ -17,7 +20,9 @@ def _sample(features, points, stride, alignment):
 
 
 def _columns(maps, strides, points, alignment="corner"):
-    columns = jax.jit(lambda m, p: hypercolumn.sparse_columns(m, strides, p, alignment))
+    columns = jax.jit(
+        lambda m, p: hypercolumn.sparse_columns(partial(kept, m), strides, p, alignment)
+    )
     return columns(maps, points)
 
 
@@ -72,20 +77,43 @@ def test_golden_legacy_resize(golden):
     np.testing.assert_allclose(actual, golden["resize_tf1_nearest_4x4"], atol=1e-6)
 
 
-@pytest.mark.parametrize("cells", [0, 10**6])
-def test_both_ways_of_sampling_have_the_same_gradient(rng, cells, monkeypatch):
+@pytest.mark.parametrize("integer", [False, True])
+@pytest.mark.parametrize("stride", [1, 4])
+def test_gradient_of_columns_is_that_of_plain_samples(rng, stride, integer, monkeypatch):
+    """Added into the gradient of the next layer, and by either way of sampling."""
     features = jnp.asarray(rng.normal(size=(2, 5, 6, 3)), jnp.float32)
-    points = jnp.asarray(rng.uniform(-3, 30, (2, 40, 2)), jnp.float32)
+    points = rng.uniform(-3, 5.4 * stride, (2, 40, 2))
+    if integer:
+        points = rng.integers(0, [5 * stride, 6 * stride], (2, 40, 2))
+    points = jnp.asarray(points, jnp.int32 if integer else jnp.float32)
 
-    def gradient(cells):
+    def plain(map_):
+        return map_, hypercolumn.sample(map_, points, stride, "corner")
+
+    def columns(map_):
+        passed = []
+
+        def read(keep):
+            x, kept = keep("map", map_)
+            passed.append(x)
+            return {"map": kept}
+
+        columns = hypercolumn.sparse_columns(read, {"map": stride}, points)
+        return passed[0], columns
+
+    def gradient(of, cells):
         monkeypatch.setattr(hypercolumn, "_MATMUL_CELLS", cells)
 
-        def value(features):
-            return jnp.sin(hypercolumn.sample(features, points, 4, "corner")).sum()
+        def total(map_):
+            map_, samples = of(map_)
+            return jnp.sin(samples).sum() + jnp.square(map_).sum()
 
-        return jax.jit(jax.grad(value))(features)
+        return jax.jit(jax.grad(total))(features)
 
-    np.testing.assert_allclose(gradient(0), gradient(10**6), atol=1e-5)
+    expected = gradient(plain, 0)
+    assert np.abs(expected - 2 * features).max() > 1
+    for found in (gradient(plain, 10**6), gradient(columns, 0), gradient(columns, 10**6)):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("alignment", SUFFIX)

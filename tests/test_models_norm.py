@@ -106,7 +106,7 @@ def test_gradient_over_a_mapped_axis_is_that_of_the_global_batch(rng):
     pull = rng.normal(size=x.shape).astype(np.float32)
 
     def gradient(x, pull, axis=None):
-        return jax.grad(lambda x: (norm.standardize(x, axis)[0] * pull).sum())(x)
+        return jax.grad(lambda x: (norm.standardize(x, axis_name=axis)[0] * pull).sum())(x)
 
     mapped = jax.shard_map(
         lambda x, pull: gradient(x, pull, "data"), mesh=sharding.make_mesh(),

@@ -9,18 +9,17 @@ import numpy as np
 import pytest
 
 from colorize_jax.models import layers
+from colorize_jax.models.encoder import Encoder
 from colorize_jax.models.fov import FieldOfView
 from colorize_jax.models.heads import Head
 from colorize_jax.models.point_network import PointNetwork
 from colorize_jax.models.vgg16 import Vgg16
 
 
-class Encoder(nn.Module):
-    """A cheap encoder of stride 32."""
+class Cheap(Encoder):
+    """One of stride 32."""
 
     strides: ClassVar[dict[str, int]] = {"gray": 1, "conv": 4, "top": 32}
-    hypercolumn = strides
-    top = "top"
 
     @nn.compact
     def __call__(self, gray, train=False):  # noqa: D102
@@ -36,7 +35,7 @@ def _network(encoder=None, **settings):
 @pytest.mark.parametrize("hypercolumn", [True, False])
 @pytest.mark.parametrize("alignment", ["corner", "center"])
 def test_dense_outputs_equal_those_at_the_points_of_the_grid(rng, hypercolumn, alignment):
-    network = _network(Encoder(), hypercolumn=hypercolumn, alignment=alignment)
+    network = _network(Cheap(), hypercolumn=hypercolumn, alignment=alignment)
     gray = jnp.asarray(rng.normal(size=(2, 32, 64, 1)), jnp.float32)
     at = 0.0 if alignment == "corner" else 1.5
     y, x = np.meshgrid(np.arange(8) * 4 + at, np.arange(16) * 4 + at, indexing="ij")
@@ -67,7 +66,7 @@ def test_without_hypercolumn_the_head_reads_the_top_layer_alone():
 
 
 def test_the_initial_head_predicts_nearly_uniform_distributions(rng):
-    network = PointNetwork(Encoder(), Head({"hue": 32, "chroma": 32}, hidden=1024))
+    network = PointNetwork(Cheap(), Head({"hue": 32, "chroma": 32}, hidden=1024))
     gray = jnp.asarray(rng.normal(size=(1, 32, 32, 1)), jnp.float32)
     points = jnp.asarray(rng.integers(0, 32, (1, 9, 2)))
     variables = jax.jit(network.init)(jax.random.key(0), gray, points)
@@ -79,7 +78,7 @@ def test_the_initial_head_predicts_nearly_uniform_distributions(rng):
 
 def _with_fov(**settings):
     head = Head({"classes": 5}, hidden=16, output_init=layers.he_truncated)
-    return PointNetwork(Encoder(), head, fov=FieldOfView(1 / 64), **settings)
+    return PointNetwork(Cheap(), head, fov=FieldOfView(1 / 64), **settings)
 
 
 def _grid_answers(network, rng, height, width):

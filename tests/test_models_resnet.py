@@ -10,6 +10,7 @@ import pytest
 
 from colorize_jax.errors import CheckpointError, ConfigError
 from colorize_jax.models import finetune, hypercolumn
+from colorize_jax.models.encoder import kept
 from colorize_jax.models.resnet import ResNet
 from colorize_jax.surgery import padding, rebalance
 from colorize_jax.surgery.absorb import absorb_batch_norm
@@ -190,7 +191,11 @@ def test_columns_on_the_grid_are_those_at_its_pixels(rng, alignment):
     first = 0.0 if alignment == "corner" else 1.5
     grid = np.stack(np.meshgrid(*[np.arange(0, 64, 4) + first] * 2, indexing="ij"), -1)
     points = jnp.asarray(grid.reshape(1, -1, 2), jnp.float32)
-    sparse = jax.jit(lambda: hypercolumn.sparse_columns(maps, strides, points, alignment))()
+    sparse = jax.jit(
+        lambda: hypercolumn.sparse_columns(
+            functools.partial(kept, maps), strides, points, alignment
+        )
+    )()
     np.testing.assert_allclose(dense.reshape(1, -1, 5), sparse @ kernel, atol=1e-4)
 
 

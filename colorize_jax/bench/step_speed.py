@@ -115,7 +115,8 @@ class Loaded:
         start = jax.jit(start, out_shardings=sharding.replicated(plan.mesh))
         key = jax.random.key(plan.config.seed, impl="rbg")
         first = {name: x[: plan.mesh.size] for name, x in noise(plan.batch_shapes).items()}
-        self._state = start(key, batch=sharding.put_batch(first, plan.mesh))
+        state = start(key, batch=sharding.put_batch(first, plan.mesh))
+        self._state = sharding.laid_out(state, self.compiled)
         self._key = plan.key
 
     def step(self, batch: dict[str, jax.Array] | None = None) -> dict[str, jax.Array]:

@@ -63,12 +63,13 @@ class AlexNet(FcEncoder):
         smallest = self.smallest_input
         return np.arange((side - smallest) // 32 + 1) * 32 + smallest / 2
 
-    def _block(self, x, block, train):
+    def _block(self, x, block, train, keep):
         maps = {}
         for name in block:
             channels, conv = _CONVOLUTIONS[name]
             padding = self.fc6_padding if name == "conv1" else "SAME"
-            x = maps[name] = self._layer(x, name, channels, train, padding=padding, **conv)
+            x = self._layer(x, name, channels, train, padding=padding, **conv)
+            x, maps[name] = keep(name, x)
             if self.lrn and name in _NORMALIZED:
                 x = layers.local_response_norm(x)
         return layers.overlapping_max_pool(x, self.fc6_padding), maps

@@ -1,6 +1,6 @@
 """What an encoder is: the protocol between a network and everything that trains or reads it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -11,6 +11,20 @@ import numpy as np
 from colorize_jax.color import spaces
 from colorize_jax.errors import ConfigError
 from colorize_jax.models.norm import DECAY
+
+# (layer, its activation) -> the activation for what reads it next, and what is kept of it.
+Keep = Callable[[str, jax.Array], tuple[jax.Array, Any]]
+
+
+def keep_all(layer: str, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Every activation as it is."""
+    del layer
+    return x, x
+
+
+def kept(maps: Mapping[str, jax.Array], keep: Keep) -> dict[str, Any]:
+    """What `keep` keeps of activations that are there."""
+    return {name: keep(name, x)[1] for name, x in maps.items()}
 
 
 class Encoder(nn.Module):
@@ -62,6 +76,19 @@ class Encoder(nn.Module):
             train: batch statistics and dropout.
         """
         raise NotImplementedError(f"{type(self).__name__} has no `__call__`")
+
+    def read(self, image: jax.Array, train: bool = False, keep: Keep = keep_all) -> dict[str, Any]:
+        """{layer: what is kept of its activation} of all `strides`.
+
+        An encoder that defines it passes every activation through `keep` on the way, so that the
+        gradient of what is kept is added into that of the next layer where it lies, and no
+        activation must be held for the reader alone. This default reads them afterwards.
+
+        Args:
+            image, train: as in `__call__`.
+            keep: see `Keep`.
+        """
+        return kept(self(image, train), keep)
 
     @property
     def layers(self) -> tuple[str, ...]:

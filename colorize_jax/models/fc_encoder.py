@@ -1,21 +1,21 @@
 """The base of VGG-16 and AlexNet: blocks of convolutions, then fc6 and fc7 as convolutions."""
 
 import functools
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 
 from colorize_jax.errors import ConfigError
 from colorize_jax.models import layers, norm
-from colorize_jax.models.encoder import Encoder, check_known
+from colorize_jax.models.encoder import Encoder, Keep, check_known, keep_all
 
 
 class FcEncoder(Encoder):
     """Blocks of a subclass, then fc6 and fc7. A subclass says what `strides` it has, and defines
 
-        blocks: a tuple, for which `_block(x, block, train)` gives the input of the next
-            block and {layer: activation}; it makes its layers by `_layer`.
+        blocks: a tuple, for which `_block(x, block, train, keep)` gives the input of the next
+            block and {layer: what is kept of it}; it makes its layers by `_layer`.
         _features(channels): how many channels there are of so many at width 1.
 
     See `Encoder` for the other attributes. Batch norm has no parameters and can be absorbed.
@@ -49,25 +49,30 @@ class FcEncoder(Encoder):
         if own["fc6_kernel"] < 1:
             raise ConfigError(f"config.model.fc6_kernel={own['fc6_kernel']} must be positive")
 
-    @nn.compact
     def __call__(self, gray: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        """{layer: [batch, h, w, channels]}, every activation; see `read`."""
+        return self.read(gray, train)
+
+    @nn.compact
+    def read(self, gray: jax.Array, train: bool = False, keep: Keep = keep_all) -> dict[str, Any]:
         """Every activation, after ReLU (fc6 and fc7: after dropout), before LRN and pooling.
 
         Args:
             gray: [batch, height, width, in_channels], mean-free.
             train: batch statistics and dropout.
+            keep: see `Encoder.read`.
 
         Returns:
-            {layer: [batch, h, w, channels]}; "gray" is the input itself.
+            {layer: what `keep` keeps of [batch, h, w, channels]}; "gray" is the input itself.
 
         Raises:
             ConfigError: the input has another number of channels.
         """
         layers.check_channels(gray, self.in_channels)
-        maps = {"gray": gray.astype(self.dtype)}
-        x = maps["gray"]
+        maps = {}
+        x, maps["gray"] = keep("gray", gray.astype(self.dtype))
         for block in self.blocks:
-            compute = functools.partial(type(self)._block, block=block, train=train)
+            compute = functools.partial(type(self)._block, block=block, train=train, keep=keep)
             x, found = (nn.remat(compute) if self.remat else compute)(self, x)
             maps |= found
         for name, conv in (
@@ -76,7 +81,7 @@ class FcEncoder(Encoder):
         ):
             x = self._layer(x, name, 4096, train, **conv)
             x = nn.Dropout(self.dropout, deterministic=not train, name=f"drop_{name}")(x)
-            maps[name] = x
+            x, maps[name] = keep(name, x)
         return maps
 
     def _layer(self, x, name, channels, train, **conv):
@@ -84,7 +89,8 @@ class FcEncoder(Encoder):
         features = self._features(channels)
         conv = layers.Conv(features, frozen_bias=normalized, dtype=self.dtype, name=name, **conv)
         x = conv(x)
-        if normalized:
-            moving = train and name not in self.frozen
-            x = norm.BatchNorm(self.norm_decay, self.axis_name, name=f"batch_{name}")(x, moving)
-        return nn.relu(x)
+        if not normalized:
+            return layers.relu(x)
+        moving = train and name not in self.frozen
+        batch_norm = norm.BatchNorm(self.norm_decay, self.axis_name, name=f"batch_{name}")
+        return batch_norm(x, moving, relu=True)

@@ -1,9 +1,13 @@
 """Hypercolumns: the activations of many layers at one pixel, sparse (sampled) or on a grid."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+import functools
+import math
 
 import jax
 import jax.numpy as jnp
+
+from colorize_jax.models.encoder import Keep
 
 # Where the pixel with index 0 of a map with stride s lies in the input, in pixels.
 ALIGNMENTS = {
@@ -30,11 +34,9 @@ def sample(features: jax.Array, points: jax.Array, stride: int, alignment: str) 
     """
     _, height, width, channels = features.shape
     flat = features.reshape(-1, height * width, channels)
-    if stride == 1 and alignment == "corner" and jnp.issubdtype(points.dtype, jnp.integer):
+    if _on_cells(points, stride, alignment):
         return jax.vmap(lambda cells, at: cells[at])(flat, points[..., 0] * width + points[..., 1])
-    at = (jnp.asarray(points, jnp.float32) - ALIGNMENTS[alignment](stride)) / stride
-    y0, y1, fy = _neighbors(at[..., 0], height)
-    x0, x1, fx = _neighbors(at[..., 1], width)
+    (y0, y1, fy), (x0, x1, fx) = _around(points, height, width, stride, alignment)
     if height * width <= _MATMUL_CELLS:
         rows = _weights(y0, y1, fy, height)[..., :, None]
         weights = rows * _weights(x0, x1, fx, width)[..., None, :]
@@ -62,8 +64,69 @@ def _weights(low: jax.Array, high: jax.Array, fraction: jax.Array, size: int) ->
     return at_low * (1 - fraction) + at_high * fraction
 
 
+def _tap(features, points, stride, alignment):
+    """A map for the next layer, and its `sample`, whose gradient is added into that of the map.
+
+    JAX's own derivative would scatter into a map of zeros and add two maps. This one scatters into
+    the gradient that comes from the next layer, and equals it but for the order of the sums.
+    """
+    if math.prod(features.shape[1:3]) <= _MATMUL_CELLS:
+        return features, sample(features, points, stride, alignment)
+    return _tap_large(features, points, stride, alignment)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _tap_large(features, points, stride, alignment):
+    return features, sample(features, points, stride, alignment)
+
+
+def _tap_forward(features, points, stride, alignment):
+    return _tap_large(features, points, stride, alignment), points
+
+
+def _tap_backward(stride, alignment, points, gradients):
+    into_map, into_samples = gradients
+    shape = into_map.shape
+    flat = into_map.reshape(len(into_map), -1, shape[-1])
+    cells, parts = [], []
+    for cell, weight in _cells(points, *shape[1:3], stride, alignment):
+        cells.append(cell)
+        parts.append((into_samples * weight).astype(flat.dtype))
+    at, part = jnp.concatenate(cells, 1), jnp.concatenate(parts, 1)
+    added = jax.vmap(lambda map_, at, part: map_.at[at].add(part))(flat, at, part)
+    return added.reshape(shape), None
+
+
+_tap_large.defvjp(_tap_forward, _tap_backward)
+
+
+def _cells(points, height, width, stride, alignment):
+    """The cells that a sample is made of, flat [batch, points], and how much of each, float32
+    [batch, points, 1] or 1."""
+    if _on_cells(points, stride, alignment):
+        return [(points[..., 0] * width + points[..., 1], 1)]
+    (y0, y1, fy), (x0, x1, fx) = _around(points, height, width, stride, alignment)
+    fy, fx = fy[..., None], fx[..., None]
+    return [
+        (y * width + x, weight_y * weight_x)
+        for y, weight_y in ((y0, 1 - fy), (y1, fy))
+        for x, weight_x in ((x0, 1 - fx), (x1, fx))
+    ]
+
+
+def _on_cells(points, stride, alignment):
+    """Whether every point is a cell of the map."""
+    return stride == 1 and alignment == "corner" and jnp.issubdtype(points.dtype, jnp.integer)
+
+
+def _around(points, height, width, stride, alignment):
+    """`_neighbors` of points along both axes of a map."""
+    at = (jnp.asarray(points, jnp.float32) - ALIGNMENTS[alignment](stride)) / stride
+    return _neighbors(at[..., 0], height), _neighbors(at[..., 1], width)
+
+
 def sparse_columns(
-    maps: Mapping[str, jax.Array],
+    read: Callable[[Keep], Mapping[str, jax.Array]],
     strides: Mapping[str, int],
     points: jax.Array,
     alignment: str = "corner",
@@ -71,13 +134,19 @@ def sparse_columns(
     """Columns at sampled points: layers in the order of `strides`, [batch, points, all channels].
 
     Args:
-        maps: {layer: [batch, height, width, channels]}; layers not in `strides` are left out.
+        read: passes every activation through what it is given, as `Encoder.read` does, and gives
+            what was kept of each.
         strides: {layer: stride}; its order is that of the channels, and so part of the format.
+            Layers that are not in it are left out.
         points: [batch, points, 2] (y, x) in pixels of the input.
         alignment: see `ALIGNMENTS`.
     """
-    columns = [sample(maps[name], points, stride, alignment) for name, stride in strides.items()]
-    return jnp.concatenate(columns, -1)
+
+    def keep(name, x):
+        return _tap(x, points, strides[name], alignment) if name in strides else (x, x)
+
+    found = read(keep)
+    return jnp.concatenate([found[name] for name in strides], -1)
 
 
 def resize_bilinear(x: jax.Array, height: int, width: int) -> jax.Array:

@@ -2,6 +2,7 @@
 behind it, for the networks that keep it."""
 
 import functools
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -39,6 +40,13 @@ def ramp(decay: float) -> int:
 RAMP = ramp(DECAY)
 
 
+class Affine(NamedTuple):
+    """x * scale + bias per channel: [channels] float32 each."""
+
+    scale: jax.Array
+    bias: jax.Array
+
+
 class BatchNorm(nn.Module):
     """(x - mean) / sqrt(variance + 1e-5) per channel, over batch and space; biased variance.
 
@@ -58,16 +66,26 @@ class BatchNorm(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """[..., channels] of any float type -> the same; statistics are float32."""
+    def __call__(
+        self, x: jax.Array, train: bool, affine: Affine | None = None, relu: bool = False
+    ) -> jax.Array:
+        """[..., channels] of any float type -> the same; statistics are float32.
+
+        Args:
+            x: what is normalized.
+            train: by the batch, and not by the running averages.
+            affine: of a `Scale` behind it.
+            relu: whether ReLU follows. Both are done in the same pass over x.
+        """
         channels = x.shape[-1]
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
         count = self.variable("batch_stats", "count", jnp.zeros, (), jnp.float32)
         if not train:
-            return _normalize(x, mean.value, jax.lax.rsqrt(var.value + EPSILON)).astype(x.dtype)
+            y = _normalize(x, mean.value, jax.lax.rsqrt(var.value + EPSILON))
+            return _activate(y, affine, relu).astype(x.dtype)
         axis = None if self.is_initializing() else self.axis_name
-        y, batch_mean, batch_var = standardize(x, axis)
+        y, batch_mean, batch_var = standardize(x, affine, relu, axis)
         if not self.is_initializing():
             full = ramp(self.decay)
             decay = self.decay * jnp.minimum(count.value, full) / full
@@ -81,65 +99,95 @@ def _normalize(x, mean, scale):
     return (x.astype(jnp.float32) - mean) * scale
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def standardize(x: jax.Array, axis_name: str | None = None) -> tuple[jax.Array, ...]:
+def _activate(y, affine, relu):
+    if affine is not None:
+        y = y * affine.scale + affine.bias
+    return nn.relu(y) if relu else y
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def standardize(
+    x: jax.Array,
+    affine: Affine | None = None,
+    relu: bool = False,
+    axis_name: str | None = None,
+) -> tuple[jax.Array, ...]:
     """Every channel at mean 0 and variance 1, and what they were.
 
     Its gradient, in closed form, is that of the first result; the other two are constants to it.
+    It reads x and the gradient twice, once for two sums and once for the result, and nothing else
+    of the size of x: where ReLU has cut off is found from x again.
 
     Args:
         x: [..., channels] of any float type.
+        affine: a scale and a bias of every channel, which follow.
+        relu: whether ReLU follows after that.
         axis_name: mapped axis over which the batch is split.
 
     Returns:
         x's like, and the mean and the biased variance before it, [channels] float32.
     """
-    return _forward(x, axis_name)[0]
+    return _forward(x, affine, relu, axis_name)[0]
 
 
-def _forward(x, axis_name):
+def _forward(x, affine, relu, axis_name):
     wide = x.astype(jnp.float32)
-    mean, square = _means((wide, wide * wide), axis_name)
+    sums = _sums(wide, wide * wide)
+    mean, square = _over_all(sums, x, axis_name)
     var = jnp.maximum(square - mean * mean, 0)
     scale = jax.lax.rsqrt(var + EPSILON)
-    return (_normalize(x, mean, scale).astype(x.dtype), mean, var), (x, mean, scale)
+    y = _activate(_normalize(x, mean, scale), affine, relu).astype(x.dtype)
+    return (y, mean, var), (x, affine, mean, scale)
 
 
-def _backward(axis_name, kept, gradients):
-    x, mean, scale = kept
+def _backward(relu, axis_name, kept, gradients):
+    x, affine, mean, scale = kept
     y, gradient = _normalize(x, mean, scale), gradients[0].astype(jnp.float32)
-    pull, along = _means((gradient, gradient * y), axis_name)
-    return ((scale * (gradient - pull - y * along)).astype(x.dtype),)
+    if relu:
+        gradient = jnp.where(_activate(y, affine, False) > 0, gradient, 0)
+    sums = _sums(gradient, gradient * y)
+    pull, along = _over_all(sums, x, axis_name)
+    if affine is None:
+        return (scale * (gradient - pull - y * along)).astype(x.dtype), None
+    into_x = affine.scale * scale * (gradient - pull - y * along)
+    return into_x.astype(x.dtype), Affine(scale=sums[1], bias=sums[0])
 
 
 standardize.defvjp(_forward, _backward)
 
 
-def _means(values, axis_name):
-    """Per channel, over everything else and over the mapped axis."""
-    means = [_sum(value) / (value.size // value.shape[-1]) for value in values]
+def _over_all(sums, x, axis_name):
+    """Sums over all but the channels of x -> the means, over the mapped axis too."""
+    means = [value / (x.size // x.shape[-1]) for value in sums]
     return means if axis_name is None else jax.lax.pmean(means, axis_name)
 
 
-def _sum(x: jax.Array) -> jax.Array:
-    """[..., channels] -> [channels]."""
+def _sums(first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The sums of two arrays [batch, ..., channels] over all but their channels."""
 
-    def by_product(x):  # XLA's CPU backend walks through a sum channel by channel
-        rows = x.reshape(-1, x.shape[-1])
-        return jnp.matmul(jnp.ones(len(rows), x.dtype), rows, precision="highest")
+    def by_product(*both):  # XLA's CPU backend walks through a sum channel by channel
+        def total(x):
+            rows = x.reshape(-1, x.shape[-1])
+            return jnp.matmul(jnp.ones(len(rows), x.dtype), rows, precision="highest")
 
-    return jax.lax.platform_dependent(
-        x, cpu=by_product, default=lambda x: x.sum(tuple(range(x.ndim - 1)))
-    )
+        return tuple(map(total, both))
+
+    def at_once(*both):
+        zeros = (jnp.zeros((), first.dtype),) * 2
+        return jax.lax.reduce(both, zeros, lambda x, y: (x[0] + y[0], x[1] + y[1]), axes)
+
+    axes = tuple(range(first.ndim - 1))
+    return jax.lax.platform_dependent(first, second, cpu=by_product, default=at_once)
 
 
 class Scale(nn.Module):
-    """x * scale + bias per channel: the part of batch norm that is learned, apart from it as in
-    Caffe."""
+    """The scale and the bias of every channel: the part of batch norm that is learned, apart from
+    it as in Caffe."""
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., channels] of any float type -> the same; parameters are float32."""
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
-        return x * scale.astype(x.dtype) + bias.astype(x.dtype)
+    def __call__(self, channels: int) -> Affine:
+        """Both float32 [channels], for `BatchNorm`."""
+        return Affine(
+            scale=self.param("scale", nn.initializers.ones, (channels,), jnp.float32),
+            bias=self.param("bias", nn.initializers.zeros, (channels,), jnp.float32),
+        )

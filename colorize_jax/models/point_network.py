@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 
 from colorize_jax.models import hypercolumn
+from colorize_jax.models.encoder import kept
 from colorize_jax.models.heads import Head
 
 
@@ -38,8 +39,17 @@ class PointNetwork(nn.Module):
 
     def columns(self, gray: jax.Array, points: jax.Array, train: bool = False) -> jax.Array:
         """What the head reads at the points: [batch, points, channels]."""
-        maps = self._maps(gray, train)
-        return hypercolumn.sparse_columns(maps, self._strides(), points, self.alignment)
+        top = self.encoder.top
+
+        def read(keep):
+            def keep_below(name, x):
+                return (x, x) if name == top else keep(name, x)  # blocks of `fov` read the top
+
+            found = self.encoder.read(gray, train, keep_below)
+            above = {} if self.fov is None else self.fov(found[top])
+            return found | kept({top: found[top]} | above, keep)
+
+        return hypercolumn.sparse_columns(read, self._strides(), points, self.alignment)
 
     def __call__(
         self, gray: jax.Array, points: jax.Array, train: bool = False

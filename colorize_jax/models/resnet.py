@@ -2,13 +2,13 @@
 
 import functools
 import re
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 
 from colorize_jax.models import layers, norm
-from colorize_jax.models.encoder import Encoder, check_known
+from colorize_jax.models.encoder import Encoder, Keep, check_known, keep_all
 
 # {depth: blocks of the stages 2 to 5}. The small ones, 26 and 14, are ours.
 DEPTHS = {
@@ -112,28 +112,34 @@ class ResNet(Encoder):
             return "conv1"
         return "res" + re.sub("^(res|bn|scale)|_.*", "", group)
 
-    @nn.compact
     def __call__(self, gray: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        """{layer: [batch, h, w, channels]}, every activation; see `read`."""
+        return self.read(gray, train)
+
+    @nn.compact
+    def read(self, gray: jax.Array, train: bool = False, keep: Keep = keep_all) -> dict[str, Any]:
         """Every activation: conv1 after ReLU and before pooling, blocks after their last ReLU.
 
         Args:
             gray: [batch, height, width, in_channels], mean-free.
             train: batch statistics.
+            keep: see `Encoder.read`.
 
         Returns:
-            {layer: [batch, h, w, channels]}; "gray" is the input itself.
+            {layer: what `keep` keeps of [batch, h, w, channels]}; "gray" is the input itself.
 
         Raises:
             ConfigError: the input has another number of channels.
         """
         layers.check_channels(gray, self.in_channels)
-        maps = {"gray": gray.astype(self.dtype)}
-        x = self._conv(maps["gray"], "conv1", 64, train and "conv1" not in self.frozen, 7, 2)
-        x = maps["conv1"] = nn.relu(x)
+        maps = {}
+        x, maps["gray"] = keep("gray", gray.astype(self.dtype))
+        x = self._conv(x, "conv1", 64, train and "conv1" not in self.frozen, 7, 2, relu=True)
+        x, maps["conv1"] = keep("conv1", x)
         x = layers.overlapping_max_pool(x, VARIANTS[self.variant][1])
         for name in _blocks(self.depth):
             compute = functools.partial(ResNet._block, name=name, train=train)
-            x = maps[name] = (nn.remat(compute) if self.remat else compute)(self, x)
+            x, maps[name] = keep(name, (nn.remat(compute) if self.remat else compute)(self, x))
         return maps
 
     def _block(self, x, name, train):
@@ -141,16 +147,16 @@ class ResNet(Encoder):
         channels, stride = _CHANNELS[stage], 2 if stage > 2 else 1
         halving = ("branch1", VARIANTS[self.variant][0]) if name.endswith("a") else ()
 
-        def conv(x, branch, features, size=1):
+        def conv(x, branch, features, size=1, relu=False):
             step = stride if branch in halving else 1
-            return self._conv(x, f"{name}_{branch}", features, moving, size, step)
+            return self._conv(x, f"{name}_{branch}", features, moving, size, step, relu)
 
         shortcut = conv(x, "branch1", 4 * channels) if name.endswith("a") else x
-        x = nn.relu(conv(x, "branch2a", channels))
-        x = nn.relu(conv(x, "branch2b", channels, 3))
-        return nn.relu(conv(x, "branch2c", 4 * channels) + shortcut)
+        x = conv(x, "branch2a", channels, relu=True)
+        x = conv(x, "branch2b", channels, 3, relu=True)
+        return layers.relu(conv(x, "branch2c", 4 * channels) + shortcut)
 
-    def _conv(self, x, group, channels, moving, size, stride):
+    def _conv(self, x, group, channels, moving, size, stride, relu):
         x = layers.Conv(
             max(1, round(channels * self.width)),
             size,
@@ -161,8 +167,9 @@ class ResNet(Encoder):
             dtype=self.dtype,
             name=group,
         )(x)
-        x = norm.BatchNorm(self.norm_decay, self.axis_name, name=_beside(group, "bn"))(x, moving)
-        return norm.Scale(name=_beside(group, "scale"))(x)
+        affine = norm.Scale(name=_beside(group, "scale"))(x.shape[-1])
+        batch_norm = norm.BatchNorm(self.norm_decay, self.axis_name, name=_beside(group, "bn"))
+        return batch_norm(x, moving, affine, relu)
 
 
 def _convolutions(layer: str) -> tuple[str, ...]:

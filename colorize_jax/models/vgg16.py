@@ -48,11 +48,11 @@ class Vgg16(FcEncoder):
         kernel = self.fc6_kernel if self.fc6_padding == "VALID" else 1
         return (np.arange(-(-side // 32) - kernel + 1) + kernel / 2) * 32
 
-    def _block(self, x, block, train):
+    def _block(self, x, block, train, keep):
         maps, (channels, convolutions) = {}, BLOCKS[block]
         for i in range(convolutions):
             name = f"conv{block + 1}_{i + 1}"
-            x = maps[name] = self._layer(x, name, channels, train)
+            x, maps[name] = keep(name, self._layer(x, name, channels, train))
         return layers.max_pool(x), maps
 
     def _features(self, channels):

@@ -226,14 +226,15 @@ def place_parameters(
     same = sharding.replicated(setup.mesh)
     if newest is not None:
         shapes = setup.abstract_state(batch)
-        run.state = run.wait_for(lambda: run.saved.restore(newest, shapes, same))
+        run.take(run.wait_for(lambda: run.saved.restore(newest, shapes, same)))
         say_once(f"going on from step {newest}, checkpoint {run.saved.directory / str(newest)}")
         return
     initialize = functools.partial(init_state, task=setup.task, optimizer=setup.optimizer)
-    run.state = jax.jit(initialize, out_shardings=same)(setup.key, batch=batch)
-    run.state = run.state.with_variables(run.scoring.fit(run.state.variables))
+    state = jax.jit(initialize, out_shardings=same)(setup.key, batch=batch)
+    state = state.with_variables(run.scoring.fit(state.variables))
     if config.init_from == start.RANDOM:
         say_once("starting from scratch")
+        run.take(state)
         return
     origin = origin or start.find(config)
     encoder = run.wait_for(
@@ -241,7 +242,7 @@ def place_parameters(
             config, setup.task.model.encoder, origin, lambda count: _first_photos(run, count)
         )
     )
-    run.state = start.place(run.state, encoder, same)
+    run.take(start.place(state, encoder, same))
     run.progress.start = str(encoder.folder)
     say_once(start.describe(config, encoder, run.state))
 

@@ -127,5 +127,5 @@ def skip_step(run: Run, found: NonFiniteStep) -> None:
     progress.skipped.append(found.step)
     say_once(f"{said}; going on without it ({len(progress.skipped)} so far)")
     same = sharding.replicated(run.setup.mesh)
-    run.state = jax.jit(pass_over, out_shardings=same)(run.state, found.step)
+    run.take(jax.jit(pass_over, out_shardings=same)(run.state, found.step))
     progress.step = found.step

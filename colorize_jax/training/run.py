@@ -129,6 +129,10 @@ class Run:
         seconds = self.setup.config.checkpoint.seconds
         return bool(seconds) and time.monotonic() - self.last_save > seconds
 
+    def take(self, state: TrainState) -> None:
+        """Goes on with a state that did not come out of the compiled step."""
+        self.state = sharding.laid_out(state, self.compiled)
+
     def newest_checkpoint(self) -> str:
         """A sentence that names the newest checkpoint."""
         newest = self.saved.latest
@@ -209,7 +213,8 @@ class Run:
         """Scores the network by these evaluators; returns a picture of held-out photos."""
         variables, kept = self.scoring.with_fresh_norm(self.state.variables), self.progress.scores
         if "" in evaluators:  # Probes do not change the run.
-            self.state, kept = self.state.with_variables(variables), {}
+            self.take(self.state.with_variables(variables))
+            kept = {}
         picture = self.scoring.score(variables, evaluators)
         self.progress.scores = kept | self.scoring.scores
         return picture
@@ -237,7 +242,7 @@ class Run:
             same = sharding.replicated(self.setup.mesh)
             drop = functools.partial(schedules.drop_from, steps=progress.search.dropped)
             opt_state = jax.jit(drop, out_shardings=same)(self.state.opt_state)
-            self.state = self.state.replace(opt_state=opt_state)
+            self.take(self.state.replace(opt_state=opt_state))
 
     # Saving.
 

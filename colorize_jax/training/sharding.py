@@ -4,13 +4,14 @@ from collections.abc import Callable
 import functools
 
 import jax
+from jax.experimental.layout import Format, Layout
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from colorize_jax.errors import ConfigError
 from colorize_jax.tasks.task import Task
 from colorize_jax.training import compiler
-from colorize_jax.training.step import train_step
+from colorize_jax.training.step import TrainState, train_step
 
 AXIS = "data"
 
@@ -55,13 +56,25 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
 
 
 def jit_step(task: Task, optimizer, mesh: Mesh, microbatches: int = 1) -> Callable:
-    """`train_step(state, batch, key)` for a mesh: the state is replicated and donated, the batch
-    is split."""
+    """`train_step(state, batch, key)` for a mesh: state replicated and donated, batch split.
+
+    An accelerator's compiler chooses how the arrays of the state lie in memory, since it would
+    otherwise turn every kernel into the order that it wants, and back, at every step. The compiled
+    step then takes a state from `laid_out` alone.
+    """
     same = replicated(mesh)
+    platform = mesh.devices.flat[0].platform
+    state = same if platform == "cpu" else Format(Layout.AUTO, same)
     return jax.jit(
         functools.partial(train_step, task=task, optimizer=optimizer, microbatches=microbatches),
-        in_shardings=(same, split(mesh), same),
-        out_shardings=same,
+        in_shardings=(state, split(mesh), same),
+        out_shardings=(state, same),
         donate_argnums=0,
-        compiler_options=compiler.options(mesh.devices.flat[0].platform),
+        compiler_options=compiler.options(platform),
     )
+
+
+def laid_out(state: TrainState, compiled: jax.stages.Compiled) -> TrainState:
+    """The state in memory as a compiled step wants it; what lies so already is not copied."""
+    (formats, _, _), _ = compiled.input_formats
+    return jax.device_put(state, formats)

@@ -10,9 +10,10 @@ import optax
 from colorize_jax.errors import ConfigError
 from colorize_jax.models.finetune import freeze
 from colorize_jax.tasks.task import Batch, Task
-from colorize_jax.training import schedules
+from colorize_jax.training import reductions, schedules
 
 Tree = Any
+_LARGEST = jnp.finfo(jnp.float32).max  # stands for what would be infinite
 
 
 @flax.struct.dataclass
@@ -27,7 +28,9 @@ class TrainState:
             Each training forward changes them, but for "constants".
         opt_state: of the optimizer.
         nonfinite: the latch: 0, or the number (from 1) of the first step whose loss or gradient was
-            not finite. That step, and all after it, leave everything else as it was before.
+            not finite. That step, and all after it, leave everything else as it was before. Where a
+            finite gradient makes an update that overflows, that step is written, with the largest
+            float for what overflows, and all after it leave that as it is.
     """
 
     step: jax.Array
@@ -158,25 +161,38 @@ def train_step(
     grads = jax.tree.map(lambda x: x / count, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     metrics = {name: value / count for name, value in values.items()}
-    metrics["grad_norm"] = optax.tree.norm(grads)
+    metrics["grad_norm"] = reductions.norm(grads)
 
-    # The norm of the updates too, so that no parameter ever becomes infinite. One norm of all, and
-    # no AND of many flags: XLA's CPU backend would put that into the update of every parameter.
-    floats = [x for x in jax.tree.leaves(collections) if jnp.issubdtype(x.dtype, jnp.floating)]
-    finite = jnp.isfinite(optax.tree.norm((metrics, floats, updates)))
-    updated = TrainState(
-        step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
+    good = jnp.isfinite(optax.tree.norm(metrics)) & (state.nonfinite == 0)
+
+    def chosen(new, old):
+        if _floating(new):
+            new = jnp.where(jnp.isfinite(new), new, _LARGEST)
+        return jnp.where(good, new, old)
+
+    params, collections, opt_state = jax.tree.map(
+        chosen,
+        (optax.apply_updates(state.params, updates), collections, opt_state),
+        (state.params, state.collections, state.opt_state),
+    )
+    # A finite gradient overflows in an update at an absurd rate alone. This is seen in what is
+    # written, in the same pass: to know it before would take a second one over parameters and
+    # optimizer.
+    floats = [x for x in jax.tree.leaves((params, collections)) if _floating(x)]
+    applied = good & (reductions.largest(floats) < _LARGEST)
+    at_fault = jnp.where(applied, 0, state.step + 1)
+    state = TrainState(
+        step=jnp.where(applied, state.step + 1, state.step),
+        params=params,
         collections=collections,
         opt_state=opt_state,
-        nonfinite=state.nonfinite,
+        nonfinite=jnp.where(state.nonfinite == 0, at_fault, state.nonfinite),
     )
-    kept = state.replace(
-        nonfinite=jnp.where((state.nonfinite == 0) & ~finite, state.step + 1, state.nonfinite)
-    )
-    good = finite & (state.nonfinite == 0)
-    state = jax.tree.map(lambda new, old: jnp.where(good, new, old), updated, kept)
     return state, metrics | {"nonfinite": state.nonfinite}
+
+
+def _floating(x: jax.Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def forward(
