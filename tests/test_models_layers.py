@@ -52,6 +52,30 @@ def test_max_pool_equals_flax_same_pooling(rng, size):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), actual, expected)
 
 
+def test_equal_maxima_share_the_gradient_as_in_jax(rng):
+    """To the bit, in maps of few different values and of both types of float."""
+    for dtype in (jnp.float32, jnp.bfloat16):
+        x = jnp.asarray(rng.integers(-2, 3, (2, 6, 8, 3)), dtype)
+        pull = jnp.asarray(rng.normal(size=(2, 3, 4, 3)), dtype)
+
+        def plain(x):
+            rows = jnp.maximum(x[:, ::2], x[:, 1::2])
+            return jnp.maximum(rows[:, :, ::2], rows[:, :, 1::2])
+
+        def gradient(pool, x=x, pull=pull):
+            return jax.jit(jax.grad(lambda x: (pool(x) * pull).astype(jnp.float32).sum()))(x)
+
+        found = gradient(layers.max_pool)
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, gradient(plain))
+
+
+def test_relu_is_that_of_flax_with_its_gradient():
+    x = jnp.array([-2.0, -0.0, 0.0, 1e-30, 3.0])
+    values = [jax.vmap(jax.value_and_grad(relu))(x) for relu in (layers.relu, nn.relu)]
+    np.testing.assert_array_equal(*values)
+
+
 @pytest.mark.parametrize("size", [6, 7])
 def test_golden_max_pool(golden, size):
     x = jnp.asarray(golden[f"pool_in{size}"], jnp.float32)[None]

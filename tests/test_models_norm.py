@@ -101,18 +101,51 @@ def test_gradient_is_that_of_the_formula(rng):
     np.testing.assert_allclose(half.astype(np.float32), expected, atol=0.03)
 
 
+def test_gradient_with_scale_and_relu_is_that_of_the_formula(rng):
+    x = rng.normal(3, 2, (4, 5, 6, 7)).astype(np.float32)
+    pull = rng.normal(size=x.shape).astype(np.float32)
+    affine = norm.Affine(*rng.normal(size=(2, 7)).astype(np.float32))
+
+    def plain(x, affine):
+        mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+        y = (x - mean) / jnp.sqrt(var + norm.EPSILON) * affine.scale + affine.bias
+        return jnp.maximum(y, 0)
+
+    def ours(x, affine):
+        return norm.standardize(x, affine, True)[0]
+
+    def total(function):
+        return jax.jit(
+            jax.value_and_grad(lambda *args: (function(*args) * pull).sum(), argnums=(0, 1))
+        )(x, affine)
+
+    np.testing.assert_allclose(ours(x, affine), plain(x, affine), atol=1e-5)
+    (value, expected), (found, gradients) = total(plain), total(ours)
+    np.testing.assert_allclose(found, value, rtol=1e-5)
+    for theirs, own in zip(jax.tree.leaves(expected), jax.tree.leaves(gradients), strict=True):
+        assert np.abs(theirs).max() > 0.5
+        np.testing.assert_allclose(own, theirs, rtol=1e-4, atol=1e-5)
+
+
 def test_gradient_over_a_mapped_axis_is_that_of_the_global_batch(rng):
     x = rng.normal(size=(8, 3, 3, 2)).astype(np.float32)
     pull = rng.normal(size=x.shape).astype(np.float32)
 
+    affine = norm.Affine(*rng.normal(size=(2, 2)).astype(np.float32))
+
     def gradient(x, pull, axis=None):
-        return jax.grad(lambda x: (norm.standardize(x, axis_name=axis)[0] * pull).sum())(x)
+        def loss(x, affine):
+            return (norm.standardize(x, affine, True, axis)[0] * pull).sum()
+
+        into_x, into_affine = jax.grad(loss, argnums=(0, 1))(x, affine)
+        return into_x, into_affine if axis is None else jax.lax.psum(into_affine, axis)
 
     mapped = jax.shard_map(
         lambda x, pull: gradient(x, pull, "data"), mesh=sharding.make_mesh(),
-        in_specs=P("data"), out_specs=P("data"), check_vma=False,
+        in_specs=P("data"), out_specs=(P("data"), P()), check_vma=False,
     )  # fmt: skip
-    np.testing.assert_allclose(mapped(x, pull), gradient(x, pull), atol=1e-6)
+    found, expected = mapped(x, pull), gradient(x, pull)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
 
 
 def test_constant_channel_gives_zero_not_nan():

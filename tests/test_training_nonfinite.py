@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import shutil
+import types
 
 import chex
 import jax
@@ -19,7 +20,7 @@ from colorize_jax.data import pipeline
 from colorize_jax.errors import CheckpointError, NonFiniteError
 from colorize_jax.tasks import registry as tasks
 from colorize_jax.training import loop, nonfinite, saving, setup
-from colorize_jax.training.step import init_state, pass_over, train_step
+from colorize_jax.training.step import TrainState, init_state, pass_over, train_step
 
 POISON = 10**6  # A position plus this number makes its row bad.
 
@@ -46,8 +47,8 @@ def _poisoned(config, facts=None, what="input"):
     return dataclasses.replace(task, prepare=prepare, loss=loss)
 
 
-@pytest.mark.parametrize("what", ["input", "gradient"])
-def test_a_step_that_is_not_finite_changes_nothing_and_latches(rng, what):
+@pytest.mark.parametrize(("what", "fused"), [("input", True), ("gradient", False)])
+def test_a_step_that_is_not_finite_changes_nothing_and_latches(rng, what, fused):
     config = tiny.config()
     task = _poisoned(config, what=what)
     optimizer = optax.chain(optax.trace(0.9), optax.scale_by_schedule(lambda count: -0.01))
@@ -55,7 +56,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_latches(rng, what):
     bad = batch | {"position": batch["position"] + POISON * (batch["position"] == 3)}
     key = jax.random.key(0)
     start = jax.jit(lambda: init_state(key, task, optimizer, batch))()
-    step = jax.jit(functools.partial(train_step, task=task, optimizer=optimizer))
+    step = jax.jit(functools.partial(train_step, task=task, optimizer=optimizer, fused=fused))
     one, metrics = step(start, batch, key)
     assert metrics["nonfinite"] == 0 and one.step == 1
     two, metrics = step(one, bad, key)
@@ -71,6 +72,34 @@ def test_a_step_that_is_not_finite_changes_nothing_and_latches(rng, what):
     assert again.step == 3 and metrics["nonfinite"] == 0
     counts = optax.tree.get_all_with_path(again.opt_state, "count")
     assert [int(count) for _, count in counts] == [3]
+
+
+def test_in_one_pass_an_update_that_overflows_leaves_finite_numbers_and_latches():
+    """All that overflows is in a head of one layer, so that this compiles in no time."""
+    task = tasks.make_task(tiny.config())
+    params = {"head": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}}
+
+    def apply(variables, *_, **__):
+        loss = variables["params"]["head"]["kernel"].sum(0) + variables["params"]["head"]["bias"]
+        return loss.sum() * jnp.ones(8), {}
+
+    encoder = types.SimpleNamespace(axis_name=None, frozen_groups=())
+    model = types.SimpleNamespace(apply=apply, encoder=encoder)
+    task = dataclasses.replace(
+        task, model=model, prepare=lambda keys, batch: ((), ()),
+        loss=lambda outputs, targets: ({"loss": outputs}, jnp.ones(8)),
+    )  # fmt: skip
+    optimizer = optax.chain(optax.sgd(3e38), optax.scale(10.0))
+    zero = jnp.zeros((), jnp.int32)
+    start = TrainState(zero, params, {"batch_stats": {}}, optimizer.init(params), zero)
+    batch = {"image": jnp.zeros((8, 1, 1, 3), jnp.uint8)}
+    step = jax.jit(functools.partial(train_step, task=task, optimizer=optimizer, fused=True))
+    one, metrics = step(start, batch, jax.random.key(0))
+    assert metrics["nonfinite"] == 1 and one.step == 0 and np.isfinite(metrics["grad_norm"])
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(one.params))
+    two, metrics = step(one, batch, jax.random.key(0))
+    assert metrics["nonfinite"] == 1
+    chex.assert_trees_all_equal(two, one)
 
 
 @pytest.fixture

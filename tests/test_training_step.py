@@ -6,6 +6,7 @@ import functools
 import chex
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Format, Layout
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import optax
@@ -16,7 +17,7 @@ from colorize_jax.errors import ConfigError
 from colorize_jax.tasks import registry as tasks
 from colorize_jax.tasks.task import batch_shapes
 from colorize_jax.training import sharding
-from colorize_jax.training.step import init_state, row_keys, train_step
+from colorize_jax.training.step import TrainState, init_state, row_keys, train_step
 
 # In one step of plain descent at rate 1 the parameters change by the gradient.
 DESCENT = optax.sgd(1.0)
@@ -157,6 +158,33 @@ def test_state_is_donated_and_the_step_compiled_once():
     for _ in range(3):
         state, _ = step(state, sharding.put_batch(batch, mesh), jax.random.key(0))
     assert before.is_deleted() and step._cache_size() == 1
+
+
+def test_a_state_is_laid_out_as_the_compiled_step_wants_it():
+    """As on an accelerator: kernels lie in another order in memory, and are the same numbers."""
+    params = {"kernel": jnp.arange(24.0).reshape(1, 2, 3, 4), "bias": jnp.arange(4.0)}
+    zero = jnp.zeros((), jnp.int32)
+    state = TrainState(zero, params, {}, (), zero + 0)
+    same = sharding.replicated(sharding.make_mesh(jax.devices()[:1]))
+
+    def format_of(x):
+        order = (3, 0, 1, 2) if x.ndim == 4 else tuple(range(x.ndim))
+        return Format(Layout(order), same)
+
+    formats = jax.tree.map(format_of, state)
+    step = jax.jit(
+        lambda state, batch, key: (state.replace(step=state.step + 1), {}),
+        in_shardings=(formats, same, same), out_shardings=(formats, same), donate_argnums=0,
+    )  # fmt: skip
+    compiled = step.lower(state, zero, zero).compile()
+    start = jax.device_put(state, same)
+    with pytest.raises(ValueError, match="layout"):
+        compiled(start, zero, zero)
+    placed = sharding.laid_out(start, compiled)
+    assert placed.params["kernel"].format.layout.major_to_minor == (3, 0, 1, 2)
+    after, _ = compiled(placed, zero, zero)
+    chex.assert_trees_all_equal(after.params, params)
+    assert sharding.laid_out(after, compiled).params["kernel"] is after.params["kernel"]
 
 
 def test_first_loss_is_that_of_zero_logits():

@@ -62,11 +62,14 @@ def jit_step(task: Task, optimizer, mesh: Mesh, microbatches: int = 1) -> Callab
     otherwise turn every kernel into the order that it wants, and back, at every step. The compiled
     step then takes a state from `laid_out` alone.
     """
-    same = replicated(mesh)
-    platform = mesh.devices.flat[0].platform
-    state = same if platform == "cpu" else Format(Layout.AUTO, same)
+    same, platform = replicated(mesh), mesh.devices.flat[0].platform
+    accelerator = platform != "cpu"
+    state = Format(Layout.AUTO, same) if accelerator else same
+    step = functools.partial(
+        train_step, task=task, optimizer=optimizer, microbatches=microbatches, fused=accelerator
+    )
     return jax.jit(
-        functools.partial(train_step, task=task, optimizer=optimizer, microbatches=microbatches),
+        step,
         in_shardings=(state, split(mesh), same),
         out_shardings=(state, same),
         donate_argnums=0,

@@ -13,7 +13,7 @@ from colorize_jax.tasks.task import Batch, Task
 from colorize_jax.training import reductions, schedules
 
 Tree = Any
-_LARGEST = jnp.finfo(jnp.float32).max  # stands for what would be infinite
+_LARGEST = jnp.finfo(jnp.float32).max
 
 
 @flax.struct.dataclass
@@ -28,9 +28,8 @@ class TrainState:
             Each training forward changes them, but for "constants".
         opt_state: of the optimizer.
         nonfinite: the latch: 0, or the number (from 1) of the first step whose loss or gradient was
-            not finite. That step, and all after it, leave everything else as it was before. Where a
-            finite gradient makes an update that overflows, that step is written, with the largest
-            float for what overflows, and all after it leave that as it is.
+            not finite, or whose update overflows. That step, and all after it, leave everything
+            else as it was before; see `train_step` for the exception.
     """
 
     step: jax.Array
@@ -96,7 +95,14 @@ def row_keys(key: jax.Array, rows: jax.Array) -> jax.Array:
 
 
 def train_step(
-    state: TrainState, batch: Batch, key: jax.Array, *, task: Task, optimizer, microbatches: int = 1
+    state: TrainState,
+    batch: Batch,
+    key: jax.Array,
+    *,
+    task: Task,
+    optimizer,
+    microbatches: int = 1,
+    fused: bool = False,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update.
 
@@ -108,6 +114,10 @@ def train_step(
         microbatches: the batch is worked through in so many parts, each row in every part-th; they
             must divide it. The gradient is that of the whole batch, divided by all its points, but
             batch norm sees, and normalizes by, one part at a time.
+        fused: parameters and optimizer are read and written in one pass, for accelerators: whether
+            the update overflows is found in what it writes. If it does, which takes an absurd rate
+            since the gradient is finite, it is not held back: what would be infinite is the largest
+            float. Otherwise a pass before it finds out.
 
     Returns:
         The state after the step, and scalars of this step: the losses and `grad_norm`, float32, and
@@ -161,34 +171,40 @@ def train_step(
     grads = jax.tree.map(lambda x: x / count, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     metrics = {name: value / count for name, value in values.items()}
-    metrics["grad_norm"] = reductions.norm(grads)
-
-    good = jnp.isfinite(optax.tree.norm(metrics)) & (state.nonfinite == 0)
-
-    def chosen(new, old):
-        if _floating(new):
-            new = jnp.where(jnp.isfinite(new), new, _LARGEST)
-        return jnp.where(good, new, old)
-
-    params, collections, opt_state = jax.tree.map(
-        chosen,
-        (optax.apply_updates(state.params, updates), collections, opt_state),
-        (state.params, state.collections, state.opt_state),
-    )
-    # A finite gradient overflows in an update at an absurd rate alone. This is seen in what is
-    # written, in the same pass: to know it before would take a second one over parameters and
-    # optimizer.
-    floats = [x for x in jax.tree.leaves((params, collections)) if _floating(x)]
-    applied = good & (reductions.largest(floats) < _LARGEST)
-    at_fault = jnp.where(applied, 0, state.step + 1)
+    metrics["grad_norm"] = reductions.norm(grads) if fused else optax.tree.norm(grads)
+    changed = (optax.apply_updates(state.params, updates), collections, opt_state)
+    before = (state.params, state.collections, state.opt_state)
+    if fused:
+        good = jnp.isfinite(optax.tree.norm(metrics)) & (state.nonfinite == 0)
+        written = _chosen(good, jax.tree.map(_capped, changed), before)
+        largest = reductions.largest([x for x in jax.tree.leaves(written[:2]) if _floating(x)])
+        good &= largest < _LARGEST
+    else:
+        # The norm of the updates too. One norm of all, and no AND of many flags: XLA's CPU backend
+        # would put that into the update of every parameter.
+        floats = [x for x in jax.tree.leaves(collections) if _floating(x)]
+        finite = jnp.isfinite(optax.tree.norm((metrics, floats, updates)))
+        good = finite & (state.nonfinite == 0)
+        written = _chosen(good, changed, before)
+    params, collections, opt_state = written
+    at_fault = jnp.where(good, 0, state.step + 1)
     state = TrainState(
-        step=jnp.where(applied, state.step + 1, state.step),
+        step=jnp.where(good, state.step + 1, state.step),
         params=params,
         collections=collections,
         opt_state=opt_state,
         nonfinite=jnp.where(state.nonfinite == 0, at_fault, state.nonfinite),
     )
     return state, metrics | {"nonfinite": state.nonfinite}
+
+
+def _chosen(good: jax.Array, new: Tree, old: Tree) -> Tree:
+    return jax.tree.map(lambda new, old: jnp.where(good, new, old), new, old)
+
+
+def _capped(x: jax.Array) -> jax.Array:
+    """The largest float in the place of what is not finite."""
+    return jnp.where(jnp.isfinite(x), x, _LARGEST) if _floating(x) else x
 
 
 def _floating(x: jax.Array) -> bool:
