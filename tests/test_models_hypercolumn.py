@@ -112,7 +112,11 @@ def test_gradient_of_columns_is_that_of_plain_samples(rng, stride, integer, monk
 
     expected = gradient(plain, 0)
     assert np.abs(expected - 2 * features).max() > 1
-    for found in (gradient(plain, 10**6), gradient(columns, 0), gradient(columns, 10**6)):
+    samples = hypercolumn.sample(features, points, stride, "corner")
+    in_place = jax.jit(
+        lambda *gradients: hypercolumn._add_samples(*gradients, points, stride, "corner")
+    )(2 * features, jnp.cos(samples))
+    for found in (gradient(columns, 0), gradient(columns, 10**6), in_place):
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 

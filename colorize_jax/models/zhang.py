@@ -136,12 +136,11 @@ class Zhang(Encoder):
                 dtype=self.dtype,
                 name=name,
             )(x)
-            x = maps[name] = nn.relu(x)
+            x = maps[name] = layers.relu(x)
         moving = train and last not in self.frozen
-        x = norm.BatchNorm(self.norm_decay, self.axis_name, name=f"{last}norm")(x, moving)
-        if self.norm_scale:
-            x = norm.Scale(name=_scale(last))(x)
-        maps[last] = x
+        affine = norm.Scale(name=_scale(last))(x.shape[-1]) if self.norm_scale else None
+        batch_norm = norm.BatchNorm(self.norm_decay, self.axis_name, name=f"{last}norm")
+        x = maps[last] = batch_norm(x, moving, affine)
         return x, maps
 
 
