@@ -11,7 +11,9 @@ import skimage.metrics
 from colorize_jax.color import gamut, quality, spaces
 
 ZHANG = golden_pretexts.group("zhang")
+# Compiled as wholes, and not operation by operation.
 accuracy_counts = jax.jit(quality.accuracy_counts)
+auc, lab, nearest_bin = (jax.jit(f) for f in (quality.auc, spaces.lab, gamut.nearest_bin))
 
 
 def test_golden_psnr_and_rmse_ab(golden):
@@ -40,7 +42,7 @@ def test_auc_is_the_area_under_the_share_of_pixels_within_each_distance(rng):
         distance = np.linalg.norm(difference, axis=-1)
         curve = [(distance <= limit).mean() for limit in range(151)]
         expected.append(np.trapezoid(curve) / 150)
-    found = quality.auc(jnp.asarray(predicted, jnp.float32), jnp.asarray(truth, jnp.float32))
+    found = auc(jnp.asarray(predicted, jnp.float32), jnp.asarray(truth, jnp.float32))
     np.testing.assert_allclose(found, expected, atol=2e-4)  # a pixel on a limit may fall over it
     assert found[2] == 1
 
@@ -59,7 +61,6 @@ def zhang_counts():
 
 
 def test_golden_zhang_nearest_bin_of_the_true_colors():
-    nearest_bin = jax.jit(gamut.nearest_bin)
     np.testing.assert_array_equal(nearest_bin(ZHANG["true_ab"]), ZHANG["true_bin"])
     for ab in (ZHANG["ab"], ZHANG["ab"][:28]):  # with colors out of the gamut, and without
         index, _ = gamut.nearest(ab, 1)
@@ -69,10 +70,10 @@ def test_golden_zhang_nearest_bin_of_the_true_colors():
 def test_nearest_bin_of_what_a_screen_shows_is_that_of_comparing_all(rng):
     corners = np.indices((2, 2, 2)).reshape(3, 8).T  # black, white and the purest colors
     rgb = np.concatenate([corners, rng.random((2000, 3))]).astype(np.float32)
-    ab = np.concatenate([spaces.lab(jnp.asarray(rgb))[:, 1:], [[5, -5], [-15, 25], [0, 0]]])
+    ab = np.concatenate([lab(rgb)[:, 1:], [[5, -5], [-15, 25], [0, 0]]])
     index, _ = jax.jit(gamut.nearest, static_argnums=1)(ab.astype(np.float32), 1)
-    np.testing.assert_array_equal(gamut.nearest_bin(ab.astype(np.float32)), index[:, 0])
-    assert gamut.nearest_bin(jnp.array([[jnp.nan, 0.0]])).shape == (1,)
+    np.testing.assert_array_equal(nearest_bin(ab.astype(np.float32)), index[:, 0])
+    assert nearest_bin(jnp.array([[jnp.nan, 0.0]])).shape == (1,)
 
 
 @pytest.mark.parametrize("kind", ["plain", "rebalanced"])
@@ -88,11 +89,11 @@ def test_golden_zhang_auc_plain_and_rebalanced_of_several_photos(zhang_counts, k
 def test_counts_are_those_of_the_auc_per_photo(rng):
     truth, predicted = jnp.asarray(rng.random((2, 16, 16, 3)), jnp.float32)
     predicted = predicted.at[:4].set(truth[:4])  # a distance of zero, too
-    ab = (jax.jit(spaces.lab)(rgb)[..., 1:] for rgb in (predicted, truth))
+    ab = (lab(rgb)[..., 1:] for rgb in (predicted, truth))
     counts = accuracy_counts(*ab)
     assert counts.dtype == jnp.int32 and counts[:, 0].sum() == 4 * 16
     curve = quality.accuracy_curve(counts)
-    assert quality.area(curve) == pytest.approx(float(quality.auc(predicted, truth)), abs=1e-5)
+    assert quality.area(curve) == pytest.approx(float(auc(predicted, truth)), abs=1e-5)
 
 
 def test_pixels_that_are_not_valid_are_not_counted_and_nan_is_far():
