@@ -31,17 +31,22 @@ class Extraction:
 
     Attributes:
         layers: the names of layers; () takes the top layer.
-        pool: the pooling over positions: "mean", "max" or "none".
+        pool: the pooling over positions: "mean", "max", "grid" or "none"; see
+            `features.make_extractor`.
+        values: the largest number of values of a photo and layer with "grid".
         shortest: the shortest side of a photo is scaled to this many pixels.
         crop: the side of the central crop that the network sees.
+        squeeze: whether the whole photo is resized to this square instead.
         batch_size: the smallest number of photos in a batch over all devices.
         split: a folder that the photos must be in; see `features.folder_classes`.
     """
 
     layers: tuple[str, ...] = ()
     pool: str = "mean"
+    values: int = 9600
     shortest: int = 256
     crop: int = 224
+    squeeze: bool = False
     batch_size: int = 32
     split: str = ""
 
@@ -142,7 +147,7 @@ def _compile(
 
     encoder, variables = colorize_jax.load_encoder(checkpoint)
     layers = extraction.layers or (encoder.top,)
-    extractor = features.make_extractor(encoder, layers, extraction.pool)
+    extractor = features.make_extractor(encoder, layers, extraction.pool, extraction.values)
     mesh = sharding.make_mesh()
     rows = -(-extraction.batch_size // mesh.size) * mesh.size
     batch = jax.ShapeDtypeStruct((rows, extraction.crop, extraction.crop, 3), np.uint8)
@@ -175,6 +180,8 @@ def _read(photos: Photos, extraction: Extraction, index: int) -> tuple[np.ndarra
     try:
         photo = decode.open_photo(photos[index].image)
         height, width = transforms.scaled_size(photo.height, photo.width, extraction.shortest)
+        if extraction.squeeze:
+            height, width = crop, crop
         window = transforms.Window(height, width, (height - crop) // 2, (width - crop) // 2, crop)
         return transforms.cut(photo.pixels(height, width), window), ""
     except (DataError, OSError) as error:
@@ -187,6 +194,8 @@ def _check(extraction: Extraction) -> None:
             f"--crop={extraction.crop} --shortest={extraction.shortest}: the crop must be positive "
             "and no larger than the shortest side"
         )
+    if extraction.values < 1:
+        raise ConfigError(f"--values={extraction.values} must be at least 1")
     if extraction.batch_size < 1:
         raise ConfigError(f"--batch_size={extraction.batch_size} must be at least 1")
 
@@ -205,9 +214,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--source", required=True, help=f"{sources.KINDS}; A,B joins several")
     add("--output", required=True, type=argument, help="a folder for the features")
     add("--layers", default="", help="as in conv5_3,fc7; default: the top one")
-    add("--pool", default=usual.pool, help="over the positions of a layer: mean, max or none")
+    add("--pool", default=usual.pool, help="over positions: mean, max, grid or none")
+    add("--values", type=int, default=usual.values, help="of a photo and layer in grid, at most")
     add("--shortest", type=int, default=usual.shortest, help="side that photos are scaled to")
     add("--crop", type=int, default=usual.crop, help="side of the middle that is seen")
+    add("--squeeze", action="store_true", help="resize the whole photo to the crop instead")
     add("--batch_size", type=int, default=usual.batch_size, help="photos at a time")
     add(
         "--split", default="",
@@ -222,8 +233,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         extraction = Extraction(
             layers=tuple(name.strip() for name in settings.layers.split(",") if name.strip()),
             pool=settings.pool,
+            values=settings.values,
             shortest=settings.shortest,
             crop=settings.crop,
+            squeeze=settings.squeeze,
             batch_size=settings.batch_size,
             split=settings.split,
         )

@@ -1,4 +1,4 @@
-r"""Predicts classes from frozen features: linear and nearest-neighbor probes.
+r"""Predicts classes from frozen features: linear classifiers and nearest neighbors.
 
 python -m colorize_jax.extract --checkpoint=/ckpt/vgg16 --source=/data/photos --split=train \
     --layers=conv5_3,fc7 --output=train
@@ -15,15 +15,18 @@ a hundred times slower.
 
 from collections.abc import Callable, Sequence
 import json
+import os
 import pathlib
 import sys
 
 import numpy as np
 
 from colorize_jax import command_line, help
+from colorize_jax.data.names import Names, salt_of
 from colorize_jax.errors import ColorizeError, ConfigError
 from colorize_jax.features import probes
 from colorize_jax.features.feature_files import Features
+from colorize_jax.features.softmax import Schedule
 from colorize_jax.files import atomic_write_text
 from colorize_jax.paths import argument
 
@@ -34,9 +37,12 @@ def probe(
     train: Features,
     test: Features,
     layers: Sequence[str] = (),
-    kinds: Sequence[str] = probes.KINDS,
+    kinds: Sequence[str] = probes.USUAL,
     *,
     neighbors: int = 20,
+    temperature: float | None = None,
+    schedule: Schedule | None = None,
+    only: np.ndarray | None = None,
     say: Callable[[str], None] = print,
     keep: Callable[[list[dict], list[dict]], None] = lambda results, missing: None,
 ) -> list[dict]:
@@ -48,7 +54,9 @@ def probe(
         train, test: the features; photos without a label are left out.
         layers: the names of layers; () takes all.
         kinds: kinds in `probes.KINDS`.
-        neighbors: the number of neighbors of "knn".
+        neighbors, temperature: of "knn"; see `probes.nearest`.
+        schedule: of "softmax".
+        only: the numbers of the training photos to learn from; None takes all with a label.
         say: prints the lines of the table.
         keep: is called after every probe with all results so far and with the failures,
             [{"layer", "probe", "reason"}].
@@ -75,7 +83,7 @@ def probe(
             f"{train.path} has the layers {', '.join(train.layers)}, {test.path} has "
             f"{', '.join(test.layers)}: choose with --layer, or extract the same ones"
         )
-    (chosen, labels), (chosen_test, labels_test) = _labels(train), _labels(test)
+    (chosen, labels), (chosen_test, labels_test) = _labels(train, only), _labels(test)
     _check_classes(train, test)
     absent = sorted(set(range(len(train.classes))) - set(labels.tolist()))
     if absent:
@@ -90,10 +98,13 @@ def probe(
         for kind in kinds:
             try:
                 if features is None:
-                    x, x_test = train.layer(layer)[chosen], test.layer(layer)[chosen_test]
+                    x, x_test = _rows(train, layer, chosen), _rows(test, layer, chosen_test)
                     features = _matching(layer, (train.path, x), (test.path, x_test))
                 x, x_test = features
-                found = probes.probe(kind, (x, labels), (x_test, labels_test), neighbors=neighbors)
+                found = probes.probe(
+                    kind, (x, labels), (x_test, labels_test),
+                    neighbors=neighbors, temperature=temperature, schedule=schedule,
+                )  # fmt: skip
             # Solvers and readers raise many kinds of errors, and the other probes may succeed.
             except Exception as error:
                 known = isinstance(error, (ColorizeError, OSError))
@@ -122,9 +133,35 @@ def _matching(
     return x, x_test
 
 
-def _labels(features: Features) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers of the photos with a label, and their labels."""
-    chosen = np.flatnonzero(features.labels >= 0)
+def _rows(features: Features, layer: str, numbers: np.ndarray) -> np.ndarray:
+    """The features of some photos; where these are all photos, they stay on disk."""
+    values = features.layer(layer)
+    return values if len(numbers) == len(values) else values[numbers]
+
+
+def some_labels(features: Features, share: float, seed: int) -> np.ndarray:
+    """The numbers of a share of the photos of every class, at least one of each.
+
+    A hash of (seed, name) chooses them, so that a smaller share is a part of a larger one.
+
+    Raises:
+        ConfigError: the share is not above 0 and at most 1.
+    """
+    if not 0 < share <= 1:
+        raise ConfigError(f"--share={share:g} must be above 0 and at most 1")
+    names = Names.of(os.fsencode(name) for name in features.names)
+    hashes = names.hashes(salt_of(seed))
+    chosen = [np.zeros(0, np.int64)]
+    for label in range(len(features.classes)):
+        members = np.flatnonzero(features.labels == label)
+        count = min(max(round(share * len(members)), 1), len(members))
+        chosen.append(members[np.argsort(hashes[members], kind="stable")[:count]])
+    return np.sort(np.concatenate(chosen))
+
+
+def _labels(features: Features, only: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of the photos with a label (among `only` these), and their labels."""
+    chosen = np.flatnonzero(features.labels >= 0) if only is None else only
     if not len(chosen):
         raise ConfigError(
             f"no photo in {features.path} has a label: extract them again from a folder of class "
@@ -167,18 +204,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     add("--test", required=True, type=argument, help="features to score on")
     add("--layer", default="", help="one or several, as in conv5_3,fc7; default: all")
-    add("--kind", default=",".join(probes.KINDS), help="linear, knn")
+    add("--kind", default=",".join(probes.USUAL), help=", ".join(probes.KINDS))
     add("--neighbors", type=int, default=20, help="that vote, in knn")
+    add(
+        "--temperature",
+        type=float,
+        default=None,
+        help="in knn a vote counts exp(cosine / temperature); default: 1 / distance",
+    )
+    add("--rate", default="0.01", help="of softmax; of several, a tenth of train chooses")
+    add("--decay", default="0.0005", help="of weights in softmax; one or several, as --rate")
+    add("--epochs", type=int, default=Schedule.epochs, help="of softmax")
+    add("--batch_size", type=int, default=Schedule.batch_size, help="of softmax")
+    add("--share", type=float, default=1.0, help="of the labels of every class to learn from")
+    add("--seed", type=int, default=0, help="of --share and of softmax")
     add("--output", default="", type=argument, help="a .json for the results")
     settings = parser.parse_args(arguments)
-    failure = None
+    failure, share = None, {}
 
     def keep(results, missing):
         nonlocal failure
         if not settings.output:
             return
         names = {"train": settings.train, "test": settings.test}
-        content = names | {"results": results, "missing": missing}
+        content = names | share | {"results": results, "missing": missing}
         try:
             atomic_write_text(pathlib.Path(settings.output), json.dumps(content, indent=2) + "\n")
             failure = None
@@ -188,12 +237,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if settings.output:
             _check_place(pathlib.Path(settings.output))
+        schedule = _schedule(settings)
+        train, test, only = Features(settings.train), Features(settings.test), None
+        if settings.share != 1:
+            only = some_labels(train, settings.share, settings.seed)
+            share["share"], share["seed"] = settings.share, settings.seed
+            share["learned_from"] = [train.names[i] for i in only]
         probe(
-            Features(settings.train),
-            Features(settings.test),
+            train,
+            test,
             _words(settings.layer),
             _words(settings.kind),
             neighbors=settings.neighbors,
+            temperature=settings.temperature,
+            schedule=schedule,
+            only=only,
             say=command_line.say,
             keep=keep,
         )
@@ -201,6 +259,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise failure
     except (ColorizeError, OSError) as error:
         sys.exit(f"error: {error}")
+
+
+def _schedule(settings) -> Schedule:
+    """The schedule of "softmax"; ConfigError for a number that makes no sense."""
+    if not 0 <= settings.seed < 2**32:
+        raise ConfigError(f"--seed={settings.seed} must be from 0 to {2**32 - 1}")
+    for name in ("epochs", "batch_size"):
+        if not 0 < getattr(settings, name) < 2**20:
+            raise ConfigError(f"--{name}={getattr(settings, name)} must be at least 1")
+    temperature = settings.temperature
+    if temperature is not None and not 1e-3 <= temperature <= 1e3:
+        raise ConfigError(f"--temperature={temperature:g} must be from 0.001 to 1000")
+    return Schedule(
+        _numbers("rate", settings.rate), _numbers("decay", settings.decay), settings.epochs,
+        settings.batch_size, seed=settings.seed,
+    )  # fmt: skip
+
+
+def _numbers(name: str, text: str) -> tuple[float, ...]:
+    try:
+        found = tuple(float(word) for word in _words(text))
+    except ValueError:
+        found = ()
+    if not found or not all(0 <= number < 1e6 for number in found):
+        raise ConfigError(f"--{name}={text} must be numbers from 0 on, as in 0.01,0.1")
+    return found
 
 
 def _check_place(path: pathlib.Path) -> None:

@@ -65,6 +65,28 @@ def _middle(photos, index, crop=32):
     return transforms.cut(pixels, transforms.central_window(*pixels.shape[:2], crop))
 
 
+def _cells(maps, values):
+    """Means of the cells of a grid, one by one; it divides the map."""
+    side = min(max(int((values / maps.shape[-1]) ** 0.5), 1), maps.shape[1])
+    step = maps.shape[1] // side
+    assert maps.shape[1] == side * step
+    starts = range(0, maps.shape[1], step)
+    rows = [[maps[:, y : y + step, x : x + step].mean((1, 2)) for x in starts] for y in starts]
+    return np.stack([np.stack(row, 1) for row in rows], 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "cells"),
+    [
+        ((55, 55, 96), 10), ((27, 27, 256), 6), ((13, 13, 384), 5),  # AlexNet
+        ((112, 112, 64), 12), ((56, 56, 256), 6), ((28, 28, 512), 4), ((14, 14, 1024), 3),
+        ((7, 7, 2048), 2), ((1, 1, 4096), 1), ((1, 1, 20_000), 1), ((3, 2, 8), 2),
+    ],
+)  # fmt: skip
+def test_grids_have_the_usual_sizes(shape, cells):
+    assert features.grid(shape, features.VALUES) == cells
+
+
 def test_features_are_activations_of_the_middle_pooled_over_positions(workdir, tmp_path, photos):
     names = [photos.name(i) for i in range(len(photos))]
     readable = [i for i, name in enumerate(names) if name != "train/sub0/photo002.jpg"]
@@ -74,18 +96,29 @@ def test_features_are_activations_of_the_middle_pooled_over_positions(workdir, t
     maps = jax.jit(encoder.apply, static_argnames="train")(variables, gray, train=False)
     for pool in features.POOLS:
         said = []
-        assert _extract(workdir, photos, tmp_path / "x", said, pool=pool) == (6, 1)
+        assert _extract(workdir, photos, tmp_path / "x", said, pool=pool, values=16) == (6, 1)
         found = Features(str(tmp_path / "x"))
         assert found.layers == LAYERS and found.names == [names[i] for i in readable]
         assert said == ["left out: train/sub0/photo002.jpg: not an image"]
         for layer in LAYERS:
             expected = np.asarray(maps[layer])
-            if pool != "none":
+            if pool == "grid":  # 16 values of 2 x 2 cells in conv2_1, of its 4 channels
+                expected = _cells(expected, 16)
+            elif pool != "none":
                 expected = getattr(expected, pool)((1, 2))
             assert expected.std() > 1e-3 and found.layer(layer).dtype == np.float32
             np.testing.assert_allclose(
                 found.layer(layer), expected, rtol=1e-3, atol=1e-4 * expected.max()
             )
+
+
+def test_a_whole_photo_is_squeezed(rng):
+    pixels = rng.integers(0, 256, (40, 80, 3), dtype=np.uint8)
+    pixels[:, :40], pixels[:, 40:] = 10, 200
+    photos = [type("Record", (), {"image": pixels})]
+    seen, reason = extract._read(photos, extract.Extraction(crop=16, squeeze=True), 0)
+    assert reason == "" and seen.shape == (16, 16, 3)
+    assert (seen[:, :6] == 10).all() and (seen[:, 10:] == 200).all()
 
 
 def test_a_photo_is_scaled_to_the_shortest_side_and_cut_in_the_middle(rng):
@@ -198,7 +231,8 @@ def test_the_command_writes_the_top_layer_by_default(workdir, tmp_path, photos, 
     ("changes", "kind", "message"),
     [
         ({"layers": ("fc7", "fc9")}, ConfigError, "no layer 'fc9'; it has gray, conv1_1, .*, fc7"),
-        ({"pool": "median"}, ConfigError, "--pool=median: known: mean, max, none"),
+        ({"pool": "median"}, ConfigError, "--pool=median: known: mean, max, grid, none"),
+        ({"values": 0}, ConfigError, "--values=0 must be at least 1"),
         ({"crop": 33}, ConfigError, "--crop=33 --shortest=32: the crop must be"),
         ({"crop": 0}, ConfigError, "--crop=0"),
         ({"batch_size": 0}, ConfigError, "--batch_size=0"),

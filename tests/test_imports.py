@@ -16,7 +16,7 @@ ALLOWED = {
     "surgery": {"models"},
     "checkpoints": {"config", "models"},
     "tasks": {"augment", "color", "config", "data", "models"},
-    "features": {"data"},
+    "features": {"data", "models"},
     "weights": {"checkpoints", "color", "config", "models", "surgery", "tasks"},
     "training": {
         "checkpoints",

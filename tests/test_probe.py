@@ -78,7 +78,7 @@ def test_the_nearest_neighbors_vote_by_cosine(rng):
 def test_features_that_say_nothing_score_nothing():
     labels = np.repeat(np.arange(6), 4)
     blank = np.ones((24, 3), np.float32)
-    for kind in probes.KINDS:
+    for kind in probes.USUAL:
         found = probes.probe(kind, (blank, labels), (blank, labels), neighbors=24)
         assert found["top1"] == found["top5"] == 0
 
@@ -258,3 +258,58 @@ def test_a_place_that_cannot_be_written_is_found_before_the_probes(easy, tmp_pat
 def test_the_command_ends_with_the_sentence(tmp_path):
     with pytest.raises(SystemExit, match="error.*no features in .*a"):
         probe.main([f"--train={tmp_path}/a", f"--test={tmp_path}/b"])
+
+
+def test_a_share_of_the_labels_is_nested_fixed_and_stored(tmp_path, rng):
+    x, labels = _blobs(rng, classes=3, each=20)
+    path = _write(tmp_path / "a", labels.tolist(), ("a", "b", "c"), x=x)
+    train = feature_files.Features(path)
+    some, more = probe.some_labels(train, 0.1, 0), probe.some_labels(train, 0.5, 0)
+    np.testing.assert_array_equal(np.bincount(labels[some]), [2, 2, 2])
+    assert set(some) < set(more) and len(more) == 30
+    assert set(probe.some_labels(train, 0.1, 1)) != set(some)
+    assert len(probe.some_labels(train, 1e-6, 0)) == 3  # one of each class
+    output = tmp_path / "results.json"
+    command = [f"--train={path}", f"--test={path}", f"--output={output}", "--kind=knn"]
+    probe.main([*command, "--share=0.1", "--neighbors=6", "--temperature=0.07"])
+    content = json.loads(output.read_text())
+    assert content["learned_from"] == [train.names[i] for i in some]
+    assert (content["share"], content["seed"]) == (0.1, 0)
+    (found,) = content["results"]
+    assert found["train_photos"] == 6 and found["test_photos"] == 60
+    assert (found["neighbors"], found["temperature"]) == (6, 0.07)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--share=0", "--share=0 must be above 0"),
+        ("--share=nan", "--share=nan must be above 0"),
+        ("--rate=fast", "--rate=fast must be numbers"),
+        ("--decay=-1", "--decay=-1 must be numbers"),
+        ("--rate=", "--rate= must be numbers"),
+        ("--epochs=0", "--epochs=0 must be at least 1"),
+        ("--batch_size=0", "--batch_size=0 must be at least 1"),
+        ("--temperature=0", "--temperature=0 must be from 0.001"),
+        ("--seed=-1", "--seed=-1 must be from 0"),
+    ],
+)
+def test_options_that_make_no_sense_are_sentences(easy, option, message):
+    train, test = easy
+    with pytest.raises(SystemExit, match=f"error: {message}"):
+        probe.main([f"--train={train}", f"--test={test}", option])
+
+
+def test_softmax_of_the_command_chooses_its_rate_on_training_photos(easy, tmp_path, capsys):
+    output = tmp_path / "results.json"
+    options = [
+        "--kind=softmax",
+        "--layer=clear",
+        "--rate=0,0.1",
+        "--epochs=5",
+        f"--output={output}",
+    ]
+    probe.main([f"--train={easy[0]}", f"--test={easy[1]}", *options])
+    (found,) = json.loads(output.read_text())["results"]
+    assert found["rate"] == 0.1 and found["chosen_on"] > 0 and found["top1"] == 1
+    assert capsys.readouterr().out.splitlines()[1].split()[:3] == ["clear", "softmax", "100.0%"]

@@ -1,6 +1,7 @@
 """Features of photos: activations of named layers, pooled over their positions."""
 
 from collections.abc import Callable, Sequence
+import math
 from typing import Any
 
 import jax
@@ -9,24 +10,30 @@ import numpy as np
 
 from colorize_jax.data.class_folders import class_of
 from colorize_jax.errors import ConfigError
+from colorize_jax.models.layers import adaptive_mean_pool
 
 Tree = Any
-POOLS = ("mean", "max", "none")
+POOLS = ("mean", "max", "grid", "none")
+# Of a photo and layer with "grid". The usual sizes of linear classifiers on AlexNet's and ResNet's
+# layers follow from it: 10 x 10 x 96, 6 x 6 x 256, 5 x 5 x 384, 4 x 4 x 512, 3 x 3 x 1024.
+VALUES = 9600
 
 
 def make_extractor(
-    encoder, layers: Sequence[str], pool: str
+    encoder, layers: Sequence[str], pool: str, values: int = VALUES
 ) -> Callable[[Tree, jax.Array], dict[str, jax.Array]]:
     """Makes a pure function that computes features from the encoder's variables and photos.
 
     Args:
         encoder: an encoder, as `colorize_jax.load_encoder` returns it.
         layers: names in `encoder.strides`.
-        pool: the pooling over positions: "mean", "max", or "none" to keep them.
+        pool: the pooling over positions: "mean", "max", "grid" for means over the cells of the
+            largest square grid that has at most `values` of them, or "none" to keep all positions.
+        values: the number of values of a photo and layer with "grid", over all channels.
 
     Returns:
         (variables, uint8 [batch, height, width, 3]) -> {layer: float32 [batch, channels]}, or
-        [batch, h, w, channels] without pooling.
+        [batch, h, w, channels] with "grid" and "none".
 
     Raises:
         ConfigError: the layer or the pooling is unknown.
@@ -41,12 +48,24 @@ def make_extractor(
 
     def extract(variables, image):
         maps = encoder.apply(variables, encoder.network_input(image), train=False)
-        return {layer: _pooled(maps[layer].astype(jnp.float32), pool) for layer in layers}
+        return {layer: _pooled(maps[layer].astype(jnp.float32), pool, values) for layer in layers}
 
     return extract
 
 
-def _pooled(maps: jax.Array, pool: str) -> jax.Array:
+def grid(shape: Sequence[int], values: int) -> int:
+    """The number of cells in a row of the largest square grid on a map [..., h, w, channels].
+
+    All cells and channels together are at most `values`, unless the channels are more already. The
+    grid is no finer than the map.
+    """
+    height, width, channels = shape[-3:]
+    return max(min(math.isqrt(values // channels), height, width), 1)
+
+
+def _pooled(maps: jax.Array, pool: str, values: int) -> jax.Array:
+    if pool == "grid":
+        return adaptive_mean_pool(maps, grid(maps.shape, values))
     return {"mean": maps.mean, "max": maps.max, "none": lambda _: maps}[pool]((1, 2))
 
 

@@ -12,8 +12,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from colorize_jax.errors import ConfigError
+from colorize_jax.features.softmax import Schedule, softmax
 
-KINDS = ("linear", "knn")
+USUAL = ("linear", "knn")
+KINDS = (*USUAL, "softmax")
 # The values of C that cross-validation tries for the linear probe.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 FOLDS = 3
@@ -83,7 +85,11 @@ def nearest(
 
     how = "distance" if temperature is None else weights
     classifier = KNeighborsClassifier(neighbors, metric="cosine", weights=how)
-    return classifier.fit(train, labels).predict_proba(test), {"neighbors": neighbors}
+    return classifier.fit(train, labels).predict_proba(test), _told(neighbors, temperature)
+
+
+def _told(neighbors: int, temperature: float | None) -> dict[str, float]:
+    return {"neighbors": neighbors} | ({} if temperature is None else {"temperature": temperature})
 
 
 def probe(
@@ -95,6 +101,7 @@ def probe(
     temperature: float | None = None,
     regularization: float | None = None,
     iterations: int | None = None,
+    schedule: Schedule | None = None,
 ) -> dict:
     """Fits a probe and scores it.
 
@@ -104,6 +111,8 @@ def probe(
             without a training photo is never predicted, and its test photos count as wrong.
         neighbors, temperature: for "knn"; see `nearest`.
         regularization, iterations: for "linear"; see there.
+        schedule: for "softmax"; None takes the usual one. It reads features batch by batch, so
+            that they may lie on disk.
 
     Returns:
         {"probe", "top1", "top5" (None with five classes or fewer), "train_photos", "test_photos",
@@ -118,7 +127,7 @@ def probe(
     if len(present) < 2:
         raise ConfigError("there is one class alone, and nothing to tell apart")
     for values, what in ((x, "training"), (x_test, "test")):
-        if not np.isfinite(values).all():
+        if not _finite(values):
             raise ConfigError(f"some {what} features are not finite")
     start = time.perf_counter()
     if kind == "linear":
@@ -135,6 +144,8 @@ def probe(
                 "many"
             )
         scores, told = nearest(x, labels, x_test, neighbors, temperature)
+    elif kind == "softmax":
+        scores, told = softmax(x, labels, x_test, schedule or Schedule())
     else:
         raise ConfigError(f"--kind: {kind!r}; known: {', '.join(KINDS)}")
     seconds = time.perf_counter() - start
@@ -152,6 +163,11 @@ def probe(
         "seconds": seconds,
         **told,
     }
+
+
+def _finite(values: np.ndarray) -> bool:
+    """Whether all values are finite; looks at a part at a time, as they may lie on disk."""
+    return all(np.isfinite(values[i : i + 4096]).all() for i in range(0, len(values), 4096))
 
 
 def _flat(features: np.ndarray) -> np.ndarray:
