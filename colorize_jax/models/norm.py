@@ -132,7 +132,7 @@ def standardize(
 
 def _forward(x, affine, relu, axis_name):
     wide = x.astype(jnp.float32)
-    sums = _sums(wide, wide * wide)
+    sums = _sum(wide), _sum(wide * wide)
     mean, square = _over_all(sums, x, axis_name)
     var = jnp.maximum(square - mean * mean, 0)
     scale = jax.lax.rsqrt(var + EPSILON)
@@ -145,7 +145,7 @@ def _backward(relu, axis_name, kept, gradients):
     y, gradient = _normalize(x, mean, scale), gradients[0].astype(jnp.float32)
     if relu:
         gradient = jnp.where(_activate(y, affine, False) > 0, gradient, 0)
-    sums = _sums(gradient, gradient * y)
+    sums = _sum(gradient), _sum(gradient * y)
     pull, along = _over_all(sums, x, axis_name)
     if affine is None:
         return (scale * (gradient - pull - y * along)).astype(x.dtype), None
@@ -162,22 +162,16 @@ def _over_all(sums, x, axis_name):
     return means if axis_name is None else jax.lax.pmean(means, axis_name)
 
 
-def _sums(first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The sums of two arrays [batch, ..., channels] over all but their channels."""
+def _sum(x: jax.Array) -> jax.Array:
+    """[..., channels] -> [channels]."""
 
-    def by_product(*both):  # XLA's CPU backend walks through a sum channel by channel
-        def total(x):
-            rows = x.reshape(-1, x.shape[-1])
-            return jnp.matmul(jnp.ones(len(rows), x.dtype), rows, precision="highest")
+    def by_product(x):  # XLA's CPU backend walks through a sum channel by channel
+        rows = x.reshape(-1, x.shape[-1])
+        return jnp.matmul(jnp.ones(len(rows), x.dtype), rows, precision="highest")
 
-        return tuple(map(total, both))
-
-    def at_once(*both):
-        zeros = (jnp.zeros((), first.dtype),) * 2
-        return jax.lax.reduce(both, zeros, lambda x, y: (x[0] + y[0], x[1] + y[1]), axes)
-
-    axes = tuple(range(first.ndim - 1))
-    return jax.lax.platform_dependent(first, second, cpu=by_product, default=at_once)
+    return jax.lax.platform_dependent(
+        x, cpu=by_product, default=lambda x: x.sum(tuple(range(x.ndim - 1)))
+    )
 
 
 class Scale(nn.Module):
