@@ -125,6 +125,29 @@ def test_kernel(counted, name, kind, read, written, flops):
     assert (kernel.kind, kernel.read, kernel.written, kernel.flops) == (kind, read, written, flops)
 
 
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [
+        ("jvp(N)/encoder/encoder._block/encoder._layer/batch_conv1_1/mul", "batch norm, forward"),
+        ("transpose(jvp(N))/encoder/bn2a_branch2a/reduce_sum", "batch norm, backward"),
+        ("jvp(N)/encoder/encoder._block/encoder._layer/jit(relu)/max", "ReLU, forward"),
+        ("jvp(N)/encoder/encoder._block/max", "pooling and LRN, forward"),
+        ("transpose(jvp(N))/encoder/encoder._block/mul", "pooling and LRN, backward"),
+        ("jvp(N)/encoder/encoder._layer/fc6/convert", "encoder, other, forward"),
+        ("transpose(jvp(N))/N.columns/add", "columns, backward"),
+        ("jvp(N)/head/head.hidden_units/hidden/add", "head and dropout"),
+        ("jvp(vmap(jit(_where)))/select_n", "targets and losses"),
+        ("jit(_where)/select_n", "update, norms, latch"),
+    ],
+)
+def test_kind_is_the_part_of_the_step(source, kind):
+    line = f'%y = f32[4]{{0}} add(%x, %x), metadata={{op_name="jit(train_step)/{source}"}}'
+    text = (
+        f"ENTRY %main (x: f32[4]) -> f32[4] {{\n  %x = f32[4]{{0}} parameter(0)\n  ROOT {line}\n}}"
+    )
+    assert [kernel.kind for kernel in kernels.count(text)] == [kind]
+
+
 def test_nothing_else_is_a_kernel(counted):
     assert len(counted) == 12
     with pytest.raises(ValueError, match="no HLO module"):

@@ -282,7 +282,7 @@ def _kind(one: Instruction, body: dict[str, Instruction]) -> str:
     for part, found in (
         ("batch norm", re.search(r"/(batch_|bn|scale)[^/]*/", source)),
         ("ReLU", "relu" in source or "_layer/select_n" in source),
-        ("pooling", re.search(r"_block/(max|eq|or|mul|select_n|select_and_[^/]*)", source)),
+        ("pooling and LRN", re.search(r"_block/[^/]*$", source)),
         ("columns", ".columns" in source and "encoder" not in source),
         ("head and dropout", "head" in source or "/drop" in source),
         ("encoder, other", "encoder" in source),
