@@ -48,6 +48,7 @@ setup(
         "grain>=0.2.16",
         "h5py>=3.11",  # weights of Caffe
         "jax>=0.10.0",
+        "joblib>=1.4",  # many processes; scikit-learn has it too
         "ml-collections>=1.1.0",
         "numpy>=2.0",
         "opencv-python-headless>=4.10",  # resampling

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from colorize_jax import command_line, help
-from colorize_jax.data import ahead, decode, sources, transforms
+from colorize_jax.data import ahead, decode, sources, transforms, voc
 from colorize_jax.data.sources import Photos
 from colorize_jax.errors import ColorizeError, ConfigError, DataError, printable, why
 from colorize_jax.paths import argument
@@ -62,6 +62,7 @@ def extract(
     extraction: Extraction,
     threads: int = 8,
     say: Callable[[str], None] = _say,
+    objects: tuple[np.ndarray, Sequence[str]] | None = None,
 ) -> tuple[int, int]:
     """Writes the features of photos, with a progress bar; reports photos that cannot be read.
 
@@ -72,6 +73,8 @@ def extract(
         extraction: the settings.
         threads: the number of threads that read and decode.
         say: prints which photos are left out, and why.
+        objects: which classes every photo shows, int8 [photos, classes], and their names; None
+            takes folders as classes.
 
     Returns:
         The numbers of photos that were written and left out.
@@ -85,7 +88,10 @@ def extract(
 
     _check(extraction)
     names = [photos.name(index) for index in range(len(photos))]
-    numbers, labels, classes = features.folder_classes(names, extraction.split)
+    if objects is None:
+        numbers, labels, classes = features.folder_classes(names, extraction.split)
+    else:
+        numbers, (labels, classes) = np.arange(len(photos)), objects
     if not len(numbers):
         raise DataError(
             f"--split={extraction.split}: no photo lies in such a folder; the first one is "
@@ -188,6 +194,18 @@ def _read(photos: Photos, extraction: Extraction, index: int) -> tuple[np.ndarra
         return None, why(error)
 
 
+def _open(source: str, split: str, labels: str):
+    """The photos to extract, and their objects or None; see `extract`."""
+    if labels == "folders":
+        return sources.open_all(source), None
+    if labels != "lists":
+        raise ConfigError(f"--labels={labels}: known: folders, lists")
+    if not split:
+        raise ConfigError("--labels=lists: name a list of the devkit, as in --split=trainval")
+    photos, classes = voc.open_listed(voc.open_devkit(source), split)
+    return photos, (photos.labels, classes)
+
+
 def _check(extraction: Extraction) -> None:
     if not 0 < extraction.crop <= extraction.shortest:
         raise ConfigError(
@@ -224,10 +242,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--split", default="",
         help="only photos in a folder of this name; their class is the next folder",
     )  # fmt: skip
+    add(
+        "--labels", default="folders",
+        help="folders, or lists: those of a PASCAL VOC devkit, with --split=trainval, say",
+    )  # fmt: skip
     add("--threads", type=int, default=os.cpu_count(), help="that read and decode")
     settings = parser.parse_args(arguments)
     try:
-        photos = sources.open_all(settings.source)
+        photos, objects = _open(settings.source, settings.split, settings.labels)
         for line in photos.left_out():
             _say(line)
         extraction = Extraction(
@@ -241,8 +263,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             split=settings.split,
         )
         written, left_out = extract(
-            settings.checkpoint, photos, settings.output, extraction, max(settings.threads, 1)
-        )
+            settings.checkpoint, photos, settings.output, extraction, max(settings.threads, 1),
+            objects=objects,
+        )  # fmt: skip
     except (ColorizeError, OSError) as error:
         sys.exit(f"error: {error}")
     command_line.say(f"features of {written:,} photos in {settings.output}, {left_out:,} left out")

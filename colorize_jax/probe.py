@@ -13,7 +13,7 @@ On a busy machine set OMP_NUM_THREADS=1: threads that wait for each other can ma
 a hundred times slower.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import json
 import os
 import pathlib
@@ -23,14 +23,17 @@ import numpy as np
 
 from colorize_jax import command_line, help
 from colorize_jax.data.names import Names, salt_of
-from colorize_jax.errors import ColorizeError, ConfigError
-from colorize_jax.features import probes
+from colorize_jax.errors import ColorizeError, ConfigError, shown
+from colorize_jax.features import probes, svm
 from colorize_jax.features.feature_files import Features
 from colorize_jax.features.softmax import Schedule
 from colorize_jax.files import atomic_write_text
 from colorize_jax.paths import argument
 
 _HEAD = f"{'layer':<12}{'probe':<8}{'top-1':>8}{'top-5':>8}{'train':>10}{'test':>9}{'seconds':>9}"
+
+
+KINDS = (*probes.KINDS, *svm.KINDS)
 
 
 def probe(
@@ -43,6 +46,7 @@ def probe(
     temperature: float | None = None,
     schedule: Schedule | None = None,
     only: np.ndarray | None = None,
+    machines: Mapping | None = None,
     say: Callable[[str], None] = print,
     keep: Callable[[list[dict], list[dict]], None] = lambda results, missing: None,
 ) -> list[dict]:
@@ -53,24 +57,25 @@ def probe(
     Args:
         train, test: the features; photos without a label are left out.
         layers: the names of layers; () takes all.
-        kinds: kinds in `probes.KINDS`.
+        kinds: kinds in `KINDS`.
         neighbors, temperature: of "knn"; see `probes.nearest`.
         schedule: of "softmax".
         only: the numbers of the training photos to learn from; None takes all with a label.
+        machines: the options of "svm" and "lowshot"; see `svm.probe`.
         say: prints the lines of the table.
         keep: is called after every probe with all results so far and with the failures,
             [{"layer", "probe", "reason"}].
 
     Returns:
-        The results of `probes.probe`, each with its "layer".
+        The results of `probes.probe` and `svm.probe`, each with its "layer".
 
     Raises:
         ConfigError: the two sets do not fit together, a layer or kind is unknown, or all probes
             failed; the message then has the first reason.
     """
     for kind in kinds:
-        if kind not in probes.KINDS:
-            raise ConfigError(f"--kind: {kind!r}; known: {', '.join(probes.KINDS)}")
+        if kind not in KINDS:
+            raise ConfigError(f"--kind: {kind!r}; known: {', '.join(KINDS)}")
     for name in layers:
         for features in (train, test):
             if name not in features.layers:
@@ -83,16 +88,29 @@ def probe(
             f"{train.path} has the layers {', '.join(train.layers)}, {test.path} has "
             f"{', '.join(test.layers)}: choose with --layer, or extract the same ones"
         )
-    (chosen, labels), (chosen_test, labels_test) = _labels(train, only), _labels(test)
-    _check_classes(train, test)
-    absent = sorted(set(range(len(train.classes))) - set(labels.tolist()))
+    if train.objects is not None or test.objects is not None:
+        _check_classes(train, test)
+        _check_objects(train, test, kinds, only)
+        (chosen, labels), (chosen_test, labels_test) = (
+            (np.arange(len(features.objects)), features.objects) for features in (train, test)
+        )
+        objects, objects_test, absent = labels, labels_test, []
+    else:
+        (chosen, labels), (chosen_test, labels_test) = _labels(train, only), _labels(test)
+        _check_classes(train, test)
+        each = np.arange(len(train.classes))
+        objects, objects_test = (
+            np.where(some[:, None] == each, 1, -1).astype(np.int8) for some in (labels, labels_test)
+        )
+        absent = sorted(set(range(len(train.classes))) - set(labels.tolist()))
     if absent:
         lacking = f"{train.path} has no photo of {_some([train.classes[i] for i in absent])}"
         if len(train.classes) - len(absent) < 2:
             raise ConfigError(f"{lacking}: there is nothing to tell apart")
         say(f"{lacking}: the test photos of these classes count as wrong")
     results, missing = [], []
-    say(_HEAD)
+    precision = not set(kinds).isdisjoint(svm.KINDS)
+    say(_HEAD + (f"{'mAP':>9}" if precision else ""))
     for layer in layers or train.layers:
         features = None
         for kind in kinds:
@@ -101,10 +119,15 @@ def probe(
                     x, x_test = _rows(train, layer, chosen), _rows(test, layer, chosen_test)
                     features = _matching(layer, (train.path, x), (test.path, x_test))
                 x, x_test = features
-                found = probes.probe(
-                    kind, (x, labels), (x_test, labels_test),
-                    neighbors=neighbors, temperature=temperature, schedule=schedule,
-                )  # fmt: skip
+                if kind in svm.KINDS:
+                    found = svm.probe(
+                        kind, (x, objects), (x_test, objects_test), train.classes, **machines or {}
+                    )
+                else:
+                    found = probes.probe(
+                        kind, (x, labels), (x_test, labels_test),
+                        neighbors=neighbors, temperature=temperature, schedule=schedule,
+                    )  # fmt: skip
             # Solvers and readers raise many kinds of errors, and the other probes may succeed.
             except Exception as error:
                 known = isinstance(error, (ColorizeError, OSError))
@@ -113,7 +136,8 @@ def probe(
                 say(f"{layer:<12}{kind:<8} cannot be had: {reason}")
             else:
                 results.append({"layer": layer} | found)
-                say(_line(results[-1]))
+                for line in _lines(results[-1]):
+                    say(line)
             keep(results, missing)
     if not results:
         raise ConfigError(f"no probe of any layer could be had: {missing[0]['reason']}")
@@ -179,8 +203,48 @@ def _check_classes(train: Features, test: Features) -> None:
             )
 
 
+def _check_objects(
+    train: Features, test: Features, kinds: Sequence[str], only: np.ndarray | None
+) -> None:
+    """ConfigError unless both sets have objects, and only what they are good for is asked for."""
+    if train.objects is None or test.objects is None:
+        other = train if train.objects is None else test
+        raise ConfigError(f"{other.path} has no lists of objects: extract it with --labels=lists")
+    if train.classes != test.classes:
+        raise ConfigError(f"{train.path} and {test.path} have their classes in another order")
+    if other := [kind for kind in kinds if kind not in svm.KINDS]:
+        raise ConfigError(
+            f"--kind={','.join(other)} needs one class for a photo, and those of {train.path} show "
+            f"several: --kind={','.join(svm.KINDS)}"
+        )
+    if only is not None:
+        raise ConfigError("--share takes photos of one class each; of lists, lowshot takes a few")
+
+
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _lines(result: dict) -> list[str]:
+    """The lines of the table for a result: several of "lowshot"."""
+    if result["probe"] not in svm.KINDS:
+        return [_line(result)]
+    begins = [(f"k={row['k']}", row) for row in result.get("shots", ())] or [("svm", result)]
+    lines = []
+    for number, (name, row) in enumerate(begins):
+        seconds = f"{result['seconds']:.1f}" if number == 0 else ""
+        spread = f" +-{row['std']:.1%}" if "std" in row else ""
+        lines.append(
+            f"{result['layer']:<12}{name:<8}{'-':>8}{'-':>8}{result['train_photos']:>10,}"
+            f"{result['test_photos']:>9,}{seconds:>9}{row['map']:>9.1%}{spread}"
+        )
+    if not result["converged"]:
+        lines[0] += "  (not converged)"
+    lines += [
+        f"{result['layer']:<12}left out: {shown(name)}: {reason}"
+        for name, reason in result["left_out"].items()
+    ]
+    return lines
 
 
 def _line(result: dict) -> str:
@@ -204,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     add("--test", required=True, type=argument, help="features to score on")
     add("--layer", default="", help="one or several, as in conv5_3,fc7; default: all")
-    add("--kind", default=",".join(probes.USUAL), help=", ".join(probes.KINDS))
+    add("--kind", default=",".join(probes.USUAL), help=", ".join(KINDS))
     add("--neighbors", type=int, default=20, help="that vote, in knn")
     add(
         "--temperature",
@@ -216,6 +280,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--decay", default="0.0005", help="of weights in softmax; one or several, as --rate")
     add("--epochs", type=int, default=Schedule.epochs, help="of softmax")
     add("--batch_size", type=int, default=Schedule.batch_size, help="of softmax")
+    add("--cost", default=_listed(svm.COSTS), help="of svm and lowshot, to choose from")
+    add("--shots", default=_listed(svm.SHOTS), help="positives of every class in lowshot")
+    add("--draws", type=int, default=svm.DRAWS, help="of lowshot, over which mean and std are")
+    add("--jobs", type=int, default=os.cpu_count(), help="processes of svm and lowshot")
     add("--share", type=float, default=1.0, help="of the labels of every class to learn from")
     add("--seed", type=int, default=0, help="of --share and of softmax")
     add("--output", default="", type=argument, help="a .json for the results")
@@ -252,6 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             temperature=settings.temperature,
             schedule=schedule,
             only=only,
+            machines=_machines(settings),
             say=command_line.say,
             keep=keep,
         )
@@ -275,6 +344,24 @@ def _schedule(settings) -> Schedule:
         _numbers("rate", settings.rate), _numbers("decay", settings.decay), settings.epochs,
         settings.batch_size, seed=settings.seed,
     )  # fmt: skip
+
+
+def _machines(settings) -> dict:
+    """The options of "svm" and "lowshot"; ConfigError for a number that makes no sense."""
+    costs, shots = (_numbers(name, getattr(settings, name)) for name in ("cost", "shots"))
+    if min(costs) <= 0:
+        raise ConfigError(f"--cost={settings.cost} must be above 0")
+    if any(k != int(k) or k < 1 for k in shots):
+        raise ConfigError(f"--shots={settings.shots} must be whole numbers from 1 on")
+    for name in ("draws", "jobs"):
+        if not 0 < getattr(settings, name) <= 1000:
+            raise ConfigError(f"--{name}={getattr(settings, name)} must be from 1 to 1000")
+    options = {"costs": costs, "shots": sorted({int(k) for k in shots})}
+    return options | {name: getattr(settings, name) for name in ("draws", "jobs", "seed")}
+
+
+def _listed(numbers: Sequence[float]) -> str:
+    return ",".join(f"{number:g}" for number in numbers)
 
 
 def _numbers(name: str, text: str) -> tuple[float, ...]:

@@ -17,6 +17,7 @@ INDEX = "index.json"
 _FORM = {
     "names": [str],
     "labels": [Number(int, -1, 2**53)],
+    "objects?": [[Number(int, -1, 1)]],
     "classes": [str],
     "layers": {str: [POSITIVE]},
 }
@@ -31,7 +32,8 @@ class Writer:
 
     Args:
         path: the folder. Every layer becomes `LAYER.npy`, float32 [photos, ...], and index.json
-            holds `names`, `labels` (-1: none), `classes`, and the shapes of one photo's `layers`.
+            holds `names`, `labels` (-1: none), `classes`, and the shapes of one photo's `layers`;
+            of photos with several classes each also `objects`.
         classes: the names of the classes, in the order of the labels.
         shapes: {layer: shape of one photo's features}.
 
@@ -50,6 +52,7 @@ class Writer:
         self._classes, self._shapes = list(classes), shapes
         self._names: list[str] = []
         self._labels: list[int] = []
+        self._objects: list[list[int]] = []
         self._folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             self._files = {
@@ -62,8 +65,18 @@ class Writer:
     def add(
         self, names: Sequence[str], labels: np.ndarray, features: dict[str, np.ndarray]
     ) -> None:
-        """Adds the features of some photos: {layer: [len(names), ...]}."""
+        """Adds the features of some photos.
+
+        Args:
+            names: of the photos.
+            labels: [len(names)], the classes of the photos, or [len(names), classes], which classes
+                they show: 1, -1 (not) or 0 (difficult).
+            features: {layer: [len(names), ...]}.
+        """
         self._names += names
+        if labels.ndim == 2:
+            self._objects += labels.tolist()
+            labels = np.full(len(names), -1)
         self._labels += labels.tolist()
         for layer, values in features.items():
             # With memory-mapped files a full disk would kill the process without a message.
@@ -97,7 +110,7 @@ class Writer:
             "layers": self._shapes,
             "labels": self._labels,
             "names": self._names,
-        }
+        } | ({"objects": self._objects} if self._objects else {})
         atomic_write_text(self._folder / INDEX, json.dumps(index))
 
     def _draft(self, layer: str) -> pathlib.Path:
@@ -117,6 +130,8 @@ class Features:
     Attributes:
         names: the names of the photos.
         labels: int64 [photos]; -1 means none.
+        objects: int8 [photos, classes], which classes a photo shows: 1, -1 (not) or 0 (difficult);
+            None where a photo has one class or none.
         classes: the names of the classes, in the order of the labels.
         layers: the names of the layers.
 
@@ -141,7 +156,15 @@ class Features:
         self.names, self.classes = index["names"], tuple(index["classes"])
         self.labels = np.array(index["labels"], np.int64)
         self._shapes, self.layers = index["layers"], tuple(index["layers"])
+        objects, self.objects = index.get("objects"), None
         wrong = ""
+        if objects is not None:
+            if len(objects) == len(self.names) and {len(row) for row in objects} <= {
+                len(self.classes)
+            }:
+                self.objects = np.array(objects, np.int8).reshape(len(objects), -1)
+            else:
+                wrong = "its objects are not one row for a photo, with one number for a class"
         if len(self.labels) != len(self.names) or not (self.labels < len(self.classes)).all():
             wrong = (
                 f"it has {len(self.labels)} labels of {len(self.names)} photos in "
