@@ -1,4 +1,4 @@
-r"""The small network that colors photos when no checkpoint is named: a VGG-16 of a quarter of the width.
+r"""The network that colors photos when no checkpoint is named: a VGG-16 of a quarter of the width.
 
 python -m colorize_jax.main --config=configs/small_colorizer.py --workdir=/ckpt/small_colorizer \
     --config.data.source=/data/tiny_imagenet/train@0.7,/data/VOC2012/JPEGImages@0.3

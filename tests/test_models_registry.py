@@ -2,6 +2,7 @@
 
 import pathlib
 
+import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 import pytest
@@ -156,3 +157,29 @@ def test_missing_settings_have_the_defaults_of_the_config(name):
     found = registry.with_defaults({"name": name})
     assert found == {key: usual[key] for key in found}
     assert found.keys() >= {"width", "in_channels", "norm", "norm_decay", "remat", "dtype"}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+# Of ResNets one: they differ in depth alone.
+@pytest.mark.parametrize(
+    "network", [name for name in registry.names() if name in ("resnet14",) or "resnet" not in name]
+)
+def test_no_type_is_promoted_unless_it_is_said(network, dtype):
+    """Half precision that becomes single precision unseen takes twice the memory."""
+    config = default_config(network=network)
+    config.model.width, config.model.dtype = 1 / 16, dtype
+    encoder = registry.make_encoder(config.model)
+    image = jax.ShapeDtypeStruct((2, 64, 64, encoder.in_channels), jnp.float32)
+
+    def loss(variables, image, key):
+        maps, _ = encoder.apply(variables, image, True, rngs={"dropout": key}, mutable=True)
+        return sum(x.astype(jnp.float32).sum() for x in maps.values())
+
+    def gradient(image):
+        variables = encoder.init(jax.random.key(0), image)
+        return jax.grad(lambda params: loss(variables | params, image, jax.random.key(0)))(
+            {"params": variables["params"]}
+        )
+
+    with jax.numpy_dtype_promotion("strict"):
+        jax.eval_shape(gradient, image)

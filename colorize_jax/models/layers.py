@@ -231,7 +231,7 @@ def _larger(first: jax.Array, second: jax.Array) -> jax.Array:
 def _share(larger: jax.Array, which: jax.Array) -> jax.Array:
     """The share of the gradient of a maximum that goes to the first (which=0) or second (1) of
     two, by `_larger`: as in JAX's own, two equal ones get half of it each."""
-    return jnp.where(which == 0, 2 - larger, larger) * 0.5
+    return jnp.where(which == 0, 2 - larger, larger).astype(jnp.float32) * 0.5
 
 
 # Cells put before and behind a side of so many cells, for windows of 3 every 2 cells.
