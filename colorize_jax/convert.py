@@ -124,7 +124,7 @@ def from_torch(
     classes: str | None = None,
     say: Callable[[str], None] = print,
 ) -> pathlib.Path:
-    """Converts a state dict of torchvision's VGG-16 or ResNets, or Zhang's colorizer, to a
+    """Converts a state dict of torchvision's VGG-16, AlexNet or ResNets, or Zhang's colorizer, to a
     checkpoint.
 
     Args:

@@ -5,8 +5,9 @@ python -m colorize_jax.main --config=configs/jigsaw.py \
 
 The released training on ImageNet (Noroozi and Favaro, ECCV 2016): windows of 255 pixels, tiles of
 64 in cells of 85, 256 photos a step, 350,000 steps; the rate drops tenfold every 100,000. In the
-release the first convolution has stride 2, and 4 at transfer; here it has 4 in both. The whole
-recipe was not run yet.
+release the first convolution has stride 2, and 4 at transfer; here it has 4 in both, unless
+--config.model.name=alexnet_bn --config.model.conv1_stride=2 takes another AlexNet. The whole recipe
+was not run yet.
 
 Variants, as in --config=configs/jigsaw.py:small
     small  a VGG-16 of a quarter of the width, tiles of 16 pixels, 24 orders, for two CPU cores

@@ -1,11 +1,12 @@
-r"""Rotation: which of four right-angled turns was made of a photo; AlexNet.
+r"""Rotation: which of four right-angled turns was made of a photo; AlexNet with batch norm.
 
 python -m colorize_jax.main --config=configs/rotation.py \
     --config.data.source=/data/imagenet --workdir=/ckpt/rotation
 
 The released training on ImageNet (Gidaris, Singh, Komodakis, ICLR 2018): random resized crops of
 224 pixels in color, 192 photos a step, each in all four turns, 50 epochs; the rate drops tenfold
-after 15, 30 and 45. The whole recipe was not run yet.
+after 15, 30 and 45. The network is theirs, AlexNet with batch norm and without dropout. The whole
+recipe was not run yet.
 
 Variants, as in --config=configs/rotation.py:small
     small  a VGG-16 of a quarter of the width on crops of 64 pixels, for two CPU cores
@@ -19,9 +20,10 @@ from colorize_jax.config import default_config, variants
 
 def get_config(variant=""):
     asked = variants(variant, ("small",))
-    network = "vgg16" if "small" in asked else "alexnet"
+    network = "vgg16" if "small" in asked else "alexnet_bn"
     config = default_config("rotation", network, optimizer="sgd")
     config.model.in_channels = 3
+    config.model.fc6_padding = "VALID"
     config.data.scaling = "resized"
     config.data.crop = 224
     config.data.batch_size = 192
@@ -33,6 +35,7 @@ def get_config(variant=""):
     if "small" in asked:
         config.model.width = 0.25
         config.model.fc6_kernel = 1
+        config.model.fc6_padding = "SAME"
         config.data.crop = 64
         config.data.area = (0.3, 1.0)
         config.data.batch_size = 32

@@ -19,9 +19,10 @@ python -m colorize_jax.main --config=configs/voc2012_seg.py:resnet152 \
 
 Variants, as in --config=configs/voc2012_seg.py:alexnet,random,crossval
     alexnet    another network than VGG-16
+    alexnet_bn AlexNet with batch norm and without groups, as in RotNet and torchvision
     resnet152  another one
     resnet101  the same with 101 layers
-    resnet50   with 50 layers
+    resnet50   with 50 layers; resnet34, resnet18: of blocks of two convolutions
     zhang      Zhang's colorizer, whose batch norm stays too
     random     a random start, with batch norm; --config.model.norm=none: without
     crossval   finds the schedule on 90 % of the training split, then trains on all of it

@@ -30,9 +30,19 @@ RECIPES = {
         "alexnet",
         "random,resnet152",
         "random,zhang",
+        "alexnet_bn",
+        "random,resnet18",
     ),
-    "voc2007_cls": ("", "random", "crossval", "random,alexnet", "resnet152"),
-    "imagenet_subset_cls": ("", "random", "crossval", "alexnet", "random,resnet152", "zhang"),
+    "voc2007_cls": ("", "random", "crossval", "random,alexnet", "resnet152", "resnet34"),
+    "imagenet_subset_cls": (
+        "",
+        "random",
+        "crossval",
+        "alexnet",
+        "random,resnet152",
+        "zhang",
+        "random,alexnet_bn",
+    ),
 }
 
 
@@ -81,12 +91,14 @@ def test_recipe_has_the_shapes_of_its_network(name, variant):
         assert head["hidden"]["kernel"].shape == (columns, 1024)
     network = variant.split(",")[-1]
     if name == "voc2012_seg":
-        encoder = {"alexnet": 9569, "resnet152": 11584, "zhang": 7297}.get(network, 12417)
+        encoder = {
+            "alexnet": 9569, "alexnet_bn": 9345, "resnet152": 11584, "resnet18": 1536, "zhang": 7297
+        }.get(network, 12417)  # fmt: skip
         columns = encoder if "no_fov" in variant else encoder + 2048
         assert head["hidden"]["kernel"].shape == (columns, 1024)
         assert head["classes"]["kernel"].shape == (1024, number)
     if name.endswith("_cls"):
-        top = {"resnet152": 2048, "zhang": 512}.get(network, 4096)
+        top = {"resnet152": 2048, "resnet34": 512, "zhang": 512}.get(network, 4096)
         assert head["classes"]["kernel"].shape == (top, number)
         assert config.data.crop == (227 if network == "alexnet" else 224)
     if config.task.name == "colorization":
@@ -94,7 +106,7 @@ def test_recipe_has_the_shapes_of_its_network(name, variant):
         assert set(head) - {"hidden"} == outputs
     assert bool(state.collections["batch_stats"]) == (config.model.norm == "batch")
     if config.task.name != "colorization":
-        keeps = variant.startswith("random") or network in ("resnet152", "zhang")
+        keeps = variant.startswith("random") or network in ("resnet152", "resnet34", "zhang")
         assert (config.model.norm == "batch") == keeps
         assert (config.init_from == "random") == variant.startswith("random")
     with pytest.raises(ConfigError, match="no variant 'nonsense'"):
@@ -123,6 +135,14 @@ def test_recipe_of_zhang_is_the_released_solver():
     assert config.optimizer.weight_decay == 1e-3
     assert [drop * config.steps for drop in config.schedule.drops] == [225_000, 450_000]
     assert get_config("zhang_col", "small,l2").task.loss == "regression"
+
+
+def test_recipe_of_rotation_is_the_released_training():
+    config = get_config("rotation")
+    assert (config.model.name, config.model.fc6_padding) == ("alexnet_bn", "VALID")
+    assert (config.model.dropout, config.model.conv1_stride) == (0, 4)
+    assert (config.data.crop, config.data.batch_size, config.optimizer.rate) == (224, 192, 0.01)
+    assert [drop * config.schedule.epochs for drop in config.schedule.drops] == [15, 30, 45]
 
 
 def test_transfer_recipes_are_those_of_the_release():

@@ -11,6 +11,7 @@ from colorize_jax.config import check_numbers, choices, default_config
 from colorize_jax.errors import CheckpointError, ConfigError
 from colorize_jax.models import registry
 from colorize_jax.models.alexnet import AlexNet
+from colorize_jax.models.alexnet_bn import AlexNetBn
 from colorize_jax.models.resnet import ResNet
 from colorize_jax.models.vgg16 import Vgg16
 from colorize_jax.training import same_run, start
@@ -30,6 +31,7 @@ def _encoder(**changed):
 def test_every_network_is_the_paper_s_by_default():
     assert _encoder() == Vgg16()
     assert _encoder(name="alexnet") == AlexNet()
+    assert _encoder(name="alexnet_bn") == AlexNetBn()
     assert _encoder(name="resnet152") == ResNet()
 
 
@@ -41,22 +43,29 @@ def test_every_network_reads_all_of_its_settings():
     ) == AlexNet(
         lrn=False, fc6_kernel=4, fc6_padding="VALID", norm="none", dtype=jnp.bfloat16, **common
     )
+    assert _encoder(
+        name="alexnet_bn", conv1_stride=2, dropout=0.5, fc6_padding="ADAPTIVE", **common
+    ) == AlexNetBn(conv1_stride=2, dropout=0.5, fc6_padding="ADAPTIVE", **common)
     assert _encoder(name="resnet152", depth=50, variant="torch", **common, **half) == ResNet(
         depth=50, variant="torch", dtype=jnp.bfloat16, **common
     )
+    assert _encoder(name="resnet18", stem="cifar") == ResNet(depth=18, stem="cifar")
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "resnet"}, "'vgg16', 'alexnet', 'resnet152', 'resnet101', 'resnet50'"),
+        ({"name": "resnet"}, "'alexnet', 'alexnet_bn', 'resnet152', 'resnet101', 'resnet50'"),
         ({"name": "resnet50", "depth": 101}, "name='resnet50' and config.model.depth=101"),
         ({"name": "resnet50", "norm": "none"}, "resnet50 keeps its batch norm"),
         ({"name": "resnet152", "norm": "none"}, "resnet152 keeps its batch norm"),
         ({"name": "resnet152", "norm": "layer"}, "norm is 'layer'; known: 'batch', 'none'"),
-        ({"name": "resnet152", "depth": 34}, "depth is 34; known: 152, 101, 50, 26, 14"),
+        ({"name": "resnet152", "depth": 33}, "depth is 33; known: 152, 101, 50, 26, 14, 34, 18"),
+        ({"name": "resnet18", "stem": "tiny"}, "stem is 'tiny'; known: 'imagenet', 'cifar'"),
+        ({"name": "alexnet_bn", "conv1_stride": 8}, "conv1_stride=8: give 4, or 2"),
+        ({"name": "alexnet_bn", "dropout": 1.0}, "dropout=1.0: give a number from 0 to below 1"),
         ({"name": "resnet152", "variant": "tf"}, "variant is 'tf'; known: 'caffe', 'torch'"),
-        ({"fc6_padding": "FULL"}, "fc6_padding is 'FULL'; known: 'SAME', 'VALID'"),
+        ({"fc6_padding": "FULL"}, "fc6_padding is 'FULL'; known: 'SAME', 'VALID', 'ADAPTIVE'"),
         ({"norm_decay": 1.0}, "norm_decay=1.0: give a number from 0 to below 1"),
         ({"fc6_kernel": 6}, "must be odd in VGG-16"),
         ({"name": "alexnet", "fc6_kernel": -1}, "fc6_kernel=-1 must be positive"),
@@ -130,6 +139,8 @@ def test_an_older_run_with_an_explicit_size_of_fc6_resumes():
         (ResNet(depth=50), {"name": "resnet152"}, "depth is 152 here and 50 there"),
         (ResNet(variant="torch"), {"name": "resnet152"}, "variant is 'caffe' here and 'torch'"),
         (ResNet(depth=14), {"name": "vgg16"}, "name is 'vgg16' here and 'resnet14' there"),
+        (ResNet(stem="cifar"), {"name": "resnet152"}, "stem is 'imagenet' here and 'cifar' there"),
+        (AlexNet(), {"name": "alexnet_bn"}, "name is 'alexnet_bn' here and 'alexnet' there"),
     ],
 )
 def test_a_start_from_another_network_is_refused(monkeypatch, found, ours, message):
@@ -138,6 +149,16 @@ def test_a_start_from_another_network_is_refused(monkeypatch, found, ours, messa
     config.init_from = "/ckpt/other"
     with pytest.raises(CheckpointError, match=message):
         start.check(config, registry.make_encoder(config.model), pathlib.Path("/ckpt"))
+
+
+def test_a_transfer_may_take_another_stride_of_the_first_convolution(monkeypatch):
+    monkeypatch.setattr(start.reading, "saved_encoder", lambda path: AlexNetBn(conv1_stride=2))
+    config = default_config(network="alexnet_bn")
+    config.init_from, config.model.norm = "/ckpt/jigsaw", "none"
+    encoder = registry.make_encoder(config.model)
+    start.check(config, encoder, pathlib.Path("/ckpt"))
+    strides = [registry.variable_shapes(encoder.clone(conv1_stride=stride)) for stride in (2, 4)]
+    assert strides[0] == strides[1]
 
 
 def test_response_norm_cannot_be_rebalanced(monkeypatch):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from colorize_jax.errors import CheckpointError, ConfigError
-from colorize_jax.models import finetune, hypercolumn
+from colorize_jax.models import finetune, hypercolumn, resnet
 from colorize_jax.models.encoder import kept
 from colorize_jax.models.resnet import ResNet
 from colorize_jax.surgery import padding, rebalance
@@ -35,13 +35,78 @@ def _start(encoder, x):
 
 
 @pytest.mark.parametrize(
-    ("depth", "published"), [(152, 60_192_808), (101, 44_549_160), (50, 25_557_032)]
+    ("depth", "published"),
+    [(152, 60_192_808), (101, 44_549_160), (50, 25_557_032), (34, 21_797_672), (18, 11_689_512)],
 )
 def test_full_size_has_the_published_number_of_parameters(depth, published):
     """The counts equal torchvision's, whose networks read color and have 1000 classes."""
-    _, variables = _shapes(ResNet(depth=depth, in_channels=3), 64)
+    maps, variables = _shapes(encoder := ResNet(depth=depth, in_channels=3), 64)
     size = sum(x.size for x in jax.tree.leaves(variables["params"]))
-    assert size + 2048 * 1000 + 1000 == published
+    assert size + (maps[encoder.top].shape[-1] + 1) * 1000 == published
+
+
+def test_basic_blocks_have_two_convolutions_and_a_shortcut_of_their_own_where_the_map_changes():
+    encoder = ResNet(width=1 / 16, depth=18)
+    _, variables = _shapes(encoder, 64)
+    kernels = {name for name, layer in variables["params"].items() if "kernel" in layer}
+    blocks = ["2a", "2b", "3a", "3b1", "4a", "4b1", "5a", "5b"]
+    assert kernels == {"conv1"} | {f"res{b}_branch2{c}" for b in blocks for c in "ab"} | {
+        f"res{stage}a_branch1" for stage in (3, 4, 5)
+    }
+    frozen = encoder.clone(frozen=("res2a", "res3a")).frozen_groups
+    owned = {name for name in variables["params"] if encoder.layer_of(name) in ("res2a", "res3a")}
+    assert set(frozen) == owned
+
+
+@pytest.mark.parametrize("depth", [14, 18])
+def test_the_stem_of_cifar_halves_nothing(depth):
+    encoder = ResNet(width=1 / 16, depth=depth, stem="cifar", variant="caffe")
+    maps, variables = _shapes(encoder, 32)
+    assert variables["params"]["conv1"]["kernel"].shape == (3, 3, 1, 4)
+    assert encoder.smallest_input == 1 and encoder.strides[encoder.top] == 8
+    for name, stride in encoder.strides.items():
+        assert maps[name].shape[1:3] == (32 // stride, 32 // stride), name
+
+
+def test_basic_blocks_are_what_their_description_says(rng, monkeypatch):
+    """Against XLA's own convolutions, one after the other; one block in every stage."""
+    for known in (resnet.BASIC, resnet.DEPTHS):
+        monkeypatch.setitem(known, 10, (1, 1, 1, 1))
+    encoder = ResNet(width=1 / 16, depth=10, stem="cifar")
+    x = jnp.asarray(rng.normal(size=(1, 16, 16, 1)), jnp.float32)
+    variables = _start(encoder, x)
+
+    def expected(variables, x):
+        params, stats = variables["params"], variables["batch_stats"]
+
+        def conv(x, name, stride=1):
+            kernel = params["conv1" if name == "_conv1" else f"res{name}"]["kernel"]
+            half = kernel.shape[0] // 2
+            x = jax.lax.conv_general_dilated(
+                x, kernel, (stride, stride), ((half, half), (half, half)),
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )  # fmt: skip
+            mean, var = stats[f"bn{name}"]["mean"], stats[f"bn{name}"]["var"]
+            scale = params[f"scale{name}"]
+            return (x - mean) / jnp.sqrt(var + 1e-5) * scale["scale"] + scale["bias"]
+
+        maps = {"gray": x}
+        x = maps["conv1"] = nn.relu(conv(x, "_conv1"))
+        for block in ("2a", "3a", "4a", "5a"):
+            stride = 1 if block == "2a" else 2
+            inner = nn.relu(conv(x, f"{block}_branch2a", stride))
+            inner = conv(inner, f"{block}_branch2b")
+            shortcut = conv(x, f"{block}_branch1", stride) if stride == 2 else x
+            x = maps[f"res{block}"] = nn.relu(inner + shortcut)
+        return maps
+
+    actual = jax.jit(encoder.apply)(variables, x)
+    wanted = jax.jit(expected)(variables, x)
+    assert set(actual) == set(wanted)
+    for name in wanted:
+        scale = float(np.abs(wanted[name]).max())
+        assert scale > 0
+        np.testing.assert_allclose(actual[name], wanted[name], atol=1e-4 * scale, err_msg=name)
 
 
 def test_layers_and_parameters_have_the_names_of_the_release():

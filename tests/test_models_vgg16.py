@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -109,6 +110,23 @@ def test_fc6_without_padding_answers_once_at_224_pixels():
     assert encoder.smallest_input == 193  # The last pool rounds up.
     assert _shapes(encoder, 193)[0]["fc7"].shape[1:3] == (1, 1)
     assert Vgg16().smallest_input == 1
+
+
+def test_a_map_of_any_size_is_averaged_to_the_cells_of_fc6(rng):
+    encoder = Vgg16(width=1 / 32, fc6_kernel=3, fc6_padding="ADAPTIVE", norm="none")
+    x = jnp.asarray(rng.normal(size=(1, 96, 160, 1)), jnp.float32)
+    assert encoder.smallest_input == 1 and encoder.top_centers(160) == [80]
+    params = jax.jit(encoder.init)(jax.random.key(0), x)
+    small = x[:, :, :96]
+    usual = jax.jit(encoder.clone(fc6_padding="VALID").apply)(params, small)
+    maps = jax.jit(encoder.apply)(params, small)
+    np.testing.assert_array_equal(maps["fc7"], usual["fc7"])
+    maps = jax.jit(encoder.apply)(params, x)
+    assert maps["fc7"].shape[1:3] == (1, 1) and not np.array_equal(maps["fc7"], usual["fc7"])
+    cells = layers.adaptive_mean_pool(layers.max_pool(maps["conv5_3"]), 3)
+    kernel, bias = (params["params"]["fc6"][name] for name in ("kernel", "bias"))
+    fc6 = nn.relu(jnp.einsum("bhwc,hwco->bo", cells, kernel) + bias)
+    np.testing.assert_allclose(maps["fc6"][:, 0, 0], fc6, rtol=1e-4, atol=1e-5)
 
 
 def test_fc6_without_padding_is_the_middle_of_fc6_with_padding(rng):

@@ -151,7 +151,7 @@ def test_positions_are_inside_where_their_centers_are():
         ("softmax", "data__labels", "lists", "needs 'folders'"),
         ("sigmoid", "data__labels", "masks", "needs 'lists'"),
         ("softmax", "task__classes", 0, "how many classes"),
-        ("softmax", "model__fc6_kernel", 3, "at least 65"),
+        ("softmax", "model__fc6_kernel", 3, "at least 65; config.model.fc6_padding='ADAPTIVE'"),
     ],
 )
 def test_settings_that_cannot_be_are_named(loss, setting, value, message):

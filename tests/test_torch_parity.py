@@ -77,8 +77,11 @@ def assert_same(ours, theirs):
         ("Vgg16", {"fc6_kernel": 3}, 96),
         ("Vgg16", {"fc6_kernel": 3, "batch_norm": True}, 96),
         ("ResNet", {"depth": 14}, 70),
+        ("ResNet", {"depth": 18}, 70),
+        ("ResNet", {"depth": 18, "cifar": True}, 16),
+        ("TorchvisionAlexNet", {}, 100),
     ],
-    ids=["vgg16", "vgg16_bn", "resnet"],
+    ids=["vgg16", "vgg16_bn", "resnet", "resnet18", "cifar", "alexnet"],
 )
 def test_imported_network_answers_as_in_torch(network, settings, side, color):
     network = getattr(torch_networks, network)(width=1 / 32, **settings)
@@ -91,8 +94,13 @@ def test_imported_network_answers_as_in_torch(network, settings, side, color):
 
 @pytest.mark.parametrize(
     ("network", "settings", "side"),
-    [("Vgg16", {"fc6_kernel": 3}, 96), ("ResNet", {"depth": 14}, 70)],
-    ids=["vgg16", "resnet"],
+    [
+        ("Vgg16", {"fc6_kernel": 3}, 96),
+        ("ResNet", {"depth": 14}, 70),
+        ("ResNet", {"depth": 18}, 40),
+        ("TorchvisionAlexNet", {"fc6_kernel": 2}, 160),
+    ],
+    ids=["vgg16", "resnet", "resnet18", "alexnet"],
 )
 def test_imported_classifier_gives_the_logits_of_torch(network, settings, side):
     network = torch_networks.randomize(getattr(torch_networks, network)(width=1 / 32, **settings))
@@ -174,8 +182,13 @@ def test_alexnet_answers_as_in_torch(padding, side, lrn):
     [
         ("Vgg16", {"name": "vgg16", "fc6_kernel": 3, "norm": "batch"}, "classifier.6"),
         ("ResNet", {"name": "resnet152", "depth": 14, "variant": "torch"}, "fc"),
+        (
+            "TorchvisionAlexNet",
+            {"name": "alexnet_bn", "fc6_kernel": 2, "fc6_padding": "ADAPTIVE"},
+            "classifier.6",
+        ),
     ],
-    ids=["vgg16", "resnet"],
+    ids=["vgg16", "resnet", "alexnet"],
 )
 @pytest.mark.parametrize("gray", [False, True])
 def test_exported_network_loads_into_torch_and_answers_as_ours(
@@ -236,7 +249,7 @@ def test_example_of_the_readme_runs_as_written(rng, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "parameters"),
-    [("Vgg16", 138_357_544), ("ResNet", 60_192_808)],
+    [("Vgg16", 138_357_544), ("ResNet", 60_192_808), ("TorchvisionAlexNet", 61_100_840)],
 )
 def test_full_size_answers_as_in_torch(network, parameters):
     network = torch_networks.randomize(getattr(torch_networks, network)())

@@ -69,11 +69,13 @@ def _settled(tmp_path, recipe, init_from, stated=(), **settings):
         {"fc6_kernel": 3},
         {"in_channels": 3, "norm": "none"},
         {"name": "alexnet", "lrn": False},
+        {"name": "alexnet_bn", "conv1_stride": 2},
         {"name": "resnet14", "variant": "torch"},
+        {"name": "resnet18", "stem": "cifar"},
         {"name": "resnet152", "depth": 14},  # Older versions named such a network like this.
         {"name": "zhang", "norm_scale": True},
     ],
-    ids=["vgg16", "color", "alexnet", "resnet", "old resnet", "zhang"],
+    ids=["vgg16", "color", "alexnet", "alexnet_bn", "resnet", "cifar", "old resnet", "zhang"],
 )
 def test_a_run_takes_the_network_from_where_it_starts(tmp_path, saved, recipe, model):
     path = saved(**model)
@@ -84,6 +86,7 @@ def test_a_run_takes_the_network_from_where_it_starts(tmp_path, saved, recipe, m
     for name in (*theirs.architecture, "in_channels"):
         assert getattr(ours, name) == getattr(theirs, name)
     assert config.model.name != "resnet152"
+    assert config.model.get("conv1_stride", 4) == 4  # which was 2 on small tiles
     keeps = "resnet" in config.model.name or config.model.name == "zhang"
     assert config.model.norm == (
         "batch" if keeps or (recipe == "col" and "norm" not in model) else "none"

@@ -24,7 +24,16 @@ from colorize_jax.weights.tables import flat, shapes_of
 SMALL = {
     "vgg16": {"name": "vgg16", "width": 1 / 32, "fc6_kernel": 1, "norm": "none"},
     "resnet152": {"name": "resnet152", "width": 1 / 32, "depth": 14, "variant": "torch"},
-}
+    "alexnet_bn": {
+        "name": "alexnet_bn", "width": 1 / 32, "fc6_kernel": 1, "fc6_padding": "ADAPTIVE",
+        "norm": "none",
+    },
+    "resnet18": {"name": "resnet18", "depth": 18, "width": 1 / 32, "variant": "torch"},
+    "cifar": {
+        "name": "resnet18", "depth": 18, "width": 1 / 32, "variant": "torch", "stem": "cifar",
+    },
+}  # fmt: skip
+TOPS = {"vgg16": "classifier.6", "alexnet_bn": "classifier.6"}  # of ResNets: "fc"
 
 
 def variables_of(settings, rng):
@@ -43,7 +52,7 @@ def state_of(network, rng, **settings):
     """A state dict of that network, of three channels, with its classifier."""
     encoder, variables = variables_of(SMALL[network] | settings, rng)
     state, _ = tables.export(encoder, variables)
-    top = "classifier.6" if network == "vgg16" else "fc"
+    top = TOPS.get(network, "fc")
     return state | {f"{top}.weight": np.ones((5, 3), np.float32)}
 
 
@@ -74,6 +83,7 @@ def test_ours_comes_back_bit_for_bit(network, gray, rng):
     # Large and small numbers, for what three channels sum up to.
     first = variables["params"][encoder.layers[0]]
     first["kernel"] = rng.normal(size=first["kernel"].shape).astype(np.float32) ** 15
+    first["kernel"][np.abs(first["kernel"]) < 1e-30] = 0  # Below, floats have fewer digits.
     state, _ = tables.export(encoder, variables, gray=gray)
     found = imported(state)
     assert not found.left_over
@@ -86,7 +96,7 @@ def test_ours_comes_back_bit_for_bit(network, gray, rng):
 @pytest.mark.parametrize("network", SMALL)
 def test_theirs_comes_back(network, rng):
     state = state_of(network, rng)
-    del state["classifier.6.weight" if network == "vgg16" else "fc.weight"]
+    del state[f"{TOPS.get(network, 'fc')}.weight"]
     found = imported(state, color=True)
     encoder = registry.make_encoder(registry.with_defaults(found.settings["model"]))
     back, _ = tables.export(encoder, {k: t["encoder"] for k, t in found.variables.items() if t})
@@ -301,16 +311,6 @@ def test_files_without_counters_count_as_trained(rng):
     assert {float(stats[name]["count"]) for name in stats} == {1000.0}
 
 
-def _torchvision_alexnet(state):
-    shapes = {"features": {0: 3, 3: 64, 6: 192, 8: 384, 10: 256}, "classifier": {1: 9216, 4: 4096}}
-    return {
-        f"{group}.{i}.{kind}": np.ones((4, inputs, 3, 3) if group == "features" else (4, inputs))
-        for group, layers in shapes.items()
-        for i, inputs in layers.items()
-        for kind in ("weight", "bias")
-    }
-
-
 def _renamed(state):
     return under("blocks.", replaced("features.", "layers.c", state))
 
@@ -338,7 +338,6 @@ def _nan(state):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (_torchvision_alexnet, "torchvision's alexnet, which is another network"),
         (_renamed, r"no network known here: found blocks\.classifier\. \(5 arrays\)"),
         (lambda state: {}, "found nothing"),
         (_four_channels, "features.0.weight reads 4 channels"),
@@ -398,6 +397,10 @@ def test_what_torchvision_does_not_have_is_not_written(settings, gray, words, rn
         ({"name": "vgg16", "width": 0.25, "fc6_kernel": 3}, 3, "VGG-16, width 0.25, classifier.0"),
         ({"name": "vgg16", "fc6_kernel": 3}, 3, "VGG-16, classifier.0 on 3x3 (layers called as in"),
         ({"name": "resnet50"}, 3, "torchvision's resnet50"),
+        ({"name": "resnet18"}, 3, "torchvision's resnet18"),
+        ({"name": "resnet18", "stem": "cifar"}, 3, "ResNet-18, the stem of cifar (layers called"),
+        ({"name": "alexnet_bn"}, 3, "torchvision's alexnet"),
+        ({"name": "alexnet_bn", "conv1_stride": 2}, 3, "AlexNet, features.0 with a stride of 2 (l"),
         ({"name": "resnet26"}, 3, "ResNet-26 (layers called as in torchvision, which has no such"),
         ({"name": "resnet50", "width": 0.5}, 3, "ResNet-50, width 0.5 (layers"),
     ],
@@ -562,9 +565,10 @@ def _with_last_layer(network, rng, classes=3, **settings):
     """A state dict whose last layer is of random numbers and fits the layers below."""
     state = state_of(network, rng, **settings)
     encoder = registry.make_encoder(registry.with_defaults(SMALL[network] | settings))
-    top = {"vgg16": "fc7", "resnet152": f"{encoder.layers[-1]}_branch2c"}[network]
+    tops = {"resnet152": "res5a_branch2c", "resnet18": "res5b_branch2b", "cifar": "res5b_branch2b"}
+    top = tops.get(network, "fc7")
     features = registry.variable_shapes(encoder)["params"][top]["kernel"].shape[-1]
-    name = "classifier.6" if network == "vgg16" else "fc"
+    name = TOPS.get(network, "fc")
     weight = rng.normal(size=(classes, features)).astype(np.float32)
     bias = rng.normal(size=classes).astype(np.float32)
     return state | {f"{name}.weight": weight, f"{name}.bias": bias}, weight, bias
@@ -578,7 +582,7 @@ def test_the_last_layer_becomes_the_head_of_a_classifier_if_it_is_asked_for(netw
     np.testing.assert_array_equal(found.variables["params"]["head"]["classes"]["bias"], bias)
     assert found.settings["task"]["classes"] == 3 and not found.left_over
     # As torchvision's, whose fc6 is dense.
-    padding = {"vgg16": "VALID", "resnet152": None}[network]
+    padding = {"vgg16": "VALID", "alexnet_bn": "ADAPTIVE"}.get(network)
     assert found.settings["model"].get("fc6_padding") == padding
     assert without.left_over and "head" not in without.variables["params"]
     for kind in ("params", "batch_stats"):  # what a transfer reads is the same

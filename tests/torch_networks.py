@@ -59,6 +59,8 @@ class Vgg16(nn.Module):
 RESNET_BLOCKS = {
     14: (1, 1, 1, 1),
     26: (2, 2, 2, 2),
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
     50: (3, 4, 6, 3),
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
@@ -92,15 +94,45 @@ class Bottleneck(nn.Module):
         return F.relu(self.bn3(self.conv3(x)) + shortcut)
 
 
-class ResNet(nn.Module):
-    """torchvision's resnet152 and its smaller siblings; variant "caffe" is that of the paper."""
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and the shortcut; the stride is that of the first."""
 
-    def __init__(self, depth=152, width=1.0, in_channels=3, variant="torch"):
+    def __init__(self, below, width, stride, variant):
+        super().__init__()
+        self.conv1 = nn.Conv2d(below, width, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = None
+        if stride != 1 or below != width:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(below, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width)
+            )
+
+    def forward(self, x):
+        """The block's output."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(x)) + shortcut)
+
+
+class ResNet(nn.Module):
+    """torchvision's resnet152 and its smaller siblings; variant "caffe" is that of the paper.
+
+    With `cifar` conv1 is 3x3 with a stride of 1, and there is no pool.
+    """
+
+    def __init__(self, depth=152, width=1.0, in_channels=3, variant="torch", cifar=False):
         super().__init__()
         below = round(64 * width)
-        self.conv1 = nn.Conv2d(in_channels, below, 7, stride=2, padding=3, bias=False)
+        kernel, stride = (3, 1) if cifar else (7, 2)
+        self.conv1 = nn.Conv2d(
+            in_channels, below, kernel, stride=stride, padding=kernel // 2, bias=False
+        )
         self.bn1 = nn.BatchNorm2d(below)
-        if variant == "caffe":
+        if cifar:
+            self.maxpool = nn.Identity()
+        elif variant == "caffe":
             self.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)
         else:
             self.maxpool = nn.MaxPool2d(3, 2, padding=1)
@@ -109,8 +141,9 @@ class ResNet(nn.Module):
             channels, layer = round(64 * 2**stage * width), []
             for i in range(blocks):
                 stride = 2 if stage > 0 and i == 0 else 1
-                layer.append(Bottleneck(below, channels, stride, variant))
-                below = 4 * channels
+                kind = BasicBlock if depth in (18, 34) else Bottleneck
+                layer.append(kind(below, channels, stride, variant))
+                below = channels if depth in (18, 34) else 4 * channels
             setattr(self, f"layer{stage + 1}", nn.Sequential(*layer))
         self.fc = nn.Linear(below, 1000)
 
@@ -130,6 +163,54 @@ def resnet_block(stage, i):
     if stage in (2, 5):
         return f"res{stage}{'abc'[i]}"
     return f"res{stage}a" if i == 0 else f"res{stage}b{i}"
+
+
+class TorchvisionAlexNet(nn.Module):
+    """torchvision's alexnet."""
+
+    def __init__(self, width=1.0, in_channels=3, fc6_kernel=6):
+        super().__init__()
+        c = [round(channels * width) for channels in (64, 192, 384, 256, 256, 4096)]
+        self.features = nn.Sequential(
+            nn.Conv2d(in_channels, c[0], 11, stride=4, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(3, 2),
+            nn.Conv2d(c[0], c[1], 5, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(3, 2),
+            nn.Conv2d(c[1], c[2], 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(c[2], c[3], 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(c[3], c[4], 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(3, 2),
+        )
+        self.avgpool = nn.AdaptiveAvgPool2d((fc6_kernel, fc6_kernel))
+        self.classifier = nn.Sequential(
+            nn.Dropout(),
+            nn.Linear(c[4] * fc6_kernel**2, c[5]),
+            nn.ReLU(),
+            nn.Dropout(),
+            nn.Linear(c[5], c[5]),
+            nn.ReLU(),
+            nn.Linear(c[5], 1000),
+        )
+
+    def forward(self, x):
+        """Every activation."""
+        maps = {"gray": x}
+        names = {1: "conv1", 4: "conv2", 7: "conv3", 9: "conv4", 11: "conv5"}
+        for i, layer in enumerate(self.features):
+            x = layer(x)
+            if i in names:
+                maps[names[i]] = x
+        x = self.avgpool(x).flatten(1)
+        for i, layer in enumerate(self.classifier[:6]):
+            x = layer(x)
+            if name := {2: "fc6", 5: "fc7"}.get(i):
+                maps[name] = x[:, :, None, None]
+        return maps
 
 
 class AlexNet(nn.Module):

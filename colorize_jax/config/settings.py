@@ -273,7 +273,9 @@ def shrink(config: ConfigDict) -> None:
 
 
 # The variants of transfer recipes that name a network; without one it is VGG-16.
-NETWORKS = ("alexnet", "resnet152", "resnet101", "resnet50", "zhang")
+NETWORKS = (
+    "alexnet", "alexnet_bn", "resnet152", "resnet101", "resnet50", "resnet34", "resnet18", "zhang",
+)  # fmt: skip
 
 
 def transfer(config: ConfigDict, asked: set[str], classifier: bool = False) -> None:

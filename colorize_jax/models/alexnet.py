@@ -51,7 +51,7 @@ class AlexNet(FcEncoder):
         """The smallest side of the input, in pixels, for which fc6 has an output."""
         if self.fc6_padding == "SAME":
             return 1
-        cells = self.fc6_kernel
+        cells = 1 if self.fc6_padding == "ADAPTIVE" else self.fc6_kernel
         for _ in _BLOCKS:
             cells = 2 * (cells - 1) + 3
         return 4 * (cells - 1) + 11
@@ -60,6 +60,8 @@ class AlexNet(FcEncoder):
         """The centers of the top's cells in an input of this side, in pixels: [cells]."""
         if self.fc6_padding == "SAME":
             return (np.arange(-(-side // 32)) + 0.5) * 32
+        if self.fc6_padding == "ADAPTIVE":
+            return np.array([side / 2])
         smallest = self.smallest_input
         return np.arange((side - smallest) // 32 + 1) * 32 + smallest / 2
 
@@ -67,12 +69,12 @@ class AlexNet(FcEncoder):
         maps = {}
         for name in block:
             channels, conv = _CONVOLUTIONS[name]
-            padding = self.fc6_padding if name == "conv1" else "SAME"
+            padding = self._padding if name == "conv1" else "SAME"
             x = self._layer(x, name, channels, train, padding=padding, **conv)
             x, maps[name] = keep(name, x)
             if self.lrn and name in _NORMALIZED:
                 x = layers.local_response_norm(x)
-        return layers.overlapping_max_pool(x, self.fc6_padding), maps
+        return layers.overlapping_max_pool(x, self._padding), maps
 
     def _features(self, channels):
         return 2 * max(1, round(channels * self.width / 2))

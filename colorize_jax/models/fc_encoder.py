@@ -1,4 +1,4 @@
-"""The base of VGG-16 and AlexNet: blocks of convolutions, then fc6 and fc7 as convolutions."""
+"""The base of VGG-16 and the AlexNets: blocks of convolutions, then fc6 and fc7 as convolutions."""
 
 import functools
 from typing import Any, ClassVar
@@ -18,14 +18,15 @@ class FcEncoder(Encoder):
             block and {layer: what is kept of it}; it makes its layers by `_layer`.
         _features(channels): how many channels there are of so many at width 1.
 
-    See `Encoder` for the other attributes. Batch norm has no parameters and can be absorbed.
+    See `Encoder` for the other attributes. Batch norm can be absorbed.
     Dropout acts in frozen layers too.
 
     Attributes:
         fc6_kernel: the side of fc6's kernel; small machines take a smaller one than the paper's.
         fc6_padding: "SAME", or "VALID" for a classifier, which has one output for a crop of the
             network's own size. Cells then begin inside the input, which `strides` and hypercolumns
-            do not support.
+            do not support. "ADAPTIVE" is like "VALID", but the map below fc6 is averaged to as many
+            cells as fc6's kernel has. There is then one output for an input of any size.
         dropout: the rate of dropout after fc6 and fc7 in training.
     """
 
@@ -37,15 +38,27 @@ class FcEncoder(Encoder):
         # The side of fc6's kernel. 0 takes the network's own: 7 in VGG-16, 6 in AlexNet.
         "fc6_kernel": 0,
         # "SAME" for an answer everywhere; "VALID" for one answer for a crop of 224, as a classifier
-        # (AlexNet: 227, and conv1 and the pools have no padding either).
+        # (AlexNet: 227, and conv1 and the pools have no padding either); "ADAPTIVE" for one answer
+        # for a crop of any size, whose last map is averaged to as many cells as fc6's kernel has.
         "fc6_padding": "SAME",
     }
     absorbs = True
+    norm_scale: ClassVar[bool] = False  # Whether batch norm learns a scale and a bias.
+
+    @property
+    def frozen_groups(self) -> tuple[str, ...]:
+        """The groups of parameters that belong to frozen layers."""
+        return (*self.frozen, *(f"scale_{layer}" for layer in self.frozen if self.norm_scale))
+
+    @staticmethod
+    def layer_of(group: str) -> str:
+        """The layer that a group of parameters or of batch statistics belongs to."""
+        return group.removeprefix("batch_").removeprefix("scale_")
 
     @classmethod
     def check_settings(cls, own):
         """See `Encoder.check_settings`."""
-        check_known("fc6_padding", own["fc6_padding"], ("SAME", "VALID"))
+        check_known("fc6_padding", own["fc6_padding"], ("SAME", "VALID", "ADAPTIVE"))
         if own["fc6_kernel"] < 1:
             raise ConfigError(f"config.model.fc6_kernel={own['fc6_kernel']} must be positive")
 
@@ -75,14 +88,21 @@ class FcEncoder(Encoder):
             compute = functools.partial(type(self)._block, block=block, train=train, keep=keep)
             x, found = (nn.remat(compute) if self.remat else compute)(self, x)
             maps |= found
+        cells = (self.fc6_kernel, self.fc6_kernel)
+        if self.fc6_padding == "ADAPTIVE" and x.shape[1:3] != cells:
+            x = layers.adaptive_mean_pool(x, self.fc6_kernel)
         for name, conv in (
-            ("fc6", {"kernel_size": self.fc6_kernel, "padding": self.fc6_padding}),
+            ("fc6", {"kernel_size": self.fc6_kernel, "padding": self._padding}),
             ("fc7", {"kernel_size": 1}),
         ):
             x = self._layer(x, name, 4096, train, **conv)
             x = nn.Dropout(self.dropout, deterministic=not train, name=f"drop_{name}")(x)
             x, maps[name] = keep(name, x)
         return maps
+
+    @property
+    def _padding(self):
+        return "SAME" if self.fc6_padding == "SAME" else "VALID"
 
     def _layer(self, x, name, channels, train, **conv):
         normalized = self.norm == "batch"
@@ -92,5 +112,6 @@ class FcEncoder(Encoder):
         if not normalized:
             return layers.relu(x)
         moving = train and name not in self.frozen
+        affine = norm.Scale(name=f"scale_{name}")(features) if self.norm_scale else None
         batch_norm = norm.BatchNorm(self.norm_decay, self.axis_name, name=f"batch_{name}")
-        return batch_norm(x, moving, relu=True)
+        return batch_norm(x, moving, affine, relu=True)

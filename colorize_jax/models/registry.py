@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from colorize_jax.config import choices
 from colorize_jax.errors import ConfigError
 from colorize_jax.models.alexnet import AlexNet
+from colorize_jax.models.alexnet_bn import AlexNetBn
 from colorize_jax.models.encoder import Encoder, check_known
 from colorize_jax.models.finetune import frozen_layers
 from colorize_jax.models.resnet import DEPTHS, ResNet
@@ -17,7 +18,7 @@ from colorize_jax.models.vgg16 import Vgg16
 from colorize_jax.models.zhang import Zhang
 
 RESNETS = {f"resnet{depth}": ResNet for depth in DEPTHS}
-ENCODERS = {"vgg16": Vgg16, "alexnet": AlexNet, **RESNETS, "zhang": Zhang}
+ENCODERS = {"vgg16": Vgg16, "alexnet": AlexNet, "alexnet_bn": AlexNetBn, **RESNETS, "zhang": Zhang}
 NORMS = ("batch", "none")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 IN_CHANNELS = (1, 3)

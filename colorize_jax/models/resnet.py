@@ -1,4 +1,4 @@
-"""ResNet with bottlenecks, which keeps its batch norm; the paper's has 152 layers."""
+"""ResNet of bottlenecks or basic blocks, which keeps its batch norm; the paper's has 152 layers."""
 
 import functools
 import re
@@ -10,19 +10,23 @@ import jax
 from colorize_jax.models import layers, norm
 from colorize_jax.models.encoder import Encoder, Keep, check_known, keep_all
 
-# {depth: blocks of the stages 2 to 5}. The small ones, 26 and 14, are ours.
-DEPTHS = {
+# {depth: blocks of the stages 2 to 5}, of bottlenecks. The small ones, 26 and 14, are ours.
+BOTTLENECKS = {
     152: (3, 8, 36, 3),
     101: (3, 4, 23, 3),
     50: (3, 4, 6, 3),
     26: (2, 2, 2, 2),
     14: (1, 1, 1, 1),
 }
-# The convolution of a block that halves the map, and the padding of pool1.
+# The same for basic blocks, which are two 3x3 convolutions.
+BASIC = {34: (3, 4, 6, 3), 18: (2, 2, 2, 2)}
+DEPTHS = BOTTLENECKS | BASIC
+# The convolution of a bottleneck that halves the map, and the padding of pool1.
 VARIANTS = {"caffe": ("branch2a", "CEIL"), "torch": ("branch2b", "BOTH")}
-# {stage: channels of the inner convolutions}; a block ends with four times as many.
+# {stage: channels of the inner convolutions}; a bottleneck ends with four times as many.
 _CHANNELS = {2: 64, 3: 128, 4: 256, 5: 512}
-_STRIDES = {2: 4, 3: 8, 4: 16, 5: 32}
+# {stem: (side of conv1's kernel, stride of conv1, stride of stage 2)}.
+STEMS = {"imagenet": (7, 2, 4), "cifar": (3, 1, 1)}
 # The blocks of the paper's hypercolumn, with 152 layers.
 _READ = {
     "res2a", "res2b", "res2c", "res3b1", "res3b4", "res3b7",
@@ -42,8 +46,9 @@ def _blocks(depth: int) -> dict[str, int]:
 
 
 class ResNet(Encoder):
-    """conv1 and pool1, then four stages of blocks 1x1, 3x3, 1x1, each added to its input.
+    """conv1 and pool1, then four stages of blocks, each added to its input.
 
+    A block is three convolutions, 1x1, 3x3 and 1x1; with 34 and 18 layers it is two, both 3x3.
     Every convolution has no bias and is followed by batch norm with a learned scale and bias. Batch
     norm is never absorbed; it is trained in transfer too.
 
@@ -54,24 +59,33 @@ class ResNet(Encoder):
         variant: one of `VARIANTS`. "caffe" halves a map in the first, 1x1 convolution of a block,
             and pool1's last window extends over the border. "torch" halves it in the 3x3
             convolution and pads pool1 on both sides. With the same parameters their outputs differ.
+            Basic blocks halve a map in their first convolution in both.
+        stem: "imagenet", or "cifar" for small photos: conv1 is then 3x3 with stride 1, and there is
+            no pool1.
     """
 
     depth: int = 152
     variant: str = "caffe"
+    stem: str = "imagenet"
 
     SETTINGS: ClassVar = {
-        "depth": 152,  # The number of layers: 152, 101, 50, and of small ones 26, 14.
+        # The number of layers: 152, 101, 50, 34, 18, and of small ones 26, 14.
+        "depth": 152,
         # "caffe" halves maps in the 1x1 convolutions, as the paper's network; "torch" in the 3x3
         # ones, as torchvision's.
         "variant": "caffe",
+        # "cifar" has a first convolution of 3x3 with stride 1 and no first pool, for photos of 32
+        # pixels; "imagenet" has one of 7x7 with stride 2 and a pool.
+        "stem": "imagenet",
     }
-    architecture = ("width", "depth", "variant")
+    architecture = ("width", "depth", "variant", "stem")
 
     @property
     def strides(self) -> dict[str, int]:
         """{activation: stride in pixels of the input}, from the bottom to the top."""
-        blocks = {name: _STRIDES[stage] for name, stage in _blocks(self.depth).items()}
-        return {"gray": 1, "conv1": 2} | blocks
+        _, conv1, first = STEMS[self.stem]
+        blocks = {name: first * 2 ** (stage - 2) for name, stage in _blocks(self.depth).items()}
+        return {"gray": 1, "conv1": conv1} | blocks
 
     @property
     def hypercolumn(self) -> dict[str, int]:
@@ -88,11 +102,12 @@ class ResNet(Encoder):
         """See `Encoder.check_settings`."""
         check_known("depth", own["depth"], tuple(DEPTHS))
         check_known("variant", own["variant"], tuple(VARIANTS))
+        check_known("stem", own["stem"], tuple(STEMS))
 
     @property
     def smallest_input(self) -> int:
         """The smallest side of the input, in pixels, for which pool1 has a window."""
-        return 3 if self.variant == "caffe" else 1
+        return 3 if self.variant == "caffe" and self.stem == "imagenet" else 1
 
     @property
     def frozen_groups(self) -> tuple[str, ...]:
@@ -101,7 +116,7 @@ class ResNet(Encoder):
             group
             for layer in self.layers
             if layer in self.frozen
-            for conv in _convolutions(layer)
+            for conv in convolutions(self.depth, layer)
             for group in (conv, _beside(conv, "scale"))
         )
 
@@ -132,11 +147,13 @@ class ResNet(Encoder):
             ConfigError: the input has another number of channels.
         """
         layers.check_channels(gray, self.in_channels)
-        maps = {}
+        maps, (size, stride, _) = {}, STEMS[self.stem]
         x, maps["gray"] = keep("gray", gray.astype(self.dtype))
-        x = self._conv(x, "conv1", 64, train and "conv1" not in self.frozen, 7, 2, relu=True)
+        moving = train and "conv1" not in self.frozen
+        x = self._conv(x, "conv1", 64, moving, size, stride, relu=True)
         x, maps["conv1"] = keep("conv1", x)
-        x = layers.overlapping_max_pool(x, VARIANTS[self.variant][1])
+        if self.stem == "imagenet":
+            x = layers.overlapping_max_pool(x, VARIANTS[self.variant][1])
         for name in _blocks(self.depth):
             compute = functools.partial(ResNet._block, name=name, train=train)
             x, maps[name] = keep(name, (nn.remat(compute) if self.remat else compute)(self, x))
@@ -145,16 +162,22 @@ class ResNet(Encoder):
     def _block(self, x, name, train):
         stage, moving = _blocks(self.depth)[name], train and name not in self.frozen
         channels, stride = _CHANNELS[stage], 2 if stage > 2 else 1
-        halving = ("branch1", VARIANTS[self.variant][0]) if name.endswith("a") else ()
+        branches = _branches(self.depth, name)
+        basic = self.depth in BASIC
+        first = "branch2a" if basic else VARIANTS[self.variant][0]
+        halving = ("branch1", first) if name.endswith("a") else ()
 
         def conv(x, branch, features, size=1, relu=False):
             step = stride if branch in halving else 1
             return self._conv(x, f"{name}_{branch}", features, moving, size, step, relu)
 
-        shortcut = conv(x, "branch1", 4 * channels) if name.endswith("a") else x
-        x = conv(x, "branch2a", channels, relu=True)
+        last = channels if basic else 4 * channels
+        shortcut = conv(x, "branch1", last) if "branch1" in branches else x
+        x = conv(x, "branch2a", channels, 3 if basic else 1, relu=True)
+        if basic:
+            return layers.relu(conv(x, "branch2b", last, 3) + shortcut)
         x = conv(x, "branch2b", channels, 3, relu=True)
-        return layers.relu(conv(x, "branch2c", 4 * channels) + shortcut)
+        return layers.relu(conv(x, "branch2c", last) + shortcut)
 
     def _conv(self, x, group, channels, moving, size, stride, relu):
         x = layers.Conv(
@@ -172,12 +195,21 @@ class ResNet(Encoder):
         return batch_norm(x, moving, affine, relu)
 
 
-def _convolutions(layer: str) -> tuple[str, ...]:
-    """The convolutions of conv1 or of a block."""
+def convolutions(depth: int, layer: str) -> tuple[str, ...]:
+    """The convolutions of conv1 or of a block; that of the shortcut is the first, if there is one."""
     if layer == "conv1":
         return ("conv1",)
-    branches = ("branch1",) if layer.endswith("a") else ()
-    return tuple(f"{layer}_{b}" for b in (*branches, "branch2a", "branch2b", "branch2c"))
+    return tuple(f"{layer}_{branch}" for branch in _branches(depth, layer))
+
+
+def _branches(depth: int, block: str) -> tuple[str, ...]:
+    """Caffe's names of the convolutions of a block.
+
+    The shortcut of a stage's first block has one, unless the input has the shape of the output.
+    """
+    inner = ("branch2a", "branch2b") + (() if depth in BASIC else ("branch2c",))
+    same = depth in BASIC and _blocks(depth)[block] == 2
+    return inner if same or not block.endswith("a") else ("branch1", *inner)
 
 
 def _beside(conv: str, kind: str) -> str:

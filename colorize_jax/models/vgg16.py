@@ -45,6 +45,8 @@ class Vgg16(FcEncoder):
 
     def top_centers(self, side: int) -> np.ndarray:
         """The centers of the top's cells in an input of this side, in pixels: [cells]."""
+        if self.fc6_padding == "ADAPTIVE":
+            return np.array([side / 2])
         kernel = self.fc6_kernel if self.fc6_padding == "VALID" else 1
         return (np.arange(-(-side // 32) - kernel + 1) + kernel / 2) * 32
 

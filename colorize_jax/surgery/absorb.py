@@ -14,15 +14,17 @@ def absorb_batch_norm(params: Tree, batch_stats: Tree) -> Tree:
     """Parameters of an encoder that compute without batch norm what they computed with it.
 
     They are W / sigma and (b - mean) / sigma with sigma = sqrt(variance + 1e-5) of each output
-    channel. This is what batch norm without parameters computes with its running averages.
+    channel. This is what batch norm without parameters computes with its running averages. If it
+    has a scale and a bias, both are multiplied by the scale, and its bias is added to the second.
 
     Args:
-        params: {"conv1_1": {"kernel": [..., out], "bias": [out]}, ...}.
+        params: {"conv1_1": {"kernel": [..., out], "bias": [out]}, ...}, with "scale_conv1_1":
+            {"scale": [out], "bias": [out]} if the batch norm of the layer has these parameters.
         batch_stats: {"batch_conv1_1": {"mean": [out], "var": [out], "count"}, ...}. A layer without
             statistics is not changed.
 
     Returns:
-        Parameters like `params`.
+        Parameters like `params`, without those of batch norm.
 
     Raises:
         CheckpointError: `params` lack a layer that has statistics. This includes every ResNet,
@@ -39,5 +41,12 @@ def absorb_batch_norm(params: Tree, batch_stats: Tree) -> Tree:
             )
         scale = 1 / jnp.sqrt(EPSILON + stats["var"])
         kernel, bias = params[layer]["kernel"], params[layer]["bias"]
-        absorbed[layer] = {"kernel": kernel * scale, "bias": (bias - stats["mean"]) * scale}
+        learned = absorbed.pop(f"scale_{layer}", None)
+        if learned:
+            scale *= learned["scale"]
+        bias = (bias - stats["mean"]) * scale
+        absorbed[layer] = {
+            "kernel": kernel * scale,
+            "bias": bias + learned["bias"] if learned else bias,
+        }
     return absorbed

@@ -29,9 +29,11 @@ def make_task(config, encoder, facts: Facts) -> Task:
     )
     model = Classifier(encoder=encoder, classes=number, dtype=encoder.dtype)
     if crop < encoder.smallest_input:
+        has_another = getattr(encoder, "fc6_padding", "") == "VALID"
         raise ConfigError(
             f"config.data.crop={crop} is too small for {config.model.name} as "
             f"config.model has it: it must be at least {encoder.smallest_input}"
+            + ("; config.model.fc6_padding='ADAPTIVE' takes smaller ones" if has_another else "")
         )
     network_input = encoder.network_input
 

@@ -64,8 +64,8 @@ def check_dense(config, encoder) -> None:
     crop = config.data.crop
     if getattr(encoder, "fc6_padding", "SAME") != "SAME":
         raise ConfigError(
-            "config.model.fc6_padding='VALID' is for classification: a network that answers at "
-            "every pixel needs 'SAME'"
+            f"config.model.fc6_padding={encoder.fc6_padding!r} is for classification: a network "
+            "that answers at every pixel needs 'SAME'"
         )
     coarsest = max(encoder.strides.values())
     if crop % coarsest:

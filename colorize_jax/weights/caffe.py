@@ -15,6 +15,8 @@ from colorize_jax.color.spaces import GRAY_MEAN
 from colorize_jax.config import default_config
 from colorize_jax.errors import ConfigError, WeightsError
 from colorize_jax.models import norm, registry
+from colorize_jax.models.alexnet_bn import AlexNetBn
+from colorize_jax.models.resnet import BASIC
 from colorize_jax.models.vgg16 import Vgg16
 from colorize_jax.models.zhang import Zhang
 from colorize_jax.surgery import first_conv
@@ -303,6 +305,16 @@ def export(encoder, variables: dict[str, Tree], *, dense: bool = True) -> dict[s
         raise WeightsError(
             "a ResNet of model.variant='torch' has its strides on the 3x3 and pads pool1 on both "
             "sides: Caffe's ResNet with these weights would be another function"
+        )
+    if isinstance(encoder, AlexNetBn) or getattr(encoder, "depth", 50) in BASIC:
+        raise WeightsError(
+            f"{registry.name_of(encoder)} is no network of Caffe: it is not written for it. "
+            "PyTorch has it: convert to-torch"
+        )
+    if getattr(encoder, "stem", "imagenet") != "imagenet":
+        raise WeightsError(
+            "a ResNet of model.stem='cifar' has another first layer and no pool1: Caffe's ResNet "
+            "with these weights would be another function"
         )
     if isinstance(encoder, Zhang):
         raise WeightsError(

@@ -1,4 +1,4 @@
-"""Tables between torchvision's VGG-16 and ResNets and ours.
+"""Tables between torchvision's VGG-16, AlexNet and ResNets and ours.
 
 torchvision's networks read RGB in [0, 1], less a mean and divided by a deviation, both per channel.
 Ours read gray (or RGB) less one mean, which takes the place of the three, and the deviations go
@@ -20,6 +20,7 @@ import numpy as np
 from colorize_jax.color.spaces import GRAY_MEAN
 from colorize_jax.errors import ConfigError, WeightsError
 from colorize_jax.models import layers, registry, resnet
+from colorize_jax.models.alexnet_bn import AlexNetBn
 from colorize_jax.models.norm import EPSILON, RAMP
 from colorize_jax.models.vgg16 import BLOCKS, Vgg16
 from colorize_jax.surgery.absorb import absorb_batch_norm
@@ -42,18 +43,23 @@ MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
 TINT = tuple(mean - GRAY_MEAN for mean in MEAN)
 
-# The sizes that torchvision has; of its ResNets those with bottlenecks.
-_DEPTHS, _FC6_KERNEL = (50, 101, 152), 7
+# The sizes that torchvision has.
+_DEPTHS = (18, 34, 50, 101, 152)
 
 _HEAD_KERNEL, _HEAD_BIAS = (f"params/head/classes/{kind}" for kind in ("kernel", "bias"))
 _COUNTER = "num_batches_tracked"
 _CLASSIFIERS = ("classifier.6.", "fc.")
 _NEAR = 0.25  # of what a network needs: from there on names are said to be those of a part of it
-# torchvision's alexnet, without its classifier's last layer.
-_ALEXNET = {f"features.{i}.weight" for i in (0, 3, 6, 8, 10)} | {
-    "classifier.1.weight", "classifier.4.weight",
+# {our layer of alexnet_bn: torchvision's of alexnet}.
+_ALEXNET = {
+    "conv1": "features.0", "conv2": "features.3", "conv3": "features.6", "conv4": "features.8",
+    "conv5": "features.10", "fc6": "classifier.1", "fc7": "classifier.4",
 }  # fmt: skip
-_FIRST = {"vgg16": "features.0.weight", **dict.fromkeys(registry.RESNETS, "conv1.weight")}
+_FIRST = {
+    "vgg16": "features.0.weight",
+    "alexnet_bn": "features.0.weight",
+    **dict.fromkeys(registry.RESNETS, "conv1.weight"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +89,8 @@ class Network:
             parts.append("features alone")
         elif "fc6_kernel" in self.model:
             size = self.model["fc6_kernel"]
-            parts.append(f"classifier.0 on {size}x{size}")
+            fc6 = {"vgg16": "classifier.0", "alexnet_bn": "classifier.1"}[self.model["name"]]
+            parts.append(f"{fc6} on {size}x{size}")
         return ", ".join([*parts, self.place] if self.place else parts)
 
 
@@ -134,7 +141,7 @@ def import_file(
     model = {**network.model, "in_channels": 3 if color else 1}
     settings: dict[str, dict[str, Any]] = {"model": model}
     if head and "fc6_kernel" in model:
-        model["fc6_padding"] = "VALID"
+        model.setdefault("fc6_padding", "VALID")
     source = f"{file.path}, taken for {network},"
     try:
         encoder = registry.make_encoder(model)
@@ -204,7 +211,9 @@ def _head(
             f"{file.path} has no {weight} and {bias}, which are the last layer of a classifier: "
             "without --head its encoder is taken alone"
         )
-    below = "fc7" if layer == "classifier.6" else f"{encoder.layers[-1]}_branch2c"
+    below = encoder.layers[-1]
+    if layer == "fc":
+        below = resnet.convolutions(encoder.depth, below)[-1]
     features = shapes[f"params/encoder/{below}/kernel"][-1]
     rows = [
         Row({weight: [(shape[0], features)]}, [_HEAD_KERNEL], lambda array: [array.T], None),
@@ -219,7 +228,8 @@ def export(
     """A state dict for torchvision's definition, without its classifier, and notes about it.
 
     Args:
-        encoder: `Vgg16`, whose batch norm is absorbed, or a `ResNet` of variant "torch".
+        encoder: `Vgg16` or `AlexNetBn`, whose batch norm is absorbed, or a `ResNet` of variant
+            "torch".
         variables: {"params": ..., "batch_stats": ...} of the encoder alone.
         gray: the first layer reads one channel, as the encoder; otherwise three, as torchvision's.
 
@@ -230,7 +240,7 @@ def export(
     if gray and encoder.in_channels == 3:
         raise WeightsError("the encoder reads color: it is not written for gray")
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
-    if isinstance(encoder, Vgg16) and encoder.norm == "batch":
+    if encoder.absorbs and encoder.norm == "batch":
         params, batch_stats = absorb_batch_norm(params, batch_stats), {}
         encoder = encoder.clone(norm="none")
     channels = 1 if gray else 3
@@ -252,9 +262,14 @@ def called(encoder, channels: int) -> str:
     if isinstance(encoder, resnet.ResNet):
         name, title = f"resnet{encoder.depth}", f"ResNet-{encoder.depth}"
         known = encoder.depth in _DEPTHS
+        size += [] if encoder.stem == "imagenet" else [f"the stem of {encoder.stem}"]
     else:
-        name, title, known = "vgg16", "VGG-16", encoder.fc6_kernel == _FC6_KERNEL
-        size += [] if known else [f"classifier.0 on {encoder.fc6_kernel}x{encoder.fc6_kernel}"]
+        alexnet = isinstance(encoder, AlexNetBn)
+        name, title = ("alexnet", "AlexNet") if alexnet else ("vgg16", "VGG-16")
+        known, side = encoder.fc6_kernel == type(encoder).fc6_kernel, encoder.fc6_kernel
+        size += [] if known else [f"classifier.{int(alexnet)} on {side}x{side}"]
+        if alexnet and encoder.conv1_stride != AlexNetBn.conv1_stride:
+            size.append(f"features.0 with a stride of {encoder.conv1_stride}")
     if size or not known:
         described = ", ".join([title, *size])
         return f"{described} (layers called as in torchvision, which has no such size)"
@@ -281,6 +296,7 @@ def _find(arrays: Mapping[str, np.ndarray], prefix: str | None) -> tuple[Network
     obstacles: list[tuple[float, str]] = []  # how near a network is, and what is in the way
     for title, spellings, read in (
         ("VGG-16", torch_names.VGG, _vgg16),
+        ("AlexNet", torch_names.ALEXNET, _alexnet),
         ("a ResNet", torch_names.RESNET, _resnet),
     ):
         for tree in torch_names.trees(shapes, spellings):
@@ -320,8 +336,9 @@ def _find(arrays: Mapping[str, np.ndarray], prefix: str | None) -> tuple[Network
         f"{listed(torch_names.beginnings(shapes)) or 'nothing'}. "
         + (f"The nearest: {what}. " if nearest >= _NEAR else "")
         + "Known are torchvision's vgg16 and vgg16_bn (features.0, ..., classifier.0, "
-        "classifier.3), also by timm's names, and ResNets with bottlenecks (conv1, layer1.0.conv1, "
-        "..., layer4.2.conv3), with anything before and between these words"
+        "classifier.3), also by timm's names, alexnet (features.0, ..., classifier.1, "
+        "classifier.4) and ResNets (conv1, layer1.0.conv1, ..., layer4.2.conv3), with anything "
+        "before and between these words"
     )
 
 
@@ -362,12 +379,6 @@ def _left_over(tree: Names, whole: bool) -> Callable[[str], bool]:
 
 def _vgg16(shapes: Mapping[str, Shape]) -> Network | list[str]:
     """What the names are of; or those that are needed, if one is not there."""
-    if shapes.keys() >= _ALEXNET and "features.2.weight" not in shapes:
-        raise WeightsError(
-            "these are the names of torchvision's alexnet, which is another network than AlexNet "
-            "here: 64, 192, 384, 256 and 256 channels in place of 96, 256, 384, 384 and 256, and "
-            "no groups. Its weights fit no network of this library"
-        )
     batch_norm = "features.1.running_mean" in shapes
     needed = {layer: f"{name}.weight" for layer, (name, _) in _vgg16_names(batch_norm).items()}
     whole = needed["fc6"] in shapes or needed["fc7"] in shapes
@@ -383,14 +394,37 @@ def _vgg16(shapes: Mapping[str, Shape]) -> Network | list[str]:
         "norm": "none",
     }
     if whole:
-        top, below = (shapes[needed[layer]] for layer in ("fc6", "conv5_3"))
-        if len(top) == 4:  # a convolution
-            model["fc6_kernel"] = top[2]
-        elif len(top) == 2 and len(below) == 4:
-            model["fc6_kernel"] = math.isqrt(top[1] // max(below[0], 1))
-        else:
-            raise WeightsError(f"{needed['fc6']} is {top}, which is no layer above {below}")
+        model["fc6_kernel"] = _fc6_kernel(needed["fc6"], needed["conv5_3"], shapes)
     return Network("VGG-16 with batch norm" if batch_norm else "VGG-16", model, batch_norm, whole)
+
+
+def _alexnet(shapes: Mapping[str, Shape]) -> Network | list[str]:
+    """What the names are of; or those that are needed, if one is not there."""
+    needed = {layer: f"{name}.weight" for layer, name in _ALEXNET.items()}
+    if not shapes.keys() >= set(needed.values()):
+        return list(needed.values())
+    outputs, inputs = _first_layer(needed["conv1"], shapes)
+    return Network(
+        "AlexNet",
+        {
+            "name": "alexnet_bn",
+            "width": outputs / 64,
+            "in_channels": inputs,
+            "norm": "none",
+            "fc6_kernel": _fc6_kernel(needed["fc6"], needed["conv5"], shapes),
+            "fc6_padding": "ADAPTIVE",  # as there
+        },
+    )
+
+
+def _fc6_kernel(name: str, below: str, shapes: Mapping[str, Shape]) -> int:
+    """The side of fc6's kernel, from its own shape and that of the layer below."""
+    top, channels = shapes[name], shapes[below]
+    if len(top) == 4:  # a convolution
+        return top[2]
+    if len(top) == 2 and len(channels) == 4:
+        return math.isqrt(top[1] // max(channels[0], 1))
+    raise WeightsError(f"{name} is {top}, which is no layer above {channels}")
 
 
 def _first_layer(name: str, shapes: Mapping[str, Shape]) -> tuple[int, int]:
@@ -412,13 +446,15 @@ def _resnet(shapes: Mapping[str, Shape]) -> Network | list[str]:
         name.rpartition(".conv1.weight")[0] for name in shapes if name.endswith("conv1.weight")
     }
     blocks = tuple(sum(name.startswith(f"layer{i}.") for name in found) for i in (1, 2, 3, 4))
-    depths = {counts: depth for depth, counts in resnet.DEPTHS.items()}
-    if "layer1.0.conv3.weight" not in shapes or blocks not in depths:
-        kind = "bottlenecks" if "layer1.0.conv3.weight" in shapes else "blocks of two convolutions"
-        known = ", ".join(f"{counts} (ResNet-{depth})" for counts, depth in depths.items())
+    bottlenecks = "layer1.0.conv3.weight" in shapes
+    kind = "bottlenecks" if bottlenecks else "blocks of two convolutions"
+    known = resnet.BOTTLENECKS if bottlenecks else resnet.BASIC
+    depths = {counts: depth for depth, counts in known.items()}
+    if blocks not in depths:
+        named = ", ".join(f"{counts} (ResNet-{depth})" for counts, depth in depths.items())
         raise WeightsError(
-            f"this is a ResNet whose stages have {blocks} {kind}; known here are those of "
-            f"bottlenecks with {known}"
+            f"this is a ResNet whose stages have {blocks} {kind}; known here are those of {kind} "
+            f"with {named}"
         )
     outputs, inputs = _first_layer("conv1.weight", shapes)
     return Network(
@@ -427,6 +463,8 @@ def _resnet(shapes: Mapping[str, Shape]) -> Network | list[str]:
             "name": f"resnet{depths[blocks]}",
             "depth": depths[blocks],
             "variant": "torch",
+            # A first layer of 3x3 is taken for that of CIFAR, without a pool above it.
+            "stem": "cifar" if shapes["conv1.weight"][2:] == (3, 3) else "imagenet",
             "width": outputs / 64,
             "in_channels": inputs,
             "norm": "batch",
@@ -438,7 +476,7 @@ def table(encoder, *, channels: int, batch_norm: bool = False) -> list[Row]:
     """The rows between torchvision's names and the paths of an encoder.
 
     Args:
-        encoder: `Vgg16` without batch norm, or a `ResNet`.
+        encoder: `Vgg16` or `AlexNetBn` without batch norm, or a `ResNet`.
         channels: that the first layer of the state dict reads. 3: RGB, normalized as torchvision
             does it; the encoder may read gray. 1: the encoder's gray.
         batch_norm: VGG-16: the state dict has batch norm, which is absorbed; no way back.
@@ -454,14 +492,17 @@ def table(encoder, *, channels: int, batch_norm: bool = False) -> list[Row]:
                 "compute something else, so there is nothing to write"
             )
         rows = _resnet_rows
-    elif isinstance(encoder, Vgg16):
+    elif isinstance(encoder, Vgg16 | AlexNetBn):
         if encoder.norm != "none":
-            raise WeightsError("torchvision's vgg16 has no batch norm: absorb it first")
-        rows = functools.partial(_vgg16_rows, batch_norm=batch_norm)
+            raise WeightsError("torchvision's network has no batch norm: absorb it first")
+        names = {layer: (name, None) for layer, name in _ALEXNET.items()}
+        if isinstance(encoder, Vgg16):
+            names = _vgg16_names(batch_norm)
+        rows = functools.partial(_plain_rows, names=names)
     else:
         raise WeightsError(
-            f"{type(encoder).__name__} has no counterpart in torchvision (whose alexnet is another "
-            "network than ours: other channels and no groups)"
+            f"{type(encoder).__name__} has no counterpart in torchvision (whose alexnet is "
+            "alexnet_bn here: it has other channels than AlexNet, and no groups)"
         )
     return rows(encoder, _shapes(encoder), channels)
 
@@ -482,9 +523,9 @@ def _vgg16_names(batch_norm: bool) -> dict[str, tuple[str, str | None]]:
     return names | {"fc6": ("classifier.0", None), "fc7": ("classifier.3", None)}
 
 
-def _vgg16_rows(encoder, shapes, channels, batch_norm) -> list[Row]:
+def _plain_rows(encoder, shapes, channels, names) -> list[Row]:
     rows = []
-    for layer, (theirs, norm) in _vgg16_names(batch_norm).items():
+    for layer, (theirs, norm) in names.items():
         kernel, bias = (f"params/encoder/{layer}/{kind}" for kind in ("kernel", "bias"))
         shape = shapes[kernel]
         if layer in ("fc6", "fc7"):
@@ -507,12 +548,12 @@ def _resnet_rows(encoder, shapes, channels) -> list[Row]:
     for block in encoder.layers[1:]:
         stage = int(block.removeprefix("res")[0])
         theirs = f"layer{stage - 1}.{places[stage]}"
-        if places[stage] == 0:
+        for conv in resnet.convolutions(encoder.depth, block):
             names = (f"{theirs}.downsample.0", f"{theirs}.downsample.1")
-            convolutions.append((f"{block}_branch1", *names, f"{block[3:]}_branch1"))
-        for i, branch in enumerate(("branch2a", "branch2b", "branch2c"), 1):
-            names = (f"{theirs}.conv{i}", f"{theirs}.bn{i}")
-            convolutions.append((f"{block}_{branch}", *names, f"{block[3:]}_{branch}"))
+            if not conv.endswith("_branch1"):
+                i = "abc".index(conv[-1]) + 1
+                names = (f"{theirs}.conv{i}", f"{theirs}.bn{i}")
+            convolutions.append((conv, *names, conv.removeprefix("res")))
         places[stage] += 1
     for ours, conv, norm, suffix in convolutions:
         separator = "_" if ours == "conv1" else ""

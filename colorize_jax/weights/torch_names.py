@@ -84,6 +84,7 @@ VGG = (
         (("", "features."),),
     ),
 )
+ALEXNET = VGG[:1]  # of torchvision: "features" and "classifier", too
 RESNET = (
     Spelling(
         "",
