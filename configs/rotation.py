@@ -23,7 +23,6 @@ def get_config(variant=""):
     network = "vgg16" if "small" in asked else "alexnet_bn"
     config = default_config("rotation", network, optimizer="sgd")
     config.model.in_channels = 3
-    config.model.fc6_padding = "VALID"
     config.data.scaling = "resized"
     config.data.crop = 224
     config.data.batch_size = 192
@@ -32,10 +31,11 @@ def get_config(variant=""):
     config.schedule.epochs = 50.0
     config.schedule.drops = (15 / 50, 30 / 50, 45 / 50)
     config.checkpoint.snapshots = ()
-    if "small" in asked:
+    if "small" not in asked:
+        config.model.fc6_padding = "VALID"  # as theirs: a crop of 224 pixels has one answer
+    else:
         config.model.width = 0.25
         config.model.fc6_kernel = 1
-        config.model.fc6_padding = "SAME"
         config.data.crop = 64
         config.data.area = (0.3, 1.0)
         config.data.batch_size = 32

@@ -92,7 +92,7 @@ def test_recipe_has_the_shapes_of_its_network(name, variant):
     network = variant.split(",")[-1]
     if name == "voc2012_seg":
         encoder = {
-            "alexnet": 9569, "alexnet_bn": 9345, "resnet152": 11584, "resnet18": 1536, "zhang": 7297
+            "alexnet": 9569, "alexnet_bn": 9345, "resnet152": 11584, "resnet18": 1088, "zhang": 7297
         }.get(network, 12417)  # fmt: skip
         columns = encoder if "no_fov" in variant else encoder + 2048
         assert head["hidden"]["kernel"].shape == (columns, 1024)

@@ -23,7 +23,7 @@ _CONV1_PADDING = 2
 
 
 class AlexNetBn(FcEncoder):
-    """Five convolutions, then fc6 and fc7 as convolutions, with batch norm that learns scale and bias.
+    """Five convolutions, then fc6 and fc7 as convolutions, and learned batch norm.
 
     The network is that of Gidaris, Singh and Komodakis, "Unsupervised Representation Learning by
     Predicting Image Rotations" (ICLR 2018). Their convolutions have biases, which batch norm

@@ -196,7 +196,7 @@ class ResNet(Encoder):
 
 
 def convolutions(depth: int, layer: str) -> tuple[str, ...]:
-    """The convolutions of conv1 or of a block; that of the shortcut is the first, if there is one."""
+    """The convolutions of conv1 or of a block; the shortcut's is the first, if there is one."""
     if layer == "conv1":
         return ("conv1",)
     return tuple(f"{layer}_{branch}" for branch in _branches(depth, layer))
