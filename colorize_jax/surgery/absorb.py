@@ -44,9 +44,7 @@ def absorb_batch_norm(params: Tree, batch_stats: Tree) -> Tree:
         learned = absorbed.pop(f"scale_{layer}", None)
         if learned:
             scale *= learned["scale"]
-        bias = (bias - stats["mean"]) * scale
-        absorbed[layer] = {
-            "kernel": kernel * scale,
-            "bias": bias + learned["bias"] if learned else bias,
-        }
+        absorbed[layer] = {"kernel": kernel * scale, "bias": (bias - stats["mean"]) * scale}
+        if learned:
+            absorbed[layer]["bias"] += learned["bias"]
     return absorbed
