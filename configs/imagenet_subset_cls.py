@@ -15,14 +15,16 @@ val/: top-1 and top-5. Other data: --config.data.split=training --config.data.ev
 The paper does not tell its schedule; without :crossval 40 epochs with drops after 20 and 30.
 
 Variants, as in --config=configs/imagenet_subset_cls.py:alexnet,random,crossval
-    alexnet    another network than VGG-16
-    alexnet_bn AlexNet with batch norm and without groups, as in RotNet and torchvision
-    resnet152  another one, whose batch norm stays
-    resnet101  the same with 101 layers
-    resnet50   with 50 layers; resnet34, resnet18: of blocks of two convolutions
-    zhang      Zhang's colorizer, whose batch norm stays too
-    random     a random start, with batch norm (--config.model.norm=none: without), at 0.01
-    crossval   finds the schedule on 90 % of the training photos, then trains on all of them
+    alexnet     another network than VGG-16
+    alexnet_bn  AlexNet with batch norm and without groups, as in RotNet and torchvision
+    resnet152   another one, whose batch norm stays
+    resnet101   the same with 101 layers
+    resnet50    with 50 layers
+    resnet34    with 34 layers, of blocks of two convolutions
+    resnet18    with 18 layers of these
+    zhang       Zhang's colorizer, whose batch norm stays too
+    random      a random start, with batch norm (--config.model.norm=none: without), at 0.01
+    crossval    finds the schedule on 90 % of the training photos, then trains on all of them
 """
 
 from colorize_jax.config import (

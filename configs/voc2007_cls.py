@@ -15,14 +15,16 @@ count for it. Evaluated on the 4,952 photos of test, each by ten random crops;
 --config.eval.view=ten takes the classic ten, whole the whole photo.
 
 Variants, as in --config=configs/voc2007_cls.py:alexnet,random,crossval
-    alexnet    another network than VGG-16
-    alexnet_bn AlexNet with batch norm and without groups, as in RotNet and torchvision
-    resnet152  another one, whose batch norm stays
-    resnet101  the same with 101 layers
-    resnet50   with 50 layers; resnet34, resnet18: of blocks of two convolutions
-    zhang      Zhang's colorizer, whose batch norm stays too
-    random     a random start, with batch norm; --config.model.norm=none: without
-    crossval   finds the schedule on 90 % of the training split, then trains on all of it
+    alexnet     another network than VGG-16
+    alexnet_bn  AlexNet with batch norm and without groups, as in RotNet and torchvision
+    resnet152   another one, whose batch norm stays
+    resnet101   the same with 101 layers
+    resnet50    with 50 layers
+    resnet34    with 34 layers, of blocks of two convolutions
+    resnet18    with 18 layers of these
+    zhang       Zhang's colorizer, whose batch norm stays too
+    random      a random start, with batch norm; --config.model.norm=none: without
+    crossval    finds the schedule on 90 % of the training split, then trains on all of it
 """
 
 from colorize_jax.config import (

@@ -18,15 +18,17 @@ python -m colorize_jax.main --config=configs/voc2012_seg.py:resnet152 \
 (:resnet152): for another network or start let early stopping find it, with :crossval.
 
 Variants, as in --config=configs/voc2012_seg.py:alexnet,random,crossval
-    alexnet    another network than VGG-16
-    alexnet_bn AlexNet with batch norm and without groups, as in RotNet and torchvision
-    resnet152  another one
-    resnet101  the same with 101 layers
-    resnet50   with 50 layers; resnet34, resnet18: of blocks of two convolutions
-    zhang      Zhang's colorizer, whose batch norm stays too
-    random     a random start, with batch norm; --config.model.norm=none: without
-    crossval   finds the schedule on 90 % of the training split, then trains on all of it
-    no_fov     without the two blocks for a larger field of view
+    alexnet     another network than VGG-16
+    alexnet_bn  AlexNet with batch norm and without groups, as in RotNet and torchvision
+    resnet152   another one
+    resnet101   the same with 101 layers
+    resnet50    with 50 layers
+    resnet34    with 34 layers, of blocks of two convolutions
+    resnet18    with 18 layers of these
+    zhang       Zhang's colorizer, whose batch norm stays too
+    random      a random start, with batch norm; --config.model.norm=none: without
+    crossval    finds the schedule on 90 % of the training split, then trains on all of it
+    no_fov      without the two blocks for a larger field of view
 
 --config.finetune=head | fc6,fc7 | conv4_1..fc7 | all is Table 6; --config.model.in_channels=3 takes
 color (Table 5). Batch norm is absorbed at the start; --config.model.norm=batch keeps it, and a

@@ -319,6 +319,14 @@ def test_what_caffe_has_not_is_not_written(rng):
     torch = _encoder("resnet152", variant="torch")
     with pytest.raises(WeightsError, match="another function"):
         caffe.export(torch, _variables(torch, rng))
+    for settings, words in (
+        ({"name": "alexnet_bn", "fc6_kernel": 1}, "alexnet_bn is no network of Caffe"),
+        ({"name": "resnet18"}, "resnet18 is no network of Caffe"),
+        ({"name": "resnet14", "stem": "cifar"}, "has another first layer and no pool1"),
+    ):
+        other = registry.make_encoder(registry.with_defaults({"width": 1 / 32} | settings))
+        with pytest.raises(WeightsError, match=words):
+            caffe.export(other, _variables(other, rng))
     encoder = _encoder("vgg16")
     variables = _variables(encoder, rng)
     variables["params"]["head"] = {"classes": {"kernel": np.ones((2, 2)), "bias": np.ones(2)}}
