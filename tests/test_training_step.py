@@ -182,6 +182,10 @@ def test_a_state_is_laid_out_as_the_compiled_step_wants_it():
         compiled(start, zero, zero)
     placed = sharding.laid_out(start, compiled)
     assert placed.params["kernel"].format.layout.major_to_minor == (3, 0, 1, 2)
+    # Other programs and the host see the same numbers in it.
+    total = jax.jit(lambda x: x.sum(-1), out_shardings=same)(placed.params["kernel"])
+    np.testing.assert_array_equal(total.ravel(), np.arange(24).reshape(-1, 4).sum(-1))
+    np.testing.assert_array_equal(np.asarray(placed.params["kernel"]).ravel(), np.arange(24))
     after, _ = compiled(placed, zero, zero)
     np.testing.assert_array_equal(after.params["kernel"].ravel(), np.arange(24))
     assert sharding.laid_out(after, compiled).params["kernel"] is after.params["kernel"]
