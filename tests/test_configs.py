@@ -43,6 +43,7 @@ RECIPES = {
         "zhang",
         "random,alexnet_bn",
     ),
+    "downstream_cls": (),  # It has a test of its own.
 }
 
 
@@ -174,6 +175,24 @@ def test_recipe_of_a_resnet_is_that_of_the_paper():
     config = get_config("voc2012_seg", "resnet152")
     schedule = schedules.make_schedule(config, photos=10_582)
     assert (schedule.steps, schedule.drops) == (40_000, (22_500, 30_000))
+
+
+def test_downstream_tests_choose_nothing_on_test_photos():
+    config = get_config("downstream_cls", "svhn,alexnet")
+    assert (config.data.split, config.data.eval_split) == ("train", "test")
+    assert config.early_stopping.mode == "off" and config.model.norm == "batch"
+    for variant, classes, crop in (("", 10, 64), ("flowers,alexnet", 102, 227)):
+        built = get_config("downstream_cls", variant)
+        check_numbers(built)
+        assert (built.task.classes, built.data.crop) == (classes, crop)
+        assert make_task(built).model.encoder.norm == "batch"
+    schedule = schedules.make_schedule(config, photos=73_257)
+    assert schedule.steps == round(50 * 73_257 / 512)
+    assert len(schedule.drops) == 49 and schedule.factor == 0.98
+    for variant, split in (("select", ""), ("flowers,select", "val")):
+        assert get_config("downstream_cls", variant).data.eval_split == split
+    with pytest.raises(ConfigError, match="two data sets"):
+        get_config("downstream_cls", "svhn,flowers")
 
 
 def test_a_transfer_has_one_network():

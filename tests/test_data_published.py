@@ -105,6 +105,13 @@ def test_a_run_opens_them_by_split(tmp_path, rng):
     np.testing.assert_array_equal(again[3].image, opened.training[3].image)
 
 
+def test_splits_are_no_classes(tmp_path, rng):
+    tiny_sets.write_cifar(tmp_path / "set", rng)
+    with pytest.raises(DataError, match="set has the splits test, train: name one"):
+        ClassFolders(str(tmp_path / "set")).split("")
+    assert len(ClassFolders(f"{tmp_path}/set/data_batch_*").split("")[1]) == 10
+
+
 def test_a_file_that_changes_is_told(tmp_path, rng):
     tiny_sets.write_svhn(tmp_path / "set", rng)
     source = sources.open_source(str(tmp_path / "set/test_32x32.mat"))

@@ -10,6 +10,7 @@ from colorize_jax.data import sources
 from colorize_jax.data.archives import Tar
 from colorize_jax.data.labelled import Labelled
 from colorize_jax.data.names import salt_of
+from colorize_jax.data.published import FlowerPhotos, PhotoArrays
 from colorize_jax.data.record import Source, is_hidden
 from colorize_jax.data.records import Tfds
 from colorize_jax.data.sources import Photos
@@ -48,6 +49,8 @@ class ClassFolders:
         opened = [self._open(path) for path in paths]
         numbers, classes, start = [], [], 0
         for path, source in zip(paths, opened, strict=True):
+            if not name:
+                _check_one_split(source, path)
             if isinstance(source, Tfds):
                 found = dict(enumerate(source.labels()))
             else:
@@ -68,6 +71,18 @@ class ClassFolders:
         if path not in self._opened:
             self._opened[path] = sources.open_source(path)
         return self._opened[path]
+
+
+def _check_one_split(source: Source, path: str) -> None:
+    """DataError if the splits of a published data set would be taken for its classes."""
+    if not isinstance(source, PhotoArrays | FlowerPhotos):
+        return
+    found = sorted({name.partition("/")[0] for name in source.names})
+    if len(found) > 1:
+        raise DataError(
+            f"{path} has the splits {', '.join(found)}: name one in config.data.split, or a single "
+            "file as the source"
+        )
 
 
 def some_of_every_class(photos: Labelled, classes: tuple[str, ...], k: int, seed: int) -> Labelled:
