@@ -329,6 +329,12 @@ def _check_classes(config: ConfigDict, note: Mapping[str, Any], classes: Sequenc
 
 def _changes(before: dict[str, Any], config: ConfigDict, where) -> Iterator[str]:
     now = same_run.flat(same_run.plain(config))
-    changed = [f"{name}={now[name]!r}" for name in now if now[name] != before.get(name)]
+    # A setting that only the new network has is not named if it has its default.
+    usual = {f"model.{name}": x for name, x in registry.own_settings(config.model.name).items()}
+    changed = [
+        f"{name}={value!r}"
+        for name, value in now.items()
+        if value != before.get(name, usual.get(name))
+    ]
     if changed:
         yield f"as in {where}: config.{', '.join(changed)}"
