@@ -269,22 +269,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--test", required=True, type=argument, help="features to score on")
     add("--layer", default="", help="one or several, as in conv5_3,fc7; default: all")
     add("--kind", default=",".join(probes.USUAL), help=", ".join(KINDS))
-    add("--neighbors", type=int, default=20, help="that vote, in knn")
+    add("--neighbors", type=int, default=20, metavar="N", help="that vote, in knn")
     add(
         "--temperature",
         type=float,
-        default=None,
-        help="in knn a vote counts exp(cosine / temperature); default: 1 / distance",
+        metavar="T",
+        help="knn: votes of exp(cosine / T), not 1 / distance",
     )
-    add("--rate", default="0.01", help="of softmax; of several, a tenth of train chooses")
-    add("--decay", default="0.0005", help="of weights in softmax; one or several, as --rate")
-    add("--epochs", type=int, default=Schedule.epochs, help="of softmax")
-    add("--batch_size", type=int, default=Schedule.batch_size, help="of softmax")
+    add("--rate", default="0.01", help="of softmax; of several the best held out")
+    add("--decay", default="0.0005", help="of softmax, as --rate")
+    add("--epochs", type=int, default=Schedule.epochs, metavar="N", help="of softmax")
+    add("--batch_size", type=int, default=Schedule.batch_size, metavar="N", help="of softmax")
     add("--cost", default=_listed(svm.COSTS), help="of svm and lowshot, to choose from")
     add("--shots", default=_listed(svm.SHOTS), help="positives of every class in lowshot")
-    add("--draws", type=int, default=svm.DRAWS, help="of lowshot, over which mean and std are")
+    add("--draws", type=int, default=svm.DRAWS, help="of lowshot")
     add("--jobs", type=int, default=os.cpu_count(), help="processes of svm and lowshot")
-    add("--share", type=float, default=1.0, help="of the labels of every class to learn from")
+    add("--share", type=float, default=1.0, help="of every class's labels")
     add("--seed", type=int, default=0, help="of --share and of softmax")
     add("--output", default="", type=argument, help="a .json for the results")
     settings = parser.parse_args(arguments)
