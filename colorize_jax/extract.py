@@ -9,6 +9,7 @@ than memory. `python -m colorize_jax.probe` reads it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -20,6 +21,7 @@ from tqdm import tqdm
 
 from colorize_jax import command_line, help
 from colorize_jax.data import ahead, decode, sources, transforms, voc
+from colorize_jax.data.class_folders import ClassFolders
 from colorize_jax.data.sources import Photos
 from colorize_jax.errors import ColorizeError, ConfigError, DataError, printable, why
 from colorize_jax.paths import argument
@@ -73,8 +75,8 @@ def extract(
         extraction: the settings.
         threads: the number of threads that read and decode.
         say: prints which photos are left out, and why.
-        objects: which classes every photo shows, int8 [photos, classes], and their names; None
-            takes folders as classes.
+        objects: which classes every photo shows, int8 [photos, classes], or the number of its
+            class, [photos]; and the names of the classes. None takes folders as classes.
 
     Returns:
         The numbers of photos that were written and left out.
@@ -195,8 +197,15 @@ def _read(photos: Photos, extraction: Extraction, index: int) -> tuple[np.ndarra
 
 
 def _open(source: str, split: str, labels: str):
-    """The photos to extract, and their objects or None; see `extract`."""
+    """The photos to extract, and their labels or objects with the names of classes, or None.
+
+    See `extract`. A TFDS data set has its classes itself, and its own splits.
+    """
     if labels == "folders":
+        if source.startswith("tfds:"):
+            with contextlib.suppress(DataError):  # Without classes, its photos have no labels.
+                photos, classes = ClassFolders(source).split(split)
+                return photos, (photos.labels, classes)
         return sources.open_all(source), None
     if labels != "lists":
         raise ConfigError(f"--labels={labels}: known: folders, lists")

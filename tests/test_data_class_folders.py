@@ -6,6 +6,7 @@ import labelled
 import numpy as np
 import pytest
 
+from colorize_jax import extract
 from colorize_jax.data.class_folders import ClassFolders, class_of, some_of_every_class
 from colorize_jax.data.records import Tfds
 from colorize_jax.errors import ConfigError, DataError
@@ -168,6 +169,8 @@ def test_classes_of_a_tfds_data_set(data_set, monkeypatch):
             assert images[photos[i].image] == classes[photos[i].labels]
             assert photos.name(i) == f"tiny_classes:train#{i}"
     assert len(ClassFolders("tfds:tiny_classes").split("val")[0]) == 9
+    found, (labels, names) = extract._open("tfds:tiny_classes", "train", "folders")
+    assert names == classes and labels.tolist() == photos.labels.tolist() and len(found) == 18
     with pytest.raises(ConfigError, match="names a split"):
         ClassFolders("tfds:tiny_classes:train").split("val")
     # They are read once; the second time they come from the cache.
@@ -177,6 +180,10 @@ def test_classes_of_a_tfds_data_set(data_set, monkeypatch):
     monkeypatch.setattr(source, "_features", {"image": None})
     with pytest.raises(DataError, match="feature 'label'"):
         source.labels()
+    read = Tfds.labels
+    monkeypatch.setattr(Tfds, "labels", lambda self: read(source))
+    unlabelled, labels = extract._open("tfds:tiny_classes:train", "", "folders")
+    assert len(unlabelled) == 18 and labels is None
 
 
 def test_classes_that_look_the_same_are_the_same():
