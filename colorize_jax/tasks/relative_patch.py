@@ -125,7 +125,7 @@ def make_task(config, encoder, facts: Facts) -> Task:
         panels = jnp.round(panels * 255).astype(jnp.uint8)
         return jnp.concatenate([batch["image"][:, None], panels], 1)
 
-    panels = ("photo", "patches", "as the network sees them")
+    panels = ("photo", "patches", "given")
     evaluator = evaluators.held_out(model, prepare, loss, pictures, panels)
     score = Score("accuracy", higher=True)
     return Task(model, prepare, loss, evaluators={"": evaluator}, score=score)
