@@ -233,5 +233,12 @@ def test_the_network_of_the_package_is_used_where_none_is_named(colorizer, tmp_p
     assert Colorizer.default().network.path == network.DEFAULT and Colorizer.load("").size == 64
 
 
+def test_the_package_has_a_small_network():
+    assert network.DEFAULT.stat().st_size < 10e6
+    found = Colorizer.default()
+    assert found.size == 128 and set(found.network.colors.decodings) >= {"mean", "annealed"}
+    assert found.network.settings["model"]["dtype"] == "bfloat16"
+
+
 def test_it_is_a_name_of_the_package():
     assert colorize_jax.Colorizer is Colorizer
