@@ -247,7 +247,8 @@ def variants(variant: str, known: tuple[str, ...]) -> set[str]:
     """The variants after the colon of --config=FILE:ONE,ANOTHER; ConfigError for an unknown one."""
     asked = {part for part in variant.split(",") if part}
     for part in sorted(asked.difference(known)):
-        raise ConfigError(f"the config has no variant {part!r}; known: {', '.join(known)}")
+        others = f"; known: {', '.join(known)}" if known else ", and no others either"
+        raise ConfigError(f"the config has no variant {part!r}{others}")
     return asked
 
 
