@@ -20,8 +20,8 @@ TASKS = registry.names()
 # Tasks that are trained only with -m slow: other files train them fully, or their steps take the
 # compiler long and test nothing that other tasks do not.
 _TRAINED = (
-    "classification", "colorization", "context_encoder", "counting", "jigsaw", "lab_decoder",
-    "multi", "relative_patch", "segmentation",
+    "classification", "colorization", "context_encoder", "counting", "gamut", "jigsaw",
+    "lab_decoder", "multi", "relative_patch", "segmentation", "zhang",
 )  # fmt: skip
 IN_TRAINING = [
     pytest.param(name, marks=pytest.mark.slow) if name in _TRAINED else name for name in TASKS

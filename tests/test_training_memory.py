@@ -95,6 +95,7 @@ def test_running_out_names_the_batch_the_need_and_what_lowers_it(tmp_path, monke
                 raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory: 7 bytes.\nx")
 
             run.memory_analysis = compiled.memory_analysis
+            run.input_formats = compiled.input_formats
             return run
 
     monkeypatch.setattr(sharding, "jit_step", Exhausted)

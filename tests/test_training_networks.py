@@ -41,9 +41,10 @@ PARTS = {
 }  # fmt: skip
 
 
-# Zhang's network has files of its own: it is trained here only with -m slow.
+# With -m slow also those that have files of their own, in which they are trained.
 TRAINED = [
-    pytest.param(name, marks=pytest.mark.slow) if name == "zhang" else name for name in NETWORKS
+    pytest.param(name, marks=pytest.mark.slow) if name in ("zhang", "alexnet_bn") else name
+    for name in NETWORKS
 ]
 
 
