@@ -71,6 +71,7 @@ def test_pretraining_runs_and_shows_pictures(tmp_path):
     assert pathlib.Path(tmp_path / "run" / "results.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_transfer_runs_and_shows_scores_and_overlays(tmp_path):

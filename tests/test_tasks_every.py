@@ -26,6 +26,12 @@ _TRAINED = (
 IN_TRAINING = [
     pytest.param(name, marks=pytest.mark.slow) if name in _TRAINED else name for name in TASKS
 ]
+# Their programs take the compiler seconds each. They go through all of this with -m slow; what they
+# have of their own is tested in their own files.
+_HEAVY = ("context_encoder", "counting", "jigsaw", "lab_decoder", "multi", "relative_patch")
+COMPILED = [
+    pytest.param(name, marks=pytest.mark.slow) if name in _HEAVY else name for name in TASKS
+]
 KEY = jax.random.key(3)
 ADAM = optax.adam(0.02)
 
@@ -60,7 +66,7 @@ def test_known_values_are_tested_in_a_file_of_its_own(name):
     assert (saved.ROOT / "tests" / f"test_tasks_{name}.py").exists()
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", COMPILED)
 def test_loss_and_gradient_are_finite_at_extremes(name):
     _, batch, state = _made(name)
     checks = np.indices(batch["image"].shape[1:-1]).sum(0)[..., None] % 2 * 255
@@ -71,7 +77,7 @@ def test_loss_and_gradient_are_finite_at_extremes(name):
         chex.assert_tree_all_finite(after.params)
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", COMPILED)
 def test_loss_is_finite_where_the_network_is_very_sure(name):
     task, batch, state = _made(name)
 
@@ -88,7 +94,7 @@ def test_loss_is_finite_where_the_network_is_very_sure(name):
         chex.assert_tree_all_finite(losses(state.variables, scale))
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", COMPILED)
 def test_rows_that_are_not_valid_give_nothing(name):
     task, batch, state = _made(name)
     batch = batch | {"valid": np.arange(toys.PHOTOS) < 5}
