@@ -68,6 +68,20 @@ def test_the_stem_of_cifar_halves_nothing(depth):
         assert maps[name].shape[1:3] == (32 // stride, 32 // stride), name
 
 
+def _convolved(variables, x, name, stride=1):
+    """XLA's own convolution, then batch norm by its running averages, scale and bias."""
+    params, stats = variables["params"], variables["batch_stats"]
+    kernel = params["conv1" if name == "_conv1" else f"res{name}"]["kernel"]
+    half = kernel.shape[0] // 2
+    x = jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), ((half, half), (half, half)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )  # fmt: skip
+    mean, var = stats[f"bn{name}"]["mean"], stats[f"bn{name}"]["var"]
+    scale = params[f"scale{name}"]
+    return (x - mean) / jnp.sqrt(var + 1e-5) * scale["scale"] + scale["bias"]
+
+
 def test_basic_blocks_are_what_their_description_says(rng, monkeypatch):
     """Against XLA's own convolutions, one after the other; one block in every stage."""
     for known in (resnet.BASIC, resnet.DEPTHS):
@@ -77,18 +91,7 @@ def test_basic_blocks_are_what_their_description_says(rng, monkeypatch):
     variables = _start(encoder, x)
 
     def expected(variables, x):
-        params, stats = variables["params"], variables["batch_stats"]
-
-        def conv(x, name, stride=1):
-            kernel = params["conv1" if name == "_conv1" else f"res{name}"]["kernel"]
-            half = kernel.shape[0] // 2
-            x = jax.lax.conv_general_dilated(
-                x, kernel, (stride, stride), ((half, half), (half, half)),
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )  # fmt: skip
-            mean, var = stats[f"bn{name}"]["mean"], stats[f"bn{name}"]["var"]
-            scale = params[f"scale{name}"]
-            return (x - mean) / jnp.sqrt(var + 1e-5) * scale["scale"] + scale["bias"]
+        conv = functools.partial(_convolved, variables)
 
         maps = {"gray": x}
         x = maps["conv1"] = nn.relu(conv(x, "_conv1"))
@@ -170,18 +173,7 @@ def test_it_is_what_its_description_says(rng, variant):
     variables = _start(encoder, x)
 
     def expected(variables, x):
-        params, stats = variables["params"], variables["batch_stats"]
-
-        def conv(x, name, stride=1):
-            kernel = params["conv1" if name == "_conv1" else f"res{name}"]["kernel"]
-            half = kernel.shape[0] // 2
-            x = jax.lax.conv_general_dilated(
-                x, kernel, (stride, stride), ((half, half), (half, half)),
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )  # fmt: skip
-            mean, var = stats[f"bn{name}"]["mean"], stats[f"bn{name}"]["var"]
-            scale = params[f"scale{name}"]
-            return (x - mean) / jnp.sqrt(var + 1e-5) * scale["scale"] + scale["bias"]
+        conv = functools.partial(_convolved, variables)
 
         maps = {"gray": x, "conv1": nn.relu(conv(x, "_conv1", 2))}
         edges = {"caffe": ((0, 1), (0, 1)), "torch": ((1, 1), (1, 1))}[variant]

@@ -4,6 +4,7 @@ After Zhang, Isola and Efros, "Colorful Image Colorization" (ECCV 2016), with it
 rare colors count more; the network is that of `colorization`, and answers at sampled pixels.
 """
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -25,6 +26,12 @@ SETTINGS = points.SETTINGS | {
 }
 
 
+def prior_variable(head: nn.Module) -> nn.Variable:
+    """How often each bin occurs, "prior" [313] of the collection "constants": uniform until it is
+    fitted."""
+    return head.variable("constants", "prior", jnp.full, (gamut.BINS,), 1 / gamut.BINS)
+
+
 class BinsHead(Head):
     """A head that knows how often each bin occurs, beside its own outputs.
 
@@ -33,8 +40,7 @@ class BinsHead(Head):
 
     def setup(self):  # noqa: D102 (Linen's)
         super().setup()
-        uniform = 1 / gamut.BINS
-        self.prior = self.variable("constants", "prior", jnp.full, (gamut.BINS,), uniform)
+        self.prior = prior_variable(self)
 
     def read_out(self, hidden: jax.Array) -> dict[str, jax.Array]:
         """[..., hidden] -> {"bins": logits [..., 313], "prior": [313]}."""

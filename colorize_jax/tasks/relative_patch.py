@@ -95,12 +95,14 @@ def make_task(config, encoder, facts: Facts) -> Task:
         noise = jax.random.uniform(noise_key, found.shape, minval=-0.5, maxval=0.5)
         return photometric.one_channel(found * 255, kept, noise, RMS)
 
-    def input_of(key, image):
+    def given(key, image):
+        """(The network input of a photo's patches, the patches, their corners)."""
         cut_key, color_key = jax.random.split(key)
-        return disguised(color_key, cut(cut_key, image)[0])
+        found, corners = cut(cut_key, image)
+        return disguised(color_key, found), found, corners
 
     def prepare(keys, batch):
-        inputs = jax.vmap(input_of)(keys, batch["image"])
+        inputs, _, _ = jax.vmap(given)(keys, batch["image"])
         labels = jnp.broadcast_to(jnp.asarray(directions), (len(inputs), len(directions)))
         return (inputs,), {"labels": labels, "valid": batch["valid"]}
 
@@ -113,10 +115,7 @@ def make_task(config, encoder, facts: Facts) -> Task:
     def pictures(variables, batch):
         del variables
         keys = jax.vmap(jax.random.key)(batch["photo"])
-        inputs = jax.vmap(input_of)(keys, batch["image"])
-        found, corners = jax.vmap(lambda key, image: cut(jax.random.split(key)[0], image))(
-            keys, batch["image"]
-        )
+        inputs, found, corners = jax.vmap(given)(keys, batch["image"])
         side = batch["image"].shape[-2]
         seen = jnp.broadcast_to(jnp.clip(inputs + 0.5, 0, 1), found.shape)
         panels = jnp.stack(

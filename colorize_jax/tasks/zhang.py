@@ -42,8 +42,7 @@ class DenseBinsHead(DenseHead):
 
     def setup(self):  # noqa: D102 (Linen's)
         super().setup()
-        uniform = 1 / gamut.BINS
-        self.prior = self.variable("constants", "prior", jnp.full, (gamut.BINS,), uniform)
+        self.prior = bins.prior_variable(self)
 
     def __call__(self, top: jax.Array) -> dict[str, jax.Array]:
         """[batch, h, w, channels] -> {"bins": logits [batch, 2 h, 2 w, 313], "prior": [313]}."""
