@@ -9,7 +9,7 @@ from colorize_jax.errors import ConfigError
 # Settings that are or may be paths: a list of photos is given by its name or by its path.
 SETTINGS = (
     "init_from", "schedule_from", "replay", "data.source", "data.sbd", "data.split",
-    "data.eval_split", "evals.knn.source", "evals.linear.source",
+    "data.eval_split", "evals.knn.source", "evals.linear.source", "evals.spread.source",
 )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Probes of the encoder during training: their scores are right, and they change nothing."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -16,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 import small_encoder
 import tiny
 
-from colorize_jax.data import splits
+from colorize_jax.data import pipeline, splits
 from colorize_jax.data.bad_records import BadRecords
 from colorize_jax.errors import ColorizeError, ConfigError
 from colorize_jax.features import probes
@@ -58,19 +59,21 @@ def test_probes_do_not_change_a_resumed_run_either(folders, tmp_path):
     """They are due at their own steps, also if averages of batch norm are computed anew."""
     plain = loop.train(_config(**SHORT), tmp_path / "plain")
     both = _watched(folders, every=2) | _watched(folders, "linear", layer="conv1")
+    both |= {"evals__spread__source": str(folders / "val")}
     watched = loop.train(_config(**SHORT, **both), tmp_path / "watched")
     for step in (2, 4):
         chex.assert_trees_all_equal(
             *(saved.state(tmp_path / name, step) for name in ("plain", "watched"))
         )
-    added = {"eval/knn/top1", "eval/linear/top1"}
+    spread = {f"eval/spread/{score}" for score in ("rank", "alignment", "uniformity")}
+    added = {"eval/knn/top1", "eval/linear/top1", *spread}
     assert set(watched) - set(plain) == added
     assert {name: watched[name] for name in plain} == plain
     rows = saved.rows(tmp_path / "watched", times=False)
     steps = {name: [row["step"] for row in rows if name in row] for name in (*added, "eval/loss")}
-    assert steps == {
-        "eval/knn/top1": [0, 2, 4], "eval/linear/top1": [0, 4], "eval/loss": [0, 4]
-    }  # fmt: skip
+    seldom = ("eval/linear/top1", "eval/loss", *spread)
+    assert steps == {"eval/knn/top1": [0, 2, 4]} | {name: [0, 4] for name in seldom}
+    assert 1 <= watched["eval/spread/rank"] <= 4 and watched["eval/spread/uniformity"] < 0
     without = [{k: v for k, v in row.items() if k not in added} for row in rows]
     assert [row for row in without if set(row) != {"step"}] == saved.rows(
         tmp_path / "plain", times=False
@@ -82,7 +85,7 @@ def test_probes_do_not_change_a_resumed_run_either(folders, tmp_path):
     for lost in ("checkpoints/4/manifest.json", "results.json"):
         (tmp_path / "watched" / lost).unlink()
     again = loop.train(_config(**SHORT, **_watched(folders, every=1)), tmp_path / "watched")
-    assert again == {k: v for k, v in watched.items() if k != "eval/linear/top1"}
+    assert again == {k: v for k, v in watched.items() if k not in added - {"eval/knn/top1"}}
     chex.assert_trees_all_equal(*(saved.state(tmp_path / name, 4) for name in ("plain", "watched")))
     after = [row["step"] for row in saved.rows(tmp_path / "watched") if "eval/knn/top1" in row]
     assert after == [0, 2, 3, 4]
@@ -91,6 +94,71 @@ def test_probes_do_not_change_a_resumed_run_either(folders, tmp_path):
     found = evaluation.evaluate(config, str(tmp_path / "watched"), tmp_path / "again")
     assert found == pytest.approx(again, rel=1e-5)
     assert json.loads((tmp_path / "again/results.json").read_text())["eval/knn/top1"]
+
+
+def _spread(folders, **settings):
+    settings = {f"evals__spread__{key}": x for key, x in settings.items()}
+    config = _config(**{"evals__spread__source": str(folders)} | settings)
+    return probing.open_probes(config, make_task(config))["spread"]
+
+
+def test_spread_is_of_two_crops_of_each_photo_as_in_training(folders):
+    probe = _spread(folders, layer="conv1", photos=7)
+    assert probe.lines == [f"config.evals.spread: conv1, 7 photos of {folders}"]
+    batches = pipeline.evaluation_batches(*probe.parts, probe.config, limit=0)
+    with contextlib.closing(batches):
+        batch = next(batches)
+    assert batch["image"].shape == (8, 2, 32, 32, 3) and batch["valid"].sum() == 7
+    assert (batch["image"][:7, 0] != batch["image"][:7, 1]).any((1, 2, 3)).all()
+
+    task = make_task(_config())
+    batch = {name: batch[name] for name in ("image", "photo", "position", "valid")}
+    single = {name: x[:, 0] if name == "image" else x for name, x in batch.items()}
+    variables = init_variables(jax.random.key(0), task, single)
+    both, one = (
+        probe.evaluator.on_batch(variables, None, None, rows)[1]["features"]
+        for rows in (batch, single)
+    )
+    np.testing.assert_allclose(both[:, 0], one, rtol=1e-5, atol=1e-6)
+    assert both.shape == (8, 2, one.shape[1])
+
+
+def test_a_collapse_is_said_once_until_it_is_over(folders, rng, capfd):
+    probe = _spread(folders, share=0.5)
+    spread_out = {"features": rng.normal(size=(20, 2, 6))}
+    collapsed = {"features": np.ones((20, 2, 6)) + 1e-3 * rng.normal(size=(20, 2, 6))}
+    for rows in (spread_out, collapsed, collapsed):
+        found = probe.score([rows])
+    assert 1 <= found["rank"] < 1.1 and found["alignment"] < 1e-4 and found["uniformity"] > -1e-4
+    said = capfd.readouterr().err
+    assert said.count("collapse: the features of conv3 have an effective rank of 1.0, of 6") == 1
+    for rows in (spread_out, collapsed):
+        probe.score([rows])
+    assert capfd.readouterr().err.count("collapse") == 1
+    spread_out["features"][3, 1, 2] = np.nan
+    assert math.isnan(probe.score([spread_out])["alignment"])
+    assert "config.evals.spread has no scores" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"source": "/does/not/exist"}, r"config\.evals\.spread: .*/does/not/exist"),
+        ({"layer": "fc9"}, r"config\.evals\.spread\.layer='fc9'.*conv2"),
+        ({"share": 1.5}, r"evals\.spread\.share"),
+    ],
+)
+def test_a_spread_that_cannot_be_had_is_an_error_by_name(folders, tmp_path, settings, message):
+    own = {f"evals__spread__{key}": x for key, x in ({"source": str(folders)} | settings).items()}
+    with pytest.raises(ColorizeError, match=message):
+        loop.train(_config(**own), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_photo_has_no_spread(tmp_path, rng):
+    tiny.write_photos(tmp_path, 1, rng)
+    with pytest.raises(ConfigError, match="evals.spread: .* one photo"):
+        _spread(tmp_path)
 
 
 def test_features_are_means_of_a_layer_by_running_averages(folders, rng):

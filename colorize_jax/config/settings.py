@@ -203,7 +203,8 @@ def default_config(
     config.eval.statistics_batches = 50
 
     # Watches a representation grow: simple classifiers read classes off the encoder while it is
-    # trained. They change nothing of what is learned.
+    # trained, and scores without labels say how its features spread. They change nothing of what
+    # is learned.
     config.evals = ConfigDict()
     # The photos whose features are nearest, by cosine, vote for a class.
     config.evals.knn = ConfigDict()
@@ -233,6 +234,15 @@ def default_config(
     # Half of this, times the squared norm of the weights, is added to the mean loss.
     config.evals.linear.regularization = 0.01
     config.evals.linear.iterations = 100  # The largest number of iterations of the solver.
+    # How features spread over their space: RankMe, alignment and uniformity, without labels.
+    config.evals.spread = ConfigDict()
+    config.evals.spread.source = ""  # Photos, as for data.source. "" switches this off.
+    config.evals.spread.layer = ""  # As evals.knn.layer.
+    config.evals.spread.every = 0  # As evals.knn.every.
+    config.evals.spread.photos = 5_000  # At most so many are used. 0: all.
+    # The run warns of a collapse if the rank is below this share of the largest possible one, which
+    # is the number of photos or of channels, whichever is smaller.
+    config.evals.spread.share = 0.02
 
     config.log = ConfigDict()
     config.log.every = 100  # Writes a row of metrics after every so many steps.
@@ -394,6 +404,7 @@ _RANGES = {
     "evals.linear.holdout": _SHARE,
     "evals.linear.regularization": (1e-9, 1e9),
     "evals.linear.iterations": _POSITIVE,
+    "evals.spread.share": _SHARE,
     "log.every": _POSITIVE,
 }
 

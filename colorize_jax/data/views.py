@@ -280,22 +280,23 @@ class TenCrops:
 
 @dataclasses.dataclass(frozen=True)
 class RandomCrops:
-    """Ten random training views of the photo: the image is [10, crop, crop, 3]."""
+    """Some random training views of the photo: the image is [count, crop, crop, 3]."""
 
     view: TrainingView
+    count: int = 10
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Example:
-        """The crops, [10, crop, crop, 3], with labels."""
+        """The crops, [count, crop, crop, 3], with labels."""
         # The photo is decoded and scaled once for all crops.
         photo, _ = self.view.reading(record)
         read = dataclasses.replace(record, image=photo.pixels(), mask=None)
         view = dataclasses.replace(self.view, reading=Reading())
-        crops = [view(read, rng)["image"] for _ in range(10)]
+        crops = [view(read, rng)["image"] for _ in range(self.count)]
         return {"image": np.stack(crops)} | _labels(record)
 
     def blank(self, unreadable: Record) -> Example:
         """See `EvaluationView.blank`."""
-        return _blank((10, self.view.crop, self.view.crop, 3), unreadable)
+        return _blank((self.count, self.view.crop, self.view.crop, 3), unreadable)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -362,10 +363,13 @@ def training_view(config) -> TrainingView:
 
 
 def evaluation_view(config) -> CentralCrop | TenCrops | RandomCrops:
-    """The view that `config.eval.view` names, except "whole", which needs a canvas; see `Whole`."""
+    """The view that `config.eval.view` names, except "whole", which needs a canvas; see `Whole`.
+
+    "randomN" is N random crops. Only "random10" is a setting of users.
+    """
     data, how = config.data, reading(config)
-    if config.eval.view == "random10":
-        return RandomCrops(training_view(config))
+    if config.eval.view.startswith("random"):
+        return RandomCrops(training_view(config), int(config.eval.view.removeprefix("random")))
     kind = {"center": CentralCrop, "ten": TenCrops}[config.eval.view]
     return kind(data.crop, config.eval.shortest, how)
 

@@ -46,7 +46,7 @@ FREE = (
 # paths. The content at the paths is compared.
 OF_ONE_HOST = (
     "distributed.", "data.threads", "data.workers", "data.source", "data.sbd", "init_from",
-    "schedule_from", "evals.knn.source", "evals.linear.source",
+    "schedule_from", "evals.knn.source", "evals.linear.source", "evals.spread.source",
 )  # fmt: skip
 
 
