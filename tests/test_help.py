@@ -11,6 +11,7 @@ import pytest
 
 from colorize_jax import __main__ as commands
 from colorize_jax import convert, evaluate, extract, help, main, probe, study
+from colorize_jax.analysis import __main__ as analysis
 from colorize_jax.bench import __main__ as bench
 from colorize_jax.bench import regression_scale
 from colorize_jax.colorize import demo, fooled, score
@@ -77,7 +78,7 @@ def _said(capsys, call, *words):
     return ended.value.code, said.out + said.err
 
 
-PLAIN = (score, fooled, demo)  # Their settings are flags, not a config.
+PLAIN = (analysis, score, fooled, demo)  # Their settings are flags, not a config.
 COMMANDS = [
     *((module, ()) for module in (main, evaluate, regression_scale, extract, probe, study)),
     (convert, ()), *((convert, (name,)) for name in
@@ -85,6 +86,7 @@ COMMANDS = [
     (bench, ()), *((bench, (name,)) for name in ("data", "memory", "cost", "step")),
     (data, ()), *((data, (name,)) for name in ("check", "pack")),
     (score, ()), (fooled, ()), (demo, ()),
+    (analysis, ()), *((analysis, (name,)) for name in analysis.COMMANDS),
 ]  # fmt: skip
 
 

@@ -37,6 +37,7 @@ ALLOWED = {
         "tasks",
         "training",
     },
+    "analysis": {"checkpoints", "models"},
     "bench": {"color", "config", "data", "models", "tasks", "training"},
     "studies": {"checkpoints", "config", "training"},
 }

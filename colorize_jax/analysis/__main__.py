@@ -1,0 +1,27 @@
+r"""Shows what a network has learned.
+
+python -m colorize_jax.analysis fields --checkpoint=/ckpt/vgg16
+"""
+
+from colorize_jax import command_line, help
+from colorize_jax.analysis import fields
+
+# {name: module}. A module has the functions `add_arguments(parser)` and `main(asked)`; the first
+# line of its docstring is in the list of commands. It imports JAX only in `main`.
+COMMANDS = {"fields": fields}
+
+
+def parser() -> help.Parser:
+    """Of all commands."""
+    found = help.Parser("python -m colorize_jax.analysis", description=__doc__)
+    commands = found.add_subparsers(dest="command", required=True)
+    for name, module in COMMANDS.items():
+        about = module.__doc__.splitlines()[0]
+        own = commands.add_parser(name, help=about, description=module.__doc__)
+        module.add_arguments(own)
+        own.set_defaults(main=module.main)
+    return found
+
+
+if __name__ == "__main__":
+    command_line.run(lambda asked: asked.main(asked), parser())
