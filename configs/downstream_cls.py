@@ -30,6 +30,7 @@ Variants, as in --config=configs/downstream_cls.py:svhn,alexnet,random
     resnet34    with 34 layers, of blocks of two convolutions
     resnet18    with 18 layers of these
     zhang       Zhang's colorizer
+    vit         a vision transformer
 """
 
 from colorize_jax.config import NETWORKS, default_config, transfer, variants

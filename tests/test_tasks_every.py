@@ -21,14 +21,16 @@ TASKS = registry.names()
 # compiler long and test nothing that other tasks do not.
 _TRAINED = (
     "classification", "colorization", "context_encoder", "counting", "gamut", "jigsaw",
-    "lab_decoder", "multi", "relative_patch", "segmentation", "zhang",
+    "lab_decoder", "mae", "multi", "relative_patch", "segmentation", "zhang",
 )  # fmt: skip
 IN_TRAINING = [
     pytest.param(name, marks=pytest.mark.slow) if name in _TRAINED else name for name in TASKS
 ]
 # Their programs take the compiler seconds each. They go through all of this with -m slow; what they
 # have of their own is tested in their own files.
-_HEAVY = ("context_encoder", "counting", "jigsaw", "lab_decoder", "multi", "relative_patch")
+_HEAVY = (
+    "context_encoder", "counting", "jigsaw", "lab_decoder", "mae", "multi", "relative_patch",
+)  # fmt: skip
 COMPILED = [
     pytest.param(name, marks=pytest.mark.slow) if name in _HEAVY else name for name in TASKS
 ]

@@ -41,6 +41,11 @@ def config(**settings):
 
 # A narrow VGG-16, for features of the papers' networks: names of layers, absorption, fc6.
 VGG = {"model__name": "vgg16", "model__fc6_kernel": 1}
+# A vision transformer of two narrow blocks on 16 patches of a crop of 32 pixels.
+VIT = {
+    "model__name": "vit", "model__size": "tiny", "model__width": 0.25, "model__blocks": 2,
+    "model__patch": 8,
+}  # fmt: skip
 
 
 def vgg(**settings):

@@ -34,6 +34,10 @@ _CONFIGS = {
     "lab_decoder": functools.partial(
         tiny.config, task__name="lab_decoder", task__decoder=32, model__width=0.25
     ),
+    "mae": functools.partial(
+        tiny.config, **tiny.VIT, task__name="mae", model__in_channels=3, task__decoder=32,
+        task__decoder_blocks=1, task__decoder_heads=2, task__pictures=(0.5, 0.75),
+    ),
     "relative_patch": functools.partial(
         tiny.config, task__name="relative_patch", model__in_channels=1, task__resampled=0.1,
         task__dropout=0.0, model__tile_features=32, model__hidden=32,

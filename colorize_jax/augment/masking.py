@@ -52,3 +52,45 @@ def regions(key: jax.Array, side: int, share: float) -> jax.Array:
 def filled(image: jax.Array, hidden: jax.Array, fill: jax.Array) -> jax.Array:
     """A photo [..., h, w, channels] with `fill` [channels] where it is hidden, [..., h, w]."""
     return jnp.where(hidden[..., None], fill, image)
+
+
+def number_kept(patches: int, share: float) -> int:
+    """The number of patches that stay visible when `share` of them is hidden, rounded down."""
+    return int(patches * (1 - share))
+
+
+def shuffled(noise: jax.Array, kept: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Chooses the patches of a photo that stay visible: those of the least noise.
+
+    Args:
+        noise: a number for every patch, [..., patches].
+        kept: the number of patches that stay.
+
+    Returns:
+        keep: the visible patches [..., kept], by rising noise.
+        restore: the place of every patch in that order, [..., patches]: below `kept` for those that
+            stay. It puts tokens of visible patches, followed by tokens of hidden ones, back in
+            place.
+        hidden: bool [..., patches].
+    """
+    order = jnp.argsort(noise, -1)
+    restore = jnp.argsort(order, -1)
+    return order[..., :kept], restore, restore >= kept
+
+
+def patches(image: jax.Array, side: int) -> jax.Array:
+    """Photos [..., height, width, channels] cut into squares: [..., patches, side^2 channels].
+
+    Patches are in raster order; in one the channel is the fastest, then the column. Height and
+    width are multiples of the side.
+    """
+    *batch, height, width, channels = image.shape
+    cells = image.reshape(*batch, height // side, side, width // side, side, channels)
+    return cells.swapaxes(-4, -3).reshape(*batch, -1, side * side * channels)
+
+
+def joined(patches: jax.Array, height: int, width: int, side: int) -> jax.Array:
+    """The photos [..., height, width, channels] of patches; the inverse of `patches`."""
+    batch = patches.shape[:-2]
+    cells = patches.reshape(*batch, height // side, width // side, side, side, -1)
+    return cells.swapaxes(-4, -3).reshape(*batch, height, width, -1)

@@ -66,12 +66,13 @@ def default_config(
     config.distributed.id = -1  # The number of this process, from 0.
 
     config.model = ConfigDict()
-    # The encoder: "vgg16", "alexnet", "resnet152", "resnet101", "resnet50", ..., "zhang", or
+    # The encoder: "vgg16", "alexnet", "resnet152", "resnet101", "resnet50", ..., "zhang", "vit", or
     # "module:Class" of your own. It brings settings of its own.
     config.model.name = network
     config.model.width = 1.0  # Multiplies the number of channels of every layer.
     config.model.in_channels = 1  # 1 reads gray, 3 reads color.
     # "batch" for batch norm, "none" once it is absorbed into the weights. A ResNet always keeps it.
+    # A ViT has none, and this has no effect.
     config.model.norm = "batch"
     # How slowly the running averages of batch norm move. 0.999 looks back over 1,000 steps. Short
     # runs need less, such as 0.99: a few times that many steps should follow the last drop of the
@@ -286,6 +287,7 @@ def shrink(config: ConfigDict) -> None:
 # The variants of transfer recipes that name a network; without one it is VGG-16.
 NETWORKS = (
     "alexnet", "alexnet_bn", "resnet152", "resnet101", "resnet50", "resnet34", "resnet18", "zhang",
+    "vit",
 )  # fmt: skip
 
 
@@ -327,8 +329,8 @@ def suited(name: str, classifier: bool = False) -> dict[str, Any]:
 
 
 def _keeps_norm(network: str) -> bool:
-    """Whether a network of this package never has its batch norm absorbed."""
-    return network.startswith("resnet") or network == "zhang"
+    """Whether a network of this package has no batch norm that can be absorbed."""
+    return network.startswith("resnet") or network in ("zhang", "vit")
 
 
 def transfer_rates(variant: str, rates: Sequence[float]) -> Iterator[dict]:

@@ -15,10 +15,18 @@ from colorize_jax.models.encoder import Encoder, check_known
 from colorize_jax.models.finetune import frozen_layers
 from colorize_jax.models.resnet import DEPTHS, ResNet
 from colorize_jax.models.vgg16 import Vgg16
+from colorize_jax.models.vit import Vit
 from colorize_jax.models.zhang import Zhang
 
 RESNETS = {f"resnet{depth}": ResNet for depth in DEPTHS}
-ENCODERS = {"vgg16": Vgg16, "alexnet": AlexNet, "alexnet_bn": AlexNetBn, **RESNETS, "zhang": Zhang}
+ENCODERS = {
+    "vgg16": Vgg16,
+    "alexnet": AlexNet,
+    "alexnet_bn": AlexNetBn,
+    **RESNETS,
+    "zhang": Zhang,
+    "vit": Vit,
+}
 NORMS = ("batch", "none")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 IN_CHANNELS = (1, 3)
@@ -140,6 +148,11 @@ def name_of(encoder) -> str:
 def variable_shapes(encoder) -> dict:
     """The shapes of an encoder's {"params": ..., "batch_stats": ...}; nothing is computed."""
     return jax.eval_shape(encoder.init, jax.random.key(0), _smallest_image(encoder))
+
+
+def has_batch_norm(encoder) -> bool:
+    """Whether an encoder has running averages of batch norm; nothing is computed."""
+    return "batch_stats" in variable_shapes(encoder)
 
 
 def activation_shapes(encoder) -> dict:

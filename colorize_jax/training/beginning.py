@@ -276,6 +276,6 @@ def describe(run: Run) -> None:
         say_once(line)
     if left := run.last - progress.step:
         say_once(forecast.guess(run.compiled, config, progress.microbatches, left))
-    running = config.model.norm == "batch" and not config.eval.norm_batches
+    running = run.state.collections["batch_stats"] and not config.eval.norm_batches
     if running and (lag := norm.warning(config.model.norm_decay, schedule.steps)):
         say_once(lag)

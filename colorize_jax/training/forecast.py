@@ -33,6 +33,8 @@ def small_settings(config, platform: str) -> str:
     if config.init_from != "random":
         return f"{said}; a pretrained network keeps its width"
     less = "name=resnet14" if model.name.startswith("resnet") else "fc6_kernel=3"
+    if model.name == "vit":
+        less = "blocks=4"
     return (
         f"{said}. To try things out here: --config.model.width=0.25 --config.model.{less} "
         '--config.model.hidden=256 --config.data.scale="(128,257)" --config.data.crop=64'

@@ -83,7 +83,7 @@ def check(config, encoder, folder: pathlib.Path | None) -> None:
             f"the network in {config.init_from} is another one: {'; '.join(wrong)}. Set the "
             "config to it"
         )
-    if found.norm == "none" and encoder.norm == "batch":
+    if found.norm == "none" and encoder.norm == "batch" and registry.has_batch_norm(encoder):
         raise ConfigError(
             f"the network in {config.init_from} has no batch norm: set config.model.norm='none'"
         )
@@ -119,7 +119,7 @@ def load_start(
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     done, layers = [], found.layers
     # 2. Absorb batch norm into weights and biases.
-    if found.norm == "batch" and encoder.norm == "none":
+    if batch_stats and encoder.norm == "none":
         params, batch_stats = absorb_batch_norm(params, batch_stats), {}
         found = found.clone(norm="none")
         done.append("batch norm absorbed")
