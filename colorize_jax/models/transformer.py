@@ -36,9 +36,22 @@ def positions(height: int, width: int, features: int) -> np.ndarray:
     return np.concatenate(waves, 1).astype(np.float32)
 
 
-def layer_norm(dtype: jnp.dtype, name: str | None = None) -> nn.LayerNorm:
-    """Layer norm over the features, whose statistics are float32."""
-    return nn.LayerNorm(EPSILON, dtype=dtype, use_fast_variance=False, name=name)
+class LayerNorm(nn.Module):
+    """Every token at mean 0 and variance 1, times a scale and plus a bias; computed in float32.
+
+    Attributes:
+        dtype: the type of the result; parameters are float32.
+    """
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., features] of any float type -> the same shape."""
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
+        x = jax.nn.standardize(x.astype(jnp.float32), epsilon=EPSILON, algorithm="stable")
+        return (x * scale + bias).astype(self.dtype)
 
 
 class Block(nn.Module):
@@ -66,10 +79,11 @@ class Block(nn.Module):
             # One decision for all values of a photo.
             return nn.Dropout(self.dropped, (1, 2), deterministic=not train)(branch)
 
-        y = dense(3 * features, name="qkv")(layer_norm(self.dtype, "norm1")(x))
+        y = dense(3 * features, name="qkv")(LayerNorm(self.dtype, name="norm1")(x))
         query, key, value = jnp.moveaxis(y.reshape(batch, tokens, 3, self.heads, -1), 2, 0)
-        y = jax.nn.dot_product_attention(query, key, value).reshape(x.shape)
+        with jax.numpy_dtype_promotion("standard"):  # JAX computes the scores in float32.
+            y = jax.nn.dot_product_attention(query, key, value).reshape(x.shape)
         x = x + left_out(dense(features, name="proj")(y))
-        y = dense(MLP * features, name="fc1")(layer_norm(self.dtype, "norm2")(x))
+        y = dense(MLP * features, name="fc1")(LayerNorm(self.dtype, name="norm2")(x))
         y = nn.gelu(y, approximate=False)
         return x + left_out(dense(features, name="fc2")(y))

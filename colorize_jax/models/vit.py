@@ -127,7 +127,7 @@ class Vit(Encoder):
             )
             for i in range(self.depth)
         ]
-        self.last_norm = transformer.layer_norm(self.dtype, "norm")
+        self.last_norm = transformer.LayerNorm(self.dtype, name="norm")
 
     @property
     def depth(self) -> int:

@@ -97,7 +97,7 @@ class MaskedDecoder(nn.Module):
         x = x.at[:, 1:].add(jnp.asarray(where, self.dtype))
         for i in range(self.blocks):
             x = transformer.Block(self.heads, dtype=self.dtype, name=f"block{i + 1}")(x, train)
-        x = transformer.layer_norm(self.dtype, "norm")(x)[:, 1:]
+        x = transformer.LayerNorm(self.dtype, name="norm")(x)[:, 1:]
         out = nn.Dense(
             self.outputs, kernel_init=transformer.dense_init, dtype=self.dtype, name="out"
         )
