@@ -146,6 +146,22 @@ def test_recipe_of_rotation_is_the_released_training():
     assert [drop * config.schedule.epochs for drop in config.schedule.drops] == [15, 30, 45]
 
 
+def test_recipe_of_simclr_is_the_released_training():
+    config = get_config("simclr")
+    assert (config.model.name, config.model.norm_decay) == ("resnet50", 0.9)
+    assert (config.task.temperature, config.task.jitter, config.task.blur) == (0.1, 1, 0.5)
+    assert (config.optimizer.name, config.optimizer.weight_decay) == ("lars", 1e-6)
+    assert optimizers.initial_rate(config) == pytest.approx(4.8)
+    schedule = schedules.make_schedule(config, photos=1_281_167)
+    assert (schedule.steps, schedule.warmup, schedule.end) == (31_278, 3_128, 0)
+    long = schedules.make_schedule(get_config("simclr", "long"), photos=1_281_167)
+    assert (long.steps, long.warmup) == (312_785, 3_128)
+    cifar = get_config("simclr", "cifar")
+    assert (cifar.model.name, cifar.model.stem, cifar.data.crop) == ("resnet18", "cifar", 32)
+    assert (cifar.task.temperature, cifar.task.jitter, cifar.task.blur) == (0.5, 0.5, 0)
+    assert optimizers.initial_rate(cifar) == 2 and cifar.data.batch_size == 512
+
+
 def test_transfer_recipes_are_those_of_the_release():
     config = get_config("voc2012_seg")
     assert (config.data.batch_size, config.data.crop, config.task.edge_buffer) == (10, 448, 32)

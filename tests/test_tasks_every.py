@@ -21,7 +21,7 @@ TASKS = registry.names()
 # compiler long and test nothing that other tasks do not.
 _TRAINED = (
     "classification", "colorization", "context_encoder", "counting", "gamut", "jigsaw",
-    "lab_decoder", "mae", "multi", "relative_patch", "segmentation", "zhang",
+    "lab_decoder", "mae", "multi", "relative_patch", "segmentation", "simclr", "zhang",
 )  # fmt: skip
 IN_TRAINING = [
     pytest.param(name, marks=pytest.mark.slow) if name in _TRAINED else name for name in TASKS
@@ -30,6 +30,7 @@ IN_TRAINING = [
 # have of their own is tested in their own files.
 _HEAVY = (
     "context_encoder", "counting", "jigsaw", "lab_decoder", "mae", "multi", "relative_patch",
+    "simclr",
 )  # fmt: skip
 COMPILED = [
     pytest.param(name, marks=pytest.mark.slow) if name in _HEAVY else name for name in TASKS
@@ -61,6 +62,11 @@ def _step(name, devices=1):
 
 def _keys():
     return row_keys(KEY, jnp.arange(toys.PHOTOS))
+
+
+def _held_out(task, batch):
+    """The batch as evaluation reads it: with one view of every photo."""
+    return batch if task.views == 1 else batch | {"image": batch["image"][:, 0]}
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -108,7 +114,7 @@ def test_rows_that_are_not_valid_give_nothing(name):
     @jax.jit
     def scores(variables, batch):
         statistics = evaluator.statistics and evaluator.statistics(_keys(), batch)
-        return evaluator.on_batch(variables, statistics, _keys(), batch)[0]
+        return evaluator.on_batch(variables, statistics, _keys(), _held_out(task, batch))[0]
 
     one, two = (scores(state.variables, rows) for rows in (batch, other))
     chex.assert_trees_all_close(one, two, rtol=1e-6)
@@ -141,14 +147,14 @@ def test_no_type_is_promoted_implicitly(name):
 
     def scores(variables, batch, keys):
         statistics = evaluator.statistics and evaluator.statistics(keys, batch)
-        return evaluator.on_batch(variables, statistics, keys, batch)
+        return evaluator.on_batch(variables, statistics, keys, _held_out(task, batch))
 
     with jax.numpy_dtype_promotion("strict"):
         train = functools.partial(train_step, task=task, optimizer=sgd, microbatches=2)
         jax.eval_shape(train, state, batch, step)
         jax.eval_shape(scores, variables, batch, _keys())
         if evaluator.pictures:
-            jax.eval_shape(evaluator.pictures, variables, batch)
+            jax.eval_shape(evaluator.pictures, variables, _held_out(task, batch))
         if task.fit:
             jax.eval_shape(lambda *of: task.fit.constants(task.fit.sums(*of)), _keys(), batch)
 

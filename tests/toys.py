@@ -43,6 +43,11 @@ _CONFIGS = {
         task__dropout=0.0, model__tile_features=32, model__hidden=32,
     ),
     "segmentation": tiny.segmentation,
+    # Toy photos differ by their colors.
+    "simclr": functools.partial(
+        tiny.config, task__name="simclr", model__in_channels=3, task__jitter=0.05, task__gray=0.0,
+        task__temperature=0.5,
+    ),
     # It predicts on a whole grid, so small crops have as many places as others sample.
     "zhang": functools.partial(
         tiny.config, task__name="zhang", task__prior_batches=2, data__crop=16

@@ -20,6 +20,65 @@ def gray_by_chance(key: jax.Array, rgb: jax.Array, share: float) -> jax.Array:
     return jnp.where(jax.random.bernoulli(key, share), gray, rgb)
 
 
+def color_jitter(key: jax.Array, rgb: jax.Array, strength: float) -> jax.Array:
+    """Changes brightness, contrast, saturation and hue by random amounts in a random order.
+
+    As in the released code of SimCLR: the first three are multiplied by a factor within 1 ± 0.8
+    `strength`, and the hue is turned by up to 0.2 `strength` of a turn; after each change, values
+    are clipped to [0, 1]. Contrast is measured from the mean of each channel, and saturation is
+    that of HSV.
+
+    Args:
+        key: the JAX key of this photo.
+        rgb: [height, width, 3] in [0, 1].
+        strength: 0 to 1.25.
+
+    Returns:
+        The same shape, in [0, 1].
+    """
+    order_key, amount_key = jax.random.split(key)
+    order = jnp.argsort(jax.random.uniform(order_key, (4,)))
+    amounts = jax.random.uniform(amount_key, (4,), minval=-strength, maxval=strength)
+    factors, turn = 1 + 0.8 * amounts[:3], 0.2 * amounts[3]
+
+    def change(rgb, which):
+        # Under vmap each branch is computed for every photo. So the first three changes are written
+        # as one: they move a pixel to or away from another color, which is black, or the mean of
+        # the photo, or the gray as bright as the pixel's largest channel.
+        hue, chroma = spaces.hue_chroma(rgb)
+        value = rgb.max(-1)
+        other = jnp.where(which == 1, rgb.mean((0, 1)), 0.0)
+        other = jnp.where(which == 2, value[..., None], other)
+        # Beyond this factor the saturation would be above 1.
+        fullest = (value / jnp.maximum(chroma, 1e-6))[..., None]
+        factor = factors[jnp.minimum(which, 2)]
+        factor = jnp.where(which == 2, jnp.minimum(factor, fullest), factor)
+        blended = jnp.clip(other + factor * (rgb - other), 0, 1)
+        turned = spaces.hsv_to_rgb(hue + turn, chroma / jnp.maximum(value, 1e-6), value)
+        return jnp.where(which == 3, turned, blended), None
+
+    return jax.lax.scan(change, rgb, order)[0]
+
+
+def blurred(rgb: jax.Array, sigma: jax.Array, radius: int) -> jax.Array:
+    """A square photo [side, side, channels] after a Gaussian filter, black beyond its border.
+
+    Args:
+        rgb: the photo.
+        sigma: the standard deviation of the filter in pixels, a scalar.
+        radius: the filter is 2 `radius` + 1 pixels wide.
+    """
+    # Products of matrices are fast everywhere. A convolution with another kernel for every photo
+    # is not.
+    place = jnp.arange(len(rgb))
+    distance = (place[:, None] - place).astype(jnp.float32)
+    weights = jnp.exp(-jnp.square(distance / sigma) / 2)
+    weights = jnp.where(jnp.abs(distance) <= radius, weights, 0)
+    inside = jnp.arange(-radius, radius + 1, dtype=jnp.float32)
+    weights /= jnp.exp(-jnp.square(inside / sigma) / 2).sum()
+    return jnp.einsum("ij,jkc,lk->ilc", weights, rgb, weights, precision="highest")
+
+
 def channels_moved(key: jax.Array, rgb: jax.Array, pixels: int) -> jax.Array:
     """Shifts each channel by 0 to `pixels` pixels along both axes and repeats its border.
 

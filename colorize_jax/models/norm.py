@@ -176,12 +176,19 @@ def _sum(x: jax.Array) -> jax.Array:
 
 class Scale(nn.Module):
     """The scale and the bias of every channel: the part of batch norm that is learned, apart from
-    it as in Caffe."""
+    it as in Caffe.
+
+    Attributes:
+        learned_bias: whether there is a bias; otherwise it is 0.
+    """
+
+    learned_bias: bool = True
 
     @nn.compact
     def __call__(self, channels: int) -> Affine:
         """Both float32 [channels], for `BatchNorm`."""
-        return Affine(
-            scale=self.param("scale", nn.initializers.ones, (channels,), jnp.float32),
-            bias=self.param("bias", nn.initializers.zeros, (channels,), jnp.float32),
-        )
+        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        if not self.learned_bias:
+            return Affine(scale, jnp.zeros(channels, jnp.float32))
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        return Affine(scale, bias)
