@@ -21,7 +21,8 @@ TASKS = registry.names()
 # compiler long and test nothing that other tasks do not.
 _TRAINED = (
     "classification", "colorization", "context_encoder", "counting", "gamut", "jigsaw",
-    "lab_decoder", "mae", "multi", "relative_patch", "segmentation", "simclr", "zhang",
+    "lab_decoder", "mae", "multi", "relative_patch", "segmentation", "simclr", "split_brain",
+    "zhang",
 )  # fmt: skip
 IN_TRAINING = [
     pytest.param(name, marks=pytest.mark.slow) if name in _TRAINED else name for name in TASKS
@@ -30,7 +31,7 @@ IN_TRAINING = [
 # have of their own is tested in their own files.
 _HEAVY = (
     "context_encoder", "counting", "jigsaw", "lab_decoder", "mae", "multi", "relative_patch",
-    "simclr",
+    "simclr", "split_brain",
 )  # fmt: skip
 COMPILED = [
     pytest.param(name, marks=pytest.mark.slow) if name in _HEAVY else name for name in TASKS

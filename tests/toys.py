@@ -48,6 +48,9 @@ _CONFIGS = {
         tiny.config, task__name="simclr", model__in_channels=3, task__jitter=0.05, task__gray=0.0,
         task__temperature=0.5,
     ),
+    "split_brain": functools.partial(
+        tiny.config, task__name="split_brain", model__split=True, model__in_channels=3
+    ),
     # It predicts on a whole grid, so small crops have as many places as others sample.
     "zhang": functools.partial(
         tiny.config, task__name="zhang", task__prior_batches=2, data__crop=16

@@ -100,6 +100,18 @@ def channels_lightness_input(image: jax.Array) -> jax.Array:
     return (lab(levels)[..., 0] - 50) / 100
 
 
+def lab_input(image: jax.Array) -> jax.Array:
+    """What a network in two halves reads, of which one sees L and the other a and b of Lab.
+
+    Args:
+        image: as `network_input` takes it.
+
+    Returns:
+        ((L - 50) / 100, a / 100, b / 100): float32 [batch, height, width, 3].
+    """
+    return (lab(rgb_batch(image)) - jnp.array([50.0, 0, 0])) / 100
+
+
 INPUTS = {1: network_input, 3: color_input}  # by the channels of the encoder
 
 

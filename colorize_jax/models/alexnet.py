@@ -44,7 +44,7 @@ class AlexNet(FcEncoder):
     SETTINGS: ClassVar = FcEncoder.SETTINGS | {
         "lrn": True,  # Applies local response norm after conv1 and conv2.
     }
-    architecture = ("width", "fc6_kernel", "lrn")
+    architecture = ("width", "fc6_kernel", "split", "lrn")
 
     @property
     def smallest_input(self) -> int:
@@ -73,7 +73,7 @@ class AlexNet(FcEncoder):
             x = self._layer(x, name, channels, train, padding=padding, **conv)
             x, maps[name] = keep(name, x)
             if self.lrn and name in _NORMALIZED:
-                x = layers.local_response_norm(x)
+                x = layers.local_response_norm(x, groups=2 if self.split else 1)
         return layers.overlapping_max_pool(x, self._padding), maps
 
     def _features(self, channels):

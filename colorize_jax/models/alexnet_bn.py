@@ -50,7 +50,7 @@ class AlexNetBn(FcEncoder):
         # The rate of dropout after fc6 and fc7: 0 in RotNet, 0.5 in torchvision's alexnet.
         "dropout": 0.0,
     }
-    architecture = ("width", "fc6_kernel")
+    architecture = ("width", "fc6_kernel", "split")
     norm_scale = True
     blocks = _BLOCKS
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 
+from colorize_jax.color import spaces
 from colorize_jax.errors import ConfigError
 from colorize_jax.models import layers, norm
 from colorize_jax.models.encoder import Encoder, Keep, check_known, keep_all
@@ -28,11 +29,14 @@ class FcEncoder(Encoder):
             do not support. "ADAPTIVE" is like "VALID", but the map below fc6 is averaged to as many
             cells as fc6's kernel has. There is then one output for an input of any size.
         dropout: the rate of dropout after fc6 and fc7 in training.
+        split: the network is two halves that share nothing. It reads Lab, of which the first half
+            of the channels of every layer sees L and the second half sees a and b.
     """
 
     fc6_kernel: int = 7
     fc6_padding: str = "SAME"
     dropout: float = 0.5
+    split: bool = False
 
     SETTINGS: ClassVar = {
         # The side of fc6's kernel. 0 takes the network's own: 7 in VGG-16, 6 in AlexNet.
@@ -41,6 +45,9 @@ class FcEncoder(Encoder):
         # (AlexNet: 227, and conv1 and the pools have no padding either); "ADAPTIVE" for one answer
         # for a crop of any size, whose last map is averaged to as many cells as fc6's kernel has.
         "fc6_padding": "SAME",
+        # Splits the network into two halves that share nothing: one sees the lightness L of a color
+        # photo (config.model.in_channels=3), the other one its a and b. For split_brain.
+        "split": False,
     }
     absorbs = True
     norm_scale: ClassVar[bool] = False  # Whether batch norm learns a scale and a bias.
@@ -61,6 +68,10 @@ class FcEncoder(Encoder):
         check_known("fc6_padding", own["fc6_padding"], ("SAME", "VALID", "ADAPTIVE"))
         if own["fc6_kernel"] < 1:
             raise ConfigError(f"config.model.fc6_kernel={own['fc6_kernel']} must be positive")
+
+    def network_input(self, rgb: jax.Array) -> jax.Array:
+        """See `Encoder.network_input`; a network in halves reads `spaces.lab_input`."""
+        return spaces.lab_input(rgb) if self.split else super().network_input(rgb)
 
     def __call__(self, gray: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         """{layer: [batch, h, w, channels]}, every activation; see `read`."""
@@ -84,6 +95,7 @@ class FcEncoder(Encoder):
         layers.check_channels(gray, self.in_channels)
         maps = {}
         x, maps["gray"] = keep("gray", gray.astype(self.dtype))
+        x = layers.in_halves(x) if self.split else x
         for block in self.blocks:
             compute = functools.partial(type(self)._block, block=block, train=train, keep=keep)
             x, found = (nn.remat(compute) if self.remat else compute)(self, x)
@@ -107,6 +119,8 @@ class FcEncoder(Encoder):
     def _layer(self, x, name, channels, train, **conv):
         normalized = self.norm == "batch"
         features = self._features(channels)
+        if self.split:
+            features, conv = 2 * self._features(channels // 2), conv | {"groups": 2}
         conv = layers.Conv(features, frozen_bias=normalized, dtype=self.dtype, name=name, **conv)
         x = conv(x)
         if not normalized:

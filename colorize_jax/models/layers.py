@@ -261,12 +261,19 @@ def overlapping_max_pool(x: jax.Array, padding: str) -> jax.Array:
     return x
 
 
-def local_response_norm(x: jax.Array) -> jax.Array:
+def in_halves(lab: jax.Array) -> jax.Array:
+    """(L, a, b) -> (L, 0, a, b), [..., 3] -> [..., 4]: two groups of channels of equal size."""
+    return jnp.concatenate([lab[..., :1], jnp.zeros_like(lab[..., :1]), lab[..., 1:]], -1)
+
+
+def local_response_norm(x: jax.Array, groups: int = 1) -> jax.Array:
     """x / (1 + 2e-5 s)^0.75 where s sums the squares of five channels around each; Caffe's LRN.
 
     [..., channels] of any float type -> the same. Caffe's alpha is 1e-4, which it divides by the
-    five channels.
+    five channels. Channels of other `groups` do not count.
     """
+    if groups > 1:
+        return jnp.concatenate([local_response_norm(p) for p in jnp.split(x, groups, -1)], -1)
     squares = jnp.square(x.astype(jnp.float32))
     padded = jnp.pad(squares, ((0, 0),) * (x.ndim - 1) + ((2, 2),))
     total = sum(padded[..., i : i + x.shape[-1]] for i in range(5))

@@ -98,6 +98,11 @@ def make_encoder(settings, axis_name: str | None = None):
     if own.get("fc6_kernel") == 0:  # 0 means the network's own size.
         own["fc6_kernel"] = encoder.fc6_kernel
     encoder.check_settings(own)
+    if own.get("split") and settings["in_channels"] != 3:
+        raise ConfigError(
+            "config.model.split=True: one half of the network sees a and b of color photos, so set "
+            "config.model.in_channels=3"
+        )
     return encoder(
         **own,
         **{name: settings[name] for name in _COMMON},

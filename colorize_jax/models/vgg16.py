@@ -29,7 +29,7 @@ class Vgg16(FcEncoder):
     hypercolumn = strides
     layers = tuple(strides)[1:]
     blocks = tuple(range(len(BLOCKS)))
-    architecture = ("width", "fc6_kernel")
+    architecture = ("width", "fc6_kernel", "split")
 
     @classmethod
     def check_settings(cls, own):

@@ -138,6 +138,7 @@ def colors_evaluator(
     *,
     without_color: Callable[[jax.Array], jax.Array] = left_gray,
     more: Mapping[str, Callable[[Tree, jax.Array], jax.Array]] | None = None,
+    constants: tuple[str, ...] = ("loss",),
 ) -> Evaluator:
     """How a task that predicts colors is scored: its losses, beside that of a constant prediction,
     and the colors, beside those of the photos left gray; with pictures.
@@ -151,6 +152,7 @@ def colors_evaluator(
             the lowest loss on the training photos.
         without_color: RGB in [0, 1] -> what is left of a photo that is not colored.
         more: {heading: a function as `colors`} of further panels in the pictures.
+        constants: the names of the losses that are also given for the constant prediction.
     """
     more = more or {}
     # A layer of units that may die stands in the head of a point network alone.
@@ -176,7 +178,7 @@ def colors_evaluator(
         }
         sums = {
             "values": {name: value.sum() for name, value in values.items()},
-            "constant": constant["loss"].sum(),
+            "constant": {name: constant[name].sum() for name in constants},
             "points": counts.sum(),
             **{name: jnp.where(valid, value, 0).sum() for name, value in rows.items()},
             "error_ab": jnp.where(valid, quality.squared_error_ab(predicted, truth), 0).sum(),
@@ -190,7 +192,8 @@ def colors_evaluator(
     def summarize(sums, rows):
         del rows
         means = {name: value / sums["points"] for name, value in sums["values"].items()}
-        means["loss_constant"] = sums["constant"] / sums["points"]
+        for name, value in sums["constant"].items():
+            means[f"{name}_constant"] = value / sums["points"]
         means |= {name: sums[name] / sums["photos"] for name in _COLOR_SCORES}
         means["rmse_ab"] = (sums["error_ab"] / sums["photos"]) ** 0.5
         if "active" in sums:

@@ -311,6 +311,11 @@ def export(encoder, variables: dict[str, Tree], *, dense: bool = True) -> dict[s
             f"{registry.name_of(encoder)} is no network of Caffe: it is not written for it. "
             "PyTorch has it: convert to-torch"
         )
+    if getattr(encoder, "split", False):
+        raise WeightsError(
+            "the network has two halves that read L, and a and b (model.split): Caffe's with these "
+            "weights would be another function, and it is not written for it"
+        )
     if getattr(encoder, "stem", "imagenet") != "imagenet":
         raise WeightsError(
             "a ResNet of model.stem='cifar' has another first layer and no pool1: Caffe's ResNet "

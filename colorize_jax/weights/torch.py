@@ -493,6 +493,11 @@ def table(encoder, *, channels: int, batch_norm: bool = False) -> list[Row]:
             )
         rows = _resnet_rows
     elif isinstance(encoder, Vgg16 | AlexNetBn):
+        if encoder.split:
+            raise WeightsError(
+                "the network has two halves that read L, and a and b (model.split), and "
+                "torchvision's does not"
+            )
         if encoder.norm != "none":
             raise WeightsError("torchvision's network has no batch norm: absorb it first")
         names = {layer: (name, None) for layer, name in _ALEXNET.items()}
