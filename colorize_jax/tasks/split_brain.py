@@ -15,7 +15,6 @@ from colorize_jax.color import gamut, spaces
 from colorize_jax.errors import ConfigError
 from colorize_jax.models import hypercolumn, layers
 from colorize_jax.tasks import colorization, losses, points
-from colorize_jax.tasks import gamut as bins
 from colorize_jax.tasks.task import Facts, Task, chosen_layer
 
 SETTINGS = {
