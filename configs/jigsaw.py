@@ -4,10 +4,11 @@ python -m colorize_jax.main --config=configs/jigsaw.py \
     --config.data.source=/data/imagenet --workdir=/ckpt/jigsaw
 
 The released training on ImageNet (Noroozi and Favaro, ECCV 2016): windows of 255 pixels, tiles of
-64 in cells of 85, 256 photos a step, 350,000 steps; the rate drops tenfold every 100,000. In the
-release the first convolution has stride 2, and 4 at transfer; here it has 4 in both, unless
---config.model.name=alexnet_bn --config.model.conv1_stride=2 takes another AlexNet. The whole recipe
-was not run yet.
+64 in cells of 85, 256 photos a step, 350,000 steps; the rate drops tenfold every 100,000. The first
+convolution has a stride of 2, for the small tiles. At transfer it has its usual stride of 4, as in
+the release: a run that starts from this one does not take config.model.conv1_stride over. Here all
+maps are padded, and conv5's is averaged to 3x3 in place of the last pool. The whole recipe was not
+run yet.
 
 Variants, as in --config=configs/jigsaw.py:small
     small  a VGG-16 of a quarter of the width, tiles of 16 pixels, 24 orders, for two CPU cores
@@ -22,6 +23,7 @@ def get_config(variant=""):
         return _small()
     config = default_config("jigsaw", "alexnet", optimizer="sgd")
     config.model.in_channels = 3
+    config.model.conv1_stride = 2
     config.data.scale = (256, 257)
     config.data.crop = 255
     config.data.mirror = False

@@ -43,14 +43,14 @@ def test_full_size_has_the_published_number_of_parameters():
         "fc7": (1, 1, 4096, 4096),
     }  # fmt: skip
     assert set(variables["batch_stats"]) == {f"batch_{name}" for name in kernels}
-    assert set(AlexNet.layers) == set(kernels)
+    assert set(AlexNet().layers) == set(kernels)
 
 
 @pytest.mark.parametrize("size", [64, 352])
 def test_every_activation_has_its_stride(size):
     maps, _ = _shapes(AlexNet(**SMALL), size)
-    assert set(maps) == set(AlexNet.strides)
-    for name, stride in AlexNet.strides.items():
+    assert set(maps) == set(AlexNet().strides)
+    for name, stride in AlexNet().strides.items():
         assert maps[name].shape[1:3] == (size // stride, size // stride), name
 
 
@@ -70,6 +70,8 @@ def test_as_a_classifier_it_answers_once_at_227_pixels():
             assert (cells > 0) == (size >= some.smallest_input)
         assert some.top_centers(some.smallest_input) == [some.smallest_input / 2]
     assert AlexNet().smallest_input == 1
+    tiles, _ = _shapes(AlexNet(width=1 / 32, fc6_kernel=1, conv1_stride=2), 64)
+    assert [tiles[name].shape[1] for name in ("conv1", "conv2", "conv5", "fc7")] == [32, 16, 8, 4]
 
 
 @pytest.mark.parametrize("settings", [SMALL, SMALL | {"fc6_kernel": 6}, CLASSIFIER])
@@ -82,7 +84,7 @@ def test_it_is_what_its_description_says(rng, settings):
 
     def expected(variables, x):
         maps = {"gray": x}
-        for name in AlexNet.layers:
+        for name in AlexNet().layers:
             layer, stats = variables["params"][name], variables["batch_stats"][f"batch_{name}"]
             x = jax.lax.conv_general_dilated(
                 x, layer["kernel"], (4, 4) if name == "conv1" else (1, 1),
@@ -102,7 +104,7 @@ def test_it_is_what_its_description_says(rng, settings):
 
     actual = jax.jit(encoder.apply)(variables, x)
     wanted = jax.jit(expected)(variables, x)
-    for name in AlexNet.strides:
+    for name in AlexNet().strides:
         np.testing.assert_allclose(actual[name], wanted[name], rtol=1e-4, atol=1e-4, err_msg=name)
 
 
@@ -150,17 +152,17 @@ def test_borders_of_grouped_and_even_convolutions(rng):
 
 @pytest.mark.parametrize("alignment", ["corner", "center"])
 def test_columns_on_the_grid_are_those_at_its_pixels(rng, alignment):
-    shape = {name: (1, 64 // s, 64 // s, 3) for name, s in AlexNet.strides.items()}
+    shape = {name: (1, 64 // s, 64 // s, 3) for name, s in AlexNet().strides.items()}
     maps = {name: jnp.asarray(rng.normal(size=s), jnp.float32) for name, s in shape.items()}
     kernel = jnp.asarray(rng.normal(size=(3 * len(maps), 5)), jnp.float32)
-    project = functools.partial(hypercolumn.dense_projection, strides=AlexNet.hypercolumn)
+    project = functools.partial(hypercolumn.dense_projection, strides=AlexNet().hypercolumn)
     dense = jax.jit(lambda: project(maps, kernel=kernel, alignment=alignment))()
     first = 0.0 if alignment == "corner" else 1.5
     grid = np.stack(np.meshgrid(*[np.arange(0, 64, 4) + first] * 2, indexing="ij"), -1)
     points = jnp.asarray(grid.reshape(1, -1, 2), jnp.float32)
     sparse = jax.jit(
         lambda: hypercolumn.sparse_columns(
-            functools.partial(kept, maps), AlexNet.hypercolumn, points, alignment
+            functools.partial(kept, maps), AlexNet().hypercolumn, points, alignment
         )
     )()
     np.testing.assert_allclose(dense.reshape(1, -1, 5), sparse @ kernel, atol=1e-4)

@@ -141,6 +141,7 @@ def test_an_older_run_with_an_explicit_size_of_fc6_resumes():
         (ResNet(depth=14), {"name": "vgg16"}, "name is 'vgg16' here and 'resnet14' there"),
         (ResNet(stem="cifar"), {"name": "resnet152"}, "stem is 'imagenet' here and 'cifar' there"),
         (AlexNet(), {"name": "alexnet_bn"}, "name is 'alexnet_bn' here and 'alexnet' there"),
+        (Vgg16(split=True), {"name": "vgg16"}, "split is False here and True there"),
     ],
 )
 def test_a_start_from_another_network_is_refused(monkeypatch, found, ours, message):
@@ -151,9 +152,10 @@ def test_a_start_from_another_network_is_refused(monkeypatch, found, ours, messa
         start.check(config, registry.make_encoder(config.model), pathlib.Path("/ckpt"))
 
 
-def test_a_transfer_may_take_another_stride_of_the_first_convolution(monkeypatch):
-    monkeypatch.setattr(start.reading, "saved_encoder", lambda path: AlexNetBn(conv1_stride=2))
-    config = default_config(network="alexnet_bn")
+@pytest.mark.parametrize("network", [AlexNet, AlexNetBn])
+def test_a_transfer_may_take_another_stride_of_the_first_convolution(monkeypatch, network):
+    monkeypatch.setattr(start.reading, "saved_encoder", lambda path: network(conv1_stride=2))
+    config = default_config(network=registry.name_of(network()))
     config.init_from, config.model.norm = "/ckpt/jigsaw", "none"
     encoder = registry.make_encoder(config.model)
     start.check(config, encoder, pathlib.Path("/ckpt"))

@@ -169,7 +169,7 @@ def test_alexnet_answers_as_in_torch(padding, side, lrn):
             "kernel": getattr(network, name).weight.detach().numpy().transpose(2, 3, 1, 0),
             "bias": getattr(network, name).bias.detach().numpy(),
         }
-        for name in AlexNet.layers
+        for name in AlexNet().layers
     }
     encoder = AlexNet(width=1 / 16, norm="none", lrn=lrn, fc6_padding=padding)
     x = photo(side)

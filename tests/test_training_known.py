@@ -68,14 +68,15 @@ def _settled(tmp_path, recipe, init_from, stated=(), **settings):
     [
         {"fc6_kernel": 3},
         {"in_channels": 3, "norm": "none"},
-        {"name": "alexnet", "lrn": False},
+        {"name": "alexnet", "lrn": False, "conv1_stride": 2},
+        {"name": "alexnet", "split": True, "in_channels": 3},
         {"name": "alexnet_bn", "conv1_stride": 2},
         {"name": "resnet14", "variant": "torch"},
         {"name": "resnet18", "stem": "cifar"},
         {"name": "resnet152", "depth": 14},  # Older versions named such a network like this.
         {"name": "zhang", "norm_scale": True},
     ],
-    ids=["vgg16", "color", "alexnet", "alexnet_bn", "resnet", "cifar", "old resnet", "zhang"],
+    ids=["vgg16", "color", "alexnet", "halves", "alexnet_bn", "resnet", "cifar", "old resnet", "zhang"],
 )
 def test_a_run_takes_the_network_from_where_it_starts(tmp_path, saved, recipe, model):
     path = saved(**model)
