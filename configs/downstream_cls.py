@@ -31,6 +31,7 @@ Variants, as in --config=configs/downstream_cls.py:svhn,alexnet,random
     resnet18    with 18 layers of these
     zhang       Zhang's colorizer
     vit         a vision transformer
+    nin         network in network, with crops of 32 pixels
 """
 
 from colorize_jax.config import NETWORKS, default_config, transfer, variants
@@ -49,7 +50,7 @@ def get_config(variant=""):
     config.task.classes = 102 if "flowers" in asked else 10
     side = config.data.crop  # The network is made for it.
     if "flowers" not in asked:
-        side = 64
+        side = min(64, side)
         if "fc6_padding" in config.model:
             config.model.fc6_padding = "SAME"
     config.data.labels = "folders"

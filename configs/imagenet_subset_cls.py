@@ -24,6 +24,7 @@ Variants, as in --config=configs/imagenet_subset_cls.py:alexnet,random,crossval
     resnet18    with 18 layers of these
     zhang       Zhang's colorizer, whose batch norm stays too
     vit         a vision transformer; configs/vit_cls.py has its fine-tuning
+    nin         network in network, for photos of 32 pixels; its batch norm stays too
     random      a random start, with batch norm (--config.model.norm=none: without), at 0.01
     crossval    finds the schedule on 90 % of the training photos, then trains on all of them
 """

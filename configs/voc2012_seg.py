@@ -27,6 +27,7 @@ Variants, as in --config=configs/voc2012_seg.py:alexnet,random,crossval
     resnet18    with 18 layers of these
     zhang       Zhang's colorizer, whose batch norm stays too
     vit         a vision transformer, ViT-B with patches of 16 pixels
+    nin         network in network, for photos of 32 pixels; its batch norm stays too
     random      a random start, with batch norm; --config.model.norm=none: without
     crossval    finds the schedule on 90 % of the training split, then trains on all of it
     no_fov      without the two blocks for a larger field of view

@@ -66,8 +66,8 @@ def default_config(
     config.distributed.id = -1  # The number of this process, from 0.
 
     config.model = ConfigDict()
-    # The encoder: "vgg16", "alexnet", "resnet152", "resnet101", "resnet50", ..., "zhang", "vit", or
-    # "module:Class" of your own. It brings settings of its own.
+    # The encoder: "vgg16", "alexnet", "resnet152", "resnet101", "resnet50", ..., "zhang", "vit",
+    # "nin", or "module:Class" of your own. It brings settings of its own.
     config.model.name = network
     config.model.width = 1.0  # Multiplies the number of channels of every layer.
     config.model.in_channels = 1  # 1 reads gray, 3 reads color.
@@ -287,7 +287,7 @@ def shrink(config: ConfigDict) -> None:
 # The variants of transfer recipes that name a network; without one it is VGG-16.
 NETWORKS = (
     "alexnet", "alexnet_bn", "resnet152", "resnet101", "resnet50", "resnet34", "resnet18", "zhang",
-    "vit",
+    "vit", "nin",
 )  # fmt: skip
 
 
@@ -323,14 +323,14 @@ def suited(name: str, classifier: bool = False) -> dict[str, Any]:
     keeps_norm = _keeps_norm(name)
     settings = {"model.name": name} | ({"model.norm": "batch"} if keeps_norm else {})
     if classifier:
-        settings["data.crop"] = 227 if name == "alexnet" else 224
+        settings["data.crop"] = {"alexnet": 227, "nin": 32}.get(name, 224)
         settings |= {} if keeps_norm else {"model.fc6_padding": "VALID"}  # They have no fc6.
     return settings
 
 
 def _keeps_norm(network: str) -> bool:
     """Whether a network of this package has no batch norm that can be absorbed."""
-    return network.startswith("resnet") or network in ("zhang", "vit")
+    return network.startswith("resnet") or network in ("zhang", "vit", "nin")
 
 
 def transfer_rates(variant: str, rates: Sequence[float]) -> Iterator[dict]:

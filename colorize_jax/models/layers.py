@@ -245,10 +245,19 @@ POOL_PADDINGS = {
 
 def overlapping_max_pool(x: jax.Array, padding: str) -> jax.Array:
     """3x3 max pooling of stride 2 with one of `POOL_PADDINGS`."""
+    return _overlapping_pool(x, padding, -jnp.inf, jnp.maximum)
+
+
+def overlapping_mean_pool(x: jax.Array, padding: str) -> jax.Array:
+    """3x3 mean pooling of stride 2 with one of `POOL_PADDINGS`; its zeros count, as in PyTorch."""
+    return _overlapping_pool(x, padding, 0, jnp.add) * jnp.asarray(1 / 9, x.dtype)
+
+
+def _overlapping_pool(x, padding, edge, join):
     for axis in (1, 2):
         edges = [(0, 0)] * 4
         edges[axis] = POOL_PADDINGS[padding](x.shape[axis])
-        x = jnp.pad(x, edges, constant_values=-jnp.inf)
+        x = jnp.pad(x, edges, constant_values=edge)
         windows = max(0, (x.shape[axis] - 1) // 2)
 
         def every_other(start, x=x, axis=axis, windows=windows):
@@ -257,7 +266,7 @@ def overlapping_max_pool(x: jax.Array, padding: str) -> jax.Array:
             return x[tuple(index)]
 
         # One axis after the other, and slices for windows: see `max_pool`.
-        x = jnp.maximum(jnp.maximum(every_other(0), every_other(1)), every_other(2))
+        x = join(join(every_other(0), every_other(1)), every_other(2))
     return x
 
 

@@ -13,6 +13,7 @@ from colorize_jax.models.alexnet import AlexNet
 from colorize_jax.models.alexnet_bn import AlexNetBn
 from colorize_jax.models.encoder import Encoder, check_known
 from colorize_jax.models.finetune import frozen_layers
+from colorize_jax.models.nin import Nin
 from colorize_jax.models.resnet import DEPTHS, ResNet
 from colorize_jax.models.vgg16 import Vgg16
 from colorize_jax.models.vit import Vit
@@ -26,6 +27,7 @@ ENCODERS = {
     **RESNETS,
     "zhang": Zhang,
     "vit": Vit,
+    "nin": Nin,
 }
 NORMS = ("batch", "none")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

@@ -16,6 +16,7 @@ from colorize_jax.config import default_config
 from colorize_jax.errors import ConfigError, WeightsError
 from colorize_jax.models import norm, registry
 from colorize_jax.models.alexnet_bn import AlexNetBn
+from colorize_jax.models.nin import Nin
 from colorize_jax.models.resnet import BASIC
 from colorize_jax.models.vgg16 import Vgg16
 from colorize_jax.models.zhang import Zhang
@@ -321,6 +322,8 @@ def export(encoder, variables: dict[str, Tree], *, dense: bool = True) -> dict[s
             "a ResNet of model.stem='cifar' has another first layer and no pool1: Caffe's ResNet "
             "with these weights would be another function"
         )
+    if isinstance(encoder, Nin):
+        raise WeightsError("nin is no network of Caffe: it is not written for it")
     if isinstance(encoder, Zhang):
         raise WeightsError(
             "Zhang's network reads the lightness L and has its batch norm behind the ReLU: there "
