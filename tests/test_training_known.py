@@ -76,7 +76,17 @@ def _settled(tmp_path, recipe, init_from, stated=(), **settings):
         {"name": "resnet152", "depth": 14},  # Older versions named such a network like this.
         {"name": "zhang", "norm_scale": True},
     ],
-    ids=["vgg16", "color", "alexnet", "halves", "alexnet_bn", "resnet", "cifar", "old resnet", "zhang"],
+    ids=[
+        "vgg16",
+        "color",
+        "alexnet",
+        "halves",
+        "alexnet_bn",
+        "resnet",
+        "cifar",
+        "old resnet",
+        "zhang",
+    ],  # fmt: skip
 )
 def test_a_run_takes_the_network_from_where_it_starts(tmp_path, saved, recipe, model):
     path = saved(**model)
