@@ -196,7 +196,7 @@ def _read(photos: Photos, extraction: Extraction, index: int) -> tuple[np.ndarra
         return None, why(error)
 
 
-def _open(source: str, split: str, labels: str):
+def open_photos(source: str, split: str, labels: str):
     """The photos to extract, and their labels or objects with the names of classes, or None.
 
     See `extract`. A TFDS data set has its classes itself, and its own splits.
@@ -258,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--threads", type=int, default=os.cpu_count(), help="that read and decode")
     settings = parser.parse_args(arguments)
     try:
-        photos, objects = _open(settings.source, settings.split, settings.labels)
+        photos, objects = open_photos(settings.source, settings.split, settings.labels)
         for line in photos.left_out():
             _say(line)
         extraction = Extraction(

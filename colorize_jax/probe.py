@@ -88,16 +88,14 @@ def probe(
             f"{train.path} has the layers {', '.join(train.layers)}, {test.path} has "
             f"{', '.join(test.layers)}: choose with --layer, or extract the same ones"
         )
-    if train.objects is not None or test.objects is not None:
-        _check_classes(train, test)
-        _check_objects(train, test, kinds, only)
+    check_pair(train, test, kinds, only)
+    if train.objects is not None:
         (chosen, labels), (chosen_test, labels_test) = (
             (np.arange(len(features.objects)), features.objects) for features in (train, test)
         )
         objects, objects_test, absent = labels, labels_test, []
     else:
         (chosen, labels), (chosen_test, labels_test) = _labels(train, only), _labels(test)
-        _check_classes(train, test)
         each = np.arange(len(train.classes))
         objects, objects_test = (
             np.where(some[:, None] == each, 1, -1).astype(np.int8) for some in (labels, labels_test)
@@ -144,6 +142,23 @@ def probe(
     return results
 
 
+def check_pair(
+    train: Features, test: Features, kinds: Sequence[str], only: np.ndarray | None = None
+) -> None:
+    """ConfigError unless both sets have the same classes, and labels that the kinds can use.
+
+    Args:
+        train, test, kinds, only: see `probe`.
+    """
+    if train.objects is not None or test.objects is not None:
+        _check_classes(train, test)
+        _check_objects(train, test, kinds, only)
+        return
+    for features in (train, test):
+        _labels(features)
+    _check_classes(train, test)
+
+
 def _matching(
     layer: str, train: tuple[str, np.ndarray], test: tuple[str, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -163,10 +178,18 @@ def _rows(features: Features, layer: str, numbers: np.ndarray) -> np.ndarray:
     return values if len(numbers) == len(values) else values[numbers]
 
 
-def some_labels(features: Features, share: float, seed: int) -> np.ndarray:
+def some_labels(
+    features: Features, share: float = 1.0, seed: int = 0, per_class: int = 0
+) -> np.ndarray:
     """The numbers of a share of the photos of every class, at least one of each.
 
     A hash of (seed, name) chooses them, so that a smaller share is a part of a larger one.
+
+    Args:
+        features: with labels.
+        share: above 0 and at most 1.
+        seed: of the choice.
+        per_class: the number of photos of every class, at most, instead of a share; 0: no limit.
 
     Raises:
         ConfigError: the share is not above 0 and at most 1.
@@ -178,7 +201,7 @@ def some_labels(features: Features, share: float, seed: int) -> np.ndarray:
     chosen = [np.zeros(0, np.int64)]
     for label in range(len(features.classes)):
         members = np.flatnonzero(features.labels == label)
-        count = min(max(round(share * len(members)), 1), len(members))
+        count = min(per_class or max(round(share * len(members)), 1), len(members))
         chosen.append(members[np.argsort(hashes[members], kind="stable")[:count]])
     return np.sort(np.concatenate(chosen))
 
@@ -314,8 +337,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         probe(
             train,
             test,
-            _words(settings.layer),
-            _words(settings.kind),
+            words_of(settings.layer),
+            words_of(settings.kind),
             neighbors=settings.neighbors,
             temperature=settings.temperature,
             schedule=schedule,
@@ -341,14 +364,14 @@ def _schedule(settings) -> Schedule:
     if temperature is not None and not 1e-3 <= temperature <= 1e3:
         raise ConfigError(f"--temperature={temperature:g} must be from 0.001 to 1000")
     return Schedule(
-        _numbers("rate", settings.rate), _numbers("decay", settings.decay), settings.epochs,
+        numbers_of("rate", settings.rate), numbers_of("decay", settings.decay), settings.epochs,
         settings.batch_size, seed=settings.seed,
     )  # fmt: skip
 
 
 def _machines(settings) -> dict:
     """The options of "svm" and "lowshot"; ConfigError for a number that makes no sense."""
-    costs, shots = (_numbers(name, getattr(settings, name)) for name in ("cost", "shots"))
+    costs, shots = (numbers_of(name, getattr(settings, name)) for name in ("cost", "shots"))
     if min(costs) <= 0:
         raise ConfigError(f"--cost={settings.cost} must be above 0")
     if any(k != int(k) or k < 1 for k in shots):
@@ -364,9 +387,10 @@ def _listed(numbers: Sequence[float]) -> str:
     return ",".join(f"{number:g}" for number in numbers)
 
 
-def _numbers(name: str, text: str) -> tuple[float, ...]:
+def numbers_of(name: str, text: str) -> tuple[float, ...]:
+    """The numbers of an option, as in "0.01,0.1"; ConfigError if it has others or none."""
     try:
-        found = tuple(float(word) for word in _words(text))
+        found = tuple(float(word) for word in words_of(text))
     except ValueError:
         found = ()
     if not found or not all(0 <= number < 1e6 for number in found):
@@ -384,7 +408,8 @@ def _check_place(path: pathlib.Path) -> None:
     draft.unlink()
 
 
-def _words(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
+    """The words of an option, as in "conv5_3,fc7"."""
     return [word.strip() for word in text.split(",") if word.strip()]
 
 

@@ -169,7 +169,7 @@ def test_classes_of_a_tfds_data_set(data_set, monkeypatch):
             assert images[photos[i].image] == classes[photos[i].labels]
             assert photos.name(i) == f"tiny_classes:train#{i}"
     assert len(ClassFolders("tfds:tiny_classes").split("val")[0]) == 9
-    found, (labels, names) = extract._open("tfds:tiny_classes", "train", "folders")
+    found, (labels, names) = extract.open_photos("tfds:tiny_classes", "train", "folders")
     assert names == classes and labels.tolist() == photos.labels.tolist() and len(found) == 18
     with pytest.raises(ConfigError, match="names a split"):
         ClassFolders("tfds:tiny_classes:train").split("val")
@@ -182,7 +182,7 @@ def test_classes_of_a_tfds_data_set(data_set, monkeypatch):
         source.labels()
     read = Tfds.labels
     monkeypatch.setattr(Tfds, "labels", lambda self: read(source))
-    unlabelled, labels = extract._open("tfds:tiny_classes:train", "", "folders")
+    unlabelled, labels = extract.open_photos("tfds:tiny_classes:train", "", "folders")
     assert len(unlabelled) == 18 and labels is None
 
 

@@ -206,11 +206,11 @@ def test_options_that_make_no_sense_are_sentences(tmp_path, rng, option, message
 
 def test_lists_of_a_devkit_are_extracted_with_their_objects(tmp_path, rng):
     listed = labelled.write_devkit(tmp_path / "kit", rng, photos=6)
-    photos, (objects, classes) = extract._open(str(tmp_path / "kit"), "train", "lists")
+    photos, (objects, classes) = extract.open_photos(str(tmp_path / "kit"), "train", "lists")
     assert classes == voc.OBJECTS[:2] and objects.shape == (6, 2)
     assert [photos.name(i)[-15:-4] for i in range(6)] == listed["train"]
     assert objects[0, 1] == 0  # difficult
     with pytest.raises(ConfigError, match="name a list of the devkit"):
-        extract._open(str(tmp_path / "kit"), "", "lists")
+        extract.open_photos(str(tmp_path / "kit"), "", "lists")
     with pytest.raises(ConfigError, match="--labels=masks: known: folders, lists"):
-        extract._open(str(tmp_path / "kit"), "train", "masks")
+        extract.open_photos(str(tmp_path / "kit"), "train", "masks")

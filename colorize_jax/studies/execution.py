@@ -5,7 +5,7 @@ import fnmatch
 import sys
 
 from colorize_jax.studies.child import STOPPED, execute
-from colorize_jax.studies.plan import Run, Study
+from colorize_jax.studies.plan import Frozen, Run, Study
 from colorize_jax.studies.workplace import NotYet, Workplace
 from colorize_jax.training.report import duration
 
@@ -13,7 +13,7 @@ DONE = "done"
 WAS_STOPPED = "was stopped; the same command goes on"
 
 
-def pick(study: Study, only: Sequence[str] = ()) -> list[Run]:
+def pick(study: Study, only: Sequence[str] = ()) -> list[Run | Frozen]:
     """The runs with these names, which may be shell patterns (`seg_*`); () means all."""
     return [
         run
@@ -22,16 +22,11 @@ def pick(study: Study, only: Sequence[str] = ()) -> list[Run]:
     ]
 
 
-def start_here(name: str, arguments: Sequence[str]) -> int:
-    """Trains on this machine and returns the exit code."""
-    return execute([sys.executable, "-m", "colorize_jax.main", *arguments])
-
-
 def go(
     place: Workplace,
-    runs: Sequence[Run],
+    runs: Sequence[Run | Frozen],
     say: Callable[[str], None] = print,
-    start: Callable[[str, Sequence[str]], int] = start_here,
+    start: Callable[[str, Sequence[str]], int] | None = None,
     check: bool = True,
 ) -> dict[str, str]:
     """Runs the runs that are not done, in order. If one fails, only runs that need it are skipped.
@@ -40,8 +35,8 @@ def go(
         place: the study in its folder.
         runs: some of its runs.
         say: prints which run starts.
-        start: runs one run, given its name and the arguments of `python -m colorize_jax.main`, and
-            returns the exit code.
+        start: runs one run, given its name and the arguments of its program, and returns the exit
+            code. None runs it on this machine.
         check: whether to check that runs that are done had the settings of the study.
 
     Returns:
@@ -67,7 +62,10 @@ def go(
             states[run.name] = f"waits: {reason}"
             continue
         say(f"run {number} of {len(runs)}: {run.name}{_expected(place, run)}")
-        code = start(run.name, arguments)
+        if start is None:
+            code = execute([sys.executable, "-m", run.program, *arguments])
+        else:
+            code = start(run.name, arguments)
         if code == STOPPED:
             states[run.name] = WAS_STOPPED
             break
@@ -75,14 +73,14 @@ def go(
     return states
 
 
-def _check_start(place: Workplace, run: Run) -> None:
+def _check_start(place: Workplace, run: Run | Frozen) -> None:
     for origin in (run.start, run.branch):
         name = origin.partition("@")[0]
         if name and place.results(name) is None:
             raise NotYet(f"{name} is not done")
 
 
-def _expected(place: Workplace, run: Run) -> str:
+def _expected(place: Workplace, run: Run | Frozen) -> str:
     """The time that the same run took with another seed, as text."""
     stem = run.name.rpartition("-")[0]
     for other in place.study.runs():

@@ -10,7 +10,7 @@ from colorize_jax.training.report import duration
 from colorize_jax.training.results import markdown_table
 
 NOT_RUN = "not run"
-_MAIN = ("python", "-m", "colorize_jax.main")
+_PYTHON = ("python", "-m")
 _WIDTH = 100  # the width of a line of a command
 _COMMANDS = """
 From the root of the sources, with `DATA` and `STUDY` set to the folders of the data and of the
@@ -138,7 +138,7 @@ def _search(place: Workplace, search: Search) -> str:
     candidates = [place.arguments(run)[:1] + place.arguments(run)[2:] for run in search.runs()]
     shared = [word for word in candidates[0] if all(word in words for words in candidates)]
     workdir = f"--workdir=$STUDY/{search.name}-$1"
-    lines = [f'search() {{ {shell([*_MAIN, *shared, workdir])} "${{@:2}}"; }}']
+    lines = [f'search() {{ {shell([*_PYTHON, Run.program, *shared, workdir])} "${{@:2}}"; }}']
     for number, words in enumerate(candidates):
         own = [word for word in words if word not in shared]
         lines.append(shell(["search", str(number), *own]))
@@ -164,7 +164,7 @@ def _command(place: Workplace, run: Run, study: str) -> str:
         f"mkdir -p {target.rpartition('/')[0]} && cp -r {source} {target}"
         for source, target in place.copies(run).items()
     ]
-    return "\n".join([*copied, shell([*_MAIN, *words])])
+    return "\n".join([*copied, shell([*_PYTHON, run.program, *words])])
 
 
 def shell(words: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 from colorize_jax.errors import ConfigError
 
@@ -33,6 +33,26 @@ class Run:
     start: str = ""
     search: str = ""
     branch: str = ""
+    program: ClassVar = "colorize_jax.main"
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    """The frozen features of an earlier run, scored on labelled photos; see frozen.py.
+
+    Attributes:
+        name: see `Run`.
+        settings: the options of `python -m colorize_jax.frozen` besides --checkpoint and --output,
+            such as {"kinds": "svm"}. $DATA is the folder of the data.
+        start: an earlier run, or one of its checkpoints as NAME@STEP.
+    """
+
+    name: str
+    settings: Settings
+    start: str
+    search: ClassVar = ""
+    branch: ClassVar = ""
+    program: ClassVar = "colorize_jax.frozen"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,18 +161,18 @@ class Study:
     Attributes:
         title: the title of the page.
         text: the introduction, in Markdown.
-        steps: runs and searches, in the order in which they are run.
+        steps: runs, searches and scores of frozen features, in the order in which they are run.
         sections: the tables and plots of the page.
     """
 
     title: str
     text: str
-    steps: Sequence[Run | Search]
+    steps: Sequence[Run | Search | Frozen]
     sections: Sequence[Table | Plot]
 
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[Run | Frozen]:
         """All runs in order, including those of the searches."""
-        steps = ([step] if isinstance(step, Run) else step.runs() for step in self.steps)
+        steps = (step.runs() if isinstance(step, Search) else [step] for step in self.steps)
         return [run for runs in steps for run in runs]
 
     def searches(self) -> dict[str, Search]:
@@ -184,7 +204,7 @@ def check(study: Study) -> None:
                     f"{step.name} branches off {step.branch!r}, which is not NAME@STEP of a run "
                     "before it"
                 )
-        for run in [step] if isinstance(step, Run) else step.runs():
+        for run in step.runs() if isinstance(step, Search) else [step]:
             if run.name in known:
                 raise ConfigError(f"two runs are called {run.name}")
             if not re.fullmatch(r"\w[\w.+-]*", run.name):

@@ -12,14 +12,15 @@ from colorize_jax.checkpoints import reading
 from colorize_jax.config import config_form
 from colorize_jax.config.recipe import load_config
 from colorize_jax.errors import ColorizeError, ConfigError
-from colorize_jax.studies.plan import Plot, Run, Search, Study
+from colorize_jax.studies.plan import Frozen, Plot, Run, Search, Study
 from colorize_jax.training import early_stopping, known, report, results, same_run
 
 _METRICS = "metrics.jsonl"
 # The files that a page is made of; a run that takes over a schedule reads them too.
 _RECORDS = ("config.json", results.FILE, early_stopping.FILE)
-# Settings that are paths, which do not change what is computed.
+# Settings that are paths or threads, which do not change what is computed.
 _PLACES = ("init_from", "data.source", "data.sbd", "schedule_from")
+_FREE_OPTIONS = ("checkpoint", "output", "source", "threads")
 
 
 class NotYet(ColorizeError):
@@ -108,12 +109,13 @@ class Workplace:
             raise NotYet(f"no candidate of {search.name} has a score")
         return best, candidates[best]
 
-    def settings(self, run: Run) -> dict[str, Any]:
+    def settings(self, run: Run | Frozen) -> dict[str, Any]:
         """All settings of a run, with $DATA and $STUDY in paths; NotYet if a search is not done."""
         settings = dict(run.settings)
         if run.start:
             name, _, step = run.start.partition("@")
-            settings["init_from"] = f"$STUDY/{name}" + (f"/checkpoints/{step}" if step else "")
+            place = f"$STUDY/{name}" + (f"/checkpoints/{step}" if step else "")
+            settings["checkpoint" if isinstance(run, Frozen) else "init_from"] = place
         if run.search:
             best, candidate = self.chosen(self.study.searches()[run.search])
             settings |= {**candidate, "schedule_from": f"$STUDY/{best}"}
@@ -144,12 +146,15 @@ class Workplace:
             (shutil.copytree if there.is_dir() else shutil.copyfile)(there, draft)
             os.replace(draft, here)
 
-    def arguments(self, run: Run) -> list[str]:
-        """The arguments of `python -m colorize_jax.main`, with $DATA and $STUDY in paths."""
+    def arguments(self, run: Run | Frozen) -> list[str]:
+        """The arguments of the run's program, with $DATA and $STUDY in paths."""
+        if isinstance(run, Frozen):
+            options = self.settings(run) | {"output": f"$STUDY/{run.name}"}
+            return [f"--{name}={shown(value)}" for name, value in options.items()]
         flags = [f"--config.{name}={shown(value)}" for name, value in self.settings(run).items()]
         return [f"--config={run.recipe}", f"--workdir=$STUDY/{run.name}", *flags]
 
-    def command(self, run: Run) -> list[str]:
+    def command(self, run: Run | Frozen) -> list[str]:
         """The arguments with the real folders; ConfigError if $DATA is unknown."""
         arguments = self.arguments(run)
         if not self.data and any("$DATA" in argument for argument in arguments):
@@ -159,8 +164,11 @@ class Workplace:
     def _placed(self, text: str) -> str:
         return text.replace("$DATA", self.data).replace("$STUDY", str(self.workdir))
 
-    def check_same(self, run: Run) -> None:
+    def check_same(self, run: Run | Frozen) -> None:
         """ConfigError that names the settings if a run that is done had other settings."""
+        if isinstance(run, Frozen):
+            self._check_options(run)
+            return
         changes = [f"{n}={shown(v)}" for n, v in self.settings(run).items()]
         wanted = load_config(run.recipe, [self._placed(change) for change in changes])
         path = self.workdir / run.name / "config.json"
@@ -178,6 +186,21 @@ class Workplace:
             raise ConfigError(
                 f"{path.parent} holds a run with other settings than the study asks for. Delete "
                 "it, or move it away:\n" + "\n".join(lines)
+            )
+
+    def _check_options(self, run: Frozen) -> None:
+        path = self.workdir / run.name / results.FILE
+        form = results.FORM | {"options": {str: object}}
+        there = json_files.read(path, form, ConfigError, "delete the folder, or move it away")
+        lines = [
+            f"  --{name}={there['options'].get(name)} there, {value} wanted"
+            for name, value in run.settings.items()
+            if name not in _FREE_OPTIONS and str(there["options"].get(name)) != shown(value)
+        ]
+        if lines:
+            raise ConfigError(
+                f"{path.parent} holds scores of other options than the study asks for. Delete it, "
+                "or move it away:\n" + "\n".join(lines)
             )
 
 

@@ -1,0 +1,248 @@
+r"""Scores the frozen features of a checkpoint on labelled photos: extraction and classifiers.
+
+python -m colorize_jax.frozen --checkpoint=/ckpt/vgg16 --source=/data/photos --split=train \
+    --eval_split=val --layers=conv4_3,conv5_3 --kinds=softmax,knn --output=vgg16_photos
+
+It is `extract` of both splits, then `probe`. Each classifier takes the layer that scores best on a
+tenth of the training photos, which are held out for this, and then learns from all of them; the
+photos of --eval_split choose nothing. --per_class=0,10 learns from all labels, and then from ten of
+every class. results.json in --output holds the scores, such as eval/softmax/top1,
+eval/softmax_10/top1 and eval/svm/map.
+"""
+
+from collections.abc import Sequence
+import json
+import os
+import pathlib
+import shutil
+import sys
+import time
+
+import numpy as np
+
+from colorize_jax import command_line, extract, help, probe
+from colorize_jax.data import sources
+from colorize_jax.data.names import Names, salt_of
+from colorize_jax.errors import ColorizeError, ConfigError
+from colorize_jax.features import probes, svm
+from colorize_jax.features.feature_files import Features
+from colorize_jax.features.softmax import Schedule
+from colorize_jax.files import atomic_write_text
+from colorize_jax.paths import argument
+from colorize_jax.training import hardware, results
+
+KINDS = ("softmax", "knn", "linear", "svm")
+HOLDOUT = 0.1  # The share of the training photos that chooses the layer.
+_HEAD = f"{'probe':<14}{'layer':<12}{'held out':>9}{'test':>9}{'learned from':>14}{'seconds':>9}"
+# Other photos are held out than those that --per_class takes first with the same seed.
+_APART = 2**40
+
+
+def score(
+    kind: str,
+    train: Features,
+    test: Features,
+    layers: Sequence[str],
+    numbers: np.ndarray,
+    options: dict,
+    seed: int = 0,
+    classes: Sequence[str] = (),
+) -> dict:
+    """One classifier on the layer that is best on held-out training photos.
+
+    Args:
+        kind: one of `KINDS`. "knn" takes the means of features over their positions.
+        train, test: features with labels, which `probe.check_pair` has passed.
+        layers: names of layers to choose from.
+        numbers: the training photos to learn from.
+        options: of `probes.probe`, or of `svm.probe`.
+        seed: decides which photos are held out.
+        classes: the classes of "svm"; () takes all.
+
+    Returns:
+        What the probe returns for the test photos, with its "layer", and with several layers also
+        "held_out", {layer: score}.
+
+    Raises:
+        ConfigError: there are too few photos, a class is unknown, or a feature is not finite.
+    """
+    machines = kind in svm.KINDS
+    classes = tuple(classes) or train.classes
+    if machines:
+        labels, labels_test = (_objects(features, classes) for features in (train, test))
+    else:
+        labels, labels_test = train.labels, test.labels
+
+    def fitted(learned, scored):
+        if machines:
+            return svm.probe(kind, learned, scored, classes, seed=seed, **options)
+        return probes.probe(kind, learned, scored, **options)
+
+    def rows(features, layer, chosen):
+        values = features.layer(layer)[chosen]
+        return values.mean((1, 2)) if kind == "knn" and values.ndim == 4 else values
+
+    best, told = layers[0], {}
+    if len(layers) > 1:
+        apart = _held_out([train.names[i] for i in numbers], labels[numbers], seed)
+        rest, held_out = numbers[~apart], numbers[apart]
+        tried = {}
+        for layer in layers:
+            learned, scored = ((rows(train, layer, n), labels[n]) for n in (rest, held_out))
+            tried[layer] = fitted(learned, scored)[measure(kind)]
+        best, told = max(tried, key=tried.get), {"held_out": tried}
+    everything = np.arange(len(test.names)) if machines else np.flatnonzero(test.labels >= 0)
+    learned = rows(train, best, numbers), labels[numbers]
+    found = fitted(learned, (rows(test, best, everything), labels_test[everything]))
+    return found | {"layer": best} | told
+
+
+def _objects(features: Features, classes: Sequence[str]) -> np.ndarray:
+    """int8 [photos, classes]: 1 (present), -1 (absent) or 0 (difficult)."""
+    if unknown := sorted(set(classes) - set(features.classes)):
+        raise ConfigError(
+            f"--classes: {', '.join(unknown)}: the photos have {', '.join(features.classes)}"
+        )
+    numbers = np.array([features.classes.index(name) for name in classes])
+    if features.objects is not None:
+        return features.objects[:, numbers]
+    return np.where(features.labels[:, None] == numbers, 1, -1).astype(np.int8)
+
+
+def measure(kind: str) -> str:
+    """The score of a kind of probe that is reported."""
+    return "map" if kind in svm.KINDS else "top1"
+
+
+def _held_out(names: Sequence[str], labels: np.ndarray, seed: int) -> np.ndarray:
+    """bool [n]: a share of every class, or of all photos if each may show several classes.
+
+    Hashes of the names decide. At least one photo of a class is held out, and one is left.
+    """
+    hashes = Names.of(os.fsencode(name) for name in names).hashes(salt_of(seed + _APART))
+    found = np.zeros(len(names), bool)
+    groups = [np.arange(len(names))]
+    if labels.ndim == 1:
+        groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    for group in groups:
+        count = min(max(round(HOLDOUT * len(group)), 1), len(group) - 1)
+        found[group[np.argsort(hashes[group], kind="stable")[:count]]] = True
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parses the command line, extracts, fits, prints the table and writes the results."""
+    parser = help.Parser("python -m colorize_jax.frozen", description=__doc__)
+    usual, add = extract.Extraction(), parser.add_argument
+    add("--checkpoint", required=True, type=argument, help="a run's workdir, or one of its "
+        "checkpoints/<step>")  # fmt: skip
+    add("--source", required=True, help=f"labelled photos: {sources.KINDS}")
+    add("--split", required=True, help="folder or list of the photos to learn from")
+    add("--eval_split", required=True, help="folder or list of the photos to score")
+    add("--labels", default="folders", help="folders, or lists: of a PASCAL VOC devkit")
+    add("--output", required=True, type=argument, help="a folder for results.json")
+    add("--layers", default="", help="to choose from, as in conv4_3,conv5_3; default: the top one")
+    add("--classes", default="", help="of svm; default: all")
+    add("--kinds", default="softmax,knn", help=", ".join(KINDS))
+    add("--per_class", default="0", help="labels of every class to learn from; 0: all")
+    add("--values", type=int, default=usual.values, help="of a photo and layer, at most")
+    add("--shortest", type=int, default=usual.shortest, help="side that photos are scaled to")
+    add("--crop", type=int, default=usual.crop, help="side of the middle that is seen")
+    add("--squeeze", action="store_true", help="resize the whole photo to the crop instead")
+    add("--neighbors", type=int, default=200, metavar="N", help="that vote, in knn")
+    add("--temperature", type=float, default=0.07, metavar="T", help="of knn")
+    add("--rate", default="0.01", help="of softmax; of several the best held out")
+    add("--epochs", type=int, default=Schedule.epochs, metavar="N", help="of softmax")
+    add("--cost", default="0.01,0.1,1,10", help="of svm, to choose from")
+    add("--seed", type=int, default=0, help="of what is held out, of --per_class and of softmax")
+    add("--threads", type=int, default=os.cpu_count(), help="that read and decode")
+    asked = parser.parse_args(arguments)
+    try:
+        _go(asked)
+    except (ColorizeError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def _go(asked) -> None:
+    began = time.monotonic()
+    kinds = probe.words_of(asked.kinds)
+    if not kinds or not set(kinds) <= set(KINDS):
+        raise ConfigError(f"--kinds={asked.kinds}: known: {', '.join(KINDS)}")
+    counts = [int(count) for count in probe.numbers_of("per_class", asked.per_class)]
+    schedule = Schedule(probe.numbers_of("rate", asked.rate), epochs=asked.epochs, seed=asked.seed)
+    options = {
+        "softmax": {"schedule": schedule},
+        "knn": {"neighbors": asked.neighbors, "temperature": asked.temperature},
+        "svm": {"costs": probe.numbers_of("cost", asked.cost)},
+    }
+    output = pathlib.Path(asked.output)
+    output.mkdir(parents=True, exist_ok=True)
+    folder, found = output / "features", {}
+    try:
+        train, test = (
+            _features(asked, split, str(folder / name))
+            for split, name in ((asked.split, "train"), (asked.eval_split, "test"))
+        )
+        probe.check_pair(train, test, kinds)
+        command_line.say(_HEAD)
+        for kind in kinds:
+            for count in counts:
+                numbers = np.arange(len(train.names))
+                if train.objects is None:
+                    numbers = probe.some_labels(train, seed=asked.seed, per_class=count)
+                elif count:
+                    raise ConfigError("--per_class takes photos of one class each, and not lists")
+                name = f"{kind}_{count}" if count else kind
+                own = score(
+                    kind, train, test, train.layers, numbers, options.get(kind, {}), asked.seed,
+                    probe.words_of(asked.classes),
+                )  # fmt: skip
+                found[name] = own
+                command_line.say(_line(name, own))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    scores = {f"eval/{name}/{key}": own[key] for name, own in found.items()
+              for key in ("top1", "top5", "map") if own.get(key) is not None}  # fmt: skip
+    first, value = next(iter(scores.items()))
+    content = {
+        **scores,
+        "metric": {"name": first.removeprefix("eval/"), "value": value, "higher_is_better": True},
+        "probes": found,
+        "schedule": {"steps": 0, "drops": []},
+        "data": {
+            "source": asked.source, "split": asked.split, "eval_split": asked.eval_split,
+            "photos": len(train.names), "eval_photos": len(test.names),
+        },
+        "options": vars(asked),
+        "seed": asked.seed,
+        "hardware": hardware.describe(),
+        "seconds": round(time.monotonic() - began, 1),
+    }  # fmt: skip
+    atomic_write_text(output / results.FILE, json.dumps(content, indent=2) + "\n")
+
+
+def _features(asked, split: str, folder: str) -> Features:
+    """Extracts the features of a split."""
+    photos, objects = extract.open_photos(asked.source, split, asked.labels)
+    extraction = extract.Extraction(
+        layers=tuple(probe.words_of(asked.layers)), pool="grid", values=asked.values,
+        shortest=asked.shortest, crop=asked.crop, squeeze=asked.squeeze, split=split,
+    )  # fmt: skip
+    extract.extract(
+        asked.checkpoint, photos, folder, extraction, max(asked.threads, 1), objects=objects
+    )
+    return Features(folder)
+
+
+def _line(name: str, found: dict) -> str:
+    kind = name.partition("_")[0]
+    held_out = found.get("held_out", {}).get(found["layer"])
+    tried = "-" if held_out is None else f"{held_out:.1%}"
+    return (
+        f"{name:<14}{found['layer']:<12}{tried:>9}{found[measure(kind)]:>9.1%}"
+        f"{found['train_photos']:>14,}{found['seconds']:>9.1f}"
+    )
+
+
+if __name__ == "__main__":
+    command_line.interruptible(main)

@@ -1,0 +1,139 @@
+r"""Which pretext helps which photos: all pretexts on one small trunk, under one protocol.
+
+python -m colorize_jax.study pretexts --workdir=/ckpt/pretexts --data=/data
+
+--data is that of the study `small`. A run takes one to six minutes of one core. The commands of two
+terminals may share the workdir: --only='*-0' does seed 0 of everything, --only='*rotation*' one
+pretext.
+"""
+
+from colorize_jax.studies.plan import Frozen, Run, Study
+
+PARTS = tuple(f"$DATA/tiny_imagenet_part{part}.zip/tiny_imagenet" for part in (1, 2))
+SIZES = (10_000, 20_000, 40_000)
+MIDDLE = 20_000  # The size with several seeds.
+SEEDS = (0, 1, 2)
+BATCH, STEPS = 64, 800
+CLASSES = 200
+
+TRUNK = {
+    "model.name": "alexnet_bn",
+    "model.width": 0.25,
+    "model.fc6_kernel": 1,
+    "model.norm_decay": 0.99,
+}
+TRAINING = TRUNK | {
+    "data.crop": 64,
+    "data.batch_size": BATCH,
+    "data.threads": 1,
+    "steps": STEPS,
+    "checkpoint.every": STEPS,
+    "checkpoint.snapshots": (),
+    "eval.every": STEPS,
+    "eval.photos": 400,
+    "eval.norm_batches": 20,
+    "log.every": 50,
+}
+PHOTOS = {"data.source": ",".join(f"{part}/train" for part in PARTS), "data.holdout": 0.01}
+# Random resized crops, for recipes that scale photos in another way.
+RESIZED = {"data.scaling": "resized", "data.area": (0.3, 1.0)}
+TOP = {"task.layer": "conv5"}
+TILES = TOP | {"task.grid": 1}  # A tile of 16 pixels is one cell of conv5.
+
+# Recipe, and the settings in which it differs from its own.
+PRETEXTS = {
+    "colorization": (
+        "vgg16_col",
+        {
+            "model.hidden": 256,
+            "data.scale": (64, 96),
+            "task.points": 64,
+            "task.edge_buffer": 8,
+            "optimizer.rate": 0.01,
+            "schedule.warmup": 0.05,
+        },
+    ),
+    "rotation": ("rotation:small", {}),
+    "jigsaw": ("jigsaw:small", TILES),
+    "relative_patch": ("relative_patch:small", TILES | {"data.crop": 72}),
+    "counting": ("counting:small", TILES),
+    "context_encoder": ("context_encoder:small", TOP | {"task.decoder": 64}),
+    "lab_decoder": ("lab_decoder:small", TOP | {"task.decoder": 32}),
+    "zhang": ("zhang_col:small", {"data.scale": (64, 65), "data.crop": 64}),
+}
+LABELS = {
+    "data.source": ",".join(PARTS),
+    "data.scale": (64, 73),
+    "task.classes": CLASSES,
+    "model.fc6_padding": "SAME",
+    "eval.shortest": 64,
+    "optimizer.rate": 0.01,
+}
+SEEN = {"layers": "conv2,conv3,conv4,conv5", "shortest": 64, "crop": 64, "threads": 1}
+TINY = SEEN | {
+    "source": PARTS[0],
+    "split": "train",
+    "eval_split": "val",
+    "kinds": "softmax,knn",
+    "per_class": "0,10",
+    "values": 1024,
+    "epochs": 10,
+}
+# Classes that the subset's val shows often enough.
+EIGHT = ("cat", "chair", "cow", "dog", "horse", "person", "sheep", "sofa")
+VOC = SEEN | {
+    "source": "$DATA/voc2012_subset_256.zip",
+    "labels": "lists",
+    "split": "train",
+    "eval_split": "val",
+    "kinds": "svm",
+    "classes": ",".join(EIGHT),
+    "squeeze": True,
+    "values": 256,
+    "cost": "0.1,1",
+}
+
+
+def scored(name: str, seed: int) -> list[Frozen]:
+    """The frozen features of a run on all sets."""
+    sets = (("tiny", TINY), ("voc", VOC))
+    return [Frozen(f"{kind}_{name}", own | {"seed": seed}, name) for kind, own in sets]
+
+
+def pretrained(pretext: str, photos: int, seed: int) -> list:
+    """The pretraining with so many photos, and its scores."""
+    name = f"{pretext}_{photos // 1000}k-{seed}"
+    recipe, own = PRETEXTS[pretext]
+    settings = TRAINING | PHOTOS | own | {"data.photos": photos, "seed": seed}
+    return [Run(name, recipe, settings), *scored(name, seed)]
+
+
+def random(kind: str, seed: int) -> list:
+    """A random encoder, whose averages of batch norm are those of photos."""
+    recipe, own = PRETEXTS["rotation" if kind == "color" else "lab_decoder"]
+    still = {"optimizer.rate": 0.0, "steps": 100, "checkpoint.every": 100, "eval.every": 100}
+    settings = TRAINING | PHOTOS | own | still | {"data.photos": MIDDLE, "seed": seed}
+    name = f"random_{kind}-{seed}"
+    return [Run(name, recipe, settings), *scored(name, seed)]
+
+
+def labelled(photos: int, seed: int) -> list:
+    """The top line: the labels of as many photos."""
+    name = f"labels_{photos // 1000}k-{seed}"
+    settings = TRAINING | LABELS | {"data.per_class": photos // CLASSES, "seed": seed}
+    return [Run(name, "imagenet_subset_cls:random", settings), *scored(name, seed)]
+
+
+def get_study() -> Study:
+    """The whole study; the middle size seed by seed first, so that it can be read at any time."""
+    steps = []
+    for seed in SEEDS:
+        steps += random("color", seed) + random("gray", seed) + labelled(MIDDLE, seed)
+        for pretext in PRETEXTS:
+            steps += pretrained(pretext, MIDDLE, seed)
+    for photos in SIZES:
+        if photos != MIDDLE:
+            steps += labelled(photos, 0)
+            for pretext in PRETEXTS:
+                steps += pretrained(pretext, photos, 0)
+    return Study("Pretexts", "", steps, [])
