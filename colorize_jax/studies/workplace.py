@@ -150,7 +150,10 @@ class Workplace:
         """The arguments of the run's program, with $DATA and $STUDY in paths."""
         if isinstance(run, Frozen):
             options = self.settings(run) | {"output": f"$STUDY/{run.name}"}
-            return [f"--{name}={shown(value)}" for name, value in options.items()]
+            return [
+                f"--{name}" if value is True else f"--{name}={shown(value)}"
+                for name, value in options.items()
+            ]
         flags = [f"--config.{name}={shown(value)}" for name, value in self.settings(run).items()]
         return [f"--config={run.recipe}", f"--workdir=$STUDY/{run.name}", *flags]
 
