@@ -22,6 +22,7 @@ from tqdm import tqdm
 from colorize_jax import command_line, help
 from colorize_jax.data import ahead, decode, sources, transforms, voc
 from colorize_jax.data.class_folders import ClassFolders
+from colorize_jax.data.names import Names
 from colorize_jax.data.sources import Photos
 from colorize_jax.errors import ColorizeError, ConfigError, DataError, printable, why
 from colorize_jax.paths import argument
@@ -65,6 +66,7 @@ def extract(
     threads: int = 8,
     say: Callable[[str], None] = _say,
     objects: tuple[np.ndarray, Sequence[str]] | None = None,
+    network: tuple | None = None,
 ) -> tuple[int, int]:
     """Writes the features of photos, with a progress bar; reports photos that cannot be read.
 
@@ -77,6 +79,8 @@ def extract(
         say: prints which photos are left out, and why.
         objects: which classes every photo shows, int8 [photos, classes], or the number of its
             class, [photos]; and the names of the classes. None takes folders as classes.
+        network: the encoder and its variables, if they were loaded and changed; None loads those of
+            the checkpoint.
 
     Returns:
         The numbers of photos that were written and left out.
@@ -86,20 +90,18 @@ def extract(
         ConfigError: a setting is invalid.
         DataError: no photo is in the split, or none of them can be read.
     """
-    from colorize_jax.features import feature_files, features
+    import colorize_jax
+    from colorize_jax.features import feature_files
 
     _check(extraction)
     names = [photos.name(index) for index in range(len(photos))]
-    if objects is None:
-        numbers, labels, classes = features.folder_classes(names, extraction.split)
-    else:
-        numbers, (labels, classes) = np.arange(len(photos)), objects
+    numbers, labels, classes = _chosen(names, extraction, objects)
     if not len(numbers):
         raise DataError(
             f"--split={extraction.split}: no photo lies in such a folder; the first one is "
             f"{names[0]}"
         )
-    compute, shapes, rows = _compile(checkpoint, extraction)
+    compute, shapes, rows = _compile(network or colorize_jax.load_encoder(checkpoint), extraction)
     left_out = 0
 
     def readable(bar) -> Iterator[tuple[int, np.ndarray]]:
@@ -138,7 +140,7 @@ def extract(
 
 
 def _compile(
-    checkpoint: str, extraction: Extraction
+    network: tuple, extraction: Extraction
 ) -> tuple[Callable[[np.ndarray], dict], dict[str, tuple[int, ...]], int]:
     """Compiles the network for all devices.
 
@@ -149,11 +151,10 @@ def _compile(
     """
     import jax
 
-    import colorize_jax
     from colorize_jax.features import features
     from colorize_jax.training import sharding
 
-    encoder, variables = colorize_jax.load_encoder(checkpoint)
+    encoder, variables = network
     layers = extraction.layers or (encoder.top,)
     extractor = features.make_extractor(encoder, layers, extraction.pool, extraction.values)
     mesh = sharding.make_mesh()
@@ -170,6 +171,35 @@ def _compile(
         return compiled(variables, sharding.put_batch({"image": image}, mesh)["image"])
 
     return compute, shapes, rows
+
+
+def _chosen(names, extraction, objects):
+    """The photos of the split: their numbers, labels or objects, and the names of the classes."""
+    from colorize_jax.features import features
+
+    if objects is None:
+        return features.folder_classes(names, extraction.split)
+    return np.arange(len(names)), *objects
+
+
+def some_batches(
+    photos: Photos,
+    extraction: Extraction,
+    count: int,
+    objects: tuple[np.ndarray, Sequence[str]] | None = None,
+) -> Iterator[np.ndarray]:
+    """Batches, uint8 [rows, crop, crop, 3], of `count` photos of the split that their names decide.
+
+    The last one is left out if it is not full, unless it is the only one. See `extract`.
+    """
+    names = [photos.name(index) for index in range(len(photos))]
+    numbers, *_ = _chosen(names, extraction, objects)
+    order = Names.of(os.fsencode(names[i]) for i in numbers).hashes().argsort(kind="stable")
+    found = (_read(photos, extraction, i)[0] for i in numbers[order[:count]].tolist())
+    images = [image for image in found if image is not None]
+    rows = min(extraction.batch_size, len(images))
+    for start in range(0, len(images) - rows + 1, rows or 1):
+        yield np.stack(images[start : start + rows])
 
 
 def _batches(

@@ -11,6 +11,7 @@ eval/softmax_10/top1 and eval/svm/map.
 """
 
 from collections.abc import Sequence
+import dataclasses
 import json
 import os
 import pathlib
@@ -20,11 +21,12 @@ import time
 
 import numpy as np
 
+import colorize_jax
 from colorize_jax import command_line, extract, help, probe
 from colorize_jax.data import sources
 from colorize_jax.data.names import Names, salt_of
 from colorize_jax.errors import ColorizeError, ConfigError
-from colorize_jax.features import probes, svm
+from colorize_jax.features import features, probes, svm
 from colorize_jax.features.feature_files import Features
 from colorize_jax.features.softmax import Schedule
 from colorize_jax.files import atomic_write_text
@@ -69,7 +71,7 @@ def score(
     machines = kind in svm.KINDS
     classes = tuple(classes) or train.classes
     if machines:
-        labels, labels_test = (_objects(features, classes) for features in (train, test))
+        labels, labels_test = (_objects(each, classes) for each in (train, test))
     else:
         labels, labels_test = train.labels, test.labels
 
@@ -142,6 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--labels", default="folders", help="folders, or lists: of a PASCAL VOC devkit")
     add("--output", required=True, type=argument, help="a folder for results.json")
     add("--layers", default="", help="to choose from, as in conv4_3,conv5_3; default: the top one")
+    add("--norm_photos", type=int, default=0, metavar="N", help="of --split, for new averages of "
+        "batch norm; 0 keeps those of the pretraining")  # fmt: skip
     add("--classes", default="", help="of svm; default: all")
     add("--kinds", default="softmax,knn", help=", ".join(KINDS))
     add("--per_class", default="0", help="labels of every class to learn from; 0: all")
@@ -179,10 +183,7 @@ def _go(asked) -> None:
     output.mkdir(parents=True, exist_ok=True)
     folder, found = output / "features", {}
     try:
-        train, test = (
-            _features(asked, split, str(folder / name))
-            for split, name in ((asked.split, "train"), (asked.eval_split, "test"))
-        )
+        train, test = _both(asked, folder)
         probe.check_pair(train, test, kinds)
         command_line.say(_HEAD)
         for kind in kinds:
@@ -221,17 +222,27 @@ def _go(asked) -> None:
     atomic_write_text(output / results.FILE, json.dumps(content, indent=2) + "\n")
 
 
-def _features(asked, split: str, folder: str) -> Features:
-    """Extracts the features of a split."""
-    photos, objects = extract.open_photos(asked.source, split, asked.labels)
+def _both(asked, folder: pathlib.Path) -> tuple[Features, Features]:
+    """Extracts the features of both splits."""
     extraction = extract.Extraction(
         layers=tuple(probe.words_of(asked.layers)), pool="grid", values=asked.values,
-        shortest=asked.shortest, crop=asked.crop, squeeze=asked.squeeze, split=split,
+        shortest=asked.shortest, crop=asked.crop, squeeze=asked.squeeze,
     )  # fmt: skip
-    extract.extract(
-        asked.checkpoint, photos, folder, extraction, max(asked.threads, 1), objects=objects
+    encoder, variables = colorize_jax.load_encoder(asked.checkpoint)
+    for split in (asked.split, asked.eval_split):
+        photos, objects = extract.open_photos(asked.source, split, asked.labels)
+        own = dataclasses.replace(extraction, split=split)
+        if asked.norm_photos and split == asked.split:
+            batches = extract.some_batches(photos, own, asked.norm_photos, objects)
+            variables = features.with_fresh_norm(encoder, variables, batches)
+        extract.extract(
+            asked.checkpoint, photos, str(folder / split.replace("/", "_")), own,
+            max(asked.threads, 1), objects=objects, network=(encoder, variables),
+        )  # fmt: skip
+    train, test = (
+        Features(str(folder / split.replace("/", "_"))) for split in (asked.split, asked.eval_split)
     )
-    return Features(folder)
+    return train, test
 
 
 def _line(name: str, found: dict) -> str:

@@ -1,6 +1,6 @@
 """Features of photos: activations of named layers, pooled over their positions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 import math
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from colorize_jax.data.class_folders import class_of
 from colorize_jax.errors import ConfigError
+from colorize_jax.models import norm
 from colorize_jax.models.layers import adaptive_mean_pool
 
 Tree = Any
@@ -51,6 +52,35 @@ def make_extractor(
         return {layer: _pooled(maps[layer].astype(jnp.float32), pool, values) for layer in layers}
 
     return extract
+
+
+def with_fresh_norm(encoder, variables: Tree, batches: Iterable[np.ndarray]) -> Tree:
+    """The variables with averages of batch norm over photos, and not over what was pretrained on.
+
+    Tasks show tiles, noise or normalized patches: their averages would be wrong for whole photos.
+    Frozen layers keep theirs, and a network without batch norm stays as it is.
+
+    Args:
+        encoder, variables: see `make_extractor`.
+        batches: uint8 [batch, height, width, 3] each.
+    """
+    if not variables.get("batch_stats"):
+        return variables
+
+    @jax.jit
+    def seen(variables, image, key):
+        dropped = variables | {"batch_stats": norm.forgotten(variables["batch_stats"])}
+        _, found = encoder.apply(
+            dropped, encoder.network_input(image), train=True, mutable=["batch_stats"],
+            rngs={"dropout": key},
+        )  # fmt: skip
+        return norm.moments(found["batch_stats"])
+
+    total = None
+    for number, image in enumerate(batches):
+        sums = seen(variables, image, jax.random.key(number))
+        total = sums if total is None else jax.tree.map(jnp.add, total, sums)
+    return variables | {"batch_stats": norm.settled(variables["batch_stats"], total)}
 
 
 def grid(shape: Sequence[int], values: int) -> int:

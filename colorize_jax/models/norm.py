@@ -40,6 +40,32 @@ def ramp(decay: float) -> int:
 RAMP = ramp(DECAY)
 
 
+def forgotten(averages):
+    """The running averages {..., layer: {"mean", "var", "count"}}, to be taken anew by a batch."""
+    return _each(lambda own: own | {"count": jnp.zeros_like(own["count"])}, averages)
+
+
+def moments(averages):
+    """What to add up over batches: of averages of one batch, which were `forgotten` before."""
+    return _each(lambda own: (own["mean"], own["var"] + own["mean"] ** 2, 1.0), averages)
+
+
+def settled(averages, total):
+    """The averages with the means and variances that follow from the sum of `moments`."""
+
+    def settle(own, sums):
+        *sums, batches = sums
+        mean, square = (x / batches for x in sums)
+        return own | {"mean": mean, "var": jnp.maximum(square - mean**2, 0)}
+
+    return _each(settle, averages, total)
+
+
+def _each(function, *trees):
+    """Maps a function over the {"mean", "var", "count"} of every layer with batch norm."""
+    return jax.tree.map(function, *trees, is_leaf=lambda x: isinstance(x, dict) and "mean" in x)
+
+
 class Affine(NamedTuple):
     """x * scale + bias per channel: [channels] float32 each."""
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from colorize_jax.errors import DataError
+from colorize_jax.models import norm
 from colorize_jax.tasks.task import Evaluator, Task
 from colorize_jax.training import sharding
 from colorize_jax.training.meter import RUN_AHEAD
@@ -44,25 +45,10 @@ class Runner:
 
         def moments(index, batch, variables):
             """The means, and means of squares, of every batch norm on one batch."""
-            forgotten = _each_norm(
-                lambda norm: norm | {"count": jnp.zeros_like(norm["count"])},
-                variables["batch_stats"],
-            )
             key = jax.random.fold_in(self._key, index)
-            dropped = variables | {"batch_stats": forgotten}
+            dropped = variables | {"batch_stats": norm.forgotten(variables["batch_stats"])}
             _, _, collections, _ = forward(task, dropped, batch, keys_of(index, batch), key)
-            return _each_norm(
-                lambda norm: (norm["mean"], norm["var"] + norm["mean"] ** 2, 1.0),
-                collections["batch_stats"],
-            )
-
-        def settle(before, total):
-            def norm(norm, sums):
-                *sums, batches = sums
-                mean, square = (x / batches for x in sums)
-                return norm | {"mean": mean, "var": jnp.maximum(square - mean**2, 0)}
-
-            return _each_norm(norm, before, total)
+            return norm.moments(collections["batch_stats"])
 
         def evaluate(index, batch, variables, statistics):
             sums, rows = own.on_batch(variables, statistics, keys_of(index, batch), batch)
@@ -84,7 +70,7 @@ class Runner:
         self._constants = jax.jit(lambda sums: task.fit.constants(sums), out_shardings=same)
         self._statistics = jax.jit(statistics, out_shardings=same)
         self._moments = jax.jit(moments, out_shardings=same)
-        self._settle = jax.jit(settle, out_shardings=same)
+        self._settle = jax.jit(norm.settled, out_shardings=same)
         self._evaluate = jax.jit(evaluate, out_shardings=same)
         self._pictures = jax.jit(per_photo(own.pictures), out_shardings=same)
         self._predict = jax.jit(per_photo(own.predict), out_shardings=same)
@@ -182,11 +168,6 @@ class Runner:
             for row in np.flatnonzero(found["valid"]):
                 size = found["size"][row] if "size" in found else None
                 yield int(found["position"][row]), found["found"][row], size
-
-
-def _each_norm(function, *trees):
-    """Maps a function over the {"mean", "var", "count"} of every layer with batch norm."""
-    return jax.tree.map(function, *trees, is_leaf=lambda x: isinstance(x, dict) and "mean" in x)
 
 
 def _wide(x: np.ndarray) -> np.ndarray:
