@@ -8,7 +8,7 @@ from colorize_jax.help import show
 
 COMMANDS = (
     "main", "colorize", "colorize.score", "colorize.fooled", "colorize.demo", "evaluate", "extract",
-    "probe", "convert", "analysis", "data", "study", "bench", "bench.regression_scale",
+    "probe", "frozen", "convert", "analysis", "data", "study", "bench", "bench.regression_scale",
 )  # fmt: skip
 
 

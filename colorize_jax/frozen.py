@@ -23,7 +23,6 @@ import numpy as np
 
 import colorize_jax
 from colorize_jax import command_line, extract, help, probe
-from colorize_jax.data import sources
 from colorize_jax.data.names import Names, salt_of
 from colorize_jax.errors import ColorizeError, ConfigError
 from colorize_jax.features import features, probes, svm
@@ -132,35 +131,42 @@ def _held_out(names: Sequence[str], labels: np.ndarray, seed: int) -> np.ndarray
     return found
 
 
+def make_parser() -> help.Parser:
+    """The parser of the command line."""
+    found = help.Parser(
+        "python -m colorize_jax.frozen", description=__doc__,
+        usage="python -m colorize_jax.frozen --checkpoint=... --source=... --split=... ...",
+    )  # fmt: skip
+    usual, add = extract.Extraction(), found.add_argument
+    text, number = {"type": argument, "metavar": "PATH"}, {"type": int, "metavar": "N"}
+    add("--checkpoint", required=True, **text, help="a run, or its checkpoints/<step>")
+    add("--source", required=True, metavar="S", help="labelled photos, as for extract")
+    add("--split", required=True, metavar="NAME", help="photos to learn from: a folder or list")
+    add("--eval_split", required=True, metavar="NAME", help="photos to score")
+    add("--output", required=True, **text, help="a folder for results.json")
+    add("--labels", default="folders", metavar="L", help="folders, or lists (PASCAL VOC)")
+    add("--layers", default="", metavar="A,B", help="to choose from; default: the top one")
+    add("--kinds", default="softmax,knn", metavar="A,B", help=", ".join(KINDS))
+    add("--per_class", default="0", metavar="N,M", help="labels of each class; 0: all")
+    add("--norm_photos", default=0, **number, help="for new averages of batch norm")
+    add("--values", default=usual.values, **number, help="of a photo and layer, at most")
+    add("--shortest", default=usual.shortest, **number, help="side that photos are scaled to")
+    add("--crop", default=usual.crop, **number, help="side of the middle that is seen")
+    add("--squeeze", action="store_true", help="resize the whole photo to the crop instead")
+    add("--neighbors", default=200, **number, help="that vote, in knn")
+    add("--temperature", type=float, default=0.07, metavar="T", help="of knn")
+    add("--rate", default="0.01", metavar="A,B", help="of softmax; the best held out")
+    add("--epochs", default=Schedule.epochs, **number, help="of softmax")
+    add("--classes", default="", metavar="A,B", help="of svm; default: all")
+    add("--cost", default="0.01,0.1,1,10", metavar="A,B", help="of svm, to choose from")
+    add("--seed", default=0, **number, help="of all that is chosen by chance")
+    add("--threads", default=os.cpu_count(), **number, help="that read and decode")
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the command line, extracts, fits, prints the table and writes the results."""
-    parser = help.Parser("python -m colorize_jax.frozen", description=__doc__)
-    usual, add = extract.Extraction(), parser.add_argument
-    add("--checkpoint", required=True, type=argument, help="a run's workdir, or one of its "
-        "checkpoints/<step>")  # fmt: skip
-    add("--source", required=True, help=f"labelled photos: {sources.KINDS}")
-    add("--split", required=True, help="folder or list of the photos to learn from")
-    add("--eval_split", required=True, help="folder or list of the photos to score")
-    add("--labels", default="folders", help="folders, or lists: of a PASCAL VOC devkit")
-    add("--output", required=True, type=argument, help="a folder for results.json")
-    add("--layers", default="", help="to choose from, as in conv4_3,conv5_3; default: the top one")
-    add("--norm_photos", type=int, default=0, metavar="N", help="of --split, for new averages of "
-        "batch norm; 0 keeps those of the pretraining")  # fmt: skip
-    add("--classes", default="", help="of svm; default: all")
-    add("--kinds", default="softmax,knn", help=", ".join(KINDS))
-    add("--per_class", default="0", help="labels of every class to learn from; 0: all")
-    add("--values", type=int, default=usual.values, help="of a photo and layer, at most")
-    add("--shortest", type=int, default=usual.shortest, help="side that photos are scaled to")
-    add("--crop", type=int, default=usual.crop, help="side of the middle that is seen")
-    add("--squeeze", action="store_true", help="resize the whole photo to the crop instead")
-    add("--neighbors", type=int, default=200, metavar="N", help="that vote, in knn")
-    add("--temperature", type=float, default=0.07, metavar="T", help="of knn")
-    add("--rate", default="0.01", help="of softmax; of several the best held out")
-    add("--epochs", type=int, default=Schedule.epochs, metavar="N", help="of softmax")
-    add("--cost", default="0.01,0.1,1,10", help="of svm, to choose from")
-    add("--seed", type=int, default=0, help="of what is held out, of --per_class and of softmax")
-    add("--threads", type=int, default=os.cpu_count(), help="that read and decode")
-    asked = parser.parse_args(arguments)
+    asked = make_parser().parse_args(arguments)
     try:
         _go(asked)
     except (ColorizeError, OSError) as error:

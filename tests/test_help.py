@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 import pytest
 
 from colorize_jax import __main__ as commands
-from colorize_jax import convert, evaluate, extract, help, main, probe, study
+from colorize_jax import convert, evaluate, extract, frozen, help, main, probe, study
 from colorize_jax.analysis import __main__ as analysis
 from colorize_jax.bench import __main__ as bench
 from colorize_jax.bench import regression_scale
@@ -80,7 +80,10 @@ def _said(capsys, call, *words):
 
 PLAIN = (analysis, score, fooled, demo)  # Their settings are flags, not a config.
 COMMANDS = [
-    *((module, ()) for module in (main, evaluate, regression_scale, extract, probe, study)),
+    *(
+        (module, ())
+        for module in (main, evaluate, regression_scale, extract, probe, frozen, study)
+    ),
     (convert, ()), *((convert, (name,)) for name in
      ("caffe", "to-caffe", "torch", "to-torch", "to-onnx", "inspect")),
     (bench, ()), *((bench, (name,)) for name in ("data", "memory", "cost", "step")),

@@ -41,7 +41,7 @@ ALLOWED = {
     "bench": {"color", "config", "data", "models", "tasks", "training"},
     "studies": {"checkpoints", "config", "training"},
 }
-COMMANDS = {"main", "evaluate", "extract", "probe", "convert", "study"}
+COMMANDS = {"main", "evaluate", "extract", "probe", "frozen", "convert", "study"}
 
 
 def _imported(path):

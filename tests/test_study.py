@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from colorize_jax import study
+from colorize_jax import frozen, study
 from colorize_jax.config.recipe import load_config, load_file
 from colorize_jax.errors import ColorizeError, ConfigError
 from colorize_jax.studies import execution, page, plan, plots
@@ -298,13 +298,15 @@ def test_plot_shows_what_there_is(place, tmp_path):
     assert colored(full) > 500
 
 
-@pytest.mark.parametrize("name", ["small", "gpu"])
+@pytest.mark.parametrize("name", ["small", "gpu", "pretexts"])
 def test_study_of_the_project_is_sound(name):
     found = load_file(name, "get_study").get_study()
     plan.check(found)
     place = Workplace(found, pathlib.Path("/study"), "/data")
     for run in found.runs():
-        if not run.search:
+        if isinstance(run, plan.Frozen):
+            frozen.make_parser().parse_args(place.command(run))
+        elif not run.search:
             changes = [a.partition("--config.")[2] for a in place.command(run)[2:]]
             load_config(run.recipe, changes)
 

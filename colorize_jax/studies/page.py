@@ -1,10 +1,21 @@
 """Makes the page of a study in Markdown: tables, plots, and the command of every run."""
 
 from collections.abc import Sequence
+import math
 import re
 import statistics
 
-from colorize_jax.studies.plan import Gain, Plot, Row, Run, Search, Table
+from colorize_jax.studies.plan import (
+    Frozen,
+    Gain,
+    Grid,
+    Plot,
+    Row,
+    Run,
+    Search,
+    Sensitivity,
+    Table,
+)
 from colorize_jax.studies.workplace import NotYet, Workplace
 from colorize_jax.training.report import duration
 from colorize_jax.training.results import markdown_table
@@ -34,11 +45,10 @@ def page(place: Workplace, command: str) -> str:
     ]
     for section in study.sections:
         parts += [f"## {section.title}", section.text.strip()]
-        if isinstance(section, Table):
-            parts.append(table(place, section))
-        else:
+        if isinstance(section, Plot | Sensitivity):
             parts.append(f"![{section.title}]({section.file})")
-            parts.append(_points(place, section))
+        show = {Table: table, Grid: grid, Sensitivity: _sensitivities, Plot: _points}
+        parts.append(show[type(section)](place, section))
         if section.seen:
             parts.append(section.seen.strip())
     return "\n\n".join([*parts, *_appendix(place, command)]) + "\n"
@@ -63,6 +73,52 @@ def table(place: Workplace, section: Table) -> str:
             ]
         lines.append(cells)
     return markdown_table("|".join(header), lines)
+
+
+def grid(place: Workplace, section: Grid) -> str:
+    """A table with the mean and the standard deviation over the seeds in every cell."""
+    lines = [
+        [label, *(spread(_values(place, row.get(heading, ()), score))
+                  for heading, score in section.columns.items())]
+        for label, row in section.rows.items()
+    ]  # fmt: skip
+    return markdown_table("|".join(["row", *section.columns]), lines)
+
+
+def sensitivity(place: Workplace, section: Sensitivity) -> dict[str, tuple[float, float, float]]:
+    """{label: (mean score, sensitivity, spread of seeds)} of the rows that have all sizes.
+
+    See `plan.Sensitivity`. The mean is over columns and sizes. The spread is NaN where no size has
+    two runs.
+    """
+    found = {}
+    for label, sizes in section.rows.items():
+        columns, seeds = [], []
+        for heading, score in section.columns.items():
+            values = [_values(place, row.get(heading, ()), score) for row in sizes.values()]
+            if not all(values):
+                break
+            columns.append([statistics.mean(own) for own in values])
+            seeds += [statistics.stdev(own) for own in values if len(own) > 1]
+        else:
+            mean = statistics.mean(x for own in columns for x in own)
+            deviation = statistics.mean(
+                statistics.stdev(own) if len(own) > 1 else math.nan for own in columns
+            )
+            found[label] = mean, deviation, statistics.mean(seeds) if seeds else math.nan
+    return found
+
+
+def _sensitivities(place: Workplace, section: Sensitivity) -> str:
+    found = sensitivity(place, section)
+    lines = []
+    for label in section.rows:
+        numbers = found.get(label)
+        shown = [NOT_RUN, "-", "-"]
+        if numbers:
+            shown = ["-" if math.isnan(x) else f"{100 * x:.1f}" for x in numbers]
+        lines.append([label, *shown])
+    return markdown_table("row|mean, %|sensitivity to photos|spread of seeds", lines)
 
 
 def spread(values: Sequence[float], not_run: str = "") -> str:
@@ -145,7 +201,7 @@ def _search(place: Workplace, search: Search) -> str:
     return "\n".join(lines)
 
 
-def _command(place: Workplace, run: Run, study: str) -> str:
+def _command(place: Workplace, run: Run | Frozen, study: str) -> str:
     """The command for all seeds of a run, after the copies that a branch needs.
 
     It is the study's own command if the study decides settings of the run.
@@ -158,7 +214,11 @@ def _command(place: Workplace, run: Run, study: str) -> str:
         name = f"'{run.name.removesuffix(str(seed))}*'" if seeded else run.name
         return f"{study} --only={name}"
     if seeded:
-        own = f"--workdir=$STUDY/{run.name}", f"--config.seed={seed}"
+        own = {f"--workdir=$STUDY/{run.name}", f"--config.seed={seed}"}
+        if isinstance(run, Frozen):
+            own = {f"--output=$STUDY/{run.name}", f"--seed={seed}"}
+            if run.start.endswith(f"-{seed}"):
+                own.add(f"--checkpoint=$STUDY/{run.start}")
         words = [word.removesuffix(str(seed)) + "$SEED" if word in own else word for word in words]
     copied = [
         f"mkdir -p {target.rpartition('/')[0]} && cp -r {source} {target}"

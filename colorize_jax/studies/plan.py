@@ -155,6 +155,46 @@ class Plot:
 
 
 @dataclasses.dataclass(frozen=True)
+class Grid:
+    """A table with several scores in a row.
+
+    Attributes:
+        title, text, seen: see `Table`.
+        columns: {heading: name of the score in results.json}; scores are shown in percent.
+        rows: {label: {heading: names of runs that differ only in their seed}}.
+    """
+
+    title: str
+    text: str
+    columns: Mapping[str, str]
+    rows: Mapping[str, Mapping[str, Sequence[str]]]
+    seen: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sensitivity:
+    """How scores depend on the number of photos: a table, and a plot of it against the mean score.
+
+    The sensitivity is the standard deviation over the sizes, averaged over the columns; where a
+    size has several runs, their mean counts. Beside it stands the standard deviation over seeds,
+    averaged over the columns and sizes that have several.
+
+    Attributes:
+        title, text, seen: see `Table`.
+        file: the name of the PNG.
+        columns: see `Grid`.
+        rows: {label: {size: {heading: names of runs}}}.
+    """
+
+    title: str
+    text: str
+    file: str
+    columns: Mapping[str, str]
+    rows: Mapping[str, Mapping[int, Mapping[str, Sequence[str]]]]
+    seen: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Study:
     """A whole study.
 
@@ -162,13 +202,13 @@ class Study:
         title: the title of the page.
         text: the introduction, in Markdown.
         steps: runs, searches and scores of frozen features, in the order in which they are run.
-        sections: the tables and plots of the page.
+        sections: the tables and plots of the page, in order.
     """
 
     title: str
     text: str
     steps: Sequence[Run | Search | Frozen]
-    sections: Sequence[Table | Plot]
+    sections: Sequence[Table | Plot | Grid | Sensitivity]
 
     def runs(self) -> list[Run | Frozen]:
         """All runs in order, including those of the searches."""
@@ -220,9 +260,14 @@ def check(study: Study) -> None:
                 raise ConfigError(f"{section.title!r} names the run {name!r}, which does not exist")
 
 
-def _named(section: Table | Plot) -> list[str]:
+def _named(section: Table | Plot | Grid | Sensitivity) -> list[str]:
     if isinstance(section, Plot):
         points = [runs for along in section.points.values() for runs in along.values()]
         return [*section.curves.values(), *(name for runs in points for name in runs)]
+    if isinstance(section, Grid | Sensitivity):
+        rows = list(section.rows.values())
+        if isinstance(section, Sensitivity):
+            rows = [row for sizes in rows for row in sizes.values()]
+        return [name for row in rows for runs in row.values() for name in runs]
     rows = ([*r.runs, *r.over] if isinstance(r, Gain) else r.runs for r in section.rows)
     return [name for names in rows for name in names]

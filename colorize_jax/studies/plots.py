@@ -4,13 +4,14 @@ import pathlib
 import statistics
 
 from colorize_jax.errors import ConfigError
-from colorize_jax.studies.plan import Plot
+from colorize_jax.studies import page
+from colorize_jax.studies.plan import Plot, Sensitivity
 from colorize_jax.studies.workplace import Workplace
 
 _SMOOTH = 0.9  # the decay of the running average that is drawn over the raw curve
 
 
-def draw(place: Workplace, plot: Plot, path: pathlib.Path) -> None:
+def draw(place: Workplace, plot: Plot | Sensitivity, path: pathlib.Path) -> None:
     """Writes the picture; runs that are not done are left out.
 
     Raises:
@@ -25,6 +26,27 @@ def draw(place: Workplace, plot: Plot, path: pathlib.Path) -> None:
         ) from None
     figure = Figure(figsize=(8, 7), layout="constrained")
     FigureCanvasAgg(figure)
+    if isinstance(plot, Sensitivity):
+        _trade_off(figure, page.sensitivity(place, plot))
+    else:
+        _curves(figure, place, plot)
+    figure.savefig(path, dpi=110)
+
+
+def _trade_off(figure, found: dict[str, tuple[float, float, float]]) -> None:
+    """The mean score of every row against its sensitivity; up and left is better."""
+    axes = figure.subplots()
+    for label, (mean, deviation, _) in found.items():
+        axes.plot(100 * deviation, 100 * mean, "o")
+        axes.annotate(
+            label, (100 * deviation, 100 * mean), xytext=(5, 4), textcoords="offset points"
+        )
+    axes.set_xlabel("sensitivity to the number of photos, points")
+    axes.set_ylabel("mean score, %")
+    axes.grid(alpha=0.3)
+
+
+def _curves(figure, place: Workplace, plot: Plot) -> None:
     loss, worth = figure.subplots(2, 1, sharex=True)
     colors = {}
     for label, name in plot.curves.items():
@@ -59,7 +81,6 @@ def draw(place: Workplace, plot: Plot, path: pathlib.Path) -> None:
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend()
-    figure.savefig(path, dpi=110)
 
 
 def _batch(place: Workplace, name: str) -> int:

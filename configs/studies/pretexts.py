@@ -7,7 +7,7 @@ terminals may share the workdir: --only='*-0' does seed 0 of everything, --only=
 pretext.
 """
 
-from colorize_jax.studies.plan import Frozen, Run, Study
+from colorize_jax.studies.plan import Frozen, Grid, Run, Sensitivity, Study
 
 PARTS = tuple(f"$DATA/tiny_imagenet_part{part}.zip/tiny_imagenet" for part in (1, 2))
 SIZES = (10_000, 20_000, 40_000)
@@ -132,6 +132,27 @@ def labelled(photos: int, seed: int) -> list:
     return [Run(name, "imagenet_subset_cls:random", settings), *scored(name, seed)]
 
 
+COLUMNS = {
+    "Tiny ImageNet, 100 a class: top-1": ("tiny", "eval/softmax/top1"),
+    "10 a class: top-1": ("tiny", "eval/softmax_10/top1"),
+    "k-NN: top-1": ("tiny", "eval/knn/top1"),
+    "VOC subset: mAP of 8": ("voc", "eval/svm/map"),
+}
+SCORES = {heading: score for heading, (_, score) in COLUMNS.items()}
+
+
+def row(names) -> dict[str, list[str]]:
+    """{heading: names of the scores} of some runs."""
+    names = list(names)
+    return {heading: [f"{kind}_{name}" for name in names] for heading, (kind, _) in COLUMNS.items()}
+
+
+def of_size(stem: str, photos: int) -> dict[str, list[str]]:
+    """The scores of all seeds of a run with so many photos."""
+    seeds = SEEDS if photos == MIDDLE else SEEDS[:1]
+    return row(f"{stem}_{photos // 1000}k-{seed}" for seed in seeds)
+
+
 def get_study() -> Study:
     """The whole study; the middle size seed by seed first, so that it can be read at any time."""
     steps = []
@@ -144,4 +165,48 @@ def get_study() -> Study:
             steps += labelled(photos, 0)
             for pretext in PRETEXTS:
                 steps += pretrained(pretext, photos, 0)
-    return Study("Pretexts", "", steps, [])
+    randoms = {
+        f"random encoder, {kind}": row(f"random_{kind}-{seed}" for seed in SEEDS)
+        for kind in ("color", "gray")
+    }
+    trained = {"labels": "labels"} | {f"`{pretext}`": pretext for pretext in PRETEXTS}
+    return Study(
+        title="Pretexts compared",
+        text=TEXT,
+        steps=steps,
+        sections=[
+            Grid(
+                f"{MIDDLE:,} photos",
+                "Mean and standard deviation over seeds of the pretraining, in percent. Chance is\n"
+                "0.5 % for 200 classes.",
+                SCORES,
+                randoms | {label: of_size(stem, MIDDLE) for label, stem in trained.items()},
+                seen=SEEN_MIDDLE,
+            ),
+            *(
+                Grid(
+                    f"{photos:,} photos", "Seed 0.", SCORES,
+                    {label: of_size(stem, photos) for label, stem in trained.items()},
+                )
+                for photos in SIZES if photos != MIDDLE
+            ),
+            Sensitivity(
+                "Score and sensitivity",
+                "The sensitivity is the standard deviation over the three numbers of photos,\n"
+                "averaged over the four columns. It means something only where it is larger than\n"
+                "the spread of seeds, which stands beside it.",
+                "pretexts.png",
+                SCORES,
+                {
+                    label: {photos: of_size(stem, photos) for photos in SIZES}
+                    for label, stem in trained.items()
+                },
+                seen=SEEN_SIZES,
+            ),
+        ],
+    )  # fmt: skip
+
+
+TEXT = ""
+SEEN_MIDDLE = ""
+SEEN_SIZES = ""
