@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_encoder
 import tiny
 
 from colorize_jax import frozen
@@ -25,6 +26,13 @@ def _write(folder, labels, **layers):
     with feature_files.Writer(str(folder), CLASSES, shapes) as writer:
         writer.add([f"{folder.name}{i}.jpg" for i in range(len(labels))], labels, layers)
     return feature_files.Features(str(folder))
+
+
+def _network():
+    """A config, its encoder, and random variables."""
+    config = tiny.config(model__name=small_encoder.NAME, model__width=0.0625, model__norm="batch")
+    encoder = registry.make_encoder(config.model)
+    return config, encoder, jax.jit(encoder.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
 
 
 @pytest.fixture
@@ -67,20 +75,18 @@ def test_a_class_that_the_photos_do_not_have_is_named(pair):
 
 
 def test_new_averages_of_batch_norm_are_those_of_the_photos(rng):
-    config = tiny.vgg()
-    encoder = registry.make_encoder(config.model)
-    variables = jax.jit(encoder.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
+    _, encoder, variables = _network()
     photos = rng.integers(0, 256, (2, 4, 32, 32, 3), np.uint8)
     found = features.with_fresh_norm(encoder, variables, photos)
     # The first layer sees the input itself: its moments can be computed at once.
     gray = encoder.network_input(photos.reshape(-1, 32, 32, 3))
-    kernel = variables["params"]["conv1_1"]["kernel"]
+    kernel = variables["params"]["conv1"]["kernel"]
     conv = np.asarray(
         jax.lax.conv_general_dilated(
-            gray, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            gray, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
     )
-    averages = found["batch_stats"]["batch_conv1_1"]
+    averages = found["batch_stats"]["batch_conv1"]
     np.testing.assert_allclose(averages["mean"], conv.mean((0, 1, 2)), atol=1e-4)
     np.testing.assert_allclose(averages["var"], conv.var((0, 1, 2)), rtol=1e-3)
     assert found["params"] is variables["params"]
@@ -98,9 +104,7 @@ def test_batches_for_new_averages_are_fixed_by_names(tmp_path, rng):
 
 
 def test_the_command_leaves_scores_and_no_features(tmp_path, rng, capsys):
-    config = tiny.vgg()
-    encoder = registry.make_encoder(config.model)
-    variables = jax.jit(encoder.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
+    config, _, variables = _network()
     state = TrainState(
         step=jnp.int32(1), params={"encoder": variables["params"]},
         collections={"batch_stats": {"encoder": variables["batch_stats"]}}, opt_state=(),
@@ -112,7 +116,7 @@ def test_the_command_leaves_scores_and_no_features(tmp_path, rng, capsys):
     output = tmp_path / "scores"
     frozen.main([
         f"--checkpoint={tmp_path / 'run'}", f"--source={tmp_path / 'photos'}", "--split=train",
-        "--eval_split=val", f"--output={output}", "--layers=conv2_1,fc7", "--shortest=32",
+        "--eval_split=val", f"--output={output}", "--layers=conv2,conv3", "--shortest=32",
         "--crop=32", "--values=16", "--kinds=knn", "--neighbors=2", "--per_class=0,2",
         "--norm_photos=4", "--threads=1",
     ])  # fmt: skip
