@@ -207,3 +207,39 @@ def test_more_scans_than_usual_are_decoded_if_there_are_few_pixels(monkeypatch):
     with pytest.raises(DataError, match="10 scans"):
         decode.decode(SCANS)
     decode.decode(PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("RGB", {}), ("L", {}), ("RGB", {"progressive": True}), ("RGB", {"optimize": True}),
+        ("RGB", {"subsampling": 0, "quality": 98}), ("RGB", {"comment": b"by hand"}),
+        ("RGB", {"restart_marker_rows": 1}), ("RGB", {"dpi": (72, 72)}),
+    ],
+)  # fmt: skip
+def test_a_plain_header_says_what_pillow_says(rng, mode, options):
+    pixels = rng.integers(0, 256, (37, 53, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(file, "JPEG", **options)
+    data = file.getvalue()
+    found, expected = jpeg.plain_header(data), Image.open(io.BytesIO(data))
+    assert (found.width, found.height, found.mode, found.format) == (
+        *expected.size, expected.mode, expected.format
+    )  # fmt: skip
+    assert bool(found.info.get("progressive")) == bool(expected.info.get("progressive"))
+    # A file that ends within its header is left to Pillow.
+    for end in (0, 1, 2, 3, 5, 21, 100, data.index(b"\xff\xda")):
+        assert jpeg.plain_header(data[:end]) is None
+
+
+def test_a_header_that_says_more_is_left_to_pillow(rng):
+    image = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for image, options in (
+        (image, {"exif": exif}), (image, {"icc_profile": b"any"}), (image, {"xmp": b"<x/>"}),
+        (image.convert("CMYK"), {}), (image, {"format": "PNG"}),
+    ):  # fmt: skip
+        file = io.BytesIO()
+        image.save(file, **{"format": "JPEG"} | options)
+        assert jpeg.plain_header(file.getvalue()) is None

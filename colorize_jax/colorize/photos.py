@@ -104,7 +104,9 @@ def read(data: bytes, max_pixels: int = decode.MAX_PIXELS) -> Scan:
         photo = decode.open_photo(data, max_pixels)
     except DataError as error:
         raise DataError(str(error).replace("config.data.max_pixels", "--max-pixels")) from error
-    image = photo.image
+    # The header alone does not always come from Pillow, which has the metadata too.
+    image = decode.open_image(data)[0]
+    photo = dataclasses.replace(photo, image=image)
     notes: list[str] = []
     if (pictures := _pictures(image)) > 1:
         notes.append(f"the first of {pictures} pictures is taken")

@@ -75,7 +75,7 @@ class Photo:
     width: int
     data: bytes | np.ndarray
     orientation: int = 1
-    image: Image.Image | None = None
+    image: Image.Image | jpeg.Header | None = None
     profile_data: bytes | None = None
     max_pixels: int = MAX_PIXELS
 
@@ -175,6 +175,10 @@ def open_photo(data: bytes | np.ndarray, max_pixels: int = MAX_PIXELS) -> Photo:
     """
     if isinstance(data, np.ndarray):
         return Photo(*data.shape[:2], data)
+    if header := jpeg.plain_header(data):
+        photo = Photo(header.height, header.width, data, image=header, max_pixels=max_pixels)
+        photo._memory(1, 1)
+        return photo
     image, profile = open_image(data)
     width, height = image.size
     exif = _exif(image)

@@ -6,6 +6,7 @@ harmless warning never hides missing data after it.
 """
 
 from collections.abc import Iterator
+import dataclasses
 import functools
 import itertools
 import re
@@ -36,6 +37,60 @@ _SEQUENTIAL = (0xC0, 0xC1)  # Huffman-coded: each scan needs at least two bits f
 _SCAN_DATA = 0  # `segments` uses it for the coded data after the header of a scan.
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+
+
+# The segments of a file whose header says nothing but how to decode it: tables, restart intervals,
+# comments, JFIF's, and the frames of baseline, extended and progressive JPEGs.
+_PLAIN = frozenset((0xC0, 0xC1, 0xC2, 0xC4, 0xDB, 0xDD, _APP0, _COMMENT))
+_PROGRESSIVE = 0xC2
+_PLAIN_MODES = {1: "L", 3: "RGB"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What `Photo` asks of Pillow's image, of a JPEG without metadata.
+
+    Attributes:
+        width, height: in pixels.
+        mode: "L" or "RGB".
+        info: {"progressive": True} if the coefficients come in several scans.
+    """
+
+    width: int
+    height: int
+    mode: str
+    info: dict[str, bool]
+    format: str = "JPEG"
+
+
+def plain_header(data: bytes) -> Header | None:
+    """The header of a JPEG that has neither EXIF nor a color profile nor anything unusual.
+
+    It takes a tenth of Pillow's time, which for photos of 64 pixels is as long as decoding. None
+    for all other files, also for those that do not look whole.
+    """
+    if data[:2] != b"\xff\xd8":
+        return None
+    at, frame = 2, None
+    while True:
+        marker = data[at + 1 : at + 2]
+        if data[at : at + 1] != b"\xff" or not marker:
+            return None
+        if marker[0] == _SOS:
+            return frame
+        if marker[0] not in _PLAIN or at + 4 > len(data):
+            return None
+        length = struct.unpack_from(">H", data, at + 2)[0]
+        if marker[0] in _FRAMES:
+            if frame or length < 11 or at + 2 + length > len(data) or data[at + 4] != 8:
+                return None
+            height, width = _size(data, at)
+            mode = _PLAIN_MODES.get(data[at + 9])
+            if not (height and width and mode):
+                return None
+            info = {"progressive": True} if marker[0] == _PROGRESSIVE else {}
+            frame = Header(width, height, mode, info)
+        at += 2 + length
 
 
 def decode(data: bytes, colors: str, height: int = 0, width: int = 0) -> np.ndarray:

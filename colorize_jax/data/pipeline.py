@@ -48,9 +48,7 @@ class TrainingExamples:
         return storage.wait_for_storage(lambda: self._at(position), self.retry_seconds)
 
     def _at(self, position: int) -> dict[str, np.ndarray]:
-        index, bad = self.order[position], GOOD
-        # Substitutes have their own random stream, so that they do not shift any other draw.
-        others = _rng(self.seed, position, stream=1)
+        index, bad, others = self.order[position], GOOD, None
         for _ in range(_REPLACEMENTS):
             try:
                 photo = storage.read(self.photos, index)
@@ -59,6 +57,8 @@ class TrainingExamples:
             except (DataError, OSError) as error:
                 last = f"{self.photos.name(index)} ({why(error)})"
                 bad = index if bad == GOOD else bad
+                # Substitutes have their own random stream, so that they do not shift other draws.
+                others = others or _rng(self.seed, position, stream=1)
                 index = int(others.integers(len(self.photos)))
         raise DataError(
             f"{_REPLACEMENTS} photos in a row could not be read, the last one {last}: is the "
