@@ -28,13 +28,17 @@ setup(
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE", "colorize_jax/data/WORDNET_LICENSE"],
     packages=[
         *find_packages(include=["colorize_jax", "colorize_jax.*"]),
         "colorize_jax.recipes",
         "colorize_jax.recipes.studies",
     ],
     # The recipes, as in --config=vgg16_col, once only in the sources (config/recipe.py finds them).
-    package_data={"colorize_jax.colorize": ["pages/*", "*.safetensors"]},
+    package_data={
+        "colorize_jax.colorize": ["pages/*", "*.safetensors"],
+        "colorize_jax.data": ["*.tsv", "WORDNET_LICENSE"],
+    },
     package_dir={
         "colorize_jax.recipes": "configs",
         "colorize_jax.recipes.studies": "configs/studies",

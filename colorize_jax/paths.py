@@ -11,6 +11,7 @@ SETTINGS = (
     "init_from", "schedule_from", "replay", "data.source", "data.sbd", "data.split",
     "data.eval_split", "evals.knn.source", "evals.linear.source", "evals.spread.source",
 )  # fmt: skip
+_FILE = "file:"  # how a path in config.data.relabel begins
 
 
 def expand(path: str) -> str:
@@ -40,6 +41,8 @@ def expand_settings(config) -> None:
         value = group[field]
         if isinstance(value, str):
             group[field] = expand_source(value) if field == "source" else expand(value)
+    if config.data.relabel.startswith(_FILE):
+        config.data.relabel = _FILE + expand(config.data.relabel.removeprefix(_FILE))
 
 
 def expand_source(spec: str) -> str:

@@ -43,7 +43,8 @@ RECIPES = {
         "zhang",
         "random,alexnet_bn",
     ),
-    "downstream_cls": (),  # It has a test of its own.
+    "downstream_cls": (),  # It has a test of its own, and so has the next one.
+    "imagenet_labels": (),
 }
 
 
@@ -112,6 +113,26 @@ def test_recipe_has_the_shapes_of_its_network(name, variant):
         assert (config.init_from == "random") == variant.startswith("random")
     with pytest.raises(ConfigError, match="no variant 'nonsense'"):
         get_config(name, "nonsense")
+
+
+@pytest.mark.parametrize(
+    ("variant", "relabel", "per_class", "epochs"),
+    [
+        ("", "", 0, 20), ("100k", "", 100, 250), ("10k", "", 10, 250), ("e10", "noise:0.1", 0, 20),
+        ("e50", "noise:0.5", 0, 20), ("h16", "wordnet:16", 0, 20), ("h2", "wordnet:2", 0, 20),
+        ("r50", "random:50", 0, 20), ("double,r16", "random:16", 0, 40),
+    ],
+)  # fmt: skip
+def test_label_variants_are_those_of_the_paper(variant, relabel, per_class, epochs):
+    """test_paper.py looks at the network."""
+    config = get_config("imagenet_labels", variant)
+    check_numbers(config)
+    data = config.data
+    assert (data.relabel, data.per_class, config.schedule.epochs) == (relabel, per_class, epochs)
+    assert (config.init_from, config.model.norm, config.model.in_channels) == ("random", "batch", 1)
+    assert (data.labels, data.split, data.eval_split) == ("folders", "train", "val")
+    with pytest.raises(ConfigError, match="two kinds of labels: e10 and h2"):
+        get_config("imagenet_labels", "h2,e10")
 
 
 def test_paper_recipe_is_that_of_the_paper():

@@ -44,6 +44,10 @@ PAPER = {
         "39.1", "48.2", "6.7", "17.4",
         "42.5", "63.1", "8.1", "29.6",
     ],
+    "Table 4: ho": [
+        "35.1", "66.5", "62.0", "57.1", "44.4", "61.8", "59.4", "60.0", "46.1",
+        "57.3", "59.4", "42.6", "53.5",
+    ],
     "Table 5: gr": ["66.5", "69.5", "56.0", "55.9"],
     "Table 6: wh": [
         "3.6", "36.5", "60.8",
@@ -66,6 +70,20 @@ PRETRAINED = {
     "alexnet_long": (10, LONG_DROPS, 9569, {"hue", "chroma"}),
     "resnet152": (35, (10_791_667, 13_489_583, 14_838_542), 2048, {"hue", "chroma"}),
     "resnet152_short": (3, DROPS, 2048, {"hue", "chroma"}),
+}
+# {start: (config.data.relabel, photos a class, epochs)} of Table 4's classifiers.
+LABELS = {
+    "c1000": ("", 0, 20),
+    "c1000_100k": ("", 100, 250),
+    "c1000_10k": ("", 10, 250),
+    "e10": ("noise:0.1", 0, 20),
+    "e50": ("noise:0.5", 0, 20),
+    "h16": ("wordnet:16", 0, 20),
+    "h2": ("wordnet:2", 0, 20),
+    "r50": ("random:50", 0, 20),
+    "r50_double": ("random:50", 0, 40),
+    "r16": ("random:16", 0, 20),
+    "r16_double": ("random:16", 0, 40),
 }
 # ImageNet's classifier, as imported, and after some epochs on gray photos.
 COLOR_CLASSIFIER, GRAY_CLASSIFIER = "/data/imagenet_vgg16", "imagenet_vgg16_gray"
@@ -95,6 +113,7 @@ STARTS = {
     "resnet152": "resnet152_seg_long resnet152_seg_long_release resnet152_cls_long "
     "resnet152_cls_long_release",
     "resnet152_short": "resnet152_seg resnet152_seg_no_fov resnet152_imnt100k resnet152_imnt10k",
+    **{name: f"seg_{name}" for name in LABELS},
     "random": "seg_random seg_no_fov_random seg_head_random seg_fc_random seg_conv4_random "
     "imnt100k_random imnt10k_random alexnet_cls_random "
     "alexnet_seg_random alexnet_seg_no_fov_random alexnet_imnt100k_random alexnet_imnt10k_random "
@@ -161,7 +180,7 @@ def test_every_number_of_the_paper_has_its_row():
     assert found == PAPER
     named = {name for table in STUDY.sections for row in table.rows for name in row.runs}
     assert named == set(TRANSFERS)
-    wanted = {*PRETRAINED, GRAY_CLASSIFIER, *TRANSFERS}
+    wanted = {*PRETRAINED, *LABELS, GRAY_CLASSIFIER, *TRANSFERS}
     assert {step.name for step in STUDY.steps if isinstance(step, Run)} == wanted
 
 
@@ -205,6 +224,15 @@ def _check_pretraining(run, config):
         )  # fmt: skip
         assert (config.init_from, config.rebalance_photos) == (COLOR_CLASSIFIER, 100)
         assert schedules.make_schedule(config, 1_281_167).steps == 4 * 1_281_167 // 128
+        return
+    if run.name in LABELS:
+        relabel, per_class, epochs = LABELS[run.name]
+        data = config.data
+        assert (data.relabel, data.per_class, data.labels) == (relabel, per_class, "folders")
+        assert (config.init_from, config.model.in_channels, config.seed) == ("random", 1, 0)
+        assert params["head"]["classes"]["kernel"].shape[0] == 4096 and batch_stats
+        photos = 1000 * per_class or 1_281_167
+        assert schedules.make_schedule(config, photos).steps == round(epochs * photos / 128)
         return
     epochs, drops, columns, outputs = PRETRAINED[run.name]
     schedule = schedules.make_schedule(config, PHOTOS)

@@ -99,6 +99,10 @@ def default_config(
     config.data.eval_split = ""  # The labelled photos to evaluate on, named in the same way.
     # Where masks and photos are that the devkit lacks: the SBD data set, or a folder of masks.
     config.data.sbd = ""
+    # Gives photos in class folders other labels: "noise:0.1" draws a random class for a tenth of
+    # the training photos, "random:50" joins the classes at random to 50 of equal size, "wordnet:16"
+    # joins ImageNet's classes by WordNet, "file:PATH" joins them by a table. "" changes nothing.
+    config.data.relabel = ""
     # Takes exactly this many training photos of every class. 0 takes all.
     config.data.per_class = 0
     # Takes exactly this many of the training photos without labels, which the seed chooses: fewer

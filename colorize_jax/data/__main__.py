@@ -1,17 +1,20 @@
 r"""Looks at photos, and packs them.
 
 python -m colorize_jax.data check /data/photos
+python -m colorize_jax.data check /data/imagenet --relabel=wordnet:16 --split=train --sheet=16.png
 python -m colorize_jax.data pack /data/photos /data/packed --shortest=600
 """
 
+import argparse
 import os
 import sys
 
 from colorize_jax import command_line, help
 from colorize_jax.command_line import say
-from colorize_jax.data import check, pack, sources
+from colorize_jax.data import check, label_samples, pack, sources
+from colorize_jax.data.class_folders import ClassFolders
 from colorize_jax.errors import ColorizeError, ConfigError
-from colorize_jax.paths import argument
+from colorize_jax.paths import argument, expand
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -33,6 +36,16 @@ def main(arguments: list[str] | None = None) -> None:
         help="config.data.scale of the run: photos with a shorter side are counted",
     )  # fmt: skip
     checking.add_argument("--crop", type=_number(1), default=352, help="config.data.crop of it")
+    checking.add_argument(
+        "--relabel", default="",
+        help="shows only what this config.data.relabel makes of class folders, as in random:50",
+    )  # fmt: skip
+    checking.add_argument("--split", default="", help="config.data.split, for --relabel")
+    checking.add_argument("--seed", type=_number(0), default=0, help="config.seed, for --relabel")
+    checking.add_argument(
+        "--sheet", default="", type=argument,
+        help="a PNG with photos of every bucket of --relabel",
+    )  # fmt: skip
 
     packing = commands.add_parser("pack", help="write ArrayRecord shards; resumes if stopped")
     packing.add_argument("source", **source)
@@ -52,7 +65,12 @@ def main(arguments: list[str] | None = None) -> None:
 
     settings = parser.parse_args(arguments)
     try:
+        if settings.command == "check" and settings.relabel:
+            _show_labels(settings)
+            return
         if settings.command == "check":
+            if settings.sheet or settings.split:
+                raise ConfigError("--sheet and --split are for --relabel: give that too")
             scale, crop = tuple(settings.scale), settings.crop
             if not 0 < crop <= scale[0] < scale[1]:
                 raise ConfigError(
@@ -72,6 +90,19 @@ def main(arguments: list[str] | None = None) -> None:
             say(f"{settings.out}/bad_records.jsonl names them with the reasons")
     except (ColorizeError, OSError) as error:
         sys.exit(f"error: {error}")
+
+
+def _show_labels(settings: argparse.Namespace) -> None:
+    """Prints samples of every bucket, and writes the picture if it is asked for."""
+    photos, classes = ClassFolders(settings.source).split(settings.split)
+    spec = settings.relabel
+    if spec.startswith("file:"):
+        spec = "file:" + expand(spec.removeprefix("file:"))
+    samples = label_samples.Samples(photos, classes, spec, settings.seed)
+    say(samples.report())
+    if settings.sheet:
+        samples.picture().save(settings.sheet, "PNG")
+        say(f"photos of the buckets are in {settings.sheet}")
 
 
 def _number(smallest: int, largest: int | None = None):

@@ -66,10 +66,10 @@ class Names(Sequence):
             start = end
 
 
-def salt_of(seed: int) -> bytes:
-    """The salt of `Names.hashes` for a choice by a seed."""
+def salt_of(seed: int, stream: int = 0) -> bytes:
+    """The salt of `Names.hashes` for a choice by a seed; those of other streams are independent."""
     # A salt of zero bytes would be the same as no salt, which other choices use.
-    return (seed + 1).to_bytes(16, "little")
+    return (seed + 1 + (stream << 64)).to_bytes(16, "little")
 
 
 def _hash(name: bytes, salt: bytes) -> float:

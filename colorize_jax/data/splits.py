@@ -1,11 +1,11 @@
 """The photos that a run trains on and the photos it is scored on, with their labels or masks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 
 import numpy as np
 
-from colorize_jax.data import mask_survey, sources, voc
+from colorize_jax.data import mask_survey, relabel, sources, voc
 from colorize_jax.data.class_folders import ClassFolders, some_of_every_class
 from colorize_jax.data.labelled import Labelled
 from colorize_jax.data.sources import Photos
@@ -25,12 +25,14 @@ class Splits:
         classes: the names of the classes, in the order of the labels; () without labels.
         warnings: one line each, for the user: files that were left out of sources without labels
             and of class folders, sources whose photos are gray, and how many photos were chosen.
+        buckets: {class folder: class} if config.data.relabel joins classes.
     """
 
     training: Photos | Labelled
     evaluation: Photos | Labelled
     classes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    buckets: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def open_splits(config) -> Splits:
@@ -118,6 +120,10 @@ def open_whole(config, learned: Sequence[str] = ()) -> Splits:
         return Splits(photos, photos, warnings=tuple(photos.left_out()))
     photos, classes = ClassFolders(source).split("")
     warnings = tuple(photos.left_out())
+    if config.data.relabel:
+        found = relabel.find(config.data.relabel, classes, config.seed)
+        photos.labels = relabel.joined(photos.labels, classes, found)
+        classes, warnings = found.classes, (*warnings, *found.remarks)
     if not learned:
         _check_number(config, classes)
         return Splits(photos, photos, classes, warnings)
@@ -266,7 +272,10 @@ def _folders(config) -> Splits:
         )
     folders = ClassFolders(data.source)
     training, classes = folders.split(data.split)
-    _check_number(config, classes)
+    found = None
+    if data.relabel:
+        found = relabel.find(data.relabel, classes, config.seed)
+    _check_number(config, found.classes if found else classes)
     evaluation, few = None, ""
     if not data.split:
         training, evaluation = _divided(training, _by_class(training), data.holdout, "data.holdout")
@@ -281,7 +290,15 @@ def _folders(config) -> Splits:
         # Sorted by hash, the first photos come from all classes.
         evaluation = evaluation.part(np.argsort(evaluation.hashes(), kind="stable"))
     warnings = tuple(filter(None, [*training.left_out(), few]))
-    return Splits(training, evaluation, classes, warnings)
+    if not found:
+        return Splits(training, evaluation, classes, warnings)
+    # The photos were chosen by their own classes, so that they are the same with any labels.
+    for photos in (training, evaluation):
+        photos.labels = relabel.joined(photos.labels, classes, found)
+    training.labels = relabel.noised(training, found, config.seed)
+    remark = relabel.remark(data.relabel, len(classes), found)
+    warnings = (*warnings, *found.remarks, remark)
+    return Splits(training, evaluation, found.classes, warnings, found.buckets)
 
 
 def _by_class(photos: Labelled) -> list[np.ndarray]:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from colorize_jax.checkpoints import reading
-from colorize_jax.data import fingerprint, pipeline, sources, splits, storage
+from colorize_jax.data import fingerprint, pipeline, relabel, sources, splits, storage
 from colorize_jax.errors import DataError
 from colorize_jax.log import say_once
 from colorize_jax.models import norm
@@ -46,12 +46,14 @@ class Checked(NamedTuple):
         progress: the progress of a run without any step.
         contents: what `fingerprint.contents` returned.
         origin: the checkpoint of `config.init_from`; None without one, or if the run has begun.
+        buckets: the file that says how `config.data.relabel` joins classes; "" if it does not.
     """
 
     setup: Setup
     progress: Progress
     contents: list[tuple[str, str]]
     origin: pathlib.Path | None
+    buckets: str
 
 
 def check(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh) -> Checked:
@@ -101,7 +103,8 @@ def _check(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh) -> Checked:
         which=which,
         search=stopping,
     )
-    return Checked(setup, progress, contents, origin)
+    buckets = relabel.table(config.data.relabel, config.seed, opened.buckets)
+    return Checked(setup, progress, contents, origin, buckets)
 
 
 def _open_photos(config: ConfigDict, workdir: pathlib.Path) -> splits.Splits:

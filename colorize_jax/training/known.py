@@ -199,6 +199,11 @@ def for_evaluation(
             config.model[name] = value
     if not config.data.source:
         config.data.source = saved.get("data", {}).get("source", "")
+    labels = saved.get("data", {}).get("labels", "")
+    if labels == config.data.labels == "folders" and "data.relabel" not in stated:
+        config.data.relabel = saved["data"].get("relabel", "")
+        if config.data.relabel and "seed" not in stated:  # It decides the buckets.
+            config.seed = saved.get("seed", config.seed)
     task = saved.get("task", {})
     if task.get("name") == config.task.name:
         for name in ("loss", "classes", "bins"):
@@ -304,6 +309,7 @@ def _as_trained(config: ConfigDict, saved: Mapping[str, Any]) -> ConfigDict:
     for name in ("source", "labels", "split", "eval_split", "sbd", "per_class", "holdout"):
         config.data[name] = saved["data"].get(name, config.data[name])
     config.data.photos = saved["data"].get("photos", 0)  # Older checkpoints took all.
+    config.data.relabel = saved["data"].get("relabel", "")
     if "classes" in config.task:
         config.task.classes = saved.get("task", {}).get("classes", 0)
     config.seed = saved.get("seed", config.seed)
