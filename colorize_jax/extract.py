@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import functools
-import itertools
 import os
 import sys
 
@@ -20,11 +19,12 @@ import numpy as np
 from tqdm import tqdm
 
 from colorize_jax import command_line, help
-from colorize_jax.data import ahead, decode, sources, transforms, voc
+from colorize_jax.data import ahead, sources, voc
 from colorize_jax.data.class_folders import ClassFolders
 from colorize_jax.data.names import Names
 from colorize_jax.data.sources import Photos
-from colorize_jax.errors import ColorizeError, ConfigError, DataError, printable, why
+from colorize_jax.errors import ColorizeError, ConfigError, DataError, printable
+from colorize_jax.features import crops
 from colorize_jax.paths import argument
 
 
@@ -128,7 +128,7 @@ def extract(
             writer.add([names[numbers[i]] for i in positions], labels[positions], values)
 
         waiting = None  # A batch is computed while the next one is read.
-        for positions, image in _batches(readable(bar), rows, extraction.crop):
+        for positions, image in crops.batches(readable(bar), rows, extraction.crop):
             computed = compute(image)
             if waiting is not None:
                 write(*waiting)
@@ -202,28 +202,9 @@ def some_batches(
         yield np.stack(images[start : start + rows])
 
 
-def _batches(
-    photos: Iterator[tuple[int, np.ndarray]], rows: int, crop: int
-) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Yields positions and pixels of `rows` photos; the last batch is filled up with black."""
-    while some := list(itertools.islice(photos, rows)):
-        image = np.zeros((rows, crop, crop, 3), np.uint8)
-        image[: len(some)] = [pixels for _, pixels in some]
-        yield [position for position, _ in some], image
-
-
 def _read(photos: Photos, extraction: Extraction, index: int) -> tuple[np.ndarray | None, str]:
     """The central crop of a photo and "", or None and the reason why it cannot be read."""
-    crop = extraction.crop
-    try:
-        photo = decode.open_photo(photos[index].image)
-        height, width = transforms.scaled_size(photo.height, photo.width, extraction.shortest)
-        if extraction.squeeze:
-            height, width = crop, crop
-        window = transforms.Window(height, width, (height - crop) // 2, (width - crop) // 2, crop)
-        return transforms.cut(photo.pixels(height, width), window), ""
-    except (DataError, OSError) as error:
-        return None, why(error)
+    return crops.central(photos, index, extraction.shortest, extraction.crop, extraction.squeeze)
 
 
 def open_photos(source: str, split: str, labels: str):

@@ -37,7 +37,7 @@ ALLOWED = {
         "tasks",
         "training",
     },
-    "analysis": {"checkpoints", "models"},
+    "analysis": {"checkpoints", "data", "features", "models"},
     "bench": {"color", "config", "data", "models", "tasks", "training"},
     "studies": {"checkpoints", "config", "training"},
 }
