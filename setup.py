@@ -36,6 +36,7 @@ setup(
     ],
     # The recipes, as in --config=vgg16_col, once only in the sources (config/recipe.py finds them).
     package_data={
+        "colorize_jax.analysis": ["pages/*"],
         "colorize_jax.colorize": ["pages/*", "*.safetensors"],
         "colorize_jax.data": ["*.tsv", "WORDNET_LICENSE"],
     },

@@ -37,7 +37,16 @@ ALLOWED = {
         "tasks",
         "training",
     },
-    "analysis": {"checkpoints", "data", "features", "models"},
+    "analysis": {
+        "checkpoints",
+        "color",
+        "colorize",
+        "data",
+        "features",
+        "models",
+        "surgery",
+        "training",
+    },
     "bench": {"color", "config", "data", "models", "tasks", "training"},
     "studies": {"checkpoints", "config", "training"},
 }

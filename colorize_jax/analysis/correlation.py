@@ -26,20 +26,24 @@ class Sums(NamedTuple):
     high: np.ndarray
 
 
-def sums(before: jax.Array, after: jax.Array) -> Sums:
+def sums(before: jax.Array, after: jax.Array, valid: jax.Array | None = None) -> Sums:
     """The sums of one batch, on the device.
 
     Args:
         before, after: activations of the two networks for the same samples, [samples, channels].
             The differences from the batch's mean are summed, so that float32 loses nothing where a
             mean is many times the spread.
+        valid: bool [samples]: which samples count, at least one; None: all.
     """
     both = jnp.stack([before, after]).astype(jnp.float32)
-    mean = both.mean(1)
-    apart = both - mean[:, None]
+    valid = jnp.ones(both.shape[1], bool) if valid is None else valid
+    count, column = valid.sum(), valid[:, None]
+    mean = jnp.where(column, both, 0).sum(1) / count
+    apart = jnp.where(column, both - mean[:, None], 0)
+    low, high = jnp.where(column, both, jnp.inf), jnp.where(column, both, -jnp.inf)
     return Sums(
-        both.shape[1], mean, (apart**2).sum(1), apart.prod(0).sum(0), both.min(1), both.max(1)
-    )
+        count, mean, (apart**2).sum(1), apart.prod(0).sum(0), low.min(1), high.max(1)
+    )  # fmt: skip
 
 
 def merged(one: Sums | None, other: Sums) -> Sums:

@@ -23,23 +23,26 @@ _POLICY = (
 )
 
 
-def fill(template: str, title: str, values: Mapping[str, str], policy: str = _POLICY) -> str:
+def fill(
+    template: str | pathlib.Path, title: str, values: Mapping[str, str], policy: str = _POLICY
+) -> str:
     """A page.
 
     Args:
-        template: the name of its body in `pages/`, without the ending.
+        template: the name of its body in `pages/`, without the ending, or the path of its body.
         title: in plain text.
         values: {name in the template: HTML, as `text`, `photo` and `data` give it}.
         policy: its Content-Security-Policy.
     """
-    body = _template(f"{template}.html").substitute(values)
-    return _template("page.html").substitute(
+    path = _TEMPLATES / f"{template}.html" if isinstance(template, str) else template
+    body = _template(path).substitute(values)
+    return _template(_TEMPLATES / "page.html").substitute(
         title=text(title), policy=policy, style=(_TEMPLATES / "style.css").read_text(), body=body
     )
 
 
-def _template(name: str) -> string.Template:
-    return string.Template((_TEMPLATES / name).read_text())
+def _template(path: pathlib.Path) -> string.Template:
+    return string.Template(path.read_text())
 
 
 def text(plain: str) -> str:

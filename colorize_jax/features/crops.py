@@ -11,7 +11,12 @@ from colorize_jax.errors import DataError, why
 
 
 def central(
-    photos: Photos, index: int, shortest: int, crop: int, squeeze: bool = False
+    photos: Photos,
+    index: int,
+    shortest: int,
+    crop: int,
+    squeeze: bool = False,
+    least: int = 0,
 ) -> tuple[np.ndarray | None, str]:
     """The middle of a photo, uint8 [crop, crop, 3], and ""; or None and why it cannot be read.
 
@@ -21,9 +26,12 @@ def central(
         shortest: the photo's shortest side is scaled to this many pixels first.
         crop: the side of the crop in pixels; at most `shortest`.
         squeeze: whether the whole photo is resized to the crop instead.
+        least: a photo whose shortest side has fewer pixels, as stored, is left out.
     """
     try:
         photo = decode.open_photo(photos[index].image)
+        if min(photo.height, photo.width) < least:
+            return None, f"{photo.width} x {photo.height} pixels; {least} are needed"
         height, width = transforms.scaled_size(photo.height, photo.width, shortest)
         if squeeze:
             height, width = crop, crop

@@ -162,6 +162,13 @@ def has_batch_norm(encoder) -> bool:
     return "batch_stats" in variable_shapes(encoder)
 
 
+def random_variables(encoder, seed: int) -> dict:
+    """The variables of an encoder at a random start: {"params": ..., "batch_stats": ...}."""
+    side = max(64, encoder.smallest_input)
+    image = jnp.zeros((1, side, side, encoder.in_channels))
+    return jax.jit(encoder.init)(jax.random.key(seed), image)
+
+
 def activation_shapes(encoder) -> dict:
     """The shapes of an encoder's {layer: [batch, h, w, channels]}; nothing is computed."""
     return jax.eval_shape(encoder.apply, variable_shapes(encoder), _smallest_image(encoder))
