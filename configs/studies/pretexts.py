@@ -7,6 +7,8 @@ terminals may share the workdir: --only='*-0' does seed 0 of everything, --only=
 pretext.
 """
 
+import dataclasses
+
 from colorize_jax.studies.plan import Frozen, Grid, Run, Sensitivity, Study
 
 PARTS = tuple(f"$DATA/tiny_imagenet_part{part}.zip/tiny_imagenet" for part in (1, 2))
@@ -16,13 +18,13 @@ SEEDS = (0, 1, 2)
 BATCH, STEPS = 64, 1600
 CLASSES = 200
 
-TRUNK = {
+ALEXNET = {
     "model.name": "alexnet_bn",
     "model.width": 0.25,
     "model.fc6_kernel": 1,
     "model.norm_decay": 0.99,
 }
-TRAINING = TRUNK | {
+TRAINING = {
     "data.crop": 64,
     "data.batch_size": BATCH,
     "data.threads": 1,
@@ -44,9 +46,23 @@ PHOTOS = {"data.source": ",".join(f"{part}/train" for part in PARTS), "data.hold
 TOP = {"task.layer": "conv5"}
 TILES = TOP | {"task.grid": 1}  # A tile of 16 pixels is one cell of conv5.
 
-# Recipe, and the settings in which it differs from its own.
+
+@dataclasses.dataclass(frozen=True)
+class Pretext:
+    """A recipe, the settings in which it differs from its own, its trunk, and what is scored.
+
+    Attributes:
+        recipe, settings: see `Run`.
+        like: the random encoder to compare with.
+    """
+
+    recipe: str
+    settings: dict
+    like: str = "color"
+
+
 PRETEXTS = {
-    "colorization": (
+    "colorization": Pretext(
         "vgg16_col",
         {
             "model.hidden": 256,
@@ -54,15 +70,23 @@ PRETEXTS = {
             "task.points": 16,
             "task.edge_buffer": 8,
         },
+        "gray",
     ),
-    "rotation": ("rotation:small", {}),
-    "jigsaw": ("jigsaw:small", TILES),
-    "relative_patch": ("relative_patch:small", TILES | {"data.crop": 72}),
-    "counting": ("counting:small", TILES),
-    "context_encoder": ("context_encoder:small", TOP | {"task.decoder": 64}),
-    "lab_decoder": ("lab_decoder:small", TOP | {"task.decoder": 32}),
-    "zhang": ("zhang_col:small", {"data.scale": (64, 65), "data.crop": 64}),
+    "rotation": Pretext("rotation:small", {}),
+    "jigsaw": Pretext("jigsaw:small", TILES),
+    "relative_patch": Pretext("relative_patch:small", TILES | {"data.crop": 72}),
+    "counting": Pretext("counting:small", TILES),
+    "context_encoder": Pretext("context_encoder:small", TOP | {"task.decoder": 64}),
+    "split_brain": Pretext("split_brain:small", TOP, "split"),
+    "lab_decoder": Pretext("lab_decoder:small", TOP | {"task.decoder": 32}, "gray"),
+    "simclr": Pretext("simclr:small", {}),
+    "mae": Pretext("mae:small", {}, "vit"),
+    "instances": Pretext("instances:small", {}),
+    "zhang": Pretext("zhang_col:small", {"data.scale": (64, 65), "data.crop": 64}, "gray"),
 }
+SLOWEST = "zhang"  # It comes after the other pretexts' seeds.
+# The pretext whose network is that of a random encoder.
+RANDOM = {"color": "rotation", "gray": "lab_decoder", "split": "split_brain", "vit": "mae"}
 LABELS = {
     "data.source": ",".join(PARTS),
     "data.scale": (64, 73),
@@ -71,7 +95,6 @@ LABELS = {
     "eval.shortest": 64,
 }
 SEEN = {
-    "layers": "conv2,conv3,conv4,conv5",
     "shortest": 64,
     "crop": 64,
     "threads": 1,
@@ -102,33 +125,42 @@ VOC = SEEN | {
 }
 
 
-def scored(name: str, seed: int) -> list[Frozen]:
+LAYERS = {"vit": "block1,block2,block3,block4,norm"}
+
+
+def network(kind: str) -> dict:
+    """The settings of the trunk of a kind of random encoder."""
+    return {} if kind == "vit" else ALEXNET
+
+
+def scored(name: str, seed: int, kind: str = "color") -> list[Frozen]:
     """The frozen features of a run on all sets."""
-    sets = (("tiny", TINY), ("voc", VOC))
-    return [Frozen(f"{kind}_{name}", own | {"seed": seed}, name) for kind, own in sets]
+    own = {"layers": LAYERS.get(kind, "conv2,conv3,conv4,conv5"), "seed": seed}
+    return [Frozen(f"tiny_{name}", TINY | own, name), Frozen(f"voc_{name}", VOC | own, name)]
 
 
-def pretrained(pretext: str, photos: int, seed: int) -> list:
+def pretrained(name: str, photos: int, seed: int) -> list:
     """The pretraining with so many photos, and its scores."""
-    name = f"{pretext}_{photos // 1000}k-{seed}"
-    recipe, own = PRETEXTS[pretext]
-    settings = TRAINING | PHOTOS | own | {"data.photos": photos, "seed": seed}
-    return [Run(name, recipe, settings), *scored(name, seed)]
+    pretext, run = PRETEXTS[name], f"{name}_{photos // 1000}k-{seed}"
+    chosen = {"data.photos": photos, "seed": seed}
+    settings = TRAINING | network(pretext.like) | PHOTOS | pretext.settings | chosen
+    return [Run(run, pretext.recipe, settings), *scored(run, seed, pretext.like)]
 
 
 def random(kind: str, seed: int) -> list:
     """A random encoder, whose averages of batch norm are those of photos."""
-    recipe, own = PRETEXTS["rotation" if kind == "color" else "lab_decoder"]
+    pretext, name = PRETEXTS[RANDOM[kind]], f"random_{kind}-{seed}"
     still = {"optimizer.rate": 0.0, "steps": 100, "checkpoint.every": 100, "eval.every": 100}
-    settings = TRAINING | PHOTOS | own | still | {"data.photos": MIDDLE, "seed": seed}
-    name = f"random_{kind}-{seed}"
-    return [Run(name, recipe, settings), *scored(name, seed)]
+    chosen = {"data.photos": MIDDLE, "seed": seed}
+    settings = TRAINING | network(kind) | PHOTOS | pretext.settings | still | chosen
+    return [Run(name, pretext.recipe, settings), *scored(name, seed, kind)]
 
 
 def labelled(photos: int, seed: int) -> list:
     """The top line: the labels of as many photos."""
     name = f"labels_{photos // 1000}k-{seed}"
-    settings = TRAINING | LABELS | {"data.per_class": photos // CLASSES, "seed": seed}
+    chosen = {"data.per_class": photos // CLASSES, "seed": seed}
+    settings = TRAINING | ALEXNET | LABELS | chosen
     return [Run(name, "imagenet_subset_cls:random", settings), *scored(name, seed)]
 
 
@@ -157,19 +189,25 @@ def get_study() -> Study:
     """The whole study; the middle size seed by seed first, so that it can be read at any time."""
     steps = []
     for seed in SEEDS:
-        steps += random("color", seed) + random("gray", seed) + labelled(MIDDLE, seed)
-        for pretext in PRETEXTS:
-            steps += pretrained(pretext, MIDDLE, seed)
+        steps += labelled(MIDDLE, seed)
+        for kind in RANDOM:
+            steps += random(kind, seed)
+        for name in PRETEXTS:
+            if name != SLOWEST:
+                steps += pretrained(name, MIDDLE, seed)
+    for seed in SEEDS:
+        steps += pretrained(SLOWEST, MIDDLE, seed)
     for photos in SIZES:
         if photos != MIDDLE:
             steps += labelled(photos, 0)
-            for pretext in PRETEXTS:
-                steps += pretrained(pretext, photos, 0)
-    randoms = {
-        f"random encoder, {kind}": row(f"random_{kind}-{seed}" for seed in SEEDS)
-        for kind in ("color", "gray")
-    }
-    trained = {"labels": "labels"} | {f"`{pretext}`": pretext for pretext in PRETEXTS}
+            for name in PRETEXTS:
+                steps += pretrained(name, photos, 0)
+    trained = {"labels": "labels"} | {f"`{name}`": name for name in PRETEXTS}
+    rows = {"labels": of_size("labels", MIDDLE)}
+    # A pretext stands below the random encoder of its own network and input.
+    for kind in RANDOM:
+        rows[f"random, {kind}"] = row(f"random_{kind}-{seed}" for seed in SEEDS)
+        rows |= {f"`{n}`": of_size(n, MIDDLE) for n, own in PRETEXTS.items() if own.like == kind}
     return Study(
         title="Pretexts compared",
         text=TEXT,
@@ -180,7 +218,7 @@ def get_study() -> Study:
                 "Mean and standard deviation over seeds of the pretraining, in percent. Chance is\n"
                 "0.5 % for 200 classes.",
                 SCORES,
-                randoms | {label: of_size(stem, MIDDLE) for label, stem in trained.items()},
+                rows,
                 seen=SEEN_MIDDLE,
             ),
             *(
