@@ -245,6 +245,30 @@ def get_study() -> Study:
     )  # fmt: skip
 
 
-TEXT = ""
+TEXT = f"""
+Which pretext helps, and how much does it need? Every pretext trains the same small network on the
+same photos for the same number of steps. Then the network is frozen, and classifiers read labels
+off its features. Next to every pretext stands a random encoder of the same network and input: that
+is what a pretraining must beat.
+
+- **Network.** AlexNet with batch norm (the trunk of RotNet and of the student report of Macar and
+  Liu), with a quarter of the channels, on crops of 64 pixels: 16 to 96 channels, 4 x 4 cells at
+  the top. MAE has a small vision transformer, split-brain the same AlexNet in two halves.
+- **Photos.** {SIZES[0]:,}, {SIZES[1]:,} and {SIZES[2]:,} of 50,000 of Tiny ImageNet, without
+  labels; the smaller sets are parts of the larger ones.
+- **Training.** {STEPS:,} steps of {BATCH} photos ({STEPS * BATCH:,} photos seen, whatever the
+  size), Adam with a rate of 0.001 that falls along a cosine. Rates were not searched for, and no
+  score on test photos chose anything.
+- **Labels** are the top line: the same network and steps, with the classes of as many photos.
+- **Score.** `python -m colorize_jax.frozen`, with the layer that is best on a tenth of the training
+  photos: a linear softmax on at most 1,024 values of a layer, for the 200 classes with 100 and with
+  10 photos each, tested on 10,000 others; k-NN as published (200 neighbors, temperature 0.07); and
+  linear SVMs for eight classes of a subset of VOC 2012 (3,131 photos, tested on 445). Averages of
+  batch norm are taken anew from 2,000 of the photos that are labelled.
+
+Full size is another study: full-width AlexNet or ResNet-50, ImageNet, and the recipes of the papers
+in [tasks.md](tasks.md). Nothing here says how they would compare there; a hundred thousand photos
+seen are a thousandth of what they use.
+"""
 SEEN_MIDDLE = ""
 SEEN_SIZES = ""
