@@ -233,12 +233,12 @@ def test_a_plain_header_says_what_pillow_says(rng, mode, options):
 
 
 def test_a_header_that_says_more_is_left_to_pillow(rng):
-    image = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
+    colors = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
     exif = Image.Exif()
     exif[0x0112] = 6
     for image, options in (
-        (image, {"exif": exif}), (image, {"icc_profile": b"any"}), (image, {"xmp": b"<x/>"}),
-        (image.convert("CMYK"), {}), (image, {"format": "PNG"}),
+        (colors, {"exif": exif}), (colors, {"icc_profile": b"any"}), (colors, {"xmp": b"<x/>"}),
+        (colors.convert("CMYK"), {}), (colors, {"format": "PNG"}),
     ):  # fmt: skip
         file = io.BytesIO()
         image.save(file, **{"format": "JPEG"} | options)
