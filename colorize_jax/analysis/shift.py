@@ -1,11 +1,12 @@
 r"""Measures how far training moves the features of a network, layer by layer (Figure 3).
 
 python -m colorize_jax.analysis shift --before=/ckpt/vgg16 --after=/ckpt/vgg16_seg \
-    --source=/data/VOCdevkit/VOC2012 --output=shift
+    --source=val.txt --output=shift
 
 Of every channel, the correlation of its activations in the two networks, at the same positions of
-the same photos; of every layer, the median and the quartiles of its channels. Both flags may come
-several times, for several pairs in one plot. The output is a folder with shift.json and shift.png.
+the same photos; of every layer, the median and the quartiles of its channels. The photos, here
+those that a text file lists, should be held out. --before and --after may come several times, for
+several pairs in one plot. The output is a folder with shift.json and shift.png.
 """
 
 import argparse

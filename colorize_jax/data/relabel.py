@@ -119,13 +119,13 @@ def remark(spec: str, classes: int, found: Relabelling) -> str:
     return f"config.data.relabel={spec}: {classes:,} classes are joined to {len(found.classes):,}"
 
 
-def table(spec: str, seed: int, buckets: Mapping[str, str]) -> str:
-    """{class: bucket} as the text of a table that "file:PATH" reads; "" if there are none."""
+def table(spec: str, seed: int, buckets: Mapping[str, str]) -> bytes:
+    """{class: bucket} as the content of a table for "file:PATH"; nothing if there are none."""
     if not buckets:
-        return ""
+        return b""
     lines = [f"# config.data.relabel={spec} with config.seed={seed}: class, bucket"]
     lines += [f"{name}\t{bucket}" for name, bucket in sorted(buckets.items())]
-    return "\n".join(lines) + "\n"
+    return os.fsencode("\n".join(lines) + "\n")  # Names of folders may be any bytes.
 
 
 def _random(spec: str, classes: Sequence[str], count: int, seed: int) -> dict[str, str]:

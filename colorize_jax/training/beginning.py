@@ -46,14 +46,14 @@ class Checked(NamedTuple):
         progress: the progress of a run without any step.
         contents: what `fingerprint.contents` returned.
         origin: the checkpoint of `config.init_from`; None without one, or if the run has begun.
-        buckets: the file that says how `config.data.relabel` joins classes; "" if it does not.
+        buckets: the file that says how `config.data.relabel` joins classes; empty if it does not.
     """
 
     setup: Setup
     progress: Progress
     contents: list[tuple[str, str]]
     origin: pathlib.Path | None
-    buckets: str
+    buckets: bytes
 
 
 def check(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh) -> Checked:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from colorize_jax import log, paths
 from colorize_jax.data import arrays, pipeline, splits
 from colorize_jax.errors import ConfigError, SaveError, why
-from colorize_jax.files import atomic_write_text
+from colorize_jax.files import atomic_write_bytes
 from colorize_jax.log import say_once
 from colorize_jax.training import (
     beginning,
@@ -145,7 +145,7 @@ def _train(
     )
     hosts.first_does(lambda: same_run.write_config(workdir, config))
     if checked.buckets:
-        hosts.first_does(lambda: atomic_write_text(workdir / "buckets.tsv", checked.buckets))
+        hosts.first_does(lambda: atomic_write_bytes(workdir / "buckets.tsv", checked.buckets))
     newest = beginning.resume(checked, saved, wait)
     run = Run(setup, progress, workdir, signals, saved, began)
 
