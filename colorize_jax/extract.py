@@ -27,6 +27,8 @@ from colorize_jax.errors import ColorizeError, ConfigError, DataError, printable
 from colorize_jax.features import crops
 from colorize_jax.paths import argument
 
+_NORM_PHOTOS = 256  # for the averages of batch norm of a random start
+
 
 @dataclasses.dataclass(frozen=True)
 class Extraction:
@@ -207,6 +209,32 @@ def _read(photos: Photos, extraction: Extraction, index: int) -> tuple[np.ndarra
     return crops.central(photos, index, extraction.shortest, extraction.crop, extraction.squeeze)
 
 
+def random_start(
+    checkpoint: str,
+    seed: int,
+    photos: Photos,
+    extraction: Extraction,
+    objects: tuple[np.ndarray, Sequence[str]] | None = None,
+) -> tuple:
+    """The encoder of a checkpoint, with batch norm, and variables as before any training.
+
+    The averages of batch norm are those of some of the photos, since random weights have none that
+    would fit. See `extract` for the arguments.
+    """
+    from colorize_jax.checkpoints import reading
+    from colorize_jax.features import features
+    from colorize_jax.models import registry
+
+    _check(extraction)
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"--random_start={seed}: give a seed from 0 to {2**32 - 1}")
+    encoder = reading.saved_encoder(checkpoint).clone(norm="batch")
+    batches = some_batches(photos, extraction, _NORM_PHOTOS, objects)
+    return encoder, features.with_fresh_norm(
+        encoder, registry.random_variables(encoder, seed), batches
+    )
+
+
 def open_photos(source: str, split: str, labels: str):
     """The photos to extract, and their labels or objects with the names of classes, or None.
 
@@ -267,6 +295,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="folders, or lists: those of a PASCAL VOC devkit, with --split=trainval, say",
     )  # fmt: skip
     add("--threads", type=int, default=os.cpu_count(), help="that read and decode")
+    add(
+        "--random_start", type=int, metavar="SEED",
+        help="random weights in place of the checkpoint's, to compare with",
+    )  # fmt: skip
     settings = parser.parse_args(arguments)
     try:
         photos, objects = open_photos(settings.source, settings.split, settings.labels)
@@ -282,9 +314,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             batch_size=settings.batch_size,
             split=settings.split,
         )
+        network = None
+        if settings.random_start is not None:
+            network = random_start(
+                settings.checkpoint, settings.random_start, photos, extraction, objects
+            )
         written, left_out = extract(
             settings.checkpoint, photos, settings.output, extraction, max(settings.threads, 1),
-            objects=objects,
+            objects=objects, network=network,
         )  # fmt: skip
     except (ColorizeError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -154,9 +154,9 @@ def description(found: dict) -> list[str]:
     sees = "the whole crop" if field == "all" else f"{field} x {field} pixels"
     count = max(len(e.get("before", e.get("patches"))) for e in found["units"])
     lines = [
-        f"Shown are {found['rule']}: {len(found['units'])} units. Of each the up to {count} "
-        f"photos of {found['photos']:,} that it answers most, with one patch of each photo, around "
-        "the strongest answer. Where the network sees gray, the patch is shown in the photo's "
+        f"Shown are {found['rule']}: {len(found['units'])} units. Of each there are up to {count} "
+        f"of {found['photos']:,} photos, those that it answers most, with one patch of each photo, "
+        "around the strongest answer. Where the network sees gray, the patch is in the photo's "
         "colors.",
         f"Photos are scaled to a shortest side of {found['shortest']} pixels; the network sees "
         f"{found['crop']} x {found['crop']} in their middle. A patch is the {found['window']} x "
