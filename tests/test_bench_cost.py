@@ -64,6 +64,12 @@ def test_flops_are_three_times_the_multiply_adds_forward():
     assert flops == pytest.approx(3 * forward - unneeded + optimizer, rel=0.02)
 
 
+def test_a_bank_is_counted_for_the_photos_of_the_run():
+    config = tiny.config(task__name="instances", task__dimensions=16, model__in_channels=3)
+    state = cost.plan_step(config, 2, jax.devices()[:1], photos=1000).abstract_state()
+    assert state.collections["memory"]["bank"].shape == (1000, 16)
+
+
 def test_half_the_photos_are_half_the_work(state):
     two, four = _lowered(2)[0], _lowered(4)[0]
     values = sum(x.size for x in jax.tree.leaves(state.params))

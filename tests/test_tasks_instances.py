@@ -186,26 +186,42 @@ def test_step_after_a_checkpoint_is_the_same_to_the_bit(tmp_path):
     chex.assert_trees_all_equal(straight, restored)
 
 
-def test_four_devices_leave_the_bank_of_one():
+def test_four_devices_hold_a_quarter_of_the_bank_each_and_leave_that_of_one(tmp_path):
     # Photo 7 is on three devices.
     (task, step), batch = _trained(), _batch([7, 1, 2, 7, 4, 5, 6, 7])
     start = _start(task, batch)
     expected = step(start, batch, jax.random.key(0))
     mesh = sharding.make_mesh()
     assert mesh.size == 4
-    split = sharding.jit_step(task, DESCENT, mesh)
+    places = sharding.of_state(task, start, mesh)
+    split = sharding.jit_step(task, DESCENT, mesh, 1, places)
     mapped = jax.jit(
         jax.shard_map(
             functools.partial(train_step, task=_task(sharding.AXIS), optimizer=DESCENT),
             mesh=mesh, in_specs=(P(), P(sharding.AXIS), P()), out_specs=P(), check_vma=False,
         )
     )  # fmt: skip
-    for other in (
+    placed = jax.device_put(start, places)
+    both = (
         mapped(start, batch, jax.random.key(0)),
-        split(start, sharding.put_batch(batch, mesh), jax.random.key(0)),
-    ):
-        chex.assert_trees_all_close(_memory(other[0]), _memory(expected[0]), rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(other[1]["loss"], expected[1]["loss"], rtol=1e-4)
+        split(placed, sharding.put_batch(batch, mesh), jax.random.key(0)),
+    )
+    for other in both:
+        chex.assert_trees_all_close(_memory(other[0]), _memory(expected[0]), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(other[1]["loss"], expected[1]["loss"], rtol=1e-5)
+    state = both[1][0]
+    bank = state.collections["memory"]["bank"]
+    assert {part.data.shape for part in bank.addressable_shards} == {(PHOTOS, 4)}
+
+    # Another number of devices goes on from the same numbers.
+    saving.write(tmp_path / "1", state, {"step": 1})
+    shapes = jax.eval_shape(lambda: state)
+    for devices, columns in ((1, 16), (2, 8), (3, 16)):  # Three do not divide 16.
+        fewer = sharding.make_mesh(jax.devices()[:devices])
+        found = saving.read(tmp_path / "1", shapes, sharding.of_state(task, shapes, fewer))
+        chex.assert_trees_all_equal(jax.device_get(found), jax.device_get(state))
+        bank = found.collections["memory"]["bank"]
+        assert {part.data.shape for part in bank.addressable_shards} == {(PHOTOS, columns)}
 
 
 def test_photos_are_found_better_after_some_steps(rng):

@@ -96,6 +96,10 @@ def _add_cost(commands) -> None:
         "--rows", type=int, nargs=2, default=(8, 32), metavar="N",
         help="photos of one device in a step, few and many",
     )  # fmt: skip
+    command.add_argument(
+        "--photos", type=int, default=1_281_167, metavar="N",
+        help="photos of the run, for which instances has a bank; default: those of ImageNet",
+    )  # fmt: skip
 
 
 def _add_step(commands) -> None:
@@ -229,6 +233,8 @@ def _cost(settings) -> str:
     few, many = settings.rows
     if not 0 < few < many:
         raise ConfigError(f"--rows {few} {many}: two numbers of photos are needed, few and many")
+    if settings.photos < 1:
+        raise ConfigError(f"--photos={settings.photos} must be positive")
     config = settings.config
     config.model.update(registry.by_depth(config.model))
     config.microbatches = 1  # of several XLA counts one
@@ -236,7 +242,7 @@ def _cost(settings) -> str:
     devices = cost.topology_devices(topology) if topology else jax.devices()[:1]
     counts, tables = [], []
     for rows in (few, many):
-        compiled = cost.compile_step(config, rows, devices)
+        compiled = cost.compile_step(config, rows, devices, settings.photos)
         counts.append(cost.count(compiled, rows))
         if cost.is_gpu(devices):
             counted = kernels.count(compiled.as_text())
@@ -244,7 +250,7 @@ def _cost(settings) -> str:
                 f"**{rows} photos a device, by kind of kernel**",
                 kernels.report(counted, rows, kernels.H100, devices[0].device_kind),
             ]
-    state = cost.plan_step(config, few, devices).abstract_state()
+    state = cost.plan_step(config, few, devices, settings.photos).abstract_state()
     kind = f"{len(devices)} x {devices[0].device_kind}"
     scaled = scaling.report(config.model.name, state, counts, config.model.dtype, kind)
     return "\n\n".join([scaled, *tables])

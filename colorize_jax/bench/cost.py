@@ -127,13 +127,14 @@ def _tpu_devices(name: str) -> list:
         ) from None
 
 
-def plan_step(config, rows: int, devices) -> Setup:
+def plan_step(config, rows: int, devices, photos: int = 1) -> Setup:
     """The training step of `config` for `rows` photos on each of some devices.
 
     Args:
         config: of a run; its batch size is not used.
         rows: photos of one device in a step.
         devices: JAX devices, real ones or those of `topology_devices`.
+        photos: of the run, for which a memory bank is made.
     """
     mesh = sharding.make_mesh(devices)
     config = config.copy_and_resolve_references()
@@ -141,12 +142,12 @@ def plan_step(config, rows: int, devices) -> Setup:
     if "classes" in config.eval:
         config.eval.classes = ()  # names, which only the photos know
     check_settings(config, mesh)
-    return set_up(config, mesh)
+    return set_up(config, mesh, trained_on=photos)
 
 
-def compile_step(config, rows: int, devices):
+def compile_step(config, rows: int, devices, photos: int = 1):
     """The step of `plan_step`, compiled for these devices, real ones or not."""
-    lowered = plan_step(config, rows, devices).lower_step(config.microbatches)
+    lowered = plan_step(config, rows, devices, photos).lower_step(config.microbatches)
     if not is_gpu(devices):
         return lowered.compile()
     return lowered.compile(compiler.options(devices[0].platform) | _UNTRIED)

@@ -230,8 +230,12 @@ def _unusable(folder: pathlib.Path, problem: str) -> str:
 
 
 def abstract(tree: Tree, sharding) -> Tree:
-    """The shapes of arrays (or of abstract arrays) with the given sharding."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+    """The shapes of arrays (or of abstract arrays) with a sharding, or with a tree of shardings."""
+
+    def of_array(x, sharding):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    return jax.tree.map(of_array, tree, jax.tree.broadcast(sharding, tree))
 
 
 def read_state(folder: pathlib.Path, wanted: dict[str, Tree], sharding) -> dict[str, Tree]:
@@ -240,7 +244,7 @@ def read_state(folder: pathlib.Path, wanted: dict[str, Tree], sharding) -> dict[
     Args:
         folder: what `find` returned.
         wanted: arrays or shapes, nested as in the checkpoint.
-        sharding: the sharding of every array.
+        sharding: the sharding of every array, or a tree of them.
 
     Raises:
         CheckpointError: the checkpoint holds another network.

@@ -278,7 +278,9 @@ def make_task(config, encoder, facts: Facts) -> Task:
 
     evaluator = Evaluator(on_batch, summarize, pictures=pictures, panels=("photo", "other view"))
     score = Score("accuracy", higher=True)
-    return Task(model, prepare, loss, evaluators={"": evaluator}, score=score)
+    return Task(
+        model, prepare, loss, evaluators={"": evaluator}, score=score, split=("memory/bank",)
+    )
 
 
 def _check(config) -> None:

@@ -103,6 +103,11 @@ def make_task(config, encoder, facts: Facts) -> Task:
         fit=Fit(sums, constants, batches) if fits else None,
         labels={key: value for task in tasks.values() for key, value in task.labels.items()},
         microbatches=all(task.microbatches for task in tasks.values()),
+        split=tuple(
+            path.replace("/", f"/parts_{name}/", 1)
+            for name, task in tasks.items()
+            for path in task.split
+        ),
     )
 
 

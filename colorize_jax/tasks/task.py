@@ -166,6 +166,9 @@ class Task:
         views: the number of views of each photo (`config.data.views`); with one there is no axis.
         microbatches: whether the loss may be computed on a part of the batch.
         colors: how it colors photos; None if it does not.
+        split: large arrays of the collections, by their paths, as in "memory/bank". Every device
+            holds only a part of them: their last axis is split over the devices, if the number of
+            devices divides it.
     """
 
     model: nn.Module
@@ -178,6 +181,7 @@ class Task:
     views: int = 1
     microbatches: bool = True
     colors: Colors | None = None
+    split: tuple[str, ...] = ()
 
     @property
     def evaluator(self) -> Evaluator:

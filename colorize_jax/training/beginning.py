@@ -228,14 +228,14 @@ def place_parameters(
         origin: the checkpoint of `config.init_from`, or None.
     """
     setup, config = run.setup, run.setup.config
-    same = sharding.replicated(setup.mesh)
+    places = setup.places(batch)
     if newest is not None:
         shapes = setup.abstract_state(batch)
-        run.take(run.wait_for(lambda: run.saved.restore(newest, shapes, same)))
+        run.take(run.wait_for(lambda: run.saved.restore(newest, shapes, places)))
         say_once(f"going on from step {newest}, checkpoint {run.saved.directory / str(newest)}")
         return
     initialize = functools.partial(init_state, task=setup.task, optimizer=setup.optimizer)
-    state = jax.jit(initialize, out_shardings=same)(setup.key, batch=batch)
+    state = jax.jit(initialize, out_shardings=places)(setup.key, batch=batch)
     state = state.with_variables(run.scoring.fit(state.variables))
     if config.init_from == start.RANDOM:
         say_once("starting from scratch")
@@ -247,7 +247,7 @@ def place_parameters(
             config, setup.task.model.encoder, origin, lambda count: _first_photos(run, count)
         )
     )
-    run.take(start.place(state, encoder, same))
+    run.take(start.place(state, encoder, sharding.replicated(setup.mesh)))
     run.progress.start = str(encoder.folder)
     say_once(start.describe(config, encoder, run.state))
 

@@ -126,6 +126,6 @@ def skip_step(run: Run, found: NonFiniteStep) -> None:
         )
     progress.skipped.append(found.step)
     say_once(f"{said}; going on without it ({len(progress.skipped)} so far)")
-    same = sharding.replicated(run.setup.mesh)
-    run.take(jax.jit(pass_over, out_shardings=same)(run.state, found.step))
+    places = sharding.of_state(run.setup.task, run.state, run.setup.mesh)
+    run.take(jax.jit(pass_over, out_shardings=places)(run.state, found.step))
     progress.step = found.step

@@ -288,7 +288,7 @@ class Checkpoints:
         Args:
             step: the step that `usable` returned.
             state: a state of arrays or abstract arrays, which gives the shapes.
-            sharding: the sharding of every array.
+            sharding: the sharding of every array, or a state of shardings.
 
         Raises:
             CheckpointError: the checkpoint holds another network.
@@ -348,7 +348,9 @@ def write(folder: pathlib.Path, state: TrainState, note: dict) -> None:
 
 def read(folder: pathlib.Path, state: TrainState, sharding) -> TrainState:
     """Reads the state of one checkpoint; see `Checkpoints.restore`."""
-    saved = reading.read_state(folder, as_tree(state), sharding)
-    nonfinite = jax.jit(lambda: jnp.zeros((), jnp.int32), out_shardings=sharding)()
+    several = isinstance(sharding, TrainState)
+    saved = reading.read_state(folder, as_tree(state), as_tree(sharding) if several else sharding)
+    same = sharding.nonfinite if several else sharding
+    nonfinite = jax.jit(lambda: jnp.zeros((), jnp.int32), out_shardings=same)()
     params, collections = split_variables({name: saved[name] for name in state.variables})
     return TrainState(saved["step"], params, collections, saved["opt_state"], nonfinite)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 import dataclasses
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, Sharding
 from ml_collections import ConfigDict
 import optax
 
@@ -78,9 +78,21 @@ class Setup:
         """The shapes of the state for a batch (None: `batch_shapes`); nothing is allocated."""
         return abstract_state(self.task, self.optimizer, batch or self.batch_shapes)
 
+    def places(self, batch: Batch | None = None) -> Sharding | TrainState:
+        """The sharding of all arrays of the state, or a state of shardings if the task splits some.
+
+        Args:
+            batch: see `abstract_state`.
+        """
+        if not self.task.split:
+            return sharding.replicated(self.mesh)
+        return sharding.of_state(self.task, self.abstract_state(batch), self.mesh)
+
     def lower_step(self, microbatches: int, batch: Batch | None = None) -> jax.stages.Lowered:
         """The step with this number of microbatches, lowered for the devices of the mesh."""
-        step = sharding.jit_step(self.task, self.optimizer, self.mesh, microbatches)
+        step = sharding.jit_step(
+            self.task, self.optimizer, self.mesh, microbatches, self.places(batch)
+        )
         key = jax.eval_shape(lambda: self.key)
         return step.lower(self.abstract_state(batch), batch or self.batch_shapes, key)
 
@@ -117,13 +129,13 @@ def set_up(
         mesh: the mesh of the devices.
         photos: the splits; None if only shapes are needed.
         training: whether it trains; an evaluation needs no schedule and no optimizer.
-        trained_on: the number of photos that a finished network was trained on, if these are not
+        trained_on: the number of photos that the network is trained on, if these are not
             `photos.training`; 0 if they are.
 
     Raises:
         ConfigError: a setting is invalid; the message names it.
     """
-    facts, count = Facts(), _MANY_PHOTOS
+    facts, count = Facts(trained_on or 1), _MANY_PHOTOS
     if photos is not None:
         for line in splits.ask_classes(config, photos):
             say_once(line)

@@ -5,7 +5,7 @@ import functools
 
 import jax
 from jax.experimental.layout import Format, Layout
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 import numpy as np
 
 from colorize_jax.errors import ConfigError
@@ -38,6 +38,23 @@ def split(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
+def of_state(task: Task, state: TrainState, mesh: Mesh) -> TrainState:
+    """The shardings of the arrays of a state (or of their shapes), in a tree of the same form.
+
+    All are replicated, except those in `task.split`: of these every device holds some columns. The
+    numbers, and the files of a checkpoint, are the same for any number of devices.
+    """
+
+    def of_array(path, x):
+        name = "/".join(str(key.key) for key in path)
+        if name not in task.split or x.shape[-1] % mesh.size:
+            return replicated(mesh)
+        return NamedSharding(mesh, PartitionSpec(*[None] * (x.ndim - 1), AXIS))
+
+    same = jax.tree.map(lambda _: replicated(mesh), state)
+    return same.replace(collections=jax.tree_util.tree_map_with_path(of_array, state.collections))
+
+
 def check_batch(batch_size: int, microbatches: int, mesh: Mesh) -> None:
     """ConfigError if the rows of a microbatch cannot be split equally over the devices."""
     if batch_size % (mesh.size * microbatches):
@@ -55,16 +72,25 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
-def jit_step(task: Task, optimizer, mesh: Mesh, microbatches: int = 1) -> Callable:
-    """`train_step(state, batch, key)` for a mesh: state replicated and donated, batch split.
+def jit_step(
+    task: Task,
+    optimizer,
+    mesh: Mesh,
+    microbatches: int = 1,
+    places: Sharding | TrainState | None = None,
+) -> Callable:
+    """`train_step(state, batch, key)` for a mesh: batch split, state donated.
 
+    The state is replicated, unless `places` are its shardings (see `of_state`).
     An accelerator's compiler chooses how the arrays of the state lie in memory, since it would
     otherwise turn every kernel into the order that it wants, and back, at every step. The compiled
     step then takes a state from `laid_out` alone.
     """
     same, platform = replicated(mesh), mesh.devices.flat[0].platform
     accelerator = platform != "cpu"
-    state = Format(Layout.AUTO, same) if accelerator else same
+    state = same if places is None else places
+    if accelerator:
+        state = jax.tree.map(lambda sharding: Format(Layout.AUTO, sharding), state)
     step = functools.partial(
         train_step, task=task, optimizer=optimizer, microbatches=microbatches, fused=accelerator
     )
