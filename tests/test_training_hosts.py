@@ -173,6 +173,32 @@ def test_two_hosts_train_as_one_and_the_signal_of_one_stops_both(tmp_path, rng, 
 
 
 @pytest.mark.slow
+def test_photos_of_one_host_are_compared_with_those_of_the_other(tmp_path, rng, monkeypatch):
+    source = tmp_path / "photos"
+    tiny.write_photos(source, 20, rng)
+    settings = {"steps": 2, "task__name": "simclr", "data__views": 2, "model__in_channels": 3}
+    flags = [f"--config.{name.replace('__', '.')}={value}" for name, value in settings.items()]
+    ends = _ends(_start(tmp_path / "2x2", [source, source], tmp_path / "cache", more=flags))
+    assert [code for code, _, _ in ends] == [0, 0], ends
+
+    config = tiny.config(**SETTINGS | settings, data__source=str(source))
+    for count in (4, 1):
+        devices = jax.devices()[:count]
+        monkeypatch.setattr(
+            sharding, "make_mesh", lambda plain=sharding.make_mesh, of=devices: plain(of)
+        )
+        loop.train(config, tmp_path / f"{count}")
+        monkeypatch.undo()
+    expected, *others = (
+        [row["train/loss"] for row in saved.rows(tmp_path / name) if "train/loss" in row]
+        for name in ("1", "4", "2x2")
+    )
+    assert len(expected) == 2
+    for found in others:
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.slow
 def test_hosts_that_see_other_photos_lose_one_another_or_fail_do_not_hang(tmp_path, rng):
     sources = [tmp_path / "photos", tmp_path / "others"]
     for source, count in zip(sources, (20, 21), strict=True):
