@@ -66,7 +66,7 @@ def nt_xent(
     logits = jnp.einsum("nvd,md->nvm", own, flat, precision="highest") / temperature
     # A photo's own two views are the answer and the view that asks: neither is a negative.
     other = photo != (first + jnp.arange(len(own)))[:, None]
-    negatives = jnp.where((other & valid[photo])[:, None], logits, _NEVER)
+    negatives = jnp.where((other & valid.repeat(2))[:, None], logits, _NEVER)
     answer = ((own[:, 0] * own[:, 1]).sum(-1) / temperature)[:, None]
     loss = jax.nn.softplus(jax.nn.logsumexp(negatives, -1) - answer)
     return loss, answer > negatives.max(-1)
