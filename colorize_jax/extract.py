@@ -297,7 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--threads", type=int, default=os.cpu_count(), help="that read and decode")
     add(
         "--random_start", type=int, metavar="SEED",
-        help="random weights in place of the checkpoint's, to compare with",
+        help="random weights instead, to compare with",
     )  # fmt: skip
     settings = parser.parse_args(arguments)
     try:
