@@ -10,12 +10,10 @@ from PIL import Image
 import pytest
 import small_encoder
 
-import colorize_jax
 from colorize_jax.analysis import __main__ as command
-from colorize_jax.analysis import correlation, shift
+from colorize_jax.analysis import correlation, networks, shift
 from colorize_jax.data import sources
 from colorize_jax.errors import ConfigError
-from colorize_jax.models import registry
 
 
 def _correlated(before, after, parts):
@@ -63,29 +61,34 @@ SAMPLING = shift.Sampling(
 @pytest.fixture(scope="module")
 def network():
     """A random encoder of 64 channels with its variables."""
-    encoder = small_encoder.SmallEncoder(width=0.5)
-    return encoder, encoder.init(jax.random.key(0), np.zeros((1, 32, 32, 1), np.float32))
+    encoder = small_encoder.SmallEncoder(width=0.5, norm="none")
+    variables = encoder.init(jax.random.key(0), np.zeros((1, 32, 32, 1), np.float32))
+    return _network(encoder, variables)
+
+
+def _network(encoder, variables):
+    return networks.prepared(type(encoder).__name__, encoder, variables, 32, zeros=True)
 
 
 def _permuted(network, layer):
-    encoder, variables = network
-    rolled = jax.tree.map(lambda x: np.roll(x, 1, -1), variables["params"][layer])
-    return encoder, variables | {"params": variables["params"] | {layer: rolled}}
+    params = network.variables["params"]
+    rolled = jax.tree.map(lambda x: np.roll(x, 1, -1), params[layer])
+    return _network(network.encoder, {"params": params | {layer: rolled}})
 
 
-def _command(monkeypatch, networks, *words):
+def _command(monkeypatch, there, *words):
     """Runs the command on networks instead of checkpoints, {path: network}."""
-    monkeypatch.setattr(colorize_jax, "load_encoder", networks.__getitem__)
+    monkeypatch.setattr(networks, "load", lambda path, zeros: there[path])
     asked = command.parser().parse_args(["shift", "--source=builtin:photos", *words])
     asked.main(asked)
 
 
 def test_command_compares_pairs_and_two_random_networks(network, tmp_path, monkeypatch, capsys):
     """The same network gives 1, and permuted channels about 0."""
-    networks = {"/a": network, "/b": _permuted(network, "conv3")}
+    there = {"/a": network, "/b": _permuted(network, "conv3")}
     flags = [f"--{k}={v}" for k, v in dataclasses.asdict(SAMPLING).items()]
     _command(
-        monkeypatch, networks, "--before=/a", "--after=/a", "--label=same", "--before=/a",
+        monkeypatch, there, "--before=/a", "--after=/a", "--label=same", "--before=/a",
         "--after=/b", "--label=permuted", f"--output={tmp_path}/out", *flags,
     )  # fmt: skip
     result = json.loads((tmp_path / "out/shift.json").read_text())
@@ -135,29 +138,15 @@ def test_a_setting_without_meaning_is_named(settings, message):
 @pytest.mark.parametrize(
     ("other", "layers", "message"),
     [
-        ({}, ("fc7",), "the network of mine has no layer 'fc7'; it has gray, conv1"),
-        ({"width": 0.25}, (), "mine: width is 0.5 in one network and 0.25 in the other"),
-        ("vgg16", (), "mine: one network is a SmallEncoder, the other a Vgg16"),
+        ({}, ("fc7",), "there is no layer 'fc7'; the network has conv1, conv2, conv3"),
+        ({"width": 0.25}, (), "of different architectures: width is 0.5 .* 0.25"),
     ],
 )
 def test_networks_must_have_the_same_layers(network, other, layers, message):
-    if other == "vgg16":
-        encoder = registry.make_encoder({"name": other})
-    else:
-        encoder = network[0].clone(**other)
-    pair = shift.Pair("mine", network, (encoder, network[1]))
+    after = dataclasses.replace(network, encoder=network.encoder.clone(**other))
+    pair = shift.Pair("mine", network, after)
     with pytest.raises(ConfigError, match=message):
         shift.measure([pair], sources.open_all("builtin:photos"), SAMPLING, layers)
-
-
-def test_a_classifier_is_compared_with_a_network_for_segmentation():
-    """They differ in the padding of fc6, and are both run with an answer everywhere."""
-    one, other = (
-        registry.make_encoder({"name": "vgg16", "width": 1 / 64, "fc6_padding": padding})
-        for padding in ("VALID", "SAME")
-    )
-    pair = shift._alike(shift.Pair("mine", (one, {}), (other, {})))
-    assert pair.before[0].fc6_padding == pair.after[0].fc6_padding == "SAME"
 
 
 @pytest.mark.parametrize(

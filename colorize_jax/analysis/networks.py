@@ -102,7 +102,7 @@ def check_layers(encoder: Encoder, layers: Sequence[str]) -> None:
     for layer in layers:
         if layer not in encoder.layers:
             raise ConfigError(
-                f"--layer: the network has no layer {layer!r}; it has {', '.join(encoder.layers)}"
+                f"there is no layer {layer!r}; the network has {', '.join(encoder.layers)}"
             )
 
 

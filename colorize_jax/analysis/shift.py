@@ -16,7 +16,7 @@ import functools
 import json
 import os
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -58,18 +58,17 @@ class Sampling:
     threads: int = 8
 
 
-@dataclasses.dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """Two networks of one architecture.
 
     Attributes:
         label: what the plot calls them.
-        before, after: encoders with their variables, as `colorize_jax.load_encoder` returns them.
+        before, after: of `networks.Network`.
     """
 
     label: str
-    before: tuple[Any, Any]
-    after: tuple[Any, Any]
+    before: Any
+    after: Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -104,8 +103,7 @@ _HELP = {
 
 def main(asked: argparse.Namespace) -> None:
     """Measures, prints the table, and writes the results and the plot."""
-    import colorize_jax
-    from colorize_jax.analysis import shift_plot
+    from colorize_jax.analysis import networks, shift_plot
 
     if not len(asked.before) == len(asked.after) == len(asked.label or asked.before):
         raise ConfigError(
@@ -119,7 +117,7 @@ def main(asked: argparse.Namespace) -> None:
     if len(set(labels)) < len(labels) or RANDOM in labels:
         raise ConfigError(f"--label: the labels {', '.join(labels)} must differ")
     pairs = [
-        Pair(label, *map(colorize_jax.load_encoder, paths))
+        Pair(label, *(networks.load(path, zeros=True) for path in paths))
         for label, *paths in zip(labels, asked.before, asked.after, strict=True)
     ]
     layers = tuple(name.strip() for name in asked.layers.split(",") if name.strip())
@@ -175,9 +173,7 @@ def measure(
 ) -> tuple[dict[str, dict[str, dict]], int]:
     """The spread of the correlations of every layer, with a progress bar.
 
-    Activations are those after ReLU; batch norm uses its running averages. Whether it is absorbed
-    makes no difference, because the activations are the same. Memory does not grow with the number
-    of photos.
+    Activations are those after ReLU. Memory does not grow with the number of photos.
 
     Args:
         pairs: pairs of networks, which all have these layers.
@@ -197,18 +193,15 @@ def measure(
     """
     import jax
 
-    from colorize_jax.analysis import correlation
+    from colorize_jax.analysis import correlation, networks
 
     check(sampling)
-    pairs = [_alike(pair) for pair in pairs]
-    layers = tuple(layers) or pairs[0].before[0].layers
+    layers = tuple(layers) or pairs[0].before.encoder.layers
     for pair in pairs:
-        _check_layers(pair, layers)
-    if baseline:
-        pairs.append(_random(pairs[0].before[0], sampling))
-    sample = [_sampler(pair, layers, sampling) for pair in pairs]
-    variables = [(pair.before[1], pair.after[1]) for pair in pairs]
-    summed = jax.jit(lambda kept: {k: correlation.sums(*v) for k, v in kept.items()})
+        networks.check_layers(pair.before.encoder, layers)
+        networks.check_alike(pair.before, pair.after)
+    pairs = [*pairs, _random(pairs[0].before, sampling)] if baseline else pairs
+    compute = [_sums(pair, layers, sampling) for pair in pairs]
     totals: list[dict] = [dict.fromkeys(layers) for _ in pairs]
 
     photos = photos.some(min(sampling.photos or len(photos), len(photos)), sampling.seed)
@@ -235,12 +228,11 @@ def measure(
         for numbers, image in crops.batches(readable(), sampling.batch_size, sampling.crop):
             points = np.zeros((len(image), sampling.positions, 2), np.int32)
             points[: len(numbers)] = [_points(number, sampling) for number in numbers]
-            rows, count = len(numbers) * sampling.positions, count + len(numbers)
-            for i, (compute, of) in enumerate(zip(sample, variables, strict=True)):
-                # Black rows that fill up the last batch are cut off.
-                kept = {k: v[:, :rows] for k, v in compute(*of, image, points).items()}
-                for layer, one in jax.device_get(summed(kept)).items():
-                    totals[i][layer] = correlation.merged(totals[i][layer], one)
+            valid = np.arange(len(image)) < len(numbers)
+            count += len(numbers)
+            for one, total in zip(compute, totals, strict=True):
+                for layer, sums in jax.device_get(one(image, points, valid)).items():
+                    total[layer] = correlation.merged(total[layer], sums)
     if not count:
         raise DataError("none of the photos could be read")
     return {
@@ -254,81 +246,61 @@ def _plain(correlation, sums) -> dict:
     return {name: None if value != value else value for name, value in found.items()}
 
 
-def _alike(pair: Pair) -> Pair:
-    """The pair, both fully convolutional; ConfigError if they are of two architectures.
-
-    A classifier and a network for segmentation differ in the padding of fc6 alone.
-    """
-    (one, _), (other, _) = pair.before, pair.after
-    if type(one) is not type(other):
-        raise ConfigError(
-            f"{pair.label}: one network is a {type(one).__name__}, the other a "
-            f"{type(other).__name__}: only networks of one architecture have the same channels"
-        )
-    own = {name for name in one.SETTINGS if name != "fc6_padding"}
-    for name in sorted({*one.architecture, *own}):
-        if getattr(one, name) != getattr(other, name):
-            raise ConfigError(
-                f"{pair.label}: {name} is {getattr(one, name)} in one network and "
-                f"{getattr(other, name)} in the other: they have other channels or cells"
-            )
-    if hasattr(one, "fc6_padding"):
-        one, other = (encoder.clone(fc6_padding="SAME") for encoder in (one, other))
-    return Pair(pair.label, (one, pair.before[1]), (other, pair.after[1]))
-
-
-def _check_layers(pair: Pair, layers: Sequence[str]) -> None:
-    known = pair.before[0].strides
-    if missing := [layer for layer in layers if layer not in known]:
-        raise ConfigError(
-            f"--layers: the network of {pair.label} has no layer {missing[0]!r}; it has "
-            f"{', '.join(known)}. All pairs must have the same layers"
-        )
-
-
-def _random(encoder, sampling: Sampling) -> Pair:
+def _random(like, sampling: Sampling) -> Pair:
     """Two networks like this one, with other random weights each."""
     import jax
 
-    side = max(sampling.crop, encoder.smallest_input)
-    image = jax.ShapeDtypeStruct((1, side, side, encoder.in_channels), np.float32)
-    init = jax.jit(lambda key: encoder.init(key, np.zeros(image.shape, image.dtype)))
+    from colorize_jax.analysis import networks
+
+    side = max(sampling.crop, like.encoder.smallest_input)
+    image = np.zeros((1, side, side, like.encoder.in_channels), np.float32)
+    init = jax.jit(lambda key: like.encoder.init(key, image))
     keys = jax.random.split(jax.random.key(sampling.seed))
-    return Pair(RANDOM, *((encoder, init(key)) for key in keys))
+    return Pair(
+        RANDOM,
+        *(networks.prepared(RANDOM, like.encoder, init(key), like.crop, True) for key in keys),
+    )
 
 
-def _sampler(pair: Pair, layers: Sequence[str], sampling: Sampling):
-    """Compiles (variables, variables, photos, points) -> {layer: [2, rows points, channels]}."""
+def _sums(pair: Pair, layers: Sequence[str], sampling: Sampling):
+    """(photos, points, which photos count) -> {layer: `correlation.Sums` of the batch}.
+
+    Raises:
+        ConfigError: the crop is too small for a layer.
+    """
     import jax
     import jax.numpy as jnp
 
-    encoders, strides = (pair.before[0], pair.after[0]), pair.before[0].strides
+    from colorize_jax.analysis import correlation
 
-    def at(activation, points, stride):
-        height, width = activation.shape[1:3]
-        y, x = (jnp.minimum(points[..., i] // stride, size - 1) for i, size in
-                enumerate((height, width)))  # fmt: skip
+    both = pair.before, pair.after
+    maps = [network.maps(layers) for network in both]
+    held = [(network.variables, network.borders) for network in both]
+    strides = pair.before.encoder.strides
+    image = jax.ShapeDtypeStruct((1, sampling.crop, sampling.crop, 3), np.uint8)
+    shapes = jax.eval_shape(maps[0], *held[0], image)
+    if small := [layer for layer in layers if 0 in shapes[layer].shape]:
+        raise ConfigError(f"--crop={sampling.crop} is too small for {', '.join(small)}")
+
+    def sampled(activation, points, stride):
+        """The cells at the points, [rows points, channels]."""
+        last = jnp.array(activation.shape[1:3]) - 1
+        y, x = jnp.moveaxis(jnp.minimum(points // stride, last), -1, 0)
         taken = activation[jnp.arange(len(activation))[:, None], y, x]
         return taken.reshape(-1, taken.shape[-1])
 
-    def sample(before, after, image, points):
-        maps = [
-            encoder.apply(variables, encoder.network_input(image), train=False)
-            for encoder, variables in zip(encoders, (before, after), strict=True)
-        ]
+    @jax.jit
+    def compute(held, image, points, valid):
+        found = [one(*own, image) for one, own in zip(maps, held, strict=True)]
+        valid = valid.repeat(points.shape[1])
         return {
-            layer: jnp.stack([at(found[layer], points, strides[layer]) for found in maps])
+            layer: correlation.sums(
+                *(sampled(kept[layer], points, strides[layer]) for kept in found), valid
+            )
             for layer in layers
         }
 
-    image = jax.ShapeDtypeStruct((1, sampling.crop, sampling.crop, 3), np.uint8)
-    encoder, variables = pair.before
-    shapes = jax.eval_shape(
-        lambda v, x: encoder.apply(v, encoder.network_input(x), train=False), variables, image
-    )
-    if small := [layer for layer in layers if 0 in shapes[layer].shape]:
-        raise ConfigError(f"--crop={sampling.crop} is too small for {', '.join(small)}")
-    return jax.jit(sample)
+    return functools.partial(compute, held)
 
 
 def _points(photo: int, sampling: Sampling) -> np.ndarray:
