@@ -51,5 +51,5 @@ def draw(found: Mapping[str, Mapping[str, Mapping]], path: pathlib.Path) -> None
     ]
     axes.set_ylim(min(-0.6, *lows) - 0.02, 1.02)  # Below the bars there is room for the legend.
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(loc="lower left")
+    axes.legend(loc="lower right")
     figure.savefig(path, dpi=110)
