@@ -77,6 +77,7 @@ setup(
         "video": [
             "av>=14"
         ],  # PyAV, with FFmpeg's libraries: python -m colorize_jax.colorize --video
+        "wandb": ["wandb>=0.19"],  # config.log.wandb
         "study": ["matplotlib>=3.9"],
         "torch": ["torch==2.13.0"],  # reads .pth; from its CPU index, or it brings all of CUDA
         # The newest jax2onnx that allows this orbax-checkpoint.

@@ -22,6 +22,7 @@ import sys
 import numpy as np
 
 from colorize_jax import command_line, help
+from colorize_jax.data.class_folders import share_of_every_class
 from colorize_jax.data.names import Names, salt_of
 from colorize_jax.errors import ColorizeError, ConfigError, shown
 from colorize_jax.features import probes, svm
@@ -198,12 +199,7 @@ def some_labels(
         raise ConfigError(f"--share={share:g} must be above 0 and at most 1")
     names = Names.of(os.fsencode(name) for name in features.names)
     hashes = names.hashes(salt_of(seed))
-    chosen = [np.zeros(0, np.int64)]
-    for label in range(len(features.classes)):
-        members = np.flatnonzero(features.labels == label)
-        count = min(per_class or max(round(share * len(members)), 1), len(members))
-        chosen.append(members[np.argsort(hashes[members], kind="stable")[:count]])
-    return np.sort(np.concatenate(chosen))
+    return share_of_every_class(hashes, features.labels, share, per_class)
 
 
 def _labels(features: Features, only: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:

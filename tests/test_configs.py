@@ -43,7 +43,8 @@ RECIPES = {
         "zhang",
         "random,alexnet_bn",
     ),
-    "downstream_cls": (),  # It has a test of its own, and so has the next one.
+    "downstream_cls": (),  # It has a test of its own, and so have the next ones.
+    "efficient_cls": (),
     "imagenet_labels": (),
 }
 
@@ -230,6 +231,16 @@ def test_downstream_tests_choose_nothing_on_test_photos():
         assert get_config("downstream_cls", variant).data.eval_split == split
     with pytest.raises(ConfigError, match="two data sets"):
         get_config("downstream_cls", "svhn,flowers")
+
+
+def test_a_share_of_the_labels_trains_all_layers_or_the_classifier():
+    for variant, finetune, decay in (("", "all", 1e-4), ("linear,random,resnet50", "head", 0)):
+        config = get_config("efficient_cls", variant)
+        assert (config.finetune, config.optimizer.weight_decay) == (finetune, decay)
+        config.data.label_share, config.task.classes = 0.01, 1000
+        check_numbers(config)
+        task = make_task(config)
+        assert bool(task.frozen) == (finetune == "head")
 
 
 def test_a_transfer_has_one_network():

@@ -171,6 +171,13 @@ def test_folders(folder):
     few = splits.open_splits(_config(folder, "folders", 3, data__per_class=4))
     np.testing.assert_array_equal(np.bincount(few.training.labels), [4, 4, 4])
     assert _names(few.evaluation) == _names(opened.evaluation)
+    shares = [
+        splits.open_splits(_config(folder, "folders", 3, data__label_share=share)).training
+        for share in (0.01, 0.4, 1.0)
+    ]
+    assert [np.bincount(x.labels).tolist() for x in shares] == [[1] * 3, [4] * 3, [10] * 3]
+    assert set(_names(shares[0])) < set(_names(shares[1])) < set(_names(shares[2]))
+    assert _names(shares[1]) == _names(few.training)  # The same hash chooses.
     other = splits.open_splits(_config(folder, "folders", 3, data__per_class=4, seed=1))
     assert _names(other.training) != _names(few.training)
 

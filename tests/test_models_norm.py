@@ -175,3 +175,17 @@ def test_mapped_axis_sees_the_global_batch(rng):
     )(x)
     np.testing.assert_allclose(y, expected, atol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), stats, expected_stats)
+
+
+def test_layer_norm_is_that_of_every_row_alone(rng):
+    x = (3 + 2 * rng.normal(size=(3, 4, 5, 2))).astype(np.float32)
+    affine = norm.Affine(jnp.array([2.0, 0.5]), jnp.array([0.1, -0.2]))
+    expected = (x - x.mean((1, 2, 3), keepdims=True)) / x.std((1, 2, 3), keepdims=True)
+    np.testing.assert_allclose(norm.layer_norm(x), expected, rtol=1e-4, atol=1e-4)
+    expected = np.maximum(expected * affine.scale + affine.bias, 0)
+    found = norm.layer_norm(x, affine, relu=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    half = norm.layer_norm(x.astype(jnp.bfloat16), affine, relu=True)
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(half.astype(jnp.float32), found, atol=0.05)
+    assert (norm.layer_norm(np.full((1, 2, 2, 3), 7.0, np.float32)) == 0).all()

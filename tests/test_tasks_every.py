@@ -20,7 +20,7 @@ TASKS = registry.names()
 # Tasks that are trained only with -m slow: other files train them fully, or their steps take the
 # compiler long and test nothing that other tasks do not.
 _TRAINED = (
-    "classification", "colorization", "context_encoder", "counting", "gamut", "jigsaw",
+    "classification", "colorization", "context_encoder", "counting", "cpc", "gamut", "jigsaw",
     "lab_decoder", "mae", "multi", "relative_patch", "segmentation", "simclr", "split_brain",
     "zhang",
 )  # fmt: skip
@@ -30,7 +30,7 @@ IN_TRAINING = [
 # Their programs take the compiler seconds each. They go through all of this with -m slow; what they
 # have of their own is tested in their own files.
 _HEAVY = (
-    "context_encoder", "counting", "jigsaw", "lab_decoder", "mae", "multi", "relative_patch",
+    "context_encoder", "counting", "cpc", "jigsaw", "lab_decoder", "mae", "multi", "relative_patch",
     "simclr", "split_brain",
 )  # fmt: skip
 COMPILED = [

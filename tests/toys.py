@@ -21,6 +21,11 @@ _CONFIGS = {
     "context_encoder": functools.partial(
         tiny.config, task__name="context_encoder", model__in_channels=3, task__decoder=32
     ),
+    "cpc": functools.partial(
+        tiny.config, task__name="cpc", task__jitter=0, task__one_color=0.0, task__mirrored=0.0,
+        model__in_channels=3, model__width=0.125, model__dimensions=16, model__context=16,
+        model__context_blocks=1,
+    ),
     "gamut": functools.partial(tiny.config, task__name="gamut", task__prior_batches=2),
     # It compares all eight photos: of random draws from so few, many would be the photo itself.
     "instances": functools.partial(
@@ -57,7 +62,7 @@ _CONFIGS = {
     ),
 }  # fmt: skip
 # These tasks ask for the place of a part, so every ninth of a photo has its own stripes.
-_STRIPED = ("jigsaw", "relative_patch")
+_STRIPED = ("cpc", "jigsaw", "relative_patch")
 
 
 def _stripes(crop):

@@ -79,6 +79,13 @@ def blurred(rgb: jax.Array, sigma: jax.Array, radius: int) -> jax.Array:
     return jnp.einsum("ij,jkc,lk->ilc", weights, rgb, weights, precision="highest")
 
 
+def one_color(key: jax.Array, rgb: jax.Array, share: float) -> jax.Array:
+    """RGB [..., 3]; with probability `share` all channels become one of them, drawn by chance."""
+    chance, channel = jax.random.split(key)
+    kept = jnp.take(rgb, jax.random.randint(channel, (), 0, 3), axis=-1)[..., None]
+    return jnp.where(jax.random.bernoulli(chance, share), jnp.broadcast_to(kept, rgb.shape), rgb)
+
+
 def channels_moved(key: jax.Array, rgb: jax.Array, pixels: int) -> jax.Array:
     """Shifts each channel by 0 to `pixels` pixels along both axes and repeats its border.
 

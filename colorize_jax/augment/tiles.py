@@ -8,8 +8,13 @@ SIDE = 3  # the number of cells in a row and in a column of the grid
 
 def cells() -> jax.Array:
     """(row, column) of every cell of the 3x3 grid in raster order: int32 [9, 2]."""
-    number = jnp.arange(SIDE**2)
-    return jnp.stack([number // SIDE, number % SIDE], -1)
+    return grid(SIDE)
+
+
+def grid(count: int) -> jax.Array:
+    """(row, column) of every cell of a grid in raster order: int32 [count^2, 2]."""
+    number = jnp.arange(count**2)
+    return jnp.stack([number // count, number % count], -1)
 
 
 def cut(image: jax.Array, corners: jax.Array, side: int) -> jax.Array:
@@ -29,6 +34,18 @@ def cut(image: jax.Array, corners: jax.Array, side: int) -> jax.Array:
         return jax.lax.dynamic_slice(image, start, (side, side, image.shape[-1]))
 
     return jax.vmap(square)(corners)
+
+
+def in_place(corners: jax.Array, patches: jax.Array, side: int) -> jax.Array:
+    """Patches [n, patch, patch, 3] with their corners [n, 2] on black: [side, side, 3]."""
+
+    def put(canvas, placed):
+        corner, patch = placed
+        start = (corner[0], corner[1], jnp.zeros((), corner.dtype))
+        return jax.lax.dynamic_update_slice(canvas, patch, start), None
+
+    canvas = jnp.zeros((side, side, 3), patches.dtype)
+    return jax.lax.scan(put, canvas, (corners, patches))[0]
 
 
 def put_together(tiles: jax.Array, cell: int, side: int) -> jax.Array:

@@ -72,7 +72,8 @@ def default_config(
     config.model.width = 1.0  # Multiplies the number of channels of every layer.
     config.model.in_channels = 1  # 1 reads gray, 3 reads color.
     # "batch" for batch norm, "none" once it is absorbed into the weights. A ResNet always keeps it.
-    # A ViT has none, and this has no effect.
+    # "layer" for layer norm, by which no photo or patch of a batch sees another one. A ViT always
+    # has its own, whatever this says.
     config.model.norm = "batch"
     # How slowly the running averages of batch norm move. 0.999 looks back over 1,000 steps. Short
     # runs need less, such as 0.99: a few times that many steps should follow the last drop of the
@@ -105,6 +106,9 @@ def default_config(
     config.data.relabel = ""
     # Takes exactly this many training photos of every class. 0 takes all.
     config.data.per_class = 0
+    # Takes this share of the training photos of every class, at least one photo. A smaller share is
+    # a part of a larger one. 0 takes all.
+    config.data.label_share = 0.0
     # Takes exactly this many of the training photos without labels, which the seed chooses: fewer
     # are always among more. 0 takes all.
     config.data.photos = 0
@@ -253,6 +257,9 @@ def default_config(
     config.log.every = 100  # Writes a row of metrics after every so many steps.
     # Prints the name of every loaded, new and unused parameter at the start.
     config.log.names = False
+    # The project of Weights & Biases that gets all rows and pictures too. "": none. The package is
+    # an extra, pip install 'colorize_jax[wandb]'; its variables, such as WANDB_MODE, work.
+    config.log.wandb = ""
     for group, name in zip(choices.GROUPS, (task, network, optimizer, schedule), strict=True):
         choices.add(config, group, name)
     return config.lock()
@@ -379,6 +386,7 @@ _RANGES = {
     "data.views": (1, 2**10),
     "data.crop": (1, 2**14),
     "data.batch_size": (1, 2**20),
+    "data.label_share": _SHARE,
     "data.max_bad_fraction": _SHARE,
     "data.max_pixels": (1, 2**40),
     "data.holdout": _SHARE,

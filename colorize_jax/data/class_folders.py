@@ -105,6 +105,27 @@ def some_of_every_class(photos: Labelled, classes: tuple[str, ...], k: int, seed
     return photos.part(np.sort(np.concatenate(chosen)))
 
 
+def share_of_every_class(
+    hashes: np.ndarray, labels: np.ndarray, share: float, per_class: int = 0
+) -> np.ndarray:
+    """The numbers of a share of the photos of every class, at least one of each, in order.
+
+    A smaller share is a part of a larger one.
+
+    Args:
+        hashes: of the photos' names, which choose, [photos].
+        labels: the classes of the photos, [photos]; photos with a negative one are left out.
+        share: above 0 and at most 1.
+        per_class: if not 0, at most so many of every class instead of a share.
+    """
+    chosen = [np.zeros(0, np.int64)]
+    for label in np.unique(labels[labels >= 0]):
+        members = np.flatnonzero(labels == label)
+        count = per_class or max(round(share * len(members)), 1)
+        chosen.append(members[np.argsort(hashes[members], kind="stable")[:count]])
+    return np.sort(np.concatenate(chosen))
+
+
 def _with_split(path: str, split: str) -> str:
     """The path with the split, for a TFDS data set; any other path as it is."""
     if not path.startswith("tfds:") or not split:

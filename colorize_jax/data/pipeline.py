@@ -316,6 +316,7 @@ def check(config) -> None:
         ("eval_split", ("masks", "lists", "folders")),
         ("sbd", ("masks",)),
         ("per_class", ("folders",)),
+        ("label_share", ("folders",)),
         ("relabel", ("folders",)),
     ):
         if data[name] and data.labels not in kinds:

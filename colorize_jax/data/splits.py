@@ -6,8 +6,13 @@ import dataclasses
 import numpy as np
 
 from colorize_jax.data import mask_survey, relabel, sources, voc
-from colorize_jax.data.class_folders import ClassFolders, some_of_every_class
+from colorize_jax.data.class_folders import (
+    ClassFolders,
+    share_of_every_class,
+    some_of_every_class,
+)
 from colorize_jax.data.labelled import Labelled
+from colorize_jax.data.names import salt_of
 from colorize_jax.data.sources import Photos
 from colorize_jax.errors import ConfigError, DataError
 
@@ -282,6 +287,9 @@ def _folders(config) -> Splits:
         few = few_held_out(len(training), len(evaluation))
     if data.per_class:
         training = some_of_every_class(training, classes, data.per_class, config.seed)
+    if data.label_share:
+        hashes, share = training.hashes(salt_of(config.seed)), data.label_share
+        training = training.part(share_of_every_class(hashes, training.labels, share))
     if searching:
         training, evaluation = _searched(config, training, _by_class(training))
     elif evaluation is None:

@@ -36,7 +36,8 @@ class Encoder(nn.Module):
     Attributes:
         width: multiplies the channels of every layer.
         in_channels: the channels of the input: 1 for gray, 3 for color.
-        norm: "batch" for batch norm after every convolution, "none" after it is absorbed.
+        norm: "batch" for batch norm after every convolution, "none" after it is absorbed, "layer"
+            for layer norm, by which no row of a batch sees another one.
         norm_decay: the decay of batch norm's running averages.
         frozen: layers whose batch norm is frozen: in training too they normalize by their running
             averages and do not change them.
@@ -62,6 +63,8 @@ class Encoder(nn.Module):
     architecture: ClassVar[tuple[str, ...]] = ("width",)
     # Whether batch norm can be absorbed into the weights.
     absorbs: ClassVar[bool] = False
+    # Whether `norm` may be "layer".
+    layer_norm: ClassVar[bool] = False
 
     @property
     def strides(self) -> dict[str, int]:

@@ -50,7 +50,8 @@ class FcEncoder(Encoder):
         "split": False,
     }
     absorbs = True
-    norm_scale: ClassVar[bool] = False  # Whether batch norm learns a scale and a bias.
+    layer_norm = True
+    norm_scale: ClassVar[bool] = False  # Whether a norm learns a scale and a bias.
 
     @property
     def frozen_groups(self) -> tuple[str, ...]:
@@ -117,15 +118,17 @@ class FcEncoder(Encoder):
         return "SAME" if self.fc6_padding == "SAME" else "VALID"
 
     def _layer(self, x, name, channels, train, **conv):
-        normalized = self.norm == "batch"
         features = self._features(channels)
         if self.split:
             features, conv = 2 * self._features(channels // 2), conv | {"groups": 2}
-        conv = layers.Conv(features, frozen_bias=normalized, dtype=self.dtype, name=name, **conv)
+        cancelled = self.norm == "batch"
+        conv = layers.Conv(features, frozen_bias=cancelled, dtype=self.dtype, name=name, **conv)
         x = conv(x)
-        if not normalized:
+        if self.norm == "none":
             return layers.relu(x)
         moving = train and name not in self.frozen
         affine = norm.Scale(name=f"scale_{name}")(features) if self.norm_scale else None
+        if self.norm == "layer":
+            return norm.layer_norm(x, affine, relu=True)
         batch_norm = norm.BatchNorm(self.norm_decay, self.axis_name, name=f"batch_{name}")
         return batch_norm(x, moving, affine, relu=True)

@@ -1,5 +1,5 @@
-"""Batch norm without parameters, which can later be absorbed into the weights; and scale and bias
-behind it, for the networks that keep it."""
+"""Batch norm without parameters, which can later be absorbed into the weights; scale and bias
+behind it, for the networks that keep it; and layer norm, in which no row sees another one."""
 
 import functools
 from typing import NamedTuple
@@ -198,6 +198,22 @@ def _sum(x: jax.Array) -> jax.Array:
     return jax.lax.platform_dependent(
         x, cpu=by_product, default=lambda x: x.sum(tuple(range(x.ndim - 1)))
     )
+
+
+def layer_norm(x: jax.Array, affine: Affine | None = None, relu: bool = False) -> jax.Array:
+    """Every row of a batch at mean 0 and variance 1, over all its positions and channels.
+
+    No row sees another one, in training neither (Ba, Kiros, Hinton, 2016).
+
+    Args:
+        x: [batch, ..., channels] of any float type; the statistics are float32.
+        affine: the scale and the bias of every channel, which follow.
+        relu: whether ReLU follows after that.
+    """
+    axes, wide = tuple(range(1, x.ndim)), x.astype(jnp.float32)
+    centered = wide - wide.mean(axes, keepdims=True)
+    scale = jax.lax.rsqrt(jnp.square(centered).mean(axes, keepdims=True) + EPSILON)
+    return _activate(centered * scale, affine, relu).astype(x.dtype)
 
 
 class Scale(nn.Module):

@@ -29,7 +29,7 @@ ENCODERS = {
     "vit": Vit,
     "nin": Nin,
 }
-NORMS = ("batch", "none")
+NORMS = ("batch", "none", "layer")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 IN_CHANNELS = (1, 3)
 # `config.model` sets these attributes of every encoder; it has the same defaults.
@@ -89,6 +89,15 @@ def make_encoder(settings, axis_name: str | None = None):
         raise ConfigError(
             f"config.model.norm='none': {network} keeps its batch norm, which is never absorbed; "
             "set config.model.norm='batch'"
+        )
+    if settings["norm"] == "layer" and settings.get("split"):
+        raise ConfigError(
+            "config.model.norm='layer' would let the two halves of config.model.split see each "
+            "other; set config.model.norm='batch'"
+        )
+    if settings["norm"] == "layer" and not encoder.layer_norm:
+        raise ConfigError(
+            f"config.model.norm='layer': {network} has no layer norm; set config.model.norm='batch'"
         )
     if not 0 <= settings["norm_decay"] < 1:
         raise ConfigError(

@@ -52,7 +52,7 @@ class ResNet(Encoder):
     Every convolution has no bias and is followed by batch norm with a learned scale and bias. Batch
     norm is never absorbed; it is trained in transfer too.
 
-    See `Encoder` for the other attributes; `norm` is always "batch".
+    See `Encoder` for the other attributes; `norm` is "batch" or "layer".
 
     Attributes:
         depth: the number of layers in the name, one of `DEPTHS`.
@@ -79,6 +79,7 @@ class ResNet(Encoder):
         "stem": "imagenet",
     }
     architecture = ("width", "depth", "variant", "stem")
+    layer_norm = True
 
     @property
     def strides(self) -> dict[str, int]:
@@ -191,6 +192,8 @@ class ResNet(Encoder):
             name=group,
         )(x)
         affine = norm.Scale(name=_beside(group, "scale"))(x.shape[-1])
+        if self.norm == "layer":
+            return norm.layer_norm(x, affine, relu)
         batch_norm = norm.BatchNorm(self.norm_decay, self.axis_name, name=_beside(group, "bn"))
         return batch_norm(x, moving, affine, relu)
 

@@ -112,6 +112,7 @@ class Vit(Encoder):
         "drop_path": 0.0,
     }
     architecture = ("width", "size", "blocks", "patch")
+    layer_norm = True
     # Nothing is to be absorbed, so it may be called a network without batch norm.
     absorbs = True
 

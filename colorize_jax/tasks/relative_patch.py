@@ -119,7 +119,8 @@ def make_task(config, encoder, facts: Facts) -> Task:
         side = batch["image"].shape[-2]
         seen = jnp.broadcast_to(jnp.clip(inputs + 0.5, 0, 1), found.shape)
         panels = jnp.stack(
-            [jax.vmap(lambda c, p: _in_place(c, p, side))(corners, p) for p in (found, seen)], 1
+            [jax.vmap(lambda c, p: tiles.in_place(c, p, side))(corners, p) for p in (found, seen)],
+            1,
         )
         panels = jnp.round(panels * 255).astype(jnp.uint8)
         return jnp.concatenate([batch["image"][:, None], panels], 1)
@@ -128,18 +129,6 @@ def make_task(config, encoder, facts: Facts) -> Task:
     evaluator = evaluators.held_out(model, prepare, loss, pictures, panels)
     score = Score("accuracy", higher=True)
     return Task(model, prepare, loss, evaluators={"": evaluator}, score=score)
-
-
-def _in_place(corners, patches, side):
-    """Patches [9, patch, patch, 3] at their places, on black [side, side, 3]."""
-
-    def put(canvas, placed):
-        corner, patch = placed
-        start = (corner[0], corner[1], jnp.zeros((), corner.dtype))
-        return jax.lax.dynamic_update_slice(canvas, patch, start), None
-
-    canvas = jnp.zeros((side, side, 3), patches.dtype)
-    return jax.lax.scan(put, canvas, (corners, patches))[0]
 
 
 def _extent(settings) -> int:

@@ -30,6 +30,7 @@ from colorize_jax.training import (
     search,
     sharding,
     start,
+    weights_and_biases,
 )
 from colorize_jax.training.progress import Progress
 from colorize_jax.training.run import Run
@@ -74,6 +75,7 @@ def check(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh) -> Checked:
 def _check(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh) -> Checked:
     """On this host."""
     check_settings(config, mesh)
+    weights_and_biases.check(config)
     same_run.check_config(workdir, config)
     opened = _open_photos(config, workdir)
     setup = set_up(config, mesh, opened)

@@ -146,8 +146,8 @@ def _follow(config: ConfigDict, saved: Mapping[str, Any], stated: Collection[str
             ours[name] = model[name]
     if "depth" in encoder.architecture:
         ours.name = f"resnet{ours.depth}"
-    if model["norm"] == "none" and "model.norm" not in stated:
-        ours.norm = "none"
+    if model["norm"] in ("none", "layer") and "model.norm" not in stated:
+        ours.norm = model["norm"]
 
 
 def _suit(config: ConfigDict, name: str, stated: Collection[str], classifier: bool = False) -> None:
@@ -310,6 +310,7 @@ def _as_trained(config: ConfigDict, saved: Mapping[str, Any]) -> ConfigDict:
         config.data[name] = saved["data"].get(name, config.data[name])
     config.data.photos = saved["data"].get("photos", 0)  # Older checkpoints took all.
     config.data.relabel = saved["data"].get("relabel", "")
+    config.data.label_share = saved["data"].get("label_share", 0.0)
     if "classes" in config.task:
         config.task.classes = saved.get("task", {}).get("classes", 0)
     config.seed = saved.get("seed", config.seed)

@@ -217,7 +217,7 @@ def _seen_so(config, own):
     with config.unlocked():
         config.data.update(
             source=own.source, split=own.split, eval_split=own.eval_split, holdout=own.holdout,
-            labels="folders", relabel="", per_class=0, photos=0,
+            labels="folders", relabel="", per_class=0, label_share=0.0, photos=0,
         )  # fmt: skip
         config.task.classes = 0  # The photos decide.
         config.eval.view = "center"

@@ -1,4 +1,4 @@
-"""Reports a run: a progress bar or plain lines, metrics.jsonl, TensorBoard, pictures."""
+"""Reports a run: a progress bar or plain lines, metrics.jsonl, TensorBoard, pictures, a tracker."""
 
 from collections.abc import Collection
 import json
@@ -19,6 +19,7 @@ from colorize_jax import json_files
 from colorize_jax.errors import why
 from colorize_jax.log import newly_lost, say_once
 from colorize_jax.training.pictures import png
+from colorize_jax.training.weights_and_biases import Tracker
 
 # The form of a row of metrics.jsonl. A number that is not finite is null.
 ROW = {"step": json_files.COUNT, str: (json_files.Number(float), None)}
@@ -37,6 +38,7 @@ class Report:
         evaluated: the last step whose evaluation is in the checkpoint.
         steps: the length of the run.
         evaluators: see `overall_and_classes`.
+        tracker: gets the same rows and pictures; None: there is none.
     """
 
     def __init__(
@@ -47,8 +49,9 @@ class Report:
         steps: int,
         evaluated: int = -1,
         evaluators: Collection[str] = (),
+        tracker: Tracker | None = None,
     ):
-        self._evaluators = evaluators
+        self._evaluators, self._tracker = evaluators, tracker
         self._steps, self._bar, self._writes = steps, None, jax.process_index() == 0
         self._workdir = workdir
         if self._writes:
@@ -68,6 +71,8 @@ class Report:
         if self._writes:
             self._trying(self._rows.flush)
             self._trying(self._board.close)
+        if self._tracker is not None:
+            self._tracker.finish(failed=exception[0] is not None)
 
     def started(self, step: int) -> None:
         """Starts the clock, after the first step."""
@@ -92,6 +97,8 @@ class Report:
         self._trying(self._rows.add, {"step": step} | dict.fromkeys(values) | finite)
         scalars = [summary.scalar(name, value).value[0] for name, value in finite.items()]
         self._trying(self._board.add, step, Summary(value=scalars))
+        if self._tracker is not None:
+            self._tracker.row(step, finite)
 
     def _trying(self, function, *arguments) -> None:
         try:
@@ -133,6 +140,8 @@ class Report:
             self._trying(_write_picture, path, image.encoded_image_string)
             value = Summary.Value(tag="pictures", image=image)
             self._trying(self._board.add, step, Summary(value=[value]))
+            if self._tracker is not None:
+                self._tracker.picture(step, picture)
 
 
 def _write_picture(path: pathlib.Path, content: bytes) -> None:

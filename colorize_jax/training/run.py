@@ -23,6 +23,7 @@ from colorize_jax.training import (
     scoring,
     search,
     sharding,
+    weights_and_biases,
 )
 from colorize_jax.training.meter import Meter
 from colorize_jax.training.progress import Progress
@@ -173,9 +174,12 @@ class Run:
 
         def report() -> Report:
             step, evaluated = self.progress.step, self.progress.evaluated
+            tracker = None
+            if jax.process_index() == 0:
+                tracker = weights_and_biases.start(self.setup.config, self.workdir)
             return Report(
                 self.workdir, step=step, steps=self.last, evaluated=evaluated,
-                evaluators=self.scoring.evaluators,
+                evaluators=self.scoring.evaluators, tracker=tracker,
             )  # fmt: skip
 
         opened: list[Report] = []

@@ -78,6 +78,8 @@ def check(config, encoder, folder: pathlib.Path | None) -> None:
             theirs, ours = getattr(found, name), getattr(encoder, name)
             if theirs != ours:
                 wrong.append(f"config.model.{name} is {ours!r} here and {theirs!r} there")
+        if "layer" in (found.norm, encoder.norm) and found.norm != encoder.norm:
+            wrong.append(f"config.model.norm is {encoder.norm!r} here and {found.norm!r} there")
     if wrong:
         raise CheckpointError(
             f"the network in {config.init_from} is another one: {'; '.join(wrong)}. Set the "

@@ -324,6 +324,8 @@ def export(encoder, variables: dict[str, Tree], *, dense: bool = True) -> dict[s
         )
     if isinstance(encoder, Nin):
         raise WeightsError("nin is no network of Caffe: it is not written for it")
+    if getattr(encoder, "norm", "none") == "layer":
+        raise WeightsError("the encoder has layer norm, and Caffe has none: nothing is written")
     if isinstance(encoder, Zhang):
         raise WeightsError(
             "Zhang's network reads the lightness L and has its batch norm behind the ReLU: there "

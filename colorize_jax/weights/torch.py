@@ -239,6 +239,10 @@ def export(
     """
     if gray and encoder.in_channels == 3:
         raise WeightsError("the encoder reads color: it is not written for gray")
+    if encoder.norm == "layer":
+        raise WeightsError(
+            "the encoder has layer norm, and torchvision's networks have none: nothing is written"
+        )
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     if encoder.absorbs and encoder.norm == "batch":
         params, batch_stats = absorb_batch_norm(params, batch_stats), {}
