@@ -138,7 +138,10 @@ def variants(about: str) -> dict[str, str]:
 
 
 def list_of(function: str, room: int) -> str:
-    """A line for every recipe or study, and lines with variants if all fit into `room` lines."""
+    """A line for every recipe or study, and lines with variants if all fit into `room` lines.
+
+    If there is no room for a line each, the names alone.
+    """
     found = recipes(function)
     width = max(map(len, found), default=0)
     lines = []
@@ -148,6 +151,8 @@ def list_of(function: str, room: int) -> str:
             lines.append(_line(" " * (width + 4) + " ".join(f":{name}" for name in names)))
     if len(lines) > room:
         lines = [line for line in lines if line[2] != " "]
+    if len(lines) > room:
+        lines = _paragraph(", ".join(found), 2)
     return "\n".join(lines) + "\n"
 
 
