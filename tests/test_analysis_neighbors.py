@@ -3,7 +3,6 @@
 import json
 
 import colorizers
-import jax
 import numpy as np
 import pytest
 import tiny
@@ -13,7 +12,6 @@ from colorize_jax.analysis import __main__ as analysis
 from colorize_jax.data import sources
 from colorize_jax.errors import ConfigError, DataError
 from colorize_jax.features import feature_files, neighbors
-from colorize_jax.models import registry
 
 
 def test_neighbors_have_the_largest_cosines(rng, monkeypatch):
@@ -115,13 +113,11 @@ def test_a_random_start_has_the_averages_of_photos(tmp_path, photos):
     workdir = colorizers.save(tmp_path / "run", head=False)
     source = sources.open_all(str(tmp_path / "photos"))
     asked = extract.Extraction(shortest=16, crop=16, batch_size=4)
-    encoder, variables = extract.random_start(str(workdir), 3, source, asked)
-    drawn = registry.random_variables(encoder, 3)
-    jax.tree.map(np.testing.assert_array_equal, variables["params"], drawn["params"])
-    assert not np.array_equal(
-        drawn["params"]["conv1"]["kernel"],
-        registry.random_variables(encoder, 4)["params"]["conv1"]["kernel"],
-    )
+    _, variables = extract.random_start(str(workdir), 3, source, asked)
+    kernel = np.asarray(variables["params"]["conv1"]["kernel"])
+    assert (
+        0.1 < np.ptp(kernel) and np.abs(kernel).max() <= (3 / 9) ** 0.5
+    )  # Those saved are larger.
     assert (np.asarray(variables["batch_stats"]["batch_conv1"]["mean"]) != 0).all()
     with pytest.raises(ConfigError, match="--random_start=-1"):
         extract.random_start(str(workdir), -1, source, asked)

@@ -40,20 +40,21 @@ def _check(name, known, side, **settings):
     assert _found(encoder, tuple(known), side) == known
 
 
-def test_fields_of_vgg():
-    _check("vgg16", VGG, 352)
+def test_fields_of_vgg_up_to_its_third_block():
+    _check("vgg16", {name: VGG[name] for name in VGG if name <= "conv3_3"}, 352)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "known", "side", "settings"),
     [
+        ("vgg16", VGG, 352, {}),
         ("alexnet", ALEXNET, 227, {"fc6_padding": "VALID"}),
         ("alexnet_bn", ALEXNET_BN, 224, {"fc6_padding": "VALID"}),
         ("resnet152", RESNET152, 224, {}),
     ],
 )
-def test_fields_of_other_networks(name, known, side, settings):
+def test_fields_of_whole_networks(name, known, side, settings):
     _check(name, known, side, **settings)
 
 

@@ -14,7 +14,7 @@ from colorize_jax import command_line
 from colorize_jax.analysis import __main__ as analysis
 from colorize_jax.analysis import networks
 from colorize_jax.data import sources
-from colorize_jax.errors import CheckpointError, ConfigError, DataError
+from colorize_jax.errors import ConfigError, DataError
 from colorize_jax.features import crops
 from colorize_jax.models import registry
 
@@ -133,6 +133,19 @@ def test_units_are_compared_one_by_one_before_and_after(workdir, photos, tmp_pat
     assert "by hand" in page and "below 0.99" in page and "no answer" in page
 
 
+@pytest.fixture
+def named(monkeypatch):
+    """{path: network} for the command; nothing is read."""
+    found = {}
+    monkeypatch.setattr(networks, "load", lambda path, zeros: found[path])
+    return found
+
+
+def _network(name, variables=None, **settings):
+    encoder = registry.make_encoder({"name": name, "width": 1 / 16, **settings})
+    return networks.prepared(name, encoder, variables or {}, 32, zeros=variables is None)
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -142,42 +155,37 @@ def test_units_are_compared_one_by_one_before_and_after(workdir, photos, tmp_pat
         (["--crop=40", "--shortest=32"], "no larger than the shortest side"),
         (["--patches=0"], "--patches must be at least 1"),
         (["--thresholds", "0.7", "0.3"], "the lower one first"),
+        (["--after=wider"], r"width is 0\.0625 in the first and 0\.125"),
+        (["--after=alexnet"], "network is small_encoder:SmallEncoder in the first and alexnet in"),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(workdir, photos, tmp_path, words, reason):
+def test_what_cannot_be_is_refused_by_name(named, photos, tmp_path, words, reason):
+    named["one"] = _network(small_encoder.NAME)
+    named["wider"] = _network(small_encoder.NAME, width=1 / 8)
+    named["alexnet"] = _network("alexnet")
     with pytest.raises(ConfigError, match=reason):
-        top(workdir, photos, tmp_path / "out", *words)
+        top("one", photos, tmp_path / "out", *words)
     assert not (tmp_path / "out").exists()
 
 
-def _network(name, zeros=True, **settings):
-    encoder = registry.make_encoder({"name": name, "width": 1 / 32, **settings})
-    variables = jax.tree.map(
-        lambda x: np.zeros(x.shape, x.dtype), registry.variable_shapes(encoder)
-    )
-    return networks.prepared(name, encoder, variables, 64, zeros)
+def test_gray_and_color_and_other_dropout_may_be_compared():
+    other = _network(small_encoder.NAME, in_channels=3, dropout=0.5)
+    networks.check_alike(_network(small_encoder.NAME), other)
 
 
-def test_networks_of_other_architectures_are_refused(workdir, photos, tmp_path):
-    wider = colorizers.save(tmp_path / "wider", head=False, model__width=1 / 8)
-    with pytest.raises(ConfigError, match=r"width is 0\.0625 in the first and 0\.125"):
-        top(workdir, photos, tmp_path / "out", f"--after={wider}")
-    with pytest.raises(CheckpointError, match="no checkpoint in"):
-        top(workdir, photos, tmp_path / "out", f"--after={tmp_path}")
-    one = _network(small_encoder.NAME)
-    with pytest.raises(ConfigError, match="network is small_encoder:SmallEncoder in the first"):
-        networks.check_alike(one, _network("alexnet"))
-    networks.check_alike(one, _network(small_encoder.NAME, in_channels=3, dropout=0.5))
-
-
-def test_photos_that_are_all_smaller_than_the_window_end_it(workdir, photos, tmp_path):
+def test_photos_that_are_all_smaller_than_the_window_end_it(named, photos, tmp_path):
+    small = registry.variable_shapes(_network(small_encoder.NAME).encoder)
+    variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), small)
+    named["one"] = _network(small_encoder.NAME, variables)
     with pytest.raises(DataError, match=r"none of the 1 photos.*16 pixels.*--window"):
-        top(workdir, photos / "small", tmp_path / "out")
+        top("one", photos / "small", tmp_path / "out")
 
 
 def test_borders_are_usual_activations_where_that_is_possible():
-    found = _network("vgg16", zeros=False, fc6_padding="VALID")
+    encoder = registry.make_encoder({"name": "alexnet", "width": 1 / 16, "norm": "none"})
+    variables = jax.tree.map(lambda x: np.ones(x.shape), registry.variable_shapes(encoder))
+    found = _network("alexnet", variables, norm="none", fc6_padding="VALID")
     assert found.padding == networks.USUAL
     assert tuple(found.borders) == found.encoder.layers[1:]
-    found = _network("resnet14", zeros=False)
+    found = _network("resnet14", {"params": {"conv1": {}}})
     assert "a ResNet keeps it" in found.padding and not found.borders
