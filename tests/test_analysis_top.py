@@ -149,7 +149,7 @@ def _network(name, variables=None, **settings):
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--layer=fc9"], "no layer 'fc9'; it has conv1, conv2, conv3"),
+        (["--layer=fc9"], "no layer 'fc9'; the network has conv1, conv2, conv3"),
         (["--units=8"], "units 0 to 7; there is no unit 8"),
         (["--window=33"], "--window=33: give 1 to 32"),
         (["--crop=40", "--shortest=32"], "no larger than the shortest side"),
