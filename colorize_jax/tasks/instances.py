@@ -121,8 +121,8 @@ def jittered(key: jax.Array, rgb: jax.Array, strength: float, gray: float) -> ja
 def two_views(images: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Two fixed views of photos, uint8 [batch, side, side, 3] -> float32 in [0, 1].
 
-    The first is the photo. The second is its middle half, enlarged, mirrored and gray. Training
-    might draw both for the same photo.
+    The first is the photo. The second is its middle half, enlarged, mirrored and gray. With the
+    published settings, training might draw both for the same photo.
     """
     rgb = spaces.from_uint8(images)
     side = images.shape[-2]
