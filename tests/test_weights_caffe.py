@@ -323,6 +323,7 @@ def test_what_caffe_has_not_is_not_written(rng):
         ({"name": "alexnet_bn", "fc6_kernel": 1}, "alexnet_bn is no network of Caffe"),
         ({"name": "resnet18"}, "resnet18 is no network of Caffe"),
         ({"name": "resnet14", "stem": "cifar"}, "has another first layer and no pool1"),
+        ({"name": "resnet14", "norm": "layer"}, "layer norm, and Caffe has none"),
     ):
         other = registry.make_encoder(registry.with_defaults({"width": 1 / 32} | settings))
         with pytest.raises(WeightsError, match=words):

@@ -380,8 +380,9 @@ def test_one_channel_is_not_imported_for_color(rng):
         ({"name": "alexnet", "fc6_kernel": 1, "width": 1 / 16}, False, "no counterpart"),
         (SMALL["resnet152"] | {"variant": "caffe"}, False, "strides on the 1x1"),
         (SMALL["vgg16"] | {"in_channels": 3}, True, "reads color"),
+        (SMALL["vgg16"] | {"norm": "layer"}, False, "has layer norm"),
     ],
-    ids=["alexnet", "caffe", "gray of color"],
+    ids=["alexnet", "caffe", "gray of color", "layer norm"],
 )
 def test_what_torchvision_does_not_have_is_not_written(settings, gray, words, rng):
     encoder, variables = variables_of(settings, rng)
