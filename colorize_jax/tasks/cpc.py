@@ -187,7 +187,7 @@ def make_task(config, encoder, facts: Facts) -> Task:
         panels = jnp.round(jnp.stack([shown(given), shown(found)], 1) * 255).astype(jnp.uint8)
         return jnp.concatenate([images[:, None], panels], 1)
 
-    panels = ("photo", "given", f"{directions[0]}: most likely of all")
+    panels = ("photo", "given", f"{directions[0]}: most likely")
     evaluator = evaluators.held_out(model, prepare, loss, pictures, panels)
     score = Score("information", higher=True)
     return Task(model, prepare, loss, {"": evaluator}, score, microbatches=False)
