@@ -92,6 +92,19 @@ def test_imported_network_answers_as_in_torch(network, settings, side, color):
     assert_same(jax.jit(encoder.apply)(variables, x), answers(network, normalized(x)))
 
 
+@pytest.mark.parametrize("color", [False, True])
+def test_imported_vit_answers_as_in_torch_to_the_published_input(color):
+    """With torchvision's three means, which go into a bias exactly."""
+    network = torch_networks.randomize(torch_networks.MaskedEncoder(side=48))
+    encoder, variables = imported(network, color)
+    assert (encoder.size, encoder.depth, encoder.patch) == ("tiny", 2, 8)
+    x = photo(48, color)
+    published = (np.broadcast_to(x, (1, 48, 48, 3)) + spaces.GRAY_MEAN - tables.MEAN) / np.array(
+        tables.DEVIATION
+    )
+    assert_same(jax.jit(encoder.apply)(variables, x), answers(network, published))
+
+
 @pytest.mark.parametrize(
     ("network", "settings", "side"),
     [

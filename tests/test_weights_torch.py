@@ -15,8 +15,9 @@ import saved as saved_files
 import colorize_jax
 from colorize_jax import convert
 from colorize_jax.checkpoints import reading, writing
+from colorize_jax.color.spaces import GRAY_MEAN
 from colorize_jax.errors import WeightsError
-from colorize_jax.models import registry
+from colorize_jax.models import registry, transformer
 from colorize_jax.weights import foreign, inspection
 from colorize_jax.weights import torch as tables
 from colorize_jax.weights.tables import flat, shapes_of
@@ -625,3 +626,67 @@ def test_a_last_layer_that_cannot_be_had_is_a_sentence(
     with pytest.raises(SystemExit):
         convert.main(["torch", "state.safetensors", "out", *arguments])
     assert words in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def published_vit(rng):
+    """A state dict of a masked autoencoder, ViT-Ti of one block, with a part of its decoder."""
+    shapes = {
+        "cls_token": (1, 1, 192), "patch_embed.proj.weight": (192, 3, 4, 4),
+        "patch_embed.proj.bias": (192,), "blocks.0.attn.qkv.weight": (576, 192),
+        "blocks.0.attn.qkv.bias": (576,), "blocks.0.attn.proj.weight": (192, 192),
+        "blocks.0.attn.proj.bias": (192,), "blocks.0.mlp.fc1.weight": (768, 192),
+        "blocks.0.mlp.fc1.bias": (768,), "blocks.0.mlp.fc2.weight": (192, 768),
+        "blocks.0.mlp.fc2.bias": (192,), "mask_token": (1, 1, 8), "decoder_embed.weight": (8, 192),
+        "decoder_blocks.0.attn.qkv.weight": (24, 8),
+    }  # fmt: skip
+    for name in ("norm", "blocks.0.norm1", "blocks.0.norm2"):
+        shapes |= {f"{name}.weight": (192,), f"{name}.bias": (192,)}
+    state = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    positions = np.concatenate([np.zeros((1, 192)), transformer.positions(3, 3, 192)])
+    return state | {"pos_embed": positions[None].astype(np.float32)}
+
+
+def test_the_encoder_of_a_masked_autoencoder_is_found_among_its_decoder(rng):
+    state = published_vit(rng)
+    found = imported(under("module.", state), color=True)
+    assert found.settings["model"] == {
+        "name": "vit", "size": "tiny", "blocks": 1, "patch": 4, "width": 1.0, "in_channels": 3,
+    }  # fmt: skip
+    said = " ".join(found.left_over)
+    for name in ("mask_token", "decoder_embed", "decoder_blocks", "pos_embed"):
+        assert name in said
+    ours = found.variables["params"]["encoder"]
+    np.testing.assert_array_equal(ours["embed"]["token"], state["cls_token"].ravel())
+    np.testing.assert_array_equal(
+        ours["block1"]["qkv"]["kernel"], state["blocks.0.attn.qkv.weight"].T
+    )
+    # A photo of the published mean is answered by the published bias.
+    mean = np.array(tables.MEAN, np.float32) - GRAY_MEAN
+    at_mean = ours["embed"]["kernel"].sum((0, 1)).T @ mean + ours["embed"]["bias"]
+    np.testing.assert_allclose(at_mean, state["patch_embed.proj.bias"], rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pos_embed": np.ones((1, 10, 192), np.float32)}, "positions that were learned"),
+        ({"pos_embed": np.ones((1, 11, 192), np.float32)}, "pos_embed is .* patches of a square"),
+        ({"patch_embed.proj.weight": np.ones((100, 3, 4, 4))}, "a ViT of 100 features"),
+        ({"norm.weight": None}, "a ViT, of which is missing norm.weight"),
+        ({"blocks.0.attn.proj.bias": None}, r"1 missing: blocks.0.attn.proj.bias"),
+        ({"blocks.0.gamma": np.ones(192, np.float32)}, "1 not known: blocks.0.gamma"),
+    ],
+)
+def test_another_vit_is_refused(change, message, rng):
+    state = {k: v for k, v in (published_vit(rng) | change).items() if v is not None}
+    with pytest.raises(WeightsError, match=message):
+        imported(state)
+
+
+def test_a_vit_has_no_head_to_keep_and_is_not_written(rng):
+    state = published_vit(rng) | {"head.weight": np.ones((5, 192), np.float32)}
+    assert "head.weight" in " ".join(imported(state).left_over)
+    with pytest.raises(WeightsError, match="leave out --head"):
+        imported(state, head=True)
+    with pytest.raises(WeightsError, match="is not written"):
+        tables.export(registry.make_encoder({"name": "vit"}), {"params": {}})

@@ -309,6 +309,68 @@ class Zhang(nn.Module):
         return maps
 
 
+class _VitBlock(nn.Module):
+    """Attention and a perceptron, by the names of timm."""
+
+    def __init__(self, features, heads):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(features, eps=1e-6)
+        self.attn = nn.ModuleDict(
+            {"qkv": nn.Linear(features, 3 * features), "proj": nn.Linear(features, features)}
+        )
+        self.norm2 = nn.LayerNorm(features, eps=1e-6)
+        self.mlp = nn.ModuleDict(
+            {"fc1": nn.Linear(features, 4 * features), "fc2": nn.Linear(4 * features, features)}
+        )
+        self.heads = heads
+
+    def forward(self, x):
+        batch, tokens, features = x.shape
+        y = self.attn["qkv"](self.norm1(x))
+        parts = y.reshape(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(*parts).transpose(1, 2).reshape(x.shape)
+        x = x + self.attn["proj"](y)
+        return x + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x))))
+
+
+class MaskedEncoder(nn.Module):
+    """The encoder of a masked autoencoder, ViT-Ti with few blocks, as it is published."""
+
+    def __init__(self, side, blocks=2, patch=8, features=192, heads=3, in_channels=3):
+        super().__init__()
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(in_channels, features, patch, patch)})
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, features))
+        cells, quarter = side // patch, features // 4
+        rows, columns = torch.meshgrid(*[torch.arange(cells).double()] * 2, indexing="ij")
+        omega = 10_000.0 ** (-torch.arange(quarter).double() / quarter)
+        waves = []
+        for place in (columns.flatten(), rows.flatten()):
+            angle = place[:, None] * omega
+            waves += [angle.sin(), angle.cos()]
+        where = torch.cat([torch.zeros(1, features).double(), torch.cat(waves, 1)])
+        self.pos_embed = nn.Parameter(where[None].float(), requires_grad=False)
+        self.blocks = nn.ModuleList(_VitBlock(features, heads) for _ in range(blocks))
+        self.norm = nn.LayerNorm(features, eps=1e-6)
+
+    def forward(self, x):
+        """{layer: the patches after it as a map}."""
+        maps = {"gray": x}
+        x = self.patch_embed["proj"](x)
+        shape = x.shape
+        x = x.flatten(2).transpose(1, 2) + self.pos_embed[:, 1:]
+        x = torch.cat([(self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1), x], 1)
+
+        def of_patches(x):
+            return x[:, 1:].transpose(1, 2).reshape(shape)
+
+        maps["embed"] = of_patches(x)
+        for i, block in enumerate(self.blocks, 1):
+            x = block(x)
+            maps[f"block{i}"] = of_patches(x)
+        maps["norm"] = of_patches(self.norm(x))
+        return maps
+
+
 def randomize(network, seed=0):
     """Weights that keep activations of order one, and batch norm that does something."""
     generator = torch.Generator().manual_seed(seed)
@@ -328,6 +390,11 @@ def randomize(network, seed=0):
                 uniform(module.running_mean, -0.2, 0.2)
                 uniform(module.running_var, 0.5, 1.5)
                 module.num_batches_tracked.fill_(7)
+            if isinstance(module, nn.LayerNorm):
+                uniform(module.weight, 0.3, 1.0)
+                uniform(module.bias, -0.2, 0.2)
+        if isinstance(network, MaskedEncoder):
+            uniform(network.cls_token, -1, 1)
         if isinstance(network, Zhang):
             network.model_out.weight.copy_(network.colors)
     return network.eval()

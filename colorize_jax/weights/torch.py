@@ -1,4 +1,4 @@
-"""Tables between torchvision's VGG-16, AlexNet and ResNets and ours.
+"""Tables between torchvision's VGG-16, AlexNet and ResNets and ours, and of published ViTs to ours.
 
 torchvision's networks read RGB in [0, 1], less a mean and divided by a deviation, both per channel.
 Ours read gray (or RGB) less one mean, which takes the place of the three, and the deviations go
@@ -19,10 +19,11 @@ import numpy as np
 
 from colorize_jax.color.spaces import GRAY_MEAN
 from colorize_jax.errors import ConfigError, WeightsError
-from colorize_jax.models import layers, registry, resnet
+from colorize_jax.models import layers, registry, resnet, transformer
 from colorize_jax.models.alexnet_bn import AlexNetBn
 from colorize_jax.models.norm import EPSILON, RAMP
 from colorize_jax.models.vgg16 import BLOCKS, Vgg16
+from colorize_jax.models.vit import SIZES, Vit
 from colorize_jax.surgery.absorb import absorb_batch_norm
 from colorize_jax.weights import torch_names
 from colorize_jax.weights.foreign import File, Imported
@@ -59,6 +60,7 @@ _FIRST = {
     "vgg16": "features.0.weight",
     "alexnet_bn": "features.0.weight",
     **dict.fromkeys(registry.RESNETS, "conv1.weight"),
+    "vit": "patch_embed.proj.weight",
 }
 
 
@@ -140,6 +142,14 @@ def import_file(
         raise WeightsError(f"{file.path} reads a single channel: it is not imported for color")
     model = {**network.model, "in_channels": 3 if color else 1}
     settings: dict[str, dict[str, Any]] = {"model": model}
+    vit = model["name"] == "vit"
+    if vit:
+        _check_positions(file, tree, model)
+    if vit and head:
+        raise WeightsError(
+            f"{file.path}: the last layer of a ViT is not kept, because it reads the token of the "
+            "photo there and the mean of the patches here: leave out --head"
+        )
     if head and "fc6_kernel" in model:
         model.setdefault("fc6_padding", "VALID")
     source = f"{file.path}, taken for {network},"
@@ -182,7 +192,10 @@ def import_file(
         done.append(
             f"{'' if color else 'the sum over the channels and '}the deviations {DEVIATION} went "
             f"into {encoder.layers[0]}; the mean {GRAY_MEAN:.4f} takes the place of {MEAN}"
+            + (", and the difference went into the bias" if vit else "")
         )
+    if vit:
+        done.append("its positions are the fixed ones, which are not stored here")
     for i, layer in enumerate(new):
         kernel, bias = (shapes[f"params/encoder/{layer}/{leaf}"] for leaf in ("kernel", "bias"))
         variables["params"]["encoder"][layer] = {
@@ -243,6 +256,11 @@ def export(
         raise WeightsError(
             "the encoder has layer norm, and torchvision's networks have none: nothing is written"
         )
+    if isinstance(encoder, Vit):
+        raise WeightsError(
+            "a ViT is read from PyTorch's files and is not written to them: its positions depend "
+            "on the size of the photos"
+        )
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     if encoder.absorbs and encoder.norm == "batch":
         params, batch_stats = absorb_batch_norm(params, batch_stats), {}
@@ -302,6 +320,7 @@ def _find(arrays: Mapping[str, np.ndarray], prefix: str | None) -> tuple[Network
         ("VGG-16", torch_names.VGG, _vgg16),
         ("AlexNet", torch_names.ALEXNET, _alexnet),
         ("a ResNet", torch_names.RESNET, _resnet),
+        ("a ViT", torch_names.VIT, _vit),
     ):
         for tree in torch_names.trees(shapes, spellings):
             place = f" {tree}" if str(tree) else ""
@@ -341,8 +360,9 @@ def _find(arrays: Mapping[str, np.ndarray], prefix: str | None) -> tuple[Network
         + (f"The nearest: {what}. " if nearest >= _NEAR else "")
         + "Known are torchvision's vgg16 and vgg16_bn (features.0, ..., classifier.0, "
         "classifier.3), also by timm's names, alexnet (features.0, ..., classifier.1, "
-        "classifier.4) and ResNets (conv1, layer1.0.conv1, ..., layer4.2.conv3), with anything "
-        "before and between these words"
+        "classifier.4) and ResNets (conv1, layer1.0.conv1, ..., layer4.2.conv3), and published "
+        "ViTs of masked autoencoders (patch_embed.proj, blocks.0.attn.qkv, ..., norm), with "
+        "anything before and between these words"
     )
 
 
@@ -376,6 +396,8 @@ def _left_over(tree: Names, whole: bool) -> Callable[[str], bool]:
         # A classifier of another form is not known, but begins so.
         plain = tree.spelling.plain(name.removeprefix(tree.prefix).split("."))
         ours = known.get(name, plain)
+        if tree.spelling in torch_names.VIT:
+            return ours == "pos_embed" or ours.startswith("head.")
         return ours.startswith(_CLASSIFIERS) or not (whole or ours.startswith("features."))
 
     return is_left_over
@@ -476,11 +498,62 @@ def _resnet(shapes: Mapping[str, Shape]) -> Network | list[str]:
     )
 
 
+def _vit(shapes: Mapping[str, Shape]) -> Network | list[str]:
+    """What the names are of; or those that are needed, if one is not there."""
+    first = "patch_embed.proj.weight"
+    needed = [first, "cls_token", "blocks.0.attn.qkv.weight", "norm.weight"]
+    if not shapes.keys() >= set(needed):
+        return needed
+    features, inputs = _first_layer(first, shapes)
+    sizes = {size.heads * size.channels: name for name, size in SIZES.items()}
+    if features not in sizes:
+        known = ", ".join(f"{number} ({name})" for number, name in sizes.items())
+        raise WeightsError(
+            f"this is a ViT of {features} features, and a file does not tell the number of its "
+            f"heads; known are those of {known} features"
+        )
+    blocks = {name.split(".")[1] for name in shapes if name.startswith("blocks.")}
+    size, patch = sizes[features], shapes[first][2]
+    return Network(
+        f"ViT ({size}), patches of {patch} pixels",
+        {
+            "name": "vit",
+            "size": size,
+            "blocks": 0 if len(blocks) == SIZES[size].blocks else len(blocks),
+            "patch": patch,
+            "width": 1.0,
+            "in_channels": inputs,
+        },
+    )
+
+
+def _check_positions(file: File, tree: Names, model: Mapping[str, Any]) -> None:
+    """WeightsError if a file has other positions than the fixed ones."""
+    name = tree.name("pos_embed")
+    if name not in file.arrays:
+        return
+    found = np.asarray(file.arrays[name])
+    features = registry.make_encoder(model).features
+    side = math.isqrt(max(found.shape[1] - 1, 0)) if found.ndim == 3 else 0
+    if found.shape != (1, 1 + side**2, features):
+        raise WeightsError(
+            f"{file.path}: {name} is {found.shape}, and not (1, 1 + patches of a square, "
+            f"{features})"
+        )
+    fixed = np.zeros((1 + side**2, features), np.float32)
+    fixed[1:] = transformer.positions(side, side, features)
+    if not np.allclose(found[0].astype(np.float32), fixed, atol=1e-3):
+        raise WeightsError(
+            f"{file.path}: {name} holds positions that were learned. The ViT here has fixed ones, "
+            "the sines and cosines of masked autoencoders, and would compute something else"
+        )
+
+
 def table(encoder, *, channels: int, batch_norm: bool = False) -> list[Row]:
     """The rows between torchvision's names and the paths of an encoder.
 
     Args:
-        encoder: `Vgg16` or `AlexNetBn` without batch norm, or a `ResNet`.
+        encoder: `Vgg16` or `AlexNetBn` without batch norm, a `ResNet`, or a `Vit`.
         channels: that the first layer of the state dict reads. 3: RGB, normalized as torchvision
             does it; the encoder may read gray. 1: the encoder's gray.
         batch_norm: VGG-16: the state dict has batch norm, which is absorbed; no way back.
@@ -496,6 +569,8 @@ def table(encoder, *, channels: int, batch_norm: bool = False) -> list[Row]:
                 "compute something else, so there is nothing to write"
             )
         rows = _resnet_rows
+    elif isinstance(encoder, Vit):
+        rows = _vit_rows
     elif isinstance(encoder, Vgg16 | AlexNetBn):
         if encoder.split:
             raise WeightsError(
@@ -583,6 +658,65 @@ def _resnet_rows(encoder, shapes, channels) -> list[Row]:
             counter(f"{norm}.{_COUNTER}", f"{stats}/count"),
         ]
     return rows
+
+
+def _vit_rows(encoder, shapes, channels) -> list[Row]:
+    place = "params/encoder"
+    first = f"{place}/embed/kernel"
+    rows = [
+        _embedding(
+            convolution("patch_embed.proj.weight", first, shapes[first], channels), channels
+        ),
+        Row(
+            {"cls_token": [(1, 1, encoder.features)]},
+            [f"{place}/embed/token"],
+            lambda array: [array.reshape(-1)],
+            None,
+        ),
+    ]
+    norms, denses = {"norm": "norm"}, {}
+    for i in range(encoder.depth):
+        ours, theirs = f"block{i + 1}", f"blocks.{i}"
+        norms |= {f"{ours}/{name}": f"{theirs}.{name}" for name in ("norm1", "norm2")}
+        denses |= {f"{ours}/{name}": f"{theirs}.attn.{name}" for name in ("qkv", "proj")}
+        denses |= {f"{ours}/{name}": f"{theirs}.mlp.{name}" for name in ("fc1", "fc2")}
+    for ours, theirs in norms.items():
+        for leaf, name in (("scale", "weight"), ("bias", "bias")):
+            path = f"{place}/{ours}/{leaf}"
+            rows.append(same(f"{theirs}.{name}", path, shapes[path]))
+    for ours, theirs in denses.items():
+        kernel, bias = (f"{place}/{ours}/{leaf}" for leaf in ("kernel", "bias"))
+        rows += [
+            Row(
+                {f"{theirs}.weight": [shapes[kernel][::-1]]},
+                [kernel],
+                lambda array: [array.T],
+                lambda array: [array.T],
+            ),
+            same(f"{theirs}.bias", bias, shapes[bias]),
+        ]
+    return rows
+
+
+def _embedding(weight: Row, channels: int) -> Row:
+    """The kernel of the patches and its bias, into which the difference of the means goes.
+
+    There is no padding whose zeros would stand for the mean, so that this is exact.
+    """
+    (name, (shape,)), (path,) = next(iter(weight.theirs.items())), weight.ours
+
+    def convert(array, bias):
+        if channels == 3:
+            shift = (GRAY_MEAN - np.array(MEAN)) / np.array(DEVIATION)
+            bias = bias + np.einsum("ochw,c->o", array.astype(np.float64), shift)
+        return [*weight.to_ours(array), bias]
+
+    return Row(
+        {name: [shape], name.replace("weight", "bias"): [shape[:1]]},
+        [path, path.replace("kernel", "bias")],
+        convert,
+        None,
+    )
 
 
 def convolution(name: str, path: str, shape: Shape, channels: int) -> Row:

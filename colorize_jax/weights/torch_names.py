@@ -26,6 +26,7 @@ class Spelling:
         words: what a name consists of; anything else in it is a wrapper.
         layers: layers as torchvision calls them.
         renamed: pairs of beginnings, theirs and torchvision's.
+        alone: arrays that are of no layer, such as a token.
     """
 
     title: str
@@ -33,6 +34,11 @@ class Spelling:
     words: re.Pattern
     layers: re.Pattern
     renamed: tuple[tuple[str, str], ...] = ()
+    alone: frozenset[str] = frozenset()
+
+    def begins(self, parts: list[str], i: int) -> bool:
+        """Whether a name of this spelling may begin with its part i."""
+        return parts[i] in (self.alone if i == len(parts) - 1 else self.tops)
 
     def plain(self, parts: list[str]) -> str:
         """One of their names without wrappers, in torchvision's words as far as it has them."""
@@ -43,7 +49,8 @@ class Spelling:
         """torchvision's name for one of theirs, None if it has none."""
         name = self.plain(parts)
         layer, _, leaf = name.rpartition(".")
-        return name if leaf in _LEAVES and self.layers.fullmatch(layer) else None
+        known = leaf in _LEAVES and self.layers.fullmatch(layer)
+        return name if known or name in self.alone else None
 
     def theirs(self, name: str) -> str:
         """Their name for one of torchvision's, without wrappers."""
@@ -101,6 +108,19 @@ RESNET = (
         (("0.", "conv1."), ("1.", "bn1."), *((f"{i + 3}.", f"layer{i}.") for i in (1, 2, 3, 4))),
     ),
 )
+# Of vision transformers torchvision's own names are others; these are timm's, and those of the
+# published masked autoencoders.
+VIT = (
+    Spelling(
+        "",
+        frozenset({"patch_embed", "blocks", "norm", "fc_norm", "head"}),
+        re.compile(r"patch_embed|proj|blocks|norm[12]?|attn|qkv|mlp|fc[12]|fc_norm|head|\d+"),
+        re.compile(
+            r"patch_embed\.proj|blocks\.\d+\.(norm[12]|attn\.(qkv|proj)|mlp\.fc[12])|norm|head"
+        ),
+        alone=frozenset({"cls_token", "pos_embed"}),
+    ),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,8 +166,8 @@ def trees(names: Iterable[str], spellings: Iterable[Spelling]) -> Iterator[Tree]
         for name, parts in split:
             if len(parts) > _PARTS:
                 continue
-            for i, part in enumerate(parts[:-1]):
-                if part in spelling.tops:
+            for i in range(len(parts)):
+                if spelling.begins(parts, i):
                     prefix = "".join(f"{before}." for before in parts[:i])
                     groups.setdefault(prefix, []).append((name, parts[i:]))
         for prefix, members in groups.items():
