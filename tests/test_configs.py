@@ -46,7 +46,10 @@ RECIPES = {
     "downstream_cls": (),  # It has a test of its own, and so have the next ones.
     "efficient_cls": (),
     "imagenet_labels": (),
+    "vit_cls": (),
 }
+# Variants that are only larger than others take seconds to trace.
+_LARGE = {("mae", "large"), ("mae", "huge")}
 
 
 def get_config(name, variant=""):
@@ -61,7 +64,10 @@ def _others():
     for path in sorted((ROOT / "configs").glob("*.py")):
         if path.stem not in RECIPES:
             about = help.about_file(path, "get_config")
-            yield from ((path.stem, variant) for variant in ("", *help.variants(about)))
+            for variant in ("", *help.variants(about)):
+                slow = (path.stem, variant) in _LARGE
+                marks = pytest.mark.slow if slow else ()
+                yield pytest.param(path.stem, variant, marks=marks)
 
 
 @pytest.mark.parametrize(("name", "variant"), list(_others()))
@@ -134,6 +140,37 @@ def test_label_variants_are_those_of_the_paper(variant, relabel, per_class, epoc
     assert (data.labels, data.split, data.eval_split) == ("folders", "train", "val")
     with pytest.raises(ConfigError, match="two kinds of labels: e10 and h2"):
         get_config("imagenet_labels", "h2,e10")
+
+
+def test_a_vit_is_transferred_by_the_recipes_of_all_networks():
+    for name, number in (("voc2012_seg", 21), ("imagenet_subset_cls", 1000)):
+        config = get_config(name, "vit")
+        config.task.classes = number
+        assert config.data.crop % config.model.patch == 0 and "fc6_padding" not in config.model
+        task = make_task(config)
+        optimizer = optimizers.make_optimizer(config, schedules.make_schedule(config, 10_000))
+        head = abstract_state(task, optimizer, batch_shapes(task, config)).params["head"]
+        if name == "voc2012_seg":  # Three blocks and the top, and the two for the field of view.
+            assert head["hidden"]["kernel"].shape == (4 * 768 + 2048, 1024)
+        else:
+            assert head["classes"]["kernel"].shape == (768, 1000)
+
+
+def test_recipe_of_masked_autoencoders_is_the_published_training():
+    config = get_config("mae")
+    assert (config.task.hidden, config.task.normalized, config.task.decoder) == (0.75, True, 512)
+    assert (config.optimizer.b1, config.optimizer.b2) == (0.9, 0.95)
+    assert config.optimizer.weight_decay == 0.05
+    assert optimizers.initial_rate(config) == pytest.approx(1.5e-4 * 4096 / 256)
+    assert config.schedule.warmup * config.schedule.epochs == pytest.approx(40)
+    for variant in ("random", "large", "huge", "small"):
+        fine = get_config("vit_cls", variant)
+        check_numbers(fine)
+        fine.task.classes = 10
+        assert make_task(fine).model.encoder.patch == fine.model.patch
+    fine = get_config("vit_cls")
+    assert (fine.optimizer.layer_decay, fine.model.drop_path) == (0.65, 0.1)
+    assert (fine.task.mixup, fine.task.cutmix, fine.task.smoothing) == (0.8, 1.0, 0.1)
 
 
 def test_paper_recipe_is_that_of_the_paper():

@@ -109,7 +109,8 @@ def test_another_task_brings_its_settings_which_follow_the_config():
     config.data.crop = 224
     assert config.task.edge_buffer == 61 and config.eval.classes == ()
     choices.choose(config, "task", "classification")
-    assert set(config.task) == {"name", "classes", "loss"} and "hidden" not in config.model
+    own = {"classes", "loss", "smoothing", "mixup", "cutmix"}
+    assert set(config.task) == {"name", *own} and "hidden" not in config.model
     assert "classes" not in config.eval
 
 
@@ -193,6 +194,8 @@ def test_no_type_is_promoted_unless_it_is_said(network, dtype):
     """Half precision that becomes single precision unseen takes twice the memory."""
     config = default_config(network=network)
     config.model.width, config.model.dtype = 1 / 16, dtype
+    if "blocks" in config.model:
+        config.model.blocks = 1  # All blocks are alike.
     encoder = registry.make_encoder(config.model)
     image = jax.ShapeDtypeStruct((2, 64, 64, encoder.in_channels), jnp.float32)
 

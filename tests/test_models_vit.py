@@ -1,16 +1,22 @@
 """The vision transformer: its positions and sizes, and what a block computes."""
 
+import functools
+
 import golden_pretexts
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.special
 import tiny
+import toys
 
 from colorize_jax.errors import ConfigError
 from colorize_jax.models import registry, transformer
 from colorize_jax.models.vit import Vit
+from colorize_jax.tasks import registry as tasks
+from colorize_jax.training.step import init_state, train_step
 
 SMALL = Vit(size="tiny", width=0.125, blocks=2, patch=8, in_channels=3)
 
@@ -152,3 +158,21 @@ def test_the_config_of_a_run_has_its_settings():
     encoder = registry.make_encoder(config.model)
     assert (encoder.features, encoder.depth, encoder.patch) == (48, 2, 8)
     assert registry.name_of(encoder) == "vit"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "segmentation" else pytest.param(name, marks=pytest.mark.slow)
+        for name in tasks.names()
+    ],
+)
+def test_every_task_trains_it(name):
+    config, task = toys.make(name, **tiny.VIT)
+    batch = toys.batch(config, task, np.random.default_rng(0))
+    sgd = optax.sgd(1.0)
+    state = jax.eval_shape(lambda key: init_state(key, task, sgd, batch), jax.random.key(0))
+    step = functools.partial(train_step, task=task, optimizer=sgd)
+    after, metrics = jax.eval_shape(step, state, batch, jax.random.key(0))
+    assert set(after.params["encoder"]) == {"embed", "block1", "block2", "norm"}
+    assert metrics["loss"].shape == ()

@@ -7,6 +7,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 import tiny
 
+from colorize_jax.augment import mixing
 from colorize_jax.errors import ConfigError
 from colorize_jax.models.vgg16 import Vgg16
 from colorize_jax.tasks.classification import positions_inside
@@ -160,3 +161,43 @@ def test_settings_that_cannot_be_are_named(loss, setting, value, message):
         settings |= {**tiny.VGG, "model__fc6_padding": "VALID", setting: value}
     with pytest.raises(ConfigError, match=message):
         make_task(tiny.classification(loss, **settings))
+
+
+def test_a_smoothed_target_is_spread_over_all_classes():
+    task, logits = _task(task__smoothing=0.3), np.array([[0.3, -1.0, 2.0]], np.float32)
+    targets = {"labels": jnp.array([2]), "valid": jnp.array([True])}
+    values, _ = task.loss(jnp.asarray(logits), targets)
+    log_p = logits[0] - np.log(np.exp(logits[0]).sum())
+    expected = -(np.array([0.1, 0.1, 0.8]) * log_p).sum()
+    np.testing.assert_allclose(values["loss"], expected, rtol=1e-5)
+
+
+def test_a_mixed_photo_has_the_classes_of_both(rng, monkeypatch):
+    def mixed(key, image, other, mixup, cutmix):
+        assert (mixup, cutmix) == (1.0, 0.0)
+        share = jax.random.uniform(key)
+        return share * image + (1 - share) * other, share
+
+    monkeypatch.setattr(mixing, "mixed", mixed)  # Beta takes the compiler seconds.
+    task, batch = _task(task__mixup=1.0), _batch(rng, np.array([0, 1, 2, 2], np.int32))
+    batch["valid"][2] = False
+    keys = jax.random.split(jax.random.key(0), 4)
+    (image,), targets = jax.jit(task.prepare)(keys, batch)
+    # The third row is not valid, so that it is mixed into no other.
+    np.testing.assert_array_equal(targets["other"], [2, 0, 1, 2])
+    plain = task.model.encoder.network_input(batch["image"])
+    share = np.asarray(targets["share"])[:, None, None, None]
+    expected = share * plain + (1 - share) * plain[np.array([3, 0, 1, 3])]
+    np.testing.assert_allclose(image, expected, atol=1e-5)
+    logits = jnp.asarray(rng.normal(size=(4, 3)), jnp.float32)
+    values, _ = task.loss(logits, targets)
+    log_p = np.asarray(jax.nn.log_softmax(logits))
+    own, other = (log_p[np.arange(4), np.asarray(targets[name])] for name in ("labels", "other"))
+    expected = -(share[:, 0, 0, 0] * own + (1 - share[:, 0, 0, 0]) * other) * [1, 1, 0, 1]
+    np.testing.assert_allclose(values["loss"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["smoothing", "mixup", "cutmix"])
+def test_soft_targets_are_for_one_class_in_every_photo(name):
+    with pytest.raises(ConfigError, match=f"config.task.{name}=0.5 is for one class"):
+        _task("sigmoid", **{f"task__{name}": 0.5})

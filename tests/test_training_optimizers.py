@@ -76,6 +76,23 @@ def test_rate_scales_with_the_batch_only_if_asked():
     assert optimizers.initial_rate(config) == 0.008
 
 
+def test_rates_fall_from_layer_to_layer_of_the_encoder():
+    config = tiny.config(
+        optimizer__name="sgd", optimizer__momentum=0.0, optimizer__weight_decay=0.0,
+        optimizer__rate=1.0, optimizer__layer_decay=0.5, optimizer__groups={"fov": {"rate": 3.0}},
+    )  # fmt: skip
+    params = {
+        "encoder": {name: {"kernel": jnp.zeros(2)} for name in ("conv1", "conv2", "conv3")},
+        "head": {"kernel": jnp.zeros(2)},
+        "fov": {"kernel": jnp.zeros(2)},
+    }
+    optimizer = optimizers.make_optimizer(config, schedules.make_schedule(config, 100), ("conv1",))
+    ones = jax.tree.map(jnp.ones_like, params)
+    updates, _ = optimizer.update(ones, optimizer.init(params), params)
+    found = {path[-2].key: float(x[0]) for path, x in jax.tree.leaves_with_path(updates)}
+    assert found == {"conv1": 0, "conv2": -0.5, "conv3": -1, "head": -1, "fov": -3}
+
+
 def _after(optimizer, params, gradients):
     """The parameters after each update."""
     update = jax.jit(optimizer.update)

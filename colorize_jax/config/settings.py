@@ -157,6 +157,9 @@ def default_config(
     config.optimizer.rate = 1e-3  # The learning rate before the schedule lowers it.
     # If not 0, the batch size at which `rate` holds: the rate grows linearly with the batch.
     config.optimizer.rate_batch_size = 0
+    # Multiplies the rate of each layer of the encoder, once for every layer above it: below 1, the
+    # lower a layer is, the less it changes. 1 has one rate for all.
+    config.optimizer.layer_decay = 1.0
     # Other settings for groups of parameters, as in
     #   config.optimizer.groups = {"discriminator": {"name": "adam", "rate": 2e-4, "b1": 0.5}}.
     # All groups are updated at the same step: simultaneously, not in turns.
@@ -397,7 +400,11 @@ _RANGES = {
     "task.edge_buffer": _PIXELS,
     "task.window": (1, 2**10),
     "task.bins": (1, 2**12),
+    "task.smoothing": _SHARE,
+    "task.mixup": (0, 100),
+    "task.cutmix": (0, 100),
     "optimizer.rate": (0, 3e38),  # It must fit into a float32.
+    "optimizer.layer_decay": (1e-3, 1),
     "optimizer.momentum": _SHARE,
     "optimizer.b1": _SHARE,
     "optimizer.b2": _SHARE,
@@ -492,7 +499,7 @@ def _check_group(where: str, changes: Any, optimizer: str) -> None:
         usual = default_config(optimizer=changes.get("name", optimizer)).optimizer
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
-    known = [name for name in usual if name not in ("groups", "rate_batch_size")]
+    known = [name for name in usual if name not in ("groups", "rate_batch_size", "layer_decay")]
     if unknown := sorted(set(changes) - set(known)):
         raise ConfigError(
             f"{where}.{unknown[0]}: {usual.name} has no such setting for a group; known: "

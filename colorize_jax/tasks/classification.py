@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from colorize_jax.augment import mixing
+from colorize_jax.color import spaces
 from colorize_jax.errors import ConfigError
 from colorize_jax.models.classifier import Classifier
 from colorize_jax.tasks import losses, metrics, scores
@@ -14,6 +16,13 @@ from colorize_jax.tasks.task import Caption, Evaluator, Facts, Score, Task
 SETTINGS = {
     "loss": "softmax",  # "softmax" for one class in every photo, "sigmoid" for any number.
     "classes": 0,  # The number of classes. 0 takes that of the data.
+    # With "softmax", this share of the target is spread over all classes.
+    "smoothing": 0.0,
+    # With "softmax", every training photo is mixed with another one, and so is its target. The two
+    # numbers are the parameter a of the Beta(a, a) from which the share is drawn; 0 is off. With
+    # both, one of them is drawn for every photo.
+    "mixup": 0.0,  # The two photos are blended (Zhang et al., ICLR 2018).
+    "cutmix": 0.0,  # A rectangle of the other photo is put in (Yun et al., ICCV 2019).
 }
 NO_CLASS = -1
 # The step-wise average precision is the score. VOC 2007 and the release report the other two.
@@ -35,16 +44,32 @@ def make_task(config, encoder, facts: Facts) -> Task:
             f"config.model has it: it must be at least {encoder.smallest_input}"
             + ("; config.model.fc6_padding='ADAPTIVE' takes smaller ones" if has_another else "")
         )
-    network_input = encoder.network_input
+    network_input, smoothing = encoder.network_input, config.task.smoothing
+    mixup, cutmix = config.task.mixup, config.task.cutmix
 
     def prepare(keys, batch):
-        del keys
         targets = {"labels": batch["labels"], "valid": batch["valid"]}
-        return (network_input(batch["image"]),), targets
+        if not (mixup or cutmix):
+            return (network_input(batch["image"]),), targets
+        # The other photo is the one before in the batch, or the photo itself if there is none.
+        own = jnp.arange(len(keys))
+        other = jnp.where(jnp.roll(batch["valid"], 1), jnp.roll(own, 1), own)
+        image = spaces.from_uint8(batch["image"])
+        mixed, share = jax.vmap(lambda *of: mixing.mixed(*of, mixup=mixup, cutmix=cutmix))(
+            keys, image, image[other]
+        )
+        return (network_input(mixed),), targets | {"other": batch["labels"][other], "share": share}
 
     def loss(outputs, targets):
         valid = targets["valid"].astype(jnp.float32)
-        return {"loss": kind.loss(outputs, targets["labels"]) * valid}, valid
+        value = kind.loss(outputs, targets["labels"])
+        if "other" in targets:
+            other = kind.loss(outputs, targets["other"])
+            value = targets["share"] * value + (1 - targets["share"]) * other
+        if smoothing:
+            every = -jax.nn.log_softmax(outputs).mean(-1)
+            value = (1 - smoothing) * value + smoothing * every
+        return {"loss": value * valid}, valid
 
     def logits_of(variables, batch):
         image = batch["image"]
@@ -201,6 +226,12 @@ def _check(config):
     if data.labels != needed:
         raise ConfigError(
             f"config.data.labels is {data.labels!r}; the loss {task.loss!r} needs {needed!r}"
+        )
+    soft = [name for name in ("smoothing", "mixup", "cutmix") if task[name]]
+    if soft and task.loss != "softmax":
+        raise ConfigError(
+            f"config.task.{soft[0]}={task[soft[0]]} is for one class in every photo, with the loss "
+            "'softmax': set it to 0"
         )
     if task.classes < 1:
         raise ConfigError(f"config.task.classes={task.classes}: how many classes are there?")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from colorize_jax.errors import ConfigError
-from colorize_jax.models import finetune
+from colorize_jax.models import finetune, registry
 from colorize_jax.training import schedules
 from colorize_jax.training.schedules import Schedule
 
@@ -37,6 +37,26 @@ def clip_each(limit: float) -> optax.GradientTransformation:
         return gradient * (limit / jnp.maximum(norm, limit))
 
     return optax.stateless(lambda updates, _: jax.tree.map(clip, updates))
+
+
+def scale_by_layer(encoder, decay: float) -> optax.GradientTransformation:
+    """Multiplies the updates of each layer of the encoder by decay, once for every layer above it.
+
+    The top layer of the encoder, and all groups beside the encoder, are not changed (Clark et al.,
+    "ELECTRA", ICLR 2020; He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022).
+
+    Args:
+        encoder: see `models.encoder`.
+        decay: above 0, at most 1.
+    """
+    factors = {name: decay**i for i, name in enumerate(reversed(encoder.layers))}
+
+    def scaled(path, update):
+        if path[0].key != "encoder":
+            return update
+        return update * factors[encoder.layer_of(path[1].key)]
+
+    return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scaled, updates))
 
 
 # Every optimizer takes `rate`, a transformation that multiplies by the rate of the step. Its state
@@ -267,6 +287,9 @@ def _make(config, schedule: Schedule, group: str = "") -> optax.GradientTransfor
         scale = schedules.scale_by_found_drops(rate, schedule.factor)
     else:
         scale = optax.scale_by_schedule(rate)
+    if config.optimizer.layer_decay != 1:
+        encoder = registry.make_encoder(config.model)
+        scale = optax.chain(scale_by_layer(encoder, config.optimizer.layer_decay), scale)
     return OPTIMIZERS[settings["name"]].make(scale, **own)
 
 
