@@ -14,7 +14,7 @@ import toys
 
 from colorize_jax.errors import ConfigError
 from colorize_jax.models import registry, transformer
-from colorize_jax.models.vit import Vit
+from colorize_jax.models.vit import Embedding, Vit
 from colorize_jax.tasks import registry as tasks
 from colorize_jax.training.step import init_state, train_step
 
@@ -106,15 +106,11 @@ def test_it_is_what_its_description_says_and_reads_the_patches_it_is_told(rng):
 
 
 def test_patches_start_as_a_linear_layer_of_xavier():
-    encoder = Vit(size="tiny", patch=16, in_channels=3, blocks=1)
-    params = jax.jit(encoder.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
-    for kernel, inputs, outputs in (
-        (params["embed"]["kernel"], 768, 192),
-        (params["block1"]["qkv"]["kernel"], 192, 576),
-    ):
-        limit = np.sqrt(6 / (inputs + outputs))
-        assert 0.99 * limit < np.abs(kernel).max() <= limit
-    assert np.std(params["embed"]["token"]) == pytest.approx(0.02, rel=0.2)
+    embedding = Embedding(features=192, patch=16)
+    params = jax.jit(embedding.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
+    limit = np.sqrt(6 / (768 + 192))
+    assert 0.99 * limit < np.abs(params["kernel"]).max() <= limit
+    assert np.std(params["token"]) == pytest.approx(0.02, rel=0.2)
 
 
 def test_layers_for_transfer():

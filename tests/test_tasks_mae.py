@@ -48,7 +48,7 @@ def test_golden_mae_loss():
 
 @functools.cache
 def _made():
-    config, task = toys.make("mae")
+    config, task = toys.make("mae", model__blocks=1)
     return config, task, toys.batch(config, task, np.random.default_rng(0))
 
 
