@@ -73,6 +73,8 @@ def test_the_first_steps_tell_once_how_long_the_rest_takes(monkeypatch):
         ({"model__width": 1.0, "init_from": "/ckpt/vgg16"}, "cpu", "a pretrained network keeps"),
         ({"model__width": 1.0}, "gpu", ""),
         ({"model__width": 0.25}, "cpu", ""),
+        ({"model__width": 1.0, "model__name": "vit"}, "cpu", "--config.model.size=tiny"),
+        ({"model__width": 1.0, "model__name": "vit", "model__size": "tiny"}, "cpu", ""),
     ],
 )
 def test_a_full_size_network_on_a_cpu_gets_advice_on_small_settings(settings, platform, shown):

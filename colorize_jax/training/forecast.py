@@ -24,7 +24,8 @@ def small_settings(config, platform: str) -> str:
         platform: JAX's name of the devices' platform.
     """
     model = config.model
-    if platform != "cpu" or model.width < FULL_SIZE:
+    tiny = model.name == "vit" and model.size == "tiny"
+    if platform != "cpu" or model.width < FULL_SIZE or tiny:
         return ""
     said = (
         f"{model.name} at width {model.width:g} on a CPU: full-size networks are made for "
@@ -32,9 +33,9 @@ def small_settings(config, platform: str) -> str:
     )
     if config.init_from != "random":
         return f"{said}; a pretrained network keeps its width"
-    less = "name=resnet14" if model.name.startswith("resnet") else "fc6_kernel=3"
     if model.name == "vit":
-        less = "blocks=4"
+        return f"{said}. To try things out here: --config.model.size=tiny --config.model.blocks=4"
+    less = "name=resnet14" if model.name.startswith("resnet") else "fc6_kernel=3"
     return (
         f"{said}. To try things out here: --config.model.width=0.25 --config.model.{less} "
         '--config.model.hidden=256 --config.data.scale="(128,257)" --config.data.crop=64'
