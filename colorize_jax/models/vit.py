@@ -83,7 +83,7 @@ class Vit(Encoder):
     Positions are counted in patches from the upper left corner and are not learned, so photos may
     have any size; those of sizes that it was not trained on are new to the network.
 
-    There is no batch norm: `norm` and `norm_decay` have no effect.
+    It always has layer norm and never batch norm: `norm` and `norm_decay` have no effect.
 
     See `Encoder` for the other attributes. `width` multiplies the features of each head, which stay
     a multiple of four.
@@ -113,8 +113,9 @@ class Vit(Encoder):
     }
     architecture = ("width", "size", "blocks", "patch")
     layer_norm = True
-    # Nothing is to be absorbed, so it may be called a network without batch norm.
+    # It has layer norm and no batch norm, so no value of `norm` is wrong.
     absorbs = True
+    layer_norm = True
 
     def setup(self):  # noqa: D102 (Linen's)
         self.embed = Embedding(self.features, self.patch, self.dtype)
