@@ -4,12 +4,6 @@ import time
 import warnings
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from colorize_jax.errors import ConfigError
 from colorize_jax.features.softmax import Schedule, softmax
@@ -43,6 +37,13 @@ def linear(
     Returns:
         Log-probabilities [m, classes], and {"C": the value that was used, "converged": bool}.
     """
+    # scikit-learn takes as long to import as JAX, and most runs have no probe.
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV, StratifiedKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     iterations = iterations or _ITERATIONS
     strength = 1.0 if regularization is None else 1 / (len(train) * regularization)
     solver = LogisticRegression(C=strength, max_iter=iterations)
@@ -77,6 +78,7 @@ def nearest(
     Returns:
         Shares of the votes [m, classes], and {"neighbors": number}.
     """
+    from sklearn.neighbors import KNeighborsClassifier
 
     def weights(distances):
         # This is exp(cosine / temperature) up to a factor that is common to all votes.

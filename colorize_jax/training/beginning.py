@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
-import functools
 import pathlib
 import time
 from typing import NamedTuple
@@ -36,7 +35,6 @@ from colorize_jax.training.progress import Progress
 from colorize_jax.training.run import Run
 from colorize_jax.training.saving import Checkpoints
 from colorize_jax.training.setup import Setup, check_settings, set_up
-from colorize_jax.training.step import init_state
 
 
 class Checked(NamedTuple):
@@ -234,8 +232,7 @@ def place_parameters(
         run.take(run.wait_for(lambda: run.saved.restore(newest, shapes, places)))
         say_once(f"going on from step {newest}, checkpoint {run.saved.directory / str(newest)}")
         return
-    initialize = functools.partial(init_state, task=setup.task, optimizer=setup.optimizer)
-    state = jax.jit(initialize, out_shardings=places)(setup.key, batch=batch)
+    state = jax.jit(setup.initialize, out_shardings=places)(setup.key, batch=batch)
     state = state.with_variables(run.scoring.fit(state.variables))
     if config.init_from == start.RANDOM:
         say_once("starting from scratch")

@@ -1,7 +1,8 @@
 """Builds the parts of a run that never change, for train, evaluate, replay and bench."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 
 import jax
 from jax.sharding import Mesh, Sharding
@@ -20,7 +21,7 @@ from colorize_jax.training import memory, optimizers, schedules, sharding
 from colorize_jax.training.probing import Probe
 from colorize_jax.training.runner import Runner
 from colorize_jax.training.schedules import Schedule
-from colorize_jax.training.step import TrainState, abstract_state
+from colorize_jax.training.step import TrainState, init_state
 
 # The number of photos if none are opened: it only affects the steps of the drops.
 _MANY_PHOTOS = 1_000_000
@@ -74,9 +75,15 @@ class Setup:
         """The shapes of a training batch."""
         return batch_shapes(self.task, self.config)
 
+    @functools.cached_property
+    def initialize(self) -> Callable:
+        """`init_state(key, batch=...)`: one function, which JAX traces once, for all that asks."""
+        return functools.partial(init_state, task=self.task, optimizer=self.optimizer)
+
     def abstract_state(self, batch: Batch | None = None) -> TrainState:
         """The shapes of the state for a batch (None: `batch_shapes`); nothing is allocated."""
-        return abstract_state(self.task, self.optimizer, batch or self.batch_shapes)
+        found = jax.eval_shape(self.initialize, self.key, batch=batch or self.batch_shapes)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), found)
 
     def places(self, batch: Batch | None = None) -> Sharding | TrainState:
         """The sharding of all arrays of the state, or a state of shardings if the task splits some.
