@@ -61,6 +61,16 @@ def golden():
         return dict(file)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _programs():
+    """Runs of the same network in one process are traced and compiled once."""
+    import programs
+
+    with pytest.MonkeyPatch.context() as patch:
+        programs.share(patch)
+        yield
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)

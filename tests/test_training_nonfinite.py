@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import programs
 import pytest
 import saved
 import tiny
@@ -45,6 +46,11 @@ def _poisoned(config, facts=None, what="input"):
         return values, counts
 
     return dataclasses.replace(task, prepare=prepare, loss=loss)
+
+
+_poisoned_once = programs.remembered(
+    _poisoned, lambda config, facts: (config.task.to_json(), config.model.to_json(), facts)
+)
 
 
 @pytest.mark.parametrize(("what", "fused"), [("input", True), ("gradient", False)])
@@ -116,7 +122,7 @@ def poison(monkeypatch):
                 yield batch | {"position": batch["position"] + POISON * bad}
 
     monkeypatch.setattr(pipeline, "training_batches", poisoned)
-    monkeypatch.setattr(setup, "make_task", _poisoned)
+    monkeypatch.setattr(setup, "make_task", _poisoned_once)
 
     def poison(*now):
         positions[:] = now
