@@ -49,6 +49,7 @@ setup(
         "absl-py>=2.1",
         "array-record>=0.8",
         "chex>=0.1.90",
+        "filelock>=3.16",  # JAX's folder of compiled programs, for several processes
         "flax>=0.12.0",
         "grain>=0.2.16",
         "h5py>=3.11",  # weights of Caffe

@@ -1,4 +1,4 @@
-"""The options of XLA: only known ones are passed, and they have an effect."""
+"""The options of XLA: only known ones are passed, and they have an effect; kept programs."""
 
 import jax
 import jax.numpy as jnp
@@ -29,3 +29,56 @@ def test_on_cpu_no_convolution_goes_to_ynnpack():
     photos, kernel = jnp.ones((2, 64, 64, 32)), jnp.ones((3, 3, 32, 32))
     step = jax.jit(convolve, compiler_options=settings).lower(photos, kernel).compile()
     assert "ynn_fusion" not in step.as_text()
+
+
+@pytest.fixture
+def unset():
+    """As if the user had chosen no folder; JAX itself goes on with that of the tests."""
+    names = ("jax_compilation_cache_dir", *compiler._SETTINGS)
+    before = {name: getattr(jax.config, name) for name in names}
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_programs_are_kept_below_the_cache_folder_and_torn_ones_removed(
+    unset, tmp_path, monkeypatch
+):
+    pytest.importorskip("filelock")
+    monkeypatch.setenv("COLORIZE_CACHE", str(tmp_path))
+    folder = compiler.programs_folder()
+    assert folder.parent == tmp_path
+    folder.mkdir()
+    for name in ("jit_a-1-cache", "jit_a-1-atime", "jit_b-2-cache"):
+        (folder / name).write_bytes(b"x")
+    compiler.keep_programs()
+    assert {path.name for path in folder.glob("jit*")} == {"jit_a-1-cache", "jit_a-1-atime"}
+    assert jax.config.jax_compilation_cache_dir == str(folder)
+    assert jax.config.jax_compilation_cache_max_size == 2 << 30
+    # What is chosen already stays.
+    monkeypatch.setenv("COLORIZE_CACHE", str(tmp_path / "other"))
+    compiler.keep_programs()
+    assert jax.config.jax_compilation_cache_dir == str(folder)
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("chosen", ["", "/nowhere/programs"])
+def test_the_folder_that_the_user_chose_stays_or_none(unset, tmp_path, monkeypatch, chosen):
+    monkeypatch.setenv("COLORIZE_CACHE", str(tmp_path))
+    jax.config.update("jax_compilation_cache_dir", chosen)
+    compiler.keep_programs()
+    assert jax.config.jax_compilation_cache_dir == chosen and not list(tmp_path.iterdir())
+
+
+def test_without_a_place_to_write_nothing_is_kept(unset, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("COLORIZE_CACHE", str(tmp_path / "file"))
+    compiler.keep_programs()
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_machines_with_another_processor_have_another_folder(monkeypatch):
+    here = compiler.programs_folder()
+    monkeypatch.setattr(compiler.pathlib.Path, "read_text", lambda self: "flags\t: fpu\n")
+    assert compiler.programs_folder() != here

@@ -12,6 +12,7 @@ from colorize_jax.data.bad_records import BadRecords
 from colorize_jax.errors import CheckpointError, ConfigError
 from colorize_jax.log import say_once
 from colorize_jax.training import (
+    compiler,
     hosts,
     known,
     pictures,
@@ -71,6 +72,7 @@ def evaluate(
         ColorizeError: the message says what is wrong and what to do.
     """
     began = time.monotonic()
+    compiler.keep_programs()
     same_run.check_hosts(config, workdir=None)
     folder = reading.find(path)
     note = reading.saved_note(folder)

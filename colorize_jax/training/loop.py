@@ -17,6 +17,7 @@ from colorize_jax.files import atomic_write_bytes
 from colorize_jax.log import say_once
 from colorize_jax.training import (
     beginning,
+    compiler,
     early_stopping,
     ending,
     hosts,
@@ -80,6 +81,7 @@ def train(
         stack.enter_context(log.surviving_output())
         if signals is None:
             signals = stack.enter_context(Signals())
+        compiler.keep_programs()
         same_run.check_hosts(config, workdir)
 
         def settle():
