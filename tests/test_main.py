@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,9 @@ import time
 
 import chaos
 import pytest
+
+from colorize_jax import command_line, main
+from colorize_jax.errors import ColorizeError
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -25,24 +29,39 @@ def _run(*flags):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        # One before JAX is imported, and one of the run itself.
         (
             ("--config=configs/quickstart.py", "--config.optimizer.rat=1"),
             "Did you mean optimizer.rate?",
         ),
-        (("--config=configs/vgg16_col.py:short",), "no variant 'short'; known: long"),
-        (("--config=configs/absent.py",), "configs/absent.py"),
         (("--config=configs/vgg16_col.py",), "config.data.source is empty"),
-        (
-            ("--config=configs/quickstart.py", "--config.replay=/nowhere/nonfinite_3.json"),
-            "there is no /nowhere/nonfinite_3.json",
-        ),
-        (("--config=configs/quickstart.py", "--config.distributed.mode=on"), "'on'; known: auto"),
     ],
 )
 def test_mistakes_become_sentences(tmp_path, flags, message):
     result = _run(*flags, f"--workdir={tmp_path}")
-    assert result.returncode != 0
+    assert result.returncode == 1
     assert message in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--config=configs/vgg16_col.py:short",), "no variant 'short'; known: long"),
+        (("--config=configs/absent.py",), "configs/absent.py"),
+        (
+            ("--config=configs/quickstart.py", "--config.replay=/nowhere/nonfinite_3.json",
+             "--config.distributed.mode=off"),
+            "there is no /nowhere/nonfinite_3.json",
+        ),
+        (("--config=configs/quickstart.py", "--config.distributed.mode=on"), "'on'; known: auto"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_errors_with_a_sentence(tmp_path, monkeypatch, flags, message):
+    """`command_line.run` prints the sentence of each of these errors, as the test above shows."""
+    monkeypatch.chdir(ROOT)
+    words = (*flags, f"--workdir={tmp_path}")
+    with pytest.raises(ColorizeError, match=re.escape(message)):
+        main.main(command_line.parse(main.parser(), words))
 
 
 @pytest.mark.slow

@@ -20,24 +20,25 @@ def _plain(x, kernel):
 @pytest.mark.parametrize(
     ("kernel_size", "size"),
     [
-        *itertools.product((3, 7), [(1, 1), (2, 2), (3, 5), (4, 9), (6, 6), (7, 7)]),
+        *itertools.product((3, 7), [(1, 1), (2, 2)]),
+        *itertools.product([7], [(3, 5), (4, 9), (6, 6), (7, 7)]),
         (6, (3, 2)),
     ],
 )
 def test_convolution_of_maps_smaller_than_the_kernel(rng, size, kernel_size):
     x = jnp.asarray(rng.normal(size=(2, *size, 3)), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(kernel_size, kernel_size, 3, 5)), jnp.float32)
-    actual = layers.convolve(x, kernel, "SAME")
-    np.testing.assert_allclose(actual, _plain(x, kernel), atol=1e-4)
 
-    def gradients(convolve):
-        return jax.grad(lambda x, k: jnp.sin(convolve(x, k)).sum(), argnums=(0, 1))(x, kernel)
+    def loss(convolve):
+        def sines(x, kernel):
+            maps = convolve(x, kernel)
+            return jnp.sin(maps).sum(), maps
 
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4),
-        gradients(lambda x, k: layers.convolve(x, k, "SAME")),
-        gradients(_plain),
-    )
+        return jax.value_and_grad(sines, argnums=(0, 1), has_aux=True)
+
+    ours = loss(lambda x, k: layers.convolve(x, k, "SAME"))
+    found = jax.jit(lambda *of: (ours(*of), loss(_plain)(*of)))(x, kernel)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), *found)
 
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 6), (7, 7), (1, 1), (1, 4)])
@@ -45,7 +46,7 @@ def test_max_pool_equals_flax_same_pooling(rng, size):
     x = jnp.asarray(rng.normal(size=(2, *size, 3)), jnp.float32)
 
     def loss(pool):
-        return jax.value_and_grad(lambda x: jnp.sin(pool(x)).sum())(x)
+        return jax.jit(jax.value_and_grad(lambda x: jnp.sin(pool(x)).sum()))(x)
 
     actual = loss(layers.max_pool)
     expected = loss(lambda x: nn.max_pool(x, (2, 2), (2, 2), "SAME"))

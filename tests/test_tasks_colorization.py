@@ -1,5 +1,8 @@
 """Colorization: targets and losses against golden vectors, points, scores and checks."""
 
+import functools
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,11 +15,44 @@ from colorize_jax.tasks.points import sample_points
 from colorize_jax.tasks.registry import make_task
 from colorize_jax.training.step import row_keys
 
+KEYS = row_keys(jax.random.key(0), jnp.arange(8))
+
+
+@functools.cache
+def _made(loss="histogram"):
+    """The task, and its functions, each compiled once."""
+    task = make_task(tiny.config(task__loss=loss))
+    own = task.evaluator
+
+    def evaluate(variables, batch):
+        """(sums, rows) beside the constant that is fitted to this very batch."""
+        return on_batch(variables, statistics(KEYS, batch), KEYS, batch)
+
+    on_batch, statistics = jax.jit(own.on_batch), jax.jit(own.statistics)
+    return types.SimpleNamespace(
+        task=task, prepare=jax.jit(task.prepare), statistics=statistics, on_batch=on_batch,
+        evaluate=evaluate, summarize=own.summarize, pictures=jax.jit(own.pictures),
+    )  # fmt: skip
+
+
+@functools.cache
+def _variables(loss="histogram"):
+    task, batch = _made(loss).task, tiny.batch(np.random.default_rng(0))
+    start = jax.jit(lambda: task.model.init(jax.random.key(0), *task.prepare(KEYS, batch)[0]))
+    return jax.device_get(start())
+
+
+def _with_head(change):
+    """The variables with a changed head."""
+    variables = _variables()
+    head = change(variables["params"]["head"])
+    return variables | {"params": variables["params"] | {"head": head}}
+
 
 def _golden_targets(golden):
     rgb = jnp.asarray(golden["hist_image"], jnp.float32)
     points = jnp.asarray(golden["hist_locations_yx"], jnp.int32)
-    return colorization.histogram_targets(rgb, points, window=7, bins=32)
+    return jax.jit(lambda: colorization.histogram_targets(rgb, points, window=7, bins=32))()
 
 
 def test_golden_window_histograms(golden):
@@ -51,17 +87,17 @@ def test_golden_regression_targets(golden):
     np.testing.assert_allclose(targets["ab"] * 100, golden["lab"][:, 1:], rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("shade", [0, 255, 90])
-def test_loss_and_gradient_are_finite_on_photos_without_color(shade, rng):
-    task = make_task(tiny.config())
-    batch = tiny.batch(rng)
-    batch["image"][:] = shade
-    inputs, targets = task.prepare(row_keys(jax.random.key(0), jnp.arange(8)), batch)
+def test_loss_and_gradient_are_finite_on_photos_without_color(rng):
+    made, batch = _made(), tiny.batch(rng)
     outputs = {"hue": jnp.zeros((8, 6, 8)), "chroma": jnp.zeros((8, 6, 8))}
-    value, gradient = jax.value_and_grad(lambda o: task.loss(o, targets)[0]["loss"].sum())(outputs)
-    assert np.isfinite(value)
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves((inputs, targets)))
+    slope = jax.jit(jax.value_and_grad(lambda o, t: made.task.loss(o, t)[0]["loss"].sum()))
+    for shade in (0, 255, 90):
+        batch["image"][:] = shade
+        inputs, targets = made.prepare(KEYS, batch)
+        value, gradient = slope(outputs, targets)
+        assert np.isfinite(value), shade
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient)), shade
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves((inputs, targets))), shade
 
 
 def test_points_stay_off_the_border_and_reach_everything_else():
@@ -73,27 +109,24 @@ def test_points_stay_off_the_border_and_reach_everything_else():
 
 
 def test_points_of_a_row_do_not_depend_on_the_other_rows(rng):
-    task, batch = make_task(tiny.config()), tiny.batch(rng)
+    prepare, batch = _made().prepare, tiny.batch(rng)
     keys = row_keys(jax.random.key(3), jnp.arange(8))
-    (_, all_points), _ = task.prepare(keys, batch)
-    (_, some), _ = task.prepare(keys[5:], jax.tree.map(lambda x: x[5:], batch))
+    (_, all_points), _ = prepare(keys, batch)
+    (_, some), _ = prepare(keys[5:], jax.tree.map(lambda x: x[5:], batch))
     np.testing.assert_array_equal(all_points[5:], some)
     assert not np.array_equal(all_points[0], all_points[1])
 
 
 @pytest.mark.parametrize("loss", ["histogram", "regression"])
 def test_the_constant_is_the_best_one(loss, rng):
-    task = make_task(tiny.config(task__loss=loss))
-    batch = tiny.batch(rng)
+    made, batch = _made(loss), tiny.batch(rng)
     # Now there is more red than blue.
     batch["image"] = batch["image"] // np.array([1, 2, 3], np.uint8)
-    keys = row_keys(jax.random.key(0), jnp.arange(8))
-    inputs, _ = task.prepare(keys, batch)
-    variables = jax.jit(task.model.init)(jax.random.key(0), *inputs)
-    sums = task.evaluator.statistics(keys, batch)
-    evaluate = jax.jit(
-        lambda sums: task.evaluator.on_batch(variables, sums, keys, batch)[0]["constant"]
-    )
+    variables, sums = _variables(loss), made.statistics(KEYS, batch)
+
+    def evaluate(sums):
+        return made.on_batch(variables, sums, KEYS, batch)[0]["constant"]
+
     best = evaluate(sums)
     for name in ("hue", "chroma") if loss == "histogram" else ("ab",):
         for direction in rng.normal(size=(3, *sums[name].shape)):
@@ -104,40 +137,32 @@ def test_the_constant_is_the_best_one(loss, rng):
 
 
 def test_hidden_units_that_never_respond_are_counted_and_named(rng):
-    task, batch = make_task(tiny.config()), tiny.batch(rng)
-    keys = row_keys(jax.random.key(0), jnp.arange(8))
-    inputs, _ = task.prepare(keys, batch)
-    variables = jax.jit(task.model.init)(jax.random.key(0), *inputs)
-    evaluate = jax.jit(
-        lambda variables, batch: task.evaluator.on_batch(
-            variables, task.evaluator.statistics(keys, batch), keys, batch
-        )
-    )
+    made, batch = _made(), tiny.batch(rng)
+    remark = made.task.evaluator.remark
+
+    def with_bias(bias):
+        return _with_head(lambda head: head | {"hidden": head["hidden"] | {"bias": bias}})
+
     for alive in (8, 3, 0):
-        bias = 2.0 * (np.arange(8) < alive) - 1  # It outweighs the kernel's weights of 1e-4.
-        variables["params"]["head"]["hidden"]["bias"] = np.float32(bias)
-        scores = task.evaluator.summarize(*jax.device_get(evaluate(variables, batch)))
+        # It outweighs the kernel's weights of 1e-4.
+        variables = with_bias(np.float32(2.0 * (np.arange(8) < alive) - 1))
+        scores = made.summarize(*jax.device_get(made.evaluate(variables, batch)))
         assert scores["active_units"] == alive / 8
-        said = task.evaluator.remark(scores)
+        said = remark(scores)
         assert (said == "") == (alive > 0)
     assert "0% of the head's hidden units" in said and "smaller config.optimizer.rate" in said
-    assert "3% of" in task.evaluator.remark({"active_units": 0.03})
-    variables["params"]["head"]["hidden"]["bias"] = np.ones(8, np.float32)
-    unseen = evaluate(variables, batch | {"valid": np.zeros(8, bool)})[0]
+    assert "3% of" in remark({"active_units": 0.03})
+    variables = with_bias(np.ones(8, np.float32))
+    unseen = made.evaluate(variables, batch | {"valid": np.zeros(8, bool)})[0]
     assert not unseen["active"].any()
 
 
 def test_rows_that_are_not_valid_do_not_count(rng):
-    task = make_task(tiny.config())
     batch = tiny.batch(rng)
-    keys = row_keys(jax.random.key(0), jnp.arange(8))
-    inputs, _ = task.prepare(keys, batch)
-    variables = jax.jit(task.model.init)(jax.random.key(0), *inputs)
-    evaluate = jax.jit(
-        lambda batch: task.evaluator.on_batch(
-            variables, task.evaluator.statistics(keys, batch), keys, batch
-        )[0]
-    )
+
+    def evaluate(batch):
+        return _made().evaluate(_variables(), batch)[0]
+
     half = jax.tree.map(lambda x: np.concatenate([x[:4], x[:4] * 0]), batch)
     other = half | {"image": np.concatenate([batch["image"][:4], batch["image"][:4] // 2])}
     jax.tree.map(np.testing.assert_array_equal, evaluate(half), evaluate(other))
@@ -146,10 +171,8 @@ def test_rows_that_are_not_valid_do_not_count(rng):
 
 @pytest.mark.parametrize("loss", ["histogram", "regression"])
 def test_pictures_are_gray_prediction_truth(loss, rng):
-    task, batch = make_task(tiny.config(task__loss=loss)), tiny.batch(rng)
-    inputs, _ = task.prepare(row_keys(jax.random.key(0), jnp.arange(8)), batch)
-    variables = jax.jit(task.model.init)(jax.random.key(0), *inputs)
-    panels = np.asarray(jax.jit(task.evaluator.pictures)(variables, batch))
+    batch = tiny.batch(rng)
+    panels = np.asarray(_made(loss).pictures(_variables(loss), batch))
     assert panels.shape == (8, 3, 32, 32, 3) and panels.dtype == np.uint8
     gray, predicted, truth = panels.astype(int).swapaxes(0, 1)
     np.testing.assert_array_equal(truth, batch["image"])
@@ -159,22 +182,14 @@ def test_pictures_are_gray_prediction_truth(loss, rng):
 
 def test_a_photo_is_scored_beside_itself_left_gray(rng):
     """A head of zeros predicts all hues equally, so the photo is gray."""
-    task, batch = make_task(tiny.config()), tiny.batch(rng)
-    keys = row_keys(jax.random.key(0), jnp.arange(8))
-    inputs, _ = task.prepare(keys, batch)
-    variables = jax.jit(task.model.init)(jax.random.key(0), *inputs)
-    head = jax.tree.map(jnp.zeros_like, variables["params"]["head"])
-    variables = variables | {"params": variables["params"] | {"head": head}}
-    sums, rows = jax.jit(task.evaluator.on_batch)(
-        variables, task.evaluator.statistics(keys, batch), keys, batch
-    )
+    variables = _with_head(lambda head: jax.tree.map(np.zeros_like, head))
+    sums, rows = _made().evaluate(variables, tiny.batch(rng))
     for name in ("psnr", "auc"):
         np.testing.assert_allclose(rows[name], rows[f"{name}_gray"], rtol=1e-3)
         assert sums[name] == pytest.approx(float(rows[name].sum()), rel=1e-5)
     np.testing.assert_allclose(rows["score"], 0, atol=1e-3)
-    assert (
-        "(gray" in task.evaluator.caption({name: values[0] for name, values in rows.items()}).text
-    )
+    caption = _made().task.evaluator.caption({name: values[0] for name, values in rows.items()})
+    assert "(gray" in caption.text
 
 
 def test_colors_worse_than_gray_are_reported_if_the_loss_is_good():

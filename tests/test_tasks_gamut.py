@@ -1,6 +1,8 @@
 """Colors as classes: Zhang's loss, a prior fitted before the first step and kept, scores."""
 
+import functools
 import shutil
+import types
 
 import golden_pretexts
 import jax
@@ -41,26 +43,29 @@ def _keys(index=0, rows=8):
     return row_keys(key, jnp.arange(rows))
 
 
-def _fitted(task, batch, keys):
-    """Variables of a random start, with the prior of a batch."""
+@functools.cache
+def _made():
+    """The task, and its functions, each compiled once."""
+    task = make_task(_config())
 
-    @jax.jit
-    def start(keys, batch):
-        inputs, _ = task.prepare(keys, batch)
-        constants = task.fit.constants(task.fit.sums(keys, batch))
+    def fitted(batch):
+        """Variables of a random start, with the prior of a batch."""
+        inputs, _ = task.prepare(_keys(), batch)
+        constants = task.fit.constants(task.fit.sums(_keys(), batch))
         return task.model.init(jax.random.key(0), *inputs) | {"constants": constants}
 
-    return start(keys, batch)
-
-
-def _losses(task):
-    """(variables, keys, batch) -> values and counts of every row, not in training."""
-
-    def losses(variables, keys, batch):
-        inputs, targets = task.prepare(keys, batch)
+    def losses(variables, batch):
+        """Values and counts of every row, not in training."""
+        inputs, targets = task.prepare(_keys(), batch)
         return task.loss(task.model.apply(variables, *inputs), targets)
 
-    return jax.jit(losses)
+    own = task.evaluator
+    functions = {
+        "fitted": fitted, "losses": losses, "on_batch": own.on_batch, "pictures": own.pictures,
+        "statistics": own.statistics, "sums": task.fit.sums,
+    }  # fmt: skip
+    compiled = {name: jax.jit(function) for name, function in functions.items()}
+    return types.SimpleNamespace(task=task, **compiled)
 
 
 def _count(config, batches):
@@ -119,11 +124,11 @@ def test_the_prior_is_what_numpy_counts(devices, rng):
 
 
 def test_photos_without_any_color_leave_a_prior_and_a_loss_that_are_finite(rng):
-    task, batch = make_task(_config()), tiny.batch(rng)
+    made, batch = _made(), tiny.batch(rng)
     batch["image"][:] = np.arange(8, dtype=np.uint8)[:, None, None, None] * 36
-    variables = _fitted(task, batch, _keys())
+    variables = made.fitted(batch)
     np.testing.assert_allclose(variables["constants"]["head"]["prior"], 1 / gamut.BINS, rtol=1e-6)
-    values, counts = _losses(task)(variables, _keys(), batch)
+    values, counts = made.losses(variables, batch)
     assert (counts == 6).all() and not values["loss"].any()
 
 
@@ -182,32 +187,28 @@ def test_a_run_keeps_its_prior_when_it_goes_on_and_evaluation_reads_it(tmp_path,
 
 
 def test_rows_that_are_not_valid_give_nothing(rng):
-    task, batch = make_task(_config()), tiny.batch(rng)
+    made, batch = _made(), tiny.batch(rng)
     batch["valid"][4:] = False
     other = batch | {"image": np.concatenate([batch["image"][:4], batch["image"][4:] // 2])}
-    variables = _fitted(task, batch, _keys())
-    losses, evaluate = _losses(task), jax.jit(task.evaluator.on_batch)
-    sums_of, statistics_of = jax.jit(task.fit.sums), jax.jit(task.evaluator.statistics)
-    found = []
+    variables, found = made.fitted(batch), []
     for each in (batch, other):
-        values, counts = losses(variables, _keys(), each)
+        values, counts = made.losses(variables, each)
         assert not counts[4:].any() and not any(x[4:].any() for x in values.values())
-        sums, statistics = sums_of(_keys(), each), statistics_of(_keys(), each)
-        found.append((sums, statistics, evaluate(variables, statistics, _keys(), each)[0]))
+        sums, statistics = made.sums(_keys(), each), made.statistics(_keys(), each)
+        found.append((sums, statistics, made.on_batch(variables, statistics, _keys(), each)[0]))
     jax.tree.map(np.testing.assert_array_equal, *found)
     assert float(found[0][0].sum()) == pytest.approx(4 * 6, rel=1e-5)
 
 
 def test_the_constant_is_the_best_one(rng):
-    task, batch = make_task(_config()), tiny.batch(rng)
+    made, batch = _made(), tiny.batch(rng)
     batch["image"] = batch["image"] // np.array([1, 2, 3], np.uint8)  # more red than blue
-    variables = _fitted(task, batch, _keys())
-    statistics = task.evaluator.statistics(_keys(), batch)
-    np.testing.assert_allclose(statistics.sum(0), task.fit.sums(_keys(), batch), rtol=1e-4)
+    variables, statistics = made.fitted(batch), made.statistics(_keys(), batch)
+    np.testing.assert_allclose(statistics.sum(0), made.sums(_keys(), batch), rtol=1e-4)
 
     def constant_loss(factors):
         sums = statistics * factors
-        return task.evaluator.on_batch(variables, sums, _keys(), batch)[0]["constant"]
+        return made.task.evaluator.on_batch(variables, sums, _keys(), batch)[0]["constant"]
 
     slope = jax.jit(jax.grad(constant_loss))(jnp.ones(gamut.BINS))
     # Not quite zero, since one pixel's worth of the uniform distribution is added.
@@ -215,9 +216,8 @@ def test_the_constant_is_the_best_one(rng):
 
 
 def test_pictures_are_gray_prediction_truth(rng):
-    task, batch = make_task(_config()), tiny.batch(rng)
-    variables = _fitted(task, batch, _keys())
-    panels = np.asarray(jax.jit(task.evaluator.pictures)(variables, batch))
+    made, batch = _made(), tiny.batch(rng)
+    panels = np.asarray(made.pictures(made.fitted(batch), batch))
     assert panels.shape == (8, 3, 32, 32, 3) and panels.dtype == np.uint8
     gray, predicted, truth = panels.astype(int).swapaxes(0, 1)
     np.testing.assert_array_equal(truth, batch["image"])

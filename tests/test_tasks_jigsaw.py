@@ -92,7 +92,7 @@ def test_a_linear_model_of_brightness_and_contrast_learns_nothing(rng):
 def test_tiles_of_a_photo_stay_together(rng):
     """The head must see nine tiles of one photo; a wrong order of axes would mix photos."""
     task, batch, inputs, _ = _prepared(rng)
-    variables = task.model.init(jax.random.key(0), inputs)
+    variables = jax.jit(task.model.init)(jax.random.key(0), inputs)
     apply = jax.jit(task.model.apply)
     changed = inputs.copy()
     changed[3] += 1.0
@@ -108,10 +108,9 @@ def test_an_untrained_answer_costs_the_logarithm_of_the_number(rng):
 
 def test_pictures_end_with_the_right_order(rng):
     task, batch, inputs, _ = _prepared(rng, task__gray=0.0, task__without_aberration=0.0)
-    variables = task.model.init(jax.random.key(0), inputs)
-    photo, given, _, right = np.moveaxis(
-        np.asarray(task.evaluator.pictures(variables, batch)), 1, 0
-    )
+    variables = jax.jit(task.model.init)(jax.random.key(0), inputs)
+    panels = np.asarray(jax.jit(task.evaluator.pictures)(variables, batch))
+    photo, given, _, right = np.moveaxis(panels, 1, 0)
     shown = right.max(-1) > 0  # Tiles have black frames.
     assert shown.mean() > 0.3
     # A tile lies up to three pixels from where it was cut: compare ninths by their means.

@@ -104,7 +104,8 @@ def test_an_untrained_answer_costs_the_logarithm_of_eight(rng):
 
 def test_pictures_show_patches_where_they_were_cut(rng):
     task, batch, inputs, _ = _prepared(rng, task__resampled=0.0)
-    photo, patches, seen = np.moveaxis(np.asarray(task.evaluator.pictures({}, batch)), 1, 0)
+    panels = np.asarray(jax.jit(task.evaluator.pictures)({}, batch))
+    photo, patches, seen = np.moveaxis(panels, 1, 0)
     shown = patches.max(-1) > 0
     assert 0.4 < shown.mean() < 0.7  # Nine patches of 8 x 8 pixels are on 32 x 32.
     np.testing.assert_array_equal(patches[shown], photo[shown])

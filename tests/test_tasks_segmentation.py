@@ -28,15 +28,21 @@ def _batch(rng, size=4, height=32, width=32):
     }
 
 
+KEYS = row_keys(jax.random.key(0), jnp.arange(4))
+
+
 def _variables(task, batch):
-    inputs, _ = task.prepare(row_keys(jax.random.key(0), jnp.arange(len(batch["image"]))), batch)
-    return jax.jit(task.model.init)(jax.random.key(0), *inputs)
+    def start(batch):
+        inputs, _ = task.prepare(KEYS, batch)
+        return task.model.init(jax.random.key(0), *inputs)
+
+    return jax.jit(start)(batch)
 
 
 def test_labels_are_those_of_the_sampled_pixels(rng):
     task, batch = make_task(tiny.segmentation(task__points=50)), _batch(rng)
     batch["valid"][3] = False
-    (gray, at), targets = task.prepare(row_keys(jax.random.key(0), jnp.arange(4)), batch)
+    (gray, at), targets = jax.jit(task.prepare)(KEYS, batch)
     assert gray.shape == (4, 32, 32, 1)
     for row in range(3):
         expected = batch["mask"][row][tuple(np.asarray(at[row]).T)]
@@ -132,7 +138,8 @@ def test_overlays_are_photo_truth_prediction(rng):
     assert panels.shape == (4, 3, 32, 32, 3) and panels.dtype == np.uint8
     np.testing.assert_array_equal(panels[:, 0], batch["image"])
     colors = palette(3).astype(float)
-    for panel, classes in ((1, batch["mask"]), (2, task.evaluator.predict(variables, batch))):
+    predicted = jax.jit(task.evaluator.predict)(variables, batch)
+    for panel, classes in ((1, batch["mask"]), (2, predicted)):
         classes = np.asarray(classes)[..., None]
         expected = 0.4 * batch["image"] + 0.6 * colors[classes[..., 0]]
         expected = np.where(classes == 0, batch["image"], expected)
@@ -141,23 +148,24 @@ def test_overlays_are_photo_truth_prediction(rng):
 
 def test_color_is_read_where_asked_for(rng):
     task, batch = make_task(tiny.segmentation(model__in_channels=3)), _batch(rng)
-    (color, _), _ = task.prepare(row_keys(jax.random.key(0), jnp.arange(4)), batch)
+    (color, _), _ = jax.jit(task.prepare)(KEYS, batch)
     np.testing.assert_allclose(color, batch["image"] / 255 - 0.448827, atol=1e-4)
     assert _variables(task, batch)["params"]["encoder"]["conv1"]["kernel"].shape[2] == 3
 
 
 def test_fov_blocks_are_read_last(rng):
     task, batch = make_task(tiny.segmentation(model__fov=True)), _batch(rng)
-    params = _variables(task, batch)["params"]
+    variables = _variables(task, batch)
+    params = variables["params"]
     assert set(params) == {"encoder", "fov", "head"} and set(params["fov"]) == {
         "conv8_1",
         "conv9_1",
     }
     fov = sum(params["fov"][name]["bias"].size for name in params["fov"])
     without = make_task(tiny.segmentation())
-    plain = _variables(without, batch)["params"]["head"]["hidden"]["kernel"]
-    assert len(params["head"]["hidden"]["kernel"]) == len(plain) + fov
-    predicted = task.evaluator.predict(_variables(task, batch), _batch(rng, 1, 128, 256))
+    plain = jax.eval_shape(lambda: _variables(without, batch))["params"]["head"]["hidden"]["kernel"]
+    assert len(params["head"]["hidden"]["kernel"]) == plain.shape[0] + fov
+    predicted = jax.eval_shape(task.evaluator.predict, variables, _batch(rng, 1, 128, 256))
     assert predicted.shape == (1, 128, 256)
 
 

@@ -86,7 +86,7 @@ def test_prior_is_the_mean_of_the_targets_and_is_smoothed():
     _, batch, variables = _made()
     task = make_task(_config(task__smoothing=0.0))
     sums = jax.jit(task.fit.sums)(KEYS, batch)
-    _, targets = task.prepare(KEYS, batch)
+    _, targets = jax.jit(task.prepare)(KEYS, batch)
     colored = np.asarray(targets["bins"])[np.asarray(targets["has_color"])]
     plain = task.fit.constants(sums)["head"]["prior"]
     np.testing.assert_allclose(plain, colored.mean((0, 1)), rtol=1e-4, atol=1e-7)

@@ -17,10 +17,14 @@ from colorize_jax.training.runner import Runner
 from colorize_jax.training.step import init_variables
 
 
+def _variables(task, batch):
+    return jax.jit(lambda: init_variables(jax.random.key(1), task, batch))()
+
+
 def test_averages_are_over_all_photos_of_the_batches(rng):
     task = make_task(tiny.config())
     batches = [tiny.batch(rng) for _ in range(3)]
-    variables = init_variables(jax.random.key(1), task, batches[0])
+    variables = _variables(task, batches[0])
     stats = variables["batch_stats"]["encoder"]
     stats["batch_conv1"]["count"] = jnp.float32(7)
     runner = Runner(task, sharding.make_mesh(), seed=0)
@@ -42,7 +46,7 @@ def test_frozen_layers_keep_theirs(rng):
     encoder = task.model.encoder.clone(frozen=("conv1",))
     model = task.model.clone(encoder=encoder)
     batch = tiny.batch(rng)
-    variables = init_variables(jax.random.key(1), task, batch)
+    variables = _variables(task, batch)
     runner = Runner(dataclasses.replace(task, model=model), sharding.make_mesh(), seed=0)
     fresh = runner.fresh_norm(variables, [batch])["batch_stats"]["encoder"]
     before = variables["batch_stats"]["encoder"]

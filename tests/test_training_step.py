@@ -32,21 +32,33 @@ def _task(axis_name=None, **settings):
     return dataclasses.replace(task, model=still)
 
 
-def _start(task, batch, optimizer=DESCENT):
-    state = jax.jit(lambda key: init_state(key, task, optimizer, batch))(jax.random.key(0))
-    kernel = state.params["head"]["hidden"]["kernel"]
-    state.params["head"]["hidden"]["kernel"] = kernel * 1000
-    return jax.device_get(state)
+@functools.cache
+def _made(norm="batch"):
+    """A task and its random start."""
+    task, batch = _task(model__norm=norm), tiny.batch(np.random.default_rng(0))
+    state = jax.jit(lambda key: init_state(key, task, DESCENT, batch))(jax.random.key(0))
+    return task, jax.device_get(state)
+
+
+def _start(norm="batch"):
+    state = jax.tree.map(np.copy, _made(norm)[1])
+    state.params["head"]["hidden"]["kernel"] *= 1000
+    return state
+
+
+@functools.cache
+def _step(devices, microbatches=1, norm="batch"):
+    """The step on that many devices: a function that several tests call is compiled once."""
+    mesh = sharding.make_mesh(jax.devices()[:devices])
+    return sharding.jit_step(_made(norm)[0], DESCENT, mesh, microbatches)
 
 
 @pytest.fixture(scope="module")
 def reference():
     """State, batch, and the result of a step on a single device."""
     batch = tiny.batch(np.random.default_rng(0))
-    task = _task()
-    state = _start(task, batch)
-    step = sharding.jit_step(task, DESCENT, sharding.make_mesh(jax.devices()[:1]))
-    return state, batch, jax.device_get(step(state, batch, jax.random.key(7)))
+    state = _start()
+    return state, batch, jax.device_get(_step(1)(state, batch, jax.random.key(7)))
 
 
 def _assert_same(actual, reference):
@@ -70,10 +82,9 @@ def test_four_devices_under_jit(reference):
     state, batch, _ = reference
     mesh = sharding.make_mesh()
     assert mesh.size == 4
-    step = sharding.jit_step(_task(), DESCENT, mesh)
     placed = sharding.put_batch(batch, mesh)
     assert len(placed["image"].addressable_shards) == 4
-    _assert_same(step(state, placed, jax.random.key(7)), reference)
+    _assert_same(_step(4)(state, placed, jax.random.key(7)), reference)
 
 
 def test_four_devices_under_shard_map(reference):
@@ -97,33 +108,24 @@ def test_four_devices_under_pmap(reference):
 
 def test_microbatches_give_the_gradient_of_the_whole_batch_without_batch_norm():
     batch = tiny.batch(np.random.default_rng(1))
-    task = _task(model__norm="none")
-    state = _start(task, batch)
-
-    def step(microbatches):
-        step = sharding.jit_step(task, DESCENT, sharding.make_mesh(), microbatches)
-        return jax.device_get(step(state, batch, jax.random.key(7)))
-
-    whole, parts = step(1), step(2)
+    whole, parts = (
+        jax.device_get(_step(4, count, "none")(_start("none"), batch, jax.random.key(7)))
+        for count in (1, 2)
+    )
     chex.assert_trees_all_close(parts[0].params, whole[0].params, rtol=1e-5, atol=1e-6)
     chex.assert_trees_all_close(parts[1], whole[1], rtol=1e-5)
 
 
 def test_batch_norm_sees_one_microbatch_at_a_time():
     batch = tiny.batch(np.random.default_rng(1))
-    task = _task()
-    state = _start(task, batch)
-    step = sharding.jit_step(task, DESCENT, sharding.make_mesh(), 2)
-    after, _ = step(state, batch, jax.random.key(7))
+    after, _ = _step(4, 2)(_start(), batch, jax.random.key(7))
     counts = {x["count"].item() for x in after.collections["batch_stats"]["encoder"].values()}
     assert counts == {2.0}
 
 
 def test_rows_that_are_not_valid_give_no_loss_and_no_gradient():
     batch = tiny.batch(np.random.default_rng(1))
-    task = _task(model__norm="none")
-    state = _start(task, batch)
-    step = jax.jit(functools.partial(train_step, task=task, optimizer=DESCENT))
+    step, state = _step(4, 1, "none"), _start("none")
     batch["valid"][6:] = False
     other = batch | {"image": batch["image"].copy()}
     other["image"][6:] = 3
@@ -134,9 +136,7 @@ def test_rows_that_are_not_valid_give_no_loss_and_no_gradient():
 
 def test_keys_change_with_the_step_and_with_the_seed():
     batch = tiny.batch(np.random.default_rng(1))
-    task = _task()
-    state = _start(task, batch)
-    step = jax.jit(functools.partial(train_step, task=task, optimizer=DESCENT))
+    step, state = _step(1), _start()
     later = state.replace(step=jnp.int32(5))
     losses = [
         float(step(s, batch, jax.random.key(k))[1]["loss"])
@@ -148,16 +148,13 @@ def test_keys_change_with_the_step_and_with_the_seed():
 
 def test_state_is_donated_and_the_step_compiled_once():
     batch = tiny.batch(np.random.default_rng(1))
-    task, mesh = _task(), sharding.make_mesh()
-    same = sharding.replicated(mesh)
-    state = jax.jit(
-        lambda key: init_state(key, task, DESCENT, batch), out_shardings=same
-    )(jax.random.key(0))  # fmt: skip
-    step = sharding.jit_step(task, DESCENT, mesh)
-    before = state.params["head"]["hidden"]["kernel"]
+    step, placed = _step(4), sharding.put_batch(batch, sharding.make_mesh())
+    state, _ = step(_start(), placed, jax.random.key(0))
+    before, sizes = state.params["head"]["hidden"]["kernel"], []
     for _ in range(3):
-        state, _ = step(state, sharding.put_batch(batch, mesh), jax.random.key(0))
-    assert before.is_deleted() and step._cache_size() == 1
+        state, _ = step(state, placed, jax.random.key(0))
+        sizes.append(step._cache_size())
+    assert before.is_deleted() and len(set(sizes)) == 1
 
 
 def test_a_state_is_laid_out_as_the_compiled_step_wants_it():
@@ -192,15 +189,12 @@ def test_a_state_is_laid_out_as_the_compiled_step_wants_it():
 
 
 def test_first_loss_is_that_of_zero_logits():
-    task, batch = tasks.make_task(tiny.config()), tiny.batch(np.random.default_rng(1))
-    state = jax.jit(lambda key: init_state(key, task, DESCENT, batch))(jax.random.key(0))
-    step = jax.jit(functools.partial(train_step, task=task, optimizer=DESCENT))
-    _, metrics = step(state, batch, jax.random.key(0))
+    (task, state), batch = _made(), tiny.batch(np.random.default_rng(1))
+    _, metrics = _step(1)(state, batch, jax.random.key(0))
     points_key, _ = jax.random.split(jax.random.fold_in(jax.random.key(0), 0))
     keys = row_keys(points_key, jnp.arange(8))
-    _, targets = task.prepare(keys, batch)
     zeros = {"hue": jnp.zeros((8, 6, 8)), "chroma": jnp.zeros((8, 6, 8))}
-    values, counts = task.loss(zeros, targets)
+    values, counts = jax.jit(lambda: task.loss(zeros, task.prepare(keys, batch)[1]))()
     np.testing.assert_allclose(metrics["loss"], values["loss"].sum() / counts.sum(), rtol=1e-3)
 
 
@@ -215,14 +209,13 @@ def test_a_batch_that_cannot_be_shared_is_refused(batch_size, microbatches, mess
 
 @pytest.mark.parametrize("wrong", [lambda x: x.mean(), lambda x: x[:, None]])
 def test_a_loss_must_be_one_number_for_every_row(wrong):
-    task = _task()
+    task, state = _made()
 
     def loss(outputs, targets):
         values, counts = task.loss(outputs, targets)
         return {name: wrong(value) for name, value in values.items()}, counts
 
     batch = batch_shapes(task, tiny.config())
-    state = jax.eval_shape(lambda b: init_state(jax.random.key(0), task, DESCENT, b), batch)
     step = functools.partial(
         train_step, task=dataclasses.replace(task, loss=loss), optimizer=DESCENT
     )
