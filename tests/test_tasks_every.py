@@ -41,16 +41,31 @@ ADAM = optax.adam(0.02)
 
 
 @functools.cache
-def _made(name):
-    """Task, a batch of toy photos, and the state before training. Without batch norm, by which
-    every row of a batch would change every other one."""
+def _toy(name):
+    """Task and a batch of toy photos. Without batch norm, by which every row of a batch would
+    change every other one."""
     config, task = toys.make(name, model__norm="none")
-    batch = toys.batch(config, task, np.random.default_rng(0))
-    state = jax.jit(lambda key: init_state(key, task, ADAM, batch))(jax.random.key(0))
-    if task.fit:
-        constants = task.fit.constants(task.fit.sums(_keys(), batch))
-        state = state.replace(collections=state.collections | {"constants": constants})
-    return task, batch, jax.device_get(state)
+    return task, toys.batch(config, task, np.random.default_rng(0))
+
+
+def _start(name, optimizer):
+    """key -> the state before training."""
+    task, batch = _toy(name)
+
+    def start(key):
+        state = init_state(key, task, optimizer, batch)
+        if task.fit:
+            constants = task.fit.constants(task.fit.sums(_keys(), batch))
+            state = state.replace(collections=state.collections | {"constants": constants})
+        return state
+
+    return start
+
+
+@functools.cache
+def _made(name):
+    """Task, batch, and the state before training."""
+    return *_toy(name), jax.device_get(jax.jit(_start(name, ADAM))(jax.random.key(0)))
 
 
 @functools.cache
@@ -141,10 +156,9 @@ def test_a_step_does_not_depend_on_the_number_of_devices(name):
 @pytest.mark.parametrize("name", TASKS)
 def test_no_type_is_promoted_implicitly(name):
     """No integer silently becomes a float, and no half precision becomes single precision."""
-    task, batch, state = _made(name)
-    evaluator, variables, step = task.evaluator, state.variables, jax.random.key(0)
-    sgd = optax.sgd(1.0)  # optax's Adam promotes, and it is not our code.
-    state = state.replace(opt_state=sgd.init(state.params))
+    (task, batch), sgd = _toy(name), optax.sgd(1.0)  # optax's Adam promotes; it is not our code.
+    evaluator, key = task.evaluator, jax.random.key(0)
+    state = jax.eval_shape(_start(name, sgd), key)
 
     def scores(variables, batch, keys):
         statistics = evaluator.statistics and evaluator.statistics(keys, batch)
@@ -152,10 +166,10 @@ def test_no_type_is_promoted_implicitly(name):
 
     with jax.numpy_dtype_promotion("strict"):
         train = functools.partial(train_step, task=task, optimizer=sgd, microbatches=2)
-        jax.eval_shape(train, state, batch, step)
-        jax.eval_shape(scores, variables, batch, _keys())
+        jax.eval_shape(train, state, batch, key)
+        jax.eval_shape(scores, state.variables, batch, _keys())
         if evaluator.pictures:
-            jax.eval_shape(evaluator.pictures, variables, _held_out(task, batch))
+            jax.eval_shape(evaluator.pictures, state.variables, _held_out(task, batch))
         if task.fit:
             jax.eval_shape(lambda *of: task.fit.constants(task.fit.sums(*of)), _keys(), batch)
 
