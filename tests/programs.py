@@ -9,9 +9,11 @@ import functools
 
 import jax
 
+from colorize_jax.tasks.task import batch_shapes
 from colorize_jax.training import optimizers, setup, sharding
 from colorize_jax.training.runner import Runner
 from colorize_jax.training.setup import Setup
+from colorize_jax.training.step import init_state
 
 # No task reads these settings: it gets a config without them, and would fail by name.
 _FREE = (
@@ -21,6 +23,12 @@ _FREE = (
     "data.holdout", "data.threads", "data.workers", "data.retry_seconds",
 )  # fmt: skip
 _KEPT = 24  # The number of results that a function remembers.
+
+
+def abstract_state(task, optimizer, config):
+    """The shapes of a run's state; nothing is allocated."""
+    start = functools.partial(init_state, task=task, optimizer=optimizer)
+    return jax.eval_shape(start, jax.random.key(0), batch=batch_shapes(task, config))
 
 
 def remembered(plain, key_of):
@@ -41,7 +49,7 @@ def remembered(plain, key_of):
     return remembering
 
 
-def _bare(config):
+def bare(config):
     """A copy of the config without `_FREE`."""
     config = config.copy_and_resolve_references()
     with config.unlocked():
@@ -69,8 +77,8 @@ def share(patch):
     def remember(owner, name, key_of):
         patch.setattr(owner, name, remembered(getattr(owner, name), key_of))
 
-    patch.setattr(setup, "make_task", lambda config, facts: make_task(_bare(config), facts))
-    remember(setup, "make_task", lambda config, facts: (_bare(config).to_json(), facts))
+    patch.setattr(setup, "make_task", lambda config, facts: make_task(bare(config), facts))
+    remember(setup, "make_task", lambda config, facts: (bare(config).to_json(), facts))
     remember(
         optimizers, "make_optimizer",
         lambda config, schedule, frozen=(): (

@@ -5,6 +5,7 @@ import pathlib
 import re
 
 import numpy as np
+import programs
 import pytest
 
 from colorize_jax import help
@@ -12,9 +13,8 @@ from colorize_jax.bench import regression_scale
 from colorize_jax.config import check_numbers
 from colorize_jax.errors import ConfigError
 from colorize_jax.tasks.registry import make_task
-from colorize_jax.tasks.task import Facts, batch_shapes
+from colorize_jax.tasks.task import Facts
 from colorize_jax.training import optimizers, schedules
-from colorize_jax.training.step import abstract_state
 
 ROOT = pathlib.Path(__file__).parent.parent
 RECIPES = {
@@ -70,14 +70,24 @@ def _others():
                 yield pytest.param(path.stem, variant, marks=marks)
 
 
+_STATES = {}
+
+
+def _state(config, task, photos):
+    """The shapes of the run's state; variants with the same network are traced once."""
+    optimizer = optimizers.make_optimizer(config, schedules.make_schedule(config, photos))
+    key = programs.bare(config).to_json(), config.optimizer.to_json()
+    if key not in _STATES:
+        _STATES[key] = programs.abstract_state(task, optimizer, config)
+    return _STATES[key]
+
+
 @pytest.mark.parametrize(("name", "variant"), list(_others()))
 def test_recipe_makes_a_state_with_an_encoder(name, variant):
     config = get_config(name, variant)
     check_numbers(config)
     task = make_task(config, Facts(photos=100))
-    schedule = schedules.make_schedule(config, photos=100_000)
-    optimizer = optimizers.make_optimizer(config, schedule)
-    state = abstract_state(task, optimizer, batch_shapes(task, config))
+    state = _state(config, task, photos=100_000)
     assert set(state.params["encoder"]) >= set(task.model.encoder.layers[:1])
 
 
@@ -91,9 +101,7 @@ def test_recipe_has_the_shapes_of_its_network(name, variant):
     if number:
         config.task.classes = number
     task = make_task(config)
-    schedule = schedules.make_schedule(config, photos=3_700_000)
-    optimizer = optimizers.make_optimizer(config, schedule)
-    state = abstract_state(task, optimizer, batch_shapes(task, config))
+    state = _state(config, task, photos=3_700_000)
     head = state.params["head"]
     if name == "vgg16_col":
         columns = 4096 if variant == "no_hypercolumn" else 12417

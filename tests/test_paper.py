@@ -9,6 +9,7 @@ from unittest import mock
 
 import jax
 import optax
+import programs
 import pytest
 
 from colorize_jax import command_line, convert, evaluate
@@ -19,9 +20,7 @@ from colorize_jax.studies import plan
 from colorize_jax.studies.plan import Run
 from colorize_jax.studies.workplace import Workplace
 from colorize_jax.tasks.registry import make_task
-from colorize_jax.tasks.task import batch_shapes
 from colorize_jax.training import same_run, schedules
-from colorize_jax.training.step import abstract_state
 
 STUDY = load_file("paper", "get_study").get_study()
 PLACE = Workplace(STUDY, pathlib.Path("/study"), "/data")
@@ -158,7 +157,7 @@ def _shapes(config):
     key = model, task.name, task.get("loss") == "regression"
     if key not in _SHAPES:
         task = make_task(config)
-        state = abstract_state(task, optax.identity(), batch_shapes(task, config))
+        state = programs.abstract_state(task, optax.identity(), config)
         _SHAPES[key] = state.params, state.collections["batch_stats"]
     return _SHAPES[key]
 

@@ -73,13 +73,6 @@ def split_variables(variables: dict[str, Tree]) -> tuple[Tree, dict[str, Tree]]:
     return variables["params"], {k: v for k, v in variables.items() if k != "params"}
 
 
-def abstract_state(task: Task, optimizer, batch: Batch) -> TrainState:
-    """The shapes of the state for a batch, or for the shapes of one; nothing is allocated."""
-    return jax.eval_shape(
-        lambda batch: init_state(jax.random.key(0), task, optimizer, batch), batch
-    )
-
-
 def pass_over(state: TrainState, step: int) -> TrainState:
     """The latched state, ready to go on behind that step; the schedule counts it as done."""
     return state.replace(
