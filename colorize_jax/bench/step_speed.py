@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator
 import contextlib
 import dataclasses
-import functools
 import resource
 import time
 
@@ -16,7 +15,6 @@ from colorize_jax.data import pipeline
 from colorize_jax.training import hardware, memory, sharding
 from colorize_jax.training.results import markdown_table
 from colorize_jax.training.setup import Setup
-from colorize_jax.training.step import init_state
 
 _WORTH = 1.03  # a batch twice as large must be so much faster for the sweep to go on
 
@@ -111,8 +109,7 @@ class Loaded:
         self._batch = sharding.put_batch(noise(plan.batch_shapes), plan.mesh)
         # Any numbers will do: a generator that compiles in a moment, and one program for batches of
         # every size.
-        start = functools.partial(init_state, task=plan.task, optimizer=plan.optimizer)
-        start = jax.jit(start, out_shardings=sharding.replicated(plan.mesh))
+        start = jax.jit(plan.initialize, out_shardings=sharding.replicated(plan.mesh))
         key = jax.random.key(plan.config.seed, impl="rbg")
         first = {name: x[: plan.mesh.size] for name, x in noise(plan.batch_shapes).items()}
         state = start(key, batch=sharding.put_batch(first, plan.mesh))
