@@ -156,8 +156,7 @@ def test_a_vit_is_transferred_by_the_recipes_of_all_networks():
     config = get_config("voc2012_seg", "vit")
     config.task.classes = 21
     task = make_task(config)
-    optimizer = optimizers.make_optimizer(config, schedules.make_schedule(config, 10_000))
-    head = abstract_state(task, optimizer, batch_shapes(task, config)).params["head"]
+    head = _state(config, task, photos=10_000).params["head"]
     # Three blocks and the top, and the two for the field of view.
     assert head["hidden"]["kernel"].shape == (4 * 768 + 2048, 1024)
 
