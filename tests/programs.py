@@ -63,7 +63,10 @@ class _Lowered:
     """A lowered step that is compiled once."""
 
     def __init__(self, lowered):
-        self.compile = functools.cache(lowered.compile)
+        self._lowered, self.compile = lowered, functools.cache(lowered.compile)
+
+    def __getattr__(self, name):
+        return getattr(self._lowered, name)
 
 
 def share(patch):
