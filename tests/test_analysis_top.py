@@ -13,6 +13,7 @@ import tiny
 from colorize_jax import command_line
 from colorize_jax.analysis import __main__ as analysis
 from colorize_jax.analysis import networks
+from colorize_jax.colorize import network as colorizing
 from colorize_jax.data import sources
 from colorize_jax.errors import ConfigError, DataError
 from colorize_jax.features import crops
@@ -24,15 +25,15 @@ WIDTH = {"model__width": 1 / 16}  # eight units
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     """A network of random numbers."""
-    return colorizers.save(tmp_path_factory.mktemp("run"), head=False, **WIDTH)
+    return colorizers.save(tmp_path_factory.mktemp("run"), **WIDTH)
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Ten photos, of which one is too small and one is damaged."""
+    """Eleven photos, of which one is too small and one is damaged."""
     folder = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
-    tiny.write_photos(folder, 9, rng)
+    tiny.write_photos(folder, 10, rng)
     tiny.write_photos(folder / "small", 1, rng, size=(10, 30))
     (folder / "sub0" / "photo004.jpg").write_text("<html>")
     return folder
@@ -51,21 +52,22 @@ def top(workdir, photos, output, *words):
 
 
 def test_patches_are_those_of_the_strongest_answers(workdir, photos, tmp_path, capsys):
-    output = tmp_path / "out"
-    (tmp_path / "out").mkdir()
+    output, file = tmp_path / "out", tmp_path / "network.safetensors"
+    colorizing.save(colorizing.load(workdir), file)
+    output.mkdir()
     (output / "top-009.png").write_text("of an earlier run")
-    found = top(workdir, photos, output, "--units=every:3", "--per-page=2")
+    found = top(file, photos, output, "--units=every:3", "--per-page=2")
     said = capsys.readouterr()
     assert "photo004.jpg: " in said.err and "30 x 10 pixels; 16 are needed" in said.err
     names = ["index.html", "top-001.png", "top-002.png", "top.json"]
     assert said.out.split() == [str(output / name) for name in names]
     assert sorted(path.name for path in output.iterdir()) == names
-    assert (found["photos"], found["left_out"]) == (8, 2)
+    assert (found["photos"], found["left_out"]) == (9, 2)
     assert (found["receptive_field"], found["window"], found["crop"]) == (15, 16, 32)
     assert found["rule"] == "the units 0, 3, 6 and so on" and "stride 2" in found["padding"][0]
     # Photo by photo, without the streams.
     source = sources.open_all(str(photos))
-    network = networks.load(str(workdir))
+    network = networks.load(str(file))
     shown = {
         source.name(i): crops.central(source, i, 32, 32, least=16)[0] for i in range(len(source))
     }
