@@ -28,6 +28,7 @@ def get_config(variant=""):
     config.checkpoint.snapshots = ()
     if "small" in asked:
         shrink(config)
+        config.optimizer.rate = 3e-4
         config.data.scaling = "resized"
         config.data.area = (0.6, 1.0)
         config.task.layer = "conv5_3"

@@ -1,5 +1,6 @@
 """A decoder from a coarse map to pixels: a layer that links positions, then upsampling layers."""
 
+from collections.abc import Callable
 import math
 
 import flax.linen as nn
@@ -52,6 +53,7 @@ class Decoder(nn.Module):
         norm: "batch" or "none".
         norm_decay, axis_name: see `BatchNorm`.
         dtype: the type of the computation; parameters and outputs are float32.
+        out_init: the start of the last layer.
     """
 
     outputs: int
@@ -61,6 +63,7 @@ class Decoder(nn.Module):
     norm_decay: float = DECAY
     axis_name: str | None = None
     dtype: jnp.dtype = jnp.float32
+    out_init: Callable = layers.caffe_xavier
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -74,7 +77,8 @@ class Decoder(nn.Module):
                 batch_norm = BatchNorm(self.norm_decay, self.axis_name, name=f"batch{i + 1}")
                 x = batch_norm(x, train)
             x = nn.leaky_relu(x, SLOPE)
-        x = layers.Conv(self.outputs, dtype=self.dtype, name="out")(x).astype(jnp.float32)
+        out = layers.Conv(self.outputs, dtype=self.dtype, kernel_init=self.out_init, name="out")
+        x = out(x).astype(jnp.float32)
         if x.shape[1:3] == (self.side, self.side):
             return x
         return jax.image.resize(x, (len(x), self.side, self.side, self.outputs), "linear")

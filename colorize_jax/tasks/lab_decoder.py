@@ -53,7 +53,11 @@ def make_task(config, encoder, facts: Facts) -> Task:
     if config.task.decoder < 1:
         raise ConfigError(f"config.task.decoder={config.task.decoder} must be positive")
     layer, crop = chosen_layer(config, encoder), config.data.crop
-    model = DecodedNetwork(encoder, decoder_of(encoder, 2, crop, config.task.decoder), layer)
+    decoder = decoder_of(encoder, 2, crop, config.task.decoder)
+    # It starts with gray. The steps that bring down random colors, which are far from those of
+    # photos, would spoil the encoder.
+    decoder = decoder.clone(out_init=nn.initializers.zeros)
+    model = DecodedNetwork(encoder, decoder, layer)
 
     def prepare(keys, batch):
         del keys
