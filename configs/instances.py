@@ -20,7 +20,7 @@ Variants, as in --config=configs/instances.py:small
 A photo must come many times: a row of the bank is random before its photo was seen, and old by an
 epoch. Short runs therefore take few photos, as below (19 epochs), and "small" differs from the
 paper in what is too slow for them: it changes colors less, keeps nothing of the old row of the
-bank, and uses Adam with a warm-up.
+bank, and uses Adam with a low rate and a warm-up.
 
 python -m colorize_jax.main --config=configs/instances.py:small --workdir=/ckpt/instances \
     --config.data.source=/data/tiny_imagenet/train --config.data.photos=2000 --config.steps=600 \
@@ -61,7 +61,7 @@ def get_config(variant=""):
     config.task.momentum = 0.0
     config.task.jitter = 0.1
     config.task.gray = 0.0
-    config.optimizer.rate = 1e-3
+    config.optimizer.rate = 3e-4
     config.schedule.warmup = 0.1
     config.schedule.epochs = 30.0
     config.checkpoint.every = 1000
