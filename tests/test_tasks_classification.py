@@ -197,6 +197,12 @@ def test_a_mixed_photo_has_the_classes_of_both(rng, monkeypatch):
     np.testing.assert_allclose(values["loss"], expected, rtol=1e-5)
 
 
+def test_smoothing_is_a_share():
+    """Here alone: in Zhang's task a setting of this name is a width."""
+    with pytest.raises(ConfigError, match=r"task\.smoothing=1\.5 must be a number from 0 to 1"):
+        _task(task__smoothing=1.5)
+
+
 @pytest.mark.parametrize("name", ["smoothing", "mixup", "cutmix"])
 def test_soft_targets_are_for_one_class_in_every_photo(name):
     with pytest.raises(ConfigError, match=f"config.task.{name}=0.5 is for one class"):

@@ -400,7 +400,6 @@ _RANGES = {
     "task.edge_buffer": _PIXELS,
     "task.window": (1, 2**10),
     "task.bins": (1, 2**12),
-    "task.smoothing": _SHARE,
     "task.mixup": (0, 100),
     "task.cutmix": (0, 100),
     "optimizer.rate": (0, 3e38),  # It must fit into a float32.

@@ -227,6 +227,8 @@ def _check(config):
         raise ConfigError(
             f"config.data.labels is {data.labels!r}; the loss {task.loss!r} needs {needed!r}"
         )
+    if not 0 <= task.smoothing <= 1:
+        raise ConfigError(f"config.task.smoothing={task.smoothing} must be a number from 0 to 1")
     soft = [name for name in ("smoothing", "mixup", "cutmix") if task[name]]
     if soft and task.loss != "softmax":
         raise ConfigError(
