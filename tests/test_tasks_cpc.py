@@ -97,7 +97,9 @@ def test_places_are_those_beyond_in_each_direction(direction):
 def _head():
     """(Parameters of a head for a grid of 4 x 4, its compiled predictions of [9, 4, 4, 6])."""
     head = context_network.PredictiveHead(5, DIRECTIONS, (2, 3), hidden=12, blocks=2)
-    params = jax.jit(head.init)(jax.random.key(0), np.zeros((9, 4, 4, 6), np.float32))
+    shapes = jax.eval_shape(head.init, jax.random.key(0), jnp.zeros((9, 4, 4, 6)))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: 0.3 * rng.normal(size=x.shape).astype(np.float32), shapes)
     return params, jax.jit(lambda params, codes: head.apply(params, codes)["predictions"])
 
 

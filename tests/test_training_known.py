@@ -108,9 +108,8 @@ def test_a_run_takes_the_network_from_where_it_starts(tmp_path, saved, recipe, m
         assert config.model.get("fc6_padding") == (None if keeps else "VALID")
 
 
-@pytest.mark.parametrize("name", ["vgg16", "resnet14"])
-def test_layer_norm_stays_layer_norm(tmp_path, saved, name):
-    path = saved(name=name, norm="layer")
+def test_layer_norm_stays_layer_norm(tmp_path, saved):
+    path = saved(name="resnet14", norm="layer")
     config, said = _settled(tmp_path, "seg", path)
     assert config.model.norm == "layer" and "model.norm='layer'" in said
     with pytest.raises(CheckpointError, match="norm is 'batch' here and 'layer' there"):
