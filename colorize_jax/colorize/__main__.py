@@ -271,7 +271,9 @@ def main(asked: argparse.Namespace) -> None:
             _check_videos(asked, [*named, *listed])
         found = inputs.find(named, listed, folder, asked.recursive)
         from colorize_jax.colorize.colorizer import Colorizer
+        from colorize_jax.training import compiler
 
+        compiler.keep_programs()
         job = Job(Colorizer.load(asked.checkpoint, asked.size), asked)
     except (ConfigError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
