@@ -81,7 +81,7 @@ PRETEXTS = {
     "lab_decoder": Pretext("lab_decoder:small", TOP | {"task.decoder": 32}, "gray"),
     "simclr": Pretext("simclr:small", {}),
     "mae": Pretext("mae:small", {}, "vit"),
-    "instances": Pretext("instances:small", {"optimizer.rate": 3e-4}),
+    "instances": Pretext("instances:small", {}),
     # The time of its loss grows with the square of the batch.
     "cpc": Pretext(
         "cpc:small",
