@@ -27,7 +27,7 @@ python -m colorize_jax.main --config=configs/simclr.py:small --workdir=/ckpt/sim
     --config.evals.knn.split=train --config.evals.knn.eval_split=val
 """
 
-from colorize_jax.config import default_config, variants
+from colorize_jax.config import default_config, shrink, variants
 
 
 def get_config(variant=""):
@@ -62,27 +62,17 @@ def get_config(variant=""):
 
 def _small():
     config = default_config("simclr", "resnet14", optimizer="adam", schedule="cosine")
+    shrink(config)
     config.model.variant = "torch"
-    config.model.width = 0.25
     config.model.in_channels = 3
-    config.model.norm_decay = 0.99
     config.data.views = 2
     config.data.scaling = "resized"
-    config.data.crop = 64
     config.data.batch_size = 64
-    config.data.holdout = 0.02
-    config.data.threads = 2
     config.task.temperature = 0.5
     config.task.jitter = 0.5
     config.task.blur = 0.0
-    config.optimizer.rate = 1e-3
     config.schedule.epochs = 30.0
     config.schedule.warmup = 0.05
-    config.checkpoint.every = 500
-    config.checkpoint.snapshots = ()
-    config.eval.every = 500
-    config.eval.photos = 400
-    config.eval.norm_batches = 20
     config.log.every = 50
     return config
 

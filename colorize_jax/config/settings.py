@@ -283,7 +283,8 @@ def shrink(config: ConfigDict) -> None:
     Its variant "small" then sets what differs for its task.
     """
     config.model.width = 0.25
-    config.model.fc6_kernel = 1
+    if "fc6_kernel" in config.model:
+        config.model.fc6_kernel = 1
     config.model.norm_decay = 0.99
     config.data.crop = 64
     config.data.batch_size = 32
