@@ -36,11 +36,11 @@ def remembered(plain, key_of):
     known = OrderedDict()
 
     @functools.wraps(plain)
-    def remembering(*arguments):
-        key = key_of(*arguments)
+    def remembering(*arguments, **named):
+        key = key_of(*arguments, **named)
         if key not in known:
             # The arguments stay alive, so that no other object gets an id that is in a key.
-            known[key] = plain(*arguments), arguments
+            known[key] = plain(*arguments, **named), (arguments, named)
         known.move_to_end(key)
         while len(known) > _KEPT:
             known.popitem(last=False)
@@ -85,8 +85,8 @@ def share(patch):
     remember(
         optimizers, "make_optimizer",
         lambda config, schedule, frozen=(): (
-            config.optimizer.to_json(), config.data.batch_size, config.early_stopping.mode,
-            schedule, frozen,
+            config.optimizer.to_json(), config.model.to_json(), config.data.batch_size,
+            config.early_stopping.mode, schedule, frozen,
         ),
     )  # fmt: skip
     # Tasks and evaluators are compared by identity, as JAX compares functions.

@@ -102,7 +102,7 @@ def recipe(tmp_path):
 def test_command_prints_tables(recipe, capsys, monkeypatch):
     compiled = []
 
-    def compile_step(config, rows, devices):  # tested with the counts
+    def compile_step(config, rows, devices, photos):  # tested with the counts
         compiled.append((config.model.dtype, rows, len(devices)))
 
     def count(step, rows):
@@ -159,8 +159,8 @@ ENTRY %main (x: f32[1000,400]) -> f32[1000,1000] {{
 def test_kernels_of_a_gpu_are_counted(recipe, capsys, monkeypatch):
     abstract = cost.plan_step(tiny.vgg(), 2, jax.devices()[:1])
     monkeypatch.setattr(cost, "_gpu_devices", lambda name, count: [Gpu()] * int(count))
-    monkeypatch.setattr(cost, "compile_step", lambda config, rows, devices: Program(rows))
-    monkeypatch.setattr(cost, "plan_step", lambda config, rows, devices: abstract)
+    monkeypatch.setattr(cost, "compile_step", lambda config, rows, devices, photos: Program(rows))
+    monkeypatch.setattr(cost, "plan_step", lambda config, rows, devices, photos: abstract)
     bench.main(["cost", f"--config={recipe}", "--rows", "2", "4", "--topology=h100:2"])
     text = capsys.readouterr().out
     assert "compiled for 2 x an abacus**" in text

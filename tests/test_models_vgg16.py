@@ -216,7 +216,7 @@ def test_registry_takes_settings_of_a_checkpoint_that_lack_the_new_ones():
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"), [("fc6_padding", "same"), ("in_channels", 2), ("norm", "layer")]
+    ("setting", "value"), [("fc6_padding", "same"), ("in_channels", 2), ("norm", "group")]
 )
 def test_registry_names_an_unknown_setting(setting, value):
     with pytest.raises(ConfigError, match=f"config.model.{setting} is {value!r}"):

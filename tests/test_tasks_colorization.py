@@ -125,7 +125,7 @@ def test_the_constant_is_the_best_one(loss, rng):
     variables, sums = _variables(loss), made.statistics(KEYS, batch)
 
     def evaluate(sums):
-        return made.on_batch(variables, sums, KEYS, batch)[0]["constant"]
+        return made.on_batch(variables, sums, KEYS, batch)[0]["constant"]["loss"]
 
     best = evaluate(sums)
     for name in ("hue", "chroma") if loss == "histogram" else ("ab",):
@@ -219,7 +219,7 @@ def test_edge_buffer_scales_with_the_crop():
         ("task__window", 4, "window=4"),
         ("task__points", 0, "points"),
         ("model__name", "vgg19", "'vgg16'"),
-        ("model__norm", "layer", "'batch', 'none'"),
+        ("model__norm", "group", "'batch', 'none'"),
         ("model__dtype", "float16", "'float32', 'bfloat16'"),
         ("model__alignment", "left", "'corner', 'center'"),
         ("model__width", 0.0, "width"),

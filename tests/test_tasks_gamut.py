@@ -208,7 +208,7 @@ def test_the_constant_is_the_best_one(rng):
 
     def constant_loss(factors):
         sums = statistics * factors
-        return made.task.evaluator.on_batch(variables, sums, _keys(), batch)[0]["constant"]
+        return made.task.evaluator.on_batch(variables, sums, _keys(), batch)[0]["constant"]["loss"]
 
     slope = jax.jit(jax.grad(constant_loss))(jnp.ones(gamut.BINS))
     # Not quite zero, since one pixel's worth of the uniform distribution is added.
