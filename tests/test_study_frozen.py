@@ -92,6 +92,11 @@ def test_tables_and_sensitivity_have_the_numbers(place, tmp_path):
     assert (tmp_path / "sizes.png").stat().st_size > 5000
 
 
+def test_a_table_without_numbers_is_one_line_and_has_no_plot(place, tmp_path):
+    shown = page.page(place, "command")
+    assert shown.count("None of it was run yet.") == 2 and "sizes.png" not in shown
+
+
 def test_the_command_of_a_seed_names_it_once(place):
     _finish(place, "col", 0.1, 0.1)
     commands = page.page(place, "command").partition("## Every command")[2]

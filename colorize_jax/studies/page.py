@@ -45,6 +45,9 @@ def page(place: Workplace, command: str) -> str:
     ]
     for section in study.sections:
         parts += [f"## {section.title}", section.text.strip()]
+        if isinstance(section, Grid | Sensitivity) and not _started(place, section):
+            parts.append("None of it was run yet.")
+            continue
         if isinstance(section, Plot | Sensitivity):
             parts.append(f"![{section.title}]({section.file})")
         show = {Table: table, Grid: grid, Sensitivity: _sensitivities, Plot: _points}
@@ -83,6 +86,17 @@ def grid(place: Workplace, section: Grid) -> str:
         for label, row in section.rows.items()
     ]  # fmt: skip
     return markdown_table("|".join(["row", *section.columns]), lines)
+
+
+def _started(place: Workplace, section: Grid | Sensitivity) -> bool:
+    """Whether there is a number to show."""
+    if isinstance(section, Sensitivity):
+        return bool(sensitivity(place, section))
+    return any(
+        _values(place, row.get(heading, ()), score)
+        for row in section.rows.values()
+        for heading, score in section.columns.items()
+    )
 
 
 def sensitivity(place: Workplace, section: Sensitivity) -> dict[str, tuple[float, float, float]]:
