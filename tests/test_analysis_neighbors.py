@@ -64,7 +64,7 @@ def test_the_page_shows_neighbors_of_several_features_side_by_side(tmp_path, pho
     learned = features(tmp_path / "learned", photos, rng)
     drawn = features(tmp_path / "random", photos, rng, [1, 0] * 4)
     words = [f"--features={learned}", f"--features={drawn}", "--queries=5", "--neighbors=2"]
-    found = run(tmp_path, *words, "--per-page=3")
+    found = run(tmp_path, *words, "--per_page=3")
     names = ["index.html", "neighbors-001.png", "neighbors-002.png", "neighbors.json"]
     assert capsys.readouterr().out.split() == [str(tmp_path / "out" / name) for name in names]
     assert found["same_class"]["learned"] == 1 > found["same_class"]["random"]

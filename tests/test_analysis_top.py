@@ -47,7 +47,7 @@ def run(*words):
 def top(workdir, photos, output, *words):
     """Runs the command on crops of 32 pixels; returns top.json."""
     run("top", f"--checkpoint={workdir}", f"--source={photos}", f"--output={output}",
-        "--patches=4", "--batch-size=4", "--threads=2", *words)  # fmt: skip
+        "--patches=4", "--batch_size=4", "--threads=2", *words)  # fmt: skip
     return json.loads((output / "top.json").read_text())
 
 
@@ -56,7 +56,7 @@ def test_patches_are_those_of_the_strongest_answers(workdir, photos, tmp_path, c
     colorizing.save(colorizing.load(workdir), file)
     output.mkdir()
     (output / "top-009.png").write_text("of an earlier run")
-    found = top(file, photos, output, "--units=every:3", "--per-page=2")
+    found = top(file, photos, output, "--units=every:3", "--per_page=2")
     said = capsys.readouterr()
     assert "photo004.jpg: " in said.err and "30 x 10 pixels; 16 are needed" in said.err
     names = ["index.html", "top-001.png", "top-002.png", "top.json"]

@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--queries", type=int, default=24, help="random photos whose neighbors are shown")
     add("--neighbors", type=int, default=5, help="of each")
     add("--seed", type=int, default=0, help="chooses the queries")
-    add("--per-page", type=int, default=8, help="queries on a PNG")
+    add("--per_page", type=int, default=8, help="queries on a PNG")
 
 
 def main(asked: argparse.Namespace) -> None:
@@ -64,7 +64,7 @@ def main(asked: argparse.Namespace) -> None:
     if len(set(labels)) < len(labels):
         raise ConfigError(f"--label: the labels {', '.join(labels)} must differ")
     if asked.per_page < 1 or asked.seed < 0:
-        raise ConfigError("--per-page must be at least 1, and --seed not negative")
+        raise ConfigError("--per_page must be at least 1, and --seed not negative")
     opened = [Features(path) for path in asked.features]
     layer = asked.layer or _only_layer(opened[0])
     names = _names(opened, layer)

@@ -234,9 +234,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--thresholds", type=float, nargs=2, default=(_REPLACED, _REUSED), metavar="R",
         help="with --after: units of a lower correlation are replaced, of a higher one reused",
     )  # fmt: skip
-    add("--zero-padding", action="store_true", help="keeps the zeros around maps")
-    add("--per-page", type=int, default=8, help="units on a PNG")
-    add("--batch-size", type=int, default=16, help="photos at a time")
+    add("--zero_padding", action="store_true", help="keeps the zeros around maps")
+    add("--per_page", type=int, default=8, help="units on a PNG")
+    add("--batch_size", type=int, default=16, help="photos at a time")
     add("--threads", type=int, default=os.cpu_count(), help="that read and decode")
 
 
