@@ -80,6 +80,8 @@ def test_tables_and_sensitivity_have_the_numbers(place, tmp_path):
         _finish(place, name, top1, precision)
     assert "| both | 12.0 ± 2.8 | 50.0 ± 0.0 |" in page.page(place, "command").splitlines()
     assert "| half | 10.0 (one run) | 50.0 (one run) |" in page.page(place, "command")
+    three = Grid("G", "", COLUMNS, {"some": {"mAP": ("b-0", "b-1", "c-0")}})
+    assert "| some | not run | 54.0 ± 2.8 (2 of 3 runs) |" in page.grid(place, three)
     section = place.study.sections[1]
     mean, sensitivity, seeds = page.sensitivity(place, section)["both"]
     # Means of seeds: 12 and 22; 50 and 54. Deviations: 10 and 4, each over the square root of 2.

@@ -79,12 +79,20 @@ def table(place: Workplace, section: Table) -> str:
 
 
 def grid(place: Workplace, section: Grid) -> str:
-    """A table with the mean and the standard deviation over the seeds in every cell."""
+    """A table with the mean and the standard deviation over the seeds in every cell.
+
+    A cell says how many runs it has, if some are missing.
+    """
+
+    def cell(runs, score):
+        values = _values(place, runs, score)
+        some = 1 < len(values) < len(runs)
+        return spread(values) + (f" ({len(values)} of {len(runs)} runs)" if some else "")
+
     lines = [
-        [label, *(spread(_values(place, row.get(heading, ()), score))
-                  for heading, score in section.columns.items())]
+        [label, *(cell(row.get(name, ()), score) for name, score in section.columns.items())]
         for label, row in section.rows.items()
-    ]  # fmt: skip
+    ]
     return markdown_table("|".join(["row", *section.columns]), lines)
 
 
