@@ -332,7 +332,11 @@ def test_study_of_a_gpu_differs_in_the_start_alone():
 
 @pytest.mark.parametrize(
     ("name", "records", "there"),
-    [("small", "docs/small", "docs/results.md"), ("paper", "", "docs/recipes.md")],
+    [
+        ("small", "docs/small", "docs/results.md"),
+        ("pretexts", "docs/pretexts", "docs/pretexts.md"),
+        ("paper", "", "docs/recipes.md"),
+    ],
 )
 def test_pages_of_the_docs_are_those_of_their_studies(name, records, there, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
