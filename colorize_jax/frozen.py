@@ -23,6 +23,7 @@ import numpy as np
 
 import colorize_jax
 from colorize_jax import command_line, extract, help, probe
+from colorize_jax.data.class_folders import share_of_every_class
 from colorize_jax.data.names import Names, salt_of
 from colorize_jax.errors import ColorizeError, ConfigError
 from colorize_jax.features import features, probes, svm
@@ -107,7 +108,7 @@ def _objects(features: Features, classes: Sequence[str]) -> np.ndarray:
     numbers = np.array([features.classes.index(name) for name in classes])
     if features.objects is not None:
         return features.objects[:, numbers]
-    return np.where(features.labels[:, None] == numbers, 1, -1).astype(np.int8)
+    return svm.one_against_rest(features.labels, numbers)
 
 
 def measure(kind: str) -> str:
@@ -121,13 +122,10 @@ def _held_out(names: Sequence[str], labels: np.ndarray, seed: int) -> np.ndarray
     Hashes of the names decide. At least one photo of a class is held out, and one is left.
     """
     hashes = Names.of(os.fsencode(name) for name in names).hashes(salt_of(seed + _APART))
+    groups = labels if labels.ndim == 1 else np.zeros(len(labels), np.int64)
+    chosen = share_of_every_class(hashes, groups, HOLDOUT)
     found = np.zeros(len(names), bool)
-    groups = [np.arange(len(names))]
-    if labels.ndim == 1:
-        groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    for group in groups:
-        count = min(max(round(HOLDOUT * len(group)), 1), len(group) - 1)
-        found[group[np.argsort(hashes[group], kind="stable")[:count]]] = True
+    found[chosen] = np.bincount(groups)[groups[chosen]] > 1
     return found
 
 
@@ -179,6 +177,8 @@ def _go(asked) -> None:
     if not kinds or not set(kinds) <= set(KINDS):
         raise ConfigError(f"--kinds={asked.kinds}: known: {', '.join(KINDS)}")
     counts = [int(count) for count in probe.numbers_of("per_class", asked.per_class)]
+    if asked.labels == "lists" and any(counts):
+        raise ConfigError("--per_class takes photos of one class each, and not lists")
     schedule = Schedule(probe.numbers_of("rate", asked.rate), epochs=asked.epochs, seed=asked.seed)
     options = {
         "softmax": {"schedule": schedule},
@@ -197,8 +197,6 @@ def _go(asked) -> None:
                 numbers = np.arange(len(train.names))
                 if train.objects is None:
                     numbers = probe.some_labels(train, seed=asked.seed, per_class=count)
-                elif count:
-                    raise ConfigError("--per_class takes photos of one class each, and not lists")
                 name = f"{kind}_{count}" if count else kind
                 own = score(
                     kind, train, test, train.layers, numbers, options.get(kind, {}), asked.seed,
@@ -235,19 +233,20 @@ def _both(asked, folder: pathlib.Path) -> tuple[Features, Features]:
         shortest=asked.shortest, crop=asked.crop, squeeze=asked.squeeze,
     )  # fmt: skip
     encoder, variables = colorize_jax.load_encoder(asked.checkpoint)
+    written = []
     for split in (asked.split, asked.eval_split):
         photos, objects = extract.open_photos(asked.source, split, asked.labels)
         own = dataclasses.replace(extraction, split=split)
         if asked.norm_photos and split == asked.split:
             batches = extract.some_batches(photos, own, asked.norm_photos, objects)
             variables = features.with_fresh_norm(encoder, variables, batches)
+        output = str(folder / split.replace("/", "_"))
         extract.extract(
-            asked.checkpoint, photos, str(folder / split.replace("/", "_")), own,
-            max(asked.threads, 1), objects=objects, network=(encoder, variables),
+            asked.checkpoint, photos, output, own, max(asked.threads, 1), objects=objects,
+            network=(encoder, variables),
         )  # fmt: skip
-    train, test = (
-        Features(str(folder / split.replace("/", "_"))) for split in (asked.split, asked.eval_split)
-    )
+        written.append(Features(output))
+    train, test = written
     return train, test
 
 

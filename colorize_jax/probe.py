@@ -98,9 +98,7 @@ def probe(
     else:
         (chosen, labels), (chosen_test, labels_test) = _labels(train, only), _labels(test)
         each = np.arange(len(train.classes))
-        objects, objects_test = (
-            np.where(some[:, None] == each, 1, -1).astype(np.int8) for some in (labels, labels_test)
-        )
+        objects, objects_test = (svm.one_against_rest(some, each) for some in (labels, labels_test))
         absent = sorted(set(range(len(train.classes))) - set(labels.tolist()))
     if absent:
         lacking = f"{train.path} has no photo of {_some([train.classes[i] for i in absent])}"

@@ -68,9 +68,8 @@ def _write(place: Workplace, path: pathlib.Path, asked: argparse.Namespace) -> N
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_text(path, page.page(place, command))
     for section in place.study.sections:
-        if isinstance(section, plan.Plot) or (
-            isinstance(section, plan.Sensitivity) and page.sensitivity(place, section)
-        ):
+        drawn = isinstance(section, plan.Plot | plan.Sensitivity)
+        if drawn and page.started(place, section):
             try:
                 plots.draw(place, section, path.parent / section.file)
             except ConfigError as error:

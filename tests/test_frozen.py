@@ -135,9 +135,21 @@ def test_the_command_leaves_scores_and_no_features(tmp_path, rng, capsys):
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [("--kinds=knn,tree", "tree"), ("--per_class=some", "per_class"), ("--kinds=", "known")],
+    [
+        ("--kinds=knn,tree", "tree"),
+        ("--per_class=some", "per_class"),
+        ("--kinds=", "known"),
+        ("--labels=lists --per_class=3", "lists"),  # before anything is extracted
+    ],
 )
 def test_options_that_make_no_sense_are_sentences(option, message):
-    words = ["--checkpoint=x", "--source=y", "--split=a", "--eval_split=b", "--output=z", option]
+    words = [
+        "--checkpoint=x",
+        "--source=y",
+        "--split=a",
+        "--eval_split=b",
+        "--output=z",
+        *option.split(),
+    ]
     with pytest.raises(SystemExit, match=message):
         frozen.main(words)

@@ -47,6 +47,16 @@ def envelope_precision(scores: np.ndarray, positive: np.ndarray) -> float:
     return float(envelope[hits].mean())
 
 
+def one_against_rest(labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Objects of photos that show one class each: int8 [n, len(classes)], 1 (present) or -1.
+
+    Args:
+        labels: [n].
+        classes: the numbers of the classes.
+    """
+    return np.where(labels[:, None] == classes, 1, -1).astype(np.int8)
+
+
 def normalized(features: np.ndarray) -> np.ndarray:
     """Features [n, ...] -> [n, channels] float32, divided by (their L2 norm + 1e-5)."""
     flat = np.asarray(features, np.float32).reshape(len(features), -1)

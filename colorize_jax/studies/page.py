@@ -45,7 +45,7 @@ def page(place: Workplace, command: str) -> str:
     ]
     for section in study.sections:
         parts += [f"## {section.title}", section.text.strip()]
-        if isinstance(section, Grid | Sensitivity) and not _started(place, section):
+        if not started(place, section):
             parts.append("None of it was run yet.")
             continue
         if isinstance(section, Plot | Sensitivity):
@@ -96,10 +96,12 @@ def grid(place: Workplace, section: Grid) -> str:
     return markdown_table("|".join(["row", *section.columns]), lines)
 
 
-def _started(place: Workplace, section: Grid | Sensitivity) -> bool:
-    """Whether there is a number to show."""
+def started(place: Workplace, section: Table | Plot | Grid | Sensitivity) -> bool:
+    """Whether there is a number to show; tables and curves are shown without one too."""
     if isinstance(section, Sensitivity):
         return bool(sensitivity(place, section))
+    if not isinstance(section, Grid):
+        return True
     return any(
         _values(place, row.get(heading, ()), score)
         for row in section.rows.values()

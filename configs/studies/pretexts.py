@@ -165,9 +165,14 @@ def pretrained(name: str, photos: int, seed: int) -> list:
     return [Run(run, pretext.recipe, settings), *scored(run, seed, pretext.like)]
 
 
+def stem_of(kind: str) -> str:
+    """The name of a kind of random encoder, without its seed."""
+    return f"random_{kind.replace(' ', '_')}"
+
+
 def random(kind: str, seed: int) -> list:
     """A random encoder, whose averages of batch norm are those of photos."""
-    pretext, name = PRETEXTS[RANDOM[kind]], f"random_{kind.replace(' ', '_')}-{seed}"
+    pretext, name = PRETEXTS[RANDOM[kind]], f"{stem_of(kind)}-{seed}"
     still = {"optimizer.rate": 0.0, "steps": 100, "checkpoint.every": 100, "eval.every": 100}
     chosen = {"data.photos": MIDDLE, "seed": seed}
     settings = TRAINING | network(kind) | PHOTOS | pretext.settings | still | chosen
@@ -225,8 +230,7 @@ def get_study() -> Study:
     rows = {"labels": of_size("labels", MIDDLE)}
     # A pretext stands below the random encoder of its own network and input.
     for kind in RANDOM:
-        stem = f"random_{kind.replace(' ', '_')}"
-        rows[f"random, {kind}"] = row(f"{stem}-{seed}" for seed in SEEDS)
+        rows[f"random, {kind}"] = row(f"{stem_of(kind)}-{seed}" for seed in SEEDS)
         rows |= {f"`{n}`": of_size(n, MIDDLE) for n, own in PRETEXTS.items() if own.like == kind}
     return Study(
         title="Pretexts compared",
