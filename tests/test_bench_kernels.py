@@ -220,6 +220,20 @@ def test_kernels_of_a_gpu_are_those_on_its_streams(monkeypatch):
     }) == [("sgemm", "conv"), ("add", "fusion"), ("MemcpyD2D", "")]  # fmt: skip
 
 
+def test_a_kernel_may_begin_before_the_one_before_it_ends(monkeypatch):
+    assert _planes(monkeypatch, {
+        "/device:GPU:0": {"Stream #7(Compute)": [("sgemm", "conv", 0, 9), ("add", "fusion", 4, 9)]},
+    }) == [("sgemm", "conv"), ("add", "fusion")]  # fmt: skip
+
+
+def test_kernels_of_a_graph_are_told_apart_by_their_names(monkeypatch):
+    stream = [("loop_add_fusion_12", "command_buffer_1", 0, 5), ("sum", "command_buffer_1", 5, 5)]
+    assert _planes(monkeypatch, {"/device:GPU:0": {"Stream #7(Compute)": stream}}) == [
+        ("loop_add_fusion_12", "loop_add_fusion.12"),
+        ("sum", "sum"),
+    ]
+
+
 def test_a_loop_is_counted_by_its_body(monkeypatch):
     assert _planes(monkeypatch, {
         "/device:TPU:0": {

@@ -1,8 +1,10 @@
 """Measured speed: what is counted, when a sweep ends, and the table of `bench step`."""
 
 import dataclasses
+from unittest import mock
 
 import jax
+import numpy as np
 import pytest
 import tiny
 
@@ -34,6 +36,17 @@ def test_flops_are_those_of_one_device(measured):
     alone = cost.plan_step(tiny.config(), 2, jax.devices()[:1]).lower_step(1)
     # The update, a large part of so small a step, is counted as if devices shared it.
     assert measured.flops == pytest.approx(alone.cost_analysis()["flops"], rel=0.1)
+
+
+def test_flops_of_devices_whose_client_counts_none(measured):
+    """Of a step for another device those of the same step for the CPU count."""
+    loaded = mock.Mock(plan=cost.plan_step(tiny.config(), 2, jax.devices()[:1]))
+    loaded.lowered.cost_analysis.return_value = None
+    loaded.plan = dataclasses.replace(
+        loaded.plan, mesh=mock.Mock(size=1, devices=np.array([mock.Mock(platform="tpu")]))
+    )
+    flops = step_speed.Loaded.flops.func(loaded)
+    assert flops == pytest.approx(measured.flops, rel=0.1)
 
 
 def test_matrix_rate_is_that_of_the_product(monkeypatch):

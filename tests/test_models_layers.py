@@ -159,6 +159,75 @@ def test_golden_stride_with_the_same_padding_on_every_side(golden):
     np.testing.assert_allclose(wrong, golden["stride_conv7_tf_same_s2"], rtol=1e-4, atol=1e-4)
 
 
+@pytest.fixture
+def on_gpu(monkeypatch):
+    """Computes here as on a GPU."""
+
+    def platform_dependent(*of, default, **branches):
+        return branches.get("cuda", default)(*of)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", platform_dependent)
+
+
+def _close(ours, expected, *of):
+    """Values and gradients of two functions, in one compilation."""
+
+    def both(function):
+        def sines(*of):
+            result = function(*of)
+            return jnp.sin(result).sum(), result
+
+        return jax.value_and_grad(sines, argnums=range(len(of)), has_aux=True)
+
+    found = jax.jit(lambda *of: (both(ours)(*of), both(expected)(*of)))(*of)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *found)
+
+
+@pytest.mark.parametrize(
+    ("side", "channels", "size", "stride", "padding"),
+    [
+        (9, 1, 3, 1, "SAME"),  # VGG-16's first layer
+        (27, 3, 11, 4, "VALID"),  # AlexNet's
+        (15, 3, 7, 2, 3),  # ResNet's
+        (11, 9, 7, 1, "SAME"),  # fc6
+        (6, 9, 6, 1, "VALID"),  # fc6 of a classifier
+    ],
+)
+@pytest.mark.parametrize("biased", [True, False])
+def test_products_of_patches_are_convolutions(
+    rng, monkeypatch, on_gpu, side, channels, size, stride, padding, biased
+):
+    shapes = [(2, side, side, channels), (size, size, channels, 5), *[(5,)] * biased]
+    of = [jnp.asarray(rng.normal(size=shape) * 0.3, jnp.float32) for shape in shapes]
+
+    def convolve(x, kernel, bias=None):
+        return layers.convolve(x, kernel, padding, stride, bias=bias)
+
+    def plain(*of):
+        with monkeypatch.context() as patch:
+            patch.setattr(layers, "_MOST", 0)
+            return convolve(*of)
+
+    assert ("concatenate" in str(jax.make_jaxpr(convolve)(*of))) > (
+        "concatenate" in str(jax.make_jaxpr(plain)(*of))
+    )
+    _close(convolve, plain, *of)
+
+
+def test_a_product_is_filled_up_with_zeros_on_a_gpu(rng, on_gpu):
+    x, kernel = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((2, 3, 37), (37, 5)))
+    assert "concatenate" in str(jax.make_jaxpr(layers.wide_product)(x, kernel))
+    _close(layers.wide_product, jnp.matmul, x, kernel)
+
+
+def test_gradient_of_local_response_norm_is_that_of_its_formula(rng):
+    def formula(x):
+        squares = jnp.pad(x * x, ((0, 0), (2, 2)))
+        return x * (1 + 2e-5 * sum(squares[:, i : i + 7] for i in range(5))) ** -0.75
+
+    _close(layers.local_response_norm, formula, jnp.asarray(rng.normal(size=(4, 7)) * 200))
+
+
 def test_groups_see_their_own_channels_alone(rng):
     x = jnp.asarray(rng.normal(size=(1, 5, 5, 4)), jnp.float32)
     conv = layers.Conv(6, groups=2)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import itertools
 import pathlib
+import re
 import tempfile
 import time
 
@@ -13,6 +14,8 @@ from colorize_jax.bench.kernels import Kernel
 from colorize_jax.training.results import markdown_table
 
 _LONGEST = 60  # letters of a name in a table
+# XLA calls the kernel of the instruction fusion.12 fusion_12.
+_NUMBER = re.compile(r"_(\d+)$")
 _TICK = 1e-6  # seconds that the profiler's clock may be wrong by
 
 
@@ -88,14 +91,18 @@ def _events(path: pathlib.Path) -> Iterator[tuple[str, str, float, float]]:
         events = []
         for event in line.events:
             instruction = str(dict(event.stats).get("hlo_op", ""))
+            if instruction.startswith("command_buffer"):  # many kernels, launched as one graph
+                instruction = _NUMBER.sub(r".\1", event.name)
             if (devices or instruction) and not event.name.startswith("end: "):
                 first = event.start_ns if first is None else first
                 start, seconds = (event.start_ns - first) / 1e9, event.duration_ns / 1e9
                 events.append((event.name, instruction, start, seconds))
         events.sort(key=lambda event: event[2])
         for event, after in itertools.zip_longest(events, events[1:]):
-            # A loop holds its body: what begins well within an event is counted, not the event.
-            if after is None or after[2] >= event[2] + event[3] - _TICK:
+            # A loop holds its body: what begins well within an event counts, not the event. On a
+            # stream there are kernels alone, and one may begin while the one before it ends.
+            kernel = line.name.startswith("Stream")
+            if kernel or after is None or after[2] >= event[2] + event[3] - _TICK:
                 yield event
 
 

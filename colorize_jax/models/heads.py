@@ -34,6 +34,7 @@ class Head(nn.Module):
             self.hidden,
             kernel_init=nn.initializers.normal(HIDDEN_STD),
             dtype=self.dtype,
+            dot_general=lambda x, kernel, *_, **__: layers.wide_product(x, kernel),
             name="hidden",
         )
         self.drop = nn.Dropout(self.dropout)

@@ -1,6 +1,7 @@
 """Convolution, max pooling and LRN as the encoders need them, on every backend at a sane speed."""
 
 from collections.abc import Callable
+import functools
 import math
 
 import flax.linen as nn
@@ -72,19 +73,25 @@ class Conv(nn.Module):
         """[batch, height, width, channels] -> [batch, height', width', features]."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
-        x = convolve(x.astype(self.dtype), kernel, self.padding, self.stride, self.dilation)
-        if not self.use_bias:
-            return x
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        if self.frozen_bias:
-            bias = jax.lax.stop_gradient(bias)
-        return x + bias.astype(self.dtype)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            if self.frozen_bias:
+                bias = jax.lax.stop_gradient(bias)
+            bias = bias.astype(self.dtype)
+        x = x.astype(self.dtype)
+        return convolve(x, kernel, self.padding, self.stride, self.dilation, bias)
 
 
 def convolve(
-    x: jax.Array, kernel: jax.Array, padding: str | int, stride: int = 1, dilation: int = 1
+    x: jax.Array,
+    kernel: jax.Array,
+    padding: str | int,
+    stride: int = 1,
+    dilation: int = 1,
+    bias: jax.Array | None = None,
 ) -> jax.Array:
-    """Convolution of [batch, h, w, in] with a square kernel [k, k, in / groups, out].
+    """Convolution of [batch, h, w, in] with a square kernel [k, k, in / groups, out], and a bias.
 
     `padding` is XLA's "SAME" (which of an even kernel or a stride puts one cell more behind the map
     than before it) or "VALID", or how many cells are put on every side.
@@ -97,19 +104,120 @@ def convolve(
     groups = x.shape[-1] // kernel.shape[2]
     if groups > 1:  # XLA's own groups take six times as long to differentiate on CPU
         parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
-        return jnp.concatenate([convolve(*part, padding, stride, dilation) for part in parts], -1)
+        found = [convolve(*part, padding, stride, dilation) for part in parts]
+        return _with_bias(jnp.concatenate(found, -1), bias)
     if padding == "SAME" and stride == dilation == 1 and 0 < min(height, width) < size:
-        return _convolve_small(x, kernel)
+        return _with_bias(_convolve_small(x, kernel), bias)
+    pads = _pads(padding, (height, width), size, stride, dilation)
+    places = [
+        (side + sum(pad) - size) // stride + 1
+        for side, pad in zip((height, width), pads, strict=True)
+    ]
+    values = len(x) * math.prod(places) * kernel[..., 0].size
+    unusual = kernel.shape[2] < _FEW or size * size > _MANY
+    if unusual and dilation == 1 and min(places) > 0 and values <= _MOST:
+        return _convolve_unusual(x, kernel, bias, pads, stride)
+    return _convolve(x, kernel, bias, pads, stride, dilation)
+
+
+def _with_bias(x, bias):
+    return x if bias is None else x + bias
+
+
+def _pads(padding, sides, size, stride, dilation):
+    """(cells before, cells behind) of both axes."""
     if isinstance(padding, int):
-        padding = ((padding, padding), (padding, padding))
-    return jax.lax.conv_general_dilated(
+        return ((padding, padding),) * 2
+    span = (size - 1) * dilation + 1
+    return tuple(jax.lax.padtype_to_pads(sides, (span, span), (stride, stride), padding))
+
+
+def _convolve(x, kernel, bias, pads, stride, dilation=1):
+    found = jax.lax.conv_general_dilated(
         x,
         kernel,
         (stride, stride),
-        padding,
+        pads,
         rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
+    return _with_bias(found, bias)
+
+
+# cuDNN has no fast kernels for fewer channels, or for more taps. Patches of more values than this
+# would take too much memory.
+_FEW, _MANY, _MOST = 8, 25, 2**30
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _convolve_unusual(x, kernel, bias, pads, stride):
+    """`_convolve` of a kernel with few channels (the first layer) or many taps (fc6).
+
+    On a GPU, the map and the kernel's gradient are products of matrices, of all patches of x. On an
+    H100, cuDNN computes both at half the rate of a product or less. The gradient of x stays a
+    convolution, which is as fast.
+    """
+    return _unusual_forward(x, kernel, bias, pads, stride)[0]
+
+
+def _unusual_forward(x, kernel, bias, pads, stride):
+    plain, product = (
+        functools.partial(function, pads=pads, stride=stride)
+        for function in (_convolve, _product_of_patches)
+    )
+    kept = x, kernel, bias
+    return jax.lax.platform_dependent(*kept, cuda=product, default=plain), kept
+
+
+def _unusual_backward(pads, stride, kept, gradient):
+    plain, product = (
+        functools.partial(function, pads=pads, stride=stride)
+        for function in (_convolve, _product_of_patches)
+    )
+
+    def by_convolution(x, kernel, bias, gradient):
+        return jax.vjp(plain, x, kernel, bias)[1](gradient)
+
+    def by_product(x, kernel, bias, gradient):
+        one = gradient.shape[1:3] == (1, 1)  # patch, which is x itself
+        (into_x,) = jax.vjp(lambda x: (product if one else plain)(x, kernel, bias), x)[1](gradient)
+        _, pull = jax.vjp(lambda kernel, bias: product(x, kernel, bias), kernel, bias)
+        return into_x, *pull(gradient)
+
+    return jax.lax.platform_dependent(*kept, gradient, cuda=by_product, default=by_convolution)
+
+
+_convolve_unusual.defvjp(_unusual_forward, _unusual_backward)
+
+
+def _product_of_patches(x, kernel, bias, pads, stride):
+    rows, kernel = patches(x, kernel.shape[0], pads, stride), kernel.reshape(-1, kernel.shape[-1])
+    width = -(-len(kernel) // 8) * 8
+    rows, kernel = _padded(rows, -1, width), _padded(kernel, 0, width)
+    # As a convolution of one tap, since XLA joins batch norm to it in fewer passes.
+    return _convolve(rows, kernel[None, None], bias, ((0, 0), (0, 0)), 1)
+
+
+def patches(x: jax.Array, size: int, pads, stride: int) -> jax.Array:
+    """What a square kernel of so many cells sees at every place: [batch, h, w, channels] -> [batch,
+    h', w', size * size * channels], rows first."""
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    for axis in (2, 1):  # one axis after the other: 2 k copies instead of k * k
+        places = range(0, x.shape[axis] - size + 1, stride)
+        x = jnp.concatenate(
+            [jax.lax.slice_in_dim(x, i, i + places[-1] + 1, stride, axis) for i in range(size)], -1
+        )
+    return x
+
+
+def _padded(x, axis, length):
+    """Zeros behind an axis, up to a length."""
+    if x.shape[axis] == length:
+        return x
+    shape = list(x.shape)
+    shape[axis] = length - x.shape[axis]
+    # XLA joins one concatenation with another one, and not with a pad.
+    return jnp.concatenate([x, jnp.zeros(shape, x.dtype)], axis)
 
 
 def _convolve_small(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -126,6 +234,35 @@ def _convolve_small(x: jax.Array, kernel: jax.Array) -> jax.Array:
     ]
     taps = kernel[before - top : before + bottom, before - left : before + right]
     return jnp.concatenate(shifted, -1) @ taps.reshape(-1, kernel.shape[-1])
+
+
+@jax.custom_vjp
+def wide_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """[..., in] @ [in, out] of any width `in`. If it is no multiple of 8, a GPU takes three times
+    as long, so that there zeros fill both up to one."""
+    return _wide_forward(x, kernel)[0]
+
+
+def _wide_forward(x, kernel):
+    found = jax.lax.platform_dependent(x, kernel, cuda=_filled_product, default=jnp.matmul)
+    return found, (x, kernel)
+
+
+def _filled_product(x, kernel):
+    width = -(-len(kernel) // 128) * 128
+    return _padded(x, -1, width) @ _padded(kernel, 0, width)
+
+
+def _wide_backward(kept, gradient):
+    def of(product):
+        return lambda x, kernel, gradient: jax.vjp(product, x, kernel)[1](gradient)
+
+    return jax.lax.platform_dependent(
+        *kept, gradient, cuda=of(_filled_product), default=of(jnp.matmul)
+    )
+
+
+wide_product.defvjp(_wide_forward, _wide_backward)
 
 
 class DoublingConv(nn.Module):
@@ -283,10 +420,37 @@ def local_response_norm(x: jax.Array, groups: int = 1) -> jax.Array:
     """
     if groups > 1:
         return jnp.concatenate([local_response_norm(p) for p in jnp.split(x, groups, -1)], -1)
-    squares = jnp.square(x.astype(jnp.float32))
-    padded = jnp.pad(squares, ((0, 0),) * (x.ndim - 1) + ((2, 2),))
-    total = sum(padded[..., i : i + x.shape[-1]] for i in range(5))
-    return (x.astype(jnp.float32) * (1 + 2e-5 * total) ** -0.75).astype(x.dtype)
+    return _response_norm(x)
+
+
+@jax.custom_vjp
+def _response_norm(x):
+    wide = x.astype(jnp.float32)
+    return (wide * _response_scale(wide)[0]).astype(x.dtype)
+
+
+def _response_scale(wide):
+    """(s^-0.75, 1 / s), where s is 1 + 2e-5 times the sum of squares; roots, as a power takes a
+    GPU longer than all else here."""
+    root = jax.lax.rsqrt(1 + 2e-5 * _five(wide * wide))
+    return root * jnp.sqrt(root), root * root
+
+
+def _five(x):
+    """The sum of five channels around each."""
+    padded = jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((2, 2),))
+    return sum(padded[..., i : i + x.shape[-1]] for i in range(5))
+
+
+def _response_norm_backward(x, gradient):
+    wide, gradient = x.astype(jnp.float32), gradient.astype(jnp.float32)
+    scale, inverse = _response_scale(wide)
+    pull = 2 * 0.75 * 2e-5 * _five(gradient * wide * scale * inverse)
+    found = (gradient * scale - wide * pull).astype(x.dtype)
+    return (jax.lax.optimization_barrier(found),)
+
+
+_response_norm.defvjp(lambda x: (_response_norm(x), x), _response_norm_backward)
 
 
 def adaptive_mean_pool(x: jax.Array, cells: int) -> jax.Array:

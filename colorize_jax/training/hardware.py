@@ -51,7 +51,9 @@ def _matrix_rate(dtype, side: int, seconds: float) -> float:
 
     @jax.jit
     def chain(x, matrix):  # A constant matrix would become a part of the program.
-        return jax.lax.fori_loop(0, products, lambda _, x: x @ matrix, x)
+        for _ in range(products):  # and a loop would copy its state every time
+            x = x @ matrix
+        return x
 
     return products * 2 * side**3 / median_seconds(lambda: chain(matrix, matrix), seconds)
 
