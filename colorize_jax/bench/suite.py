@@ -277,12 +277,16 @@ def _shown(name: str, found: Mapping[str, Any], rates: Mapping[str, float]) -> s
     if name == "pipeline":
         by = f"{found['workers']} processes" if found["workers"] else f"{found['threads']} threads"
         lines = [
-            f"{found['fed']:,.4g} photos/s at {found['crop']} pixels from {found['source']}, by "
-            f"{by} on {found['cores']} cores; on photos that lie on the device "
-            f"{found['synthetic']:,.4g}: {found['fed'] / found['synthetic']:.0%}.",
-            *(f"The pipeline alone gives {rate:,.4g} photos/s of {side} pixels."
-              for side, rate in found["host"].items()),
-        ]  # fmt: skip
+            f"The pipeline alone gives {rate:,.4g} photos/s of {side} pixels, by {by} on "
+            f"{found['cores']} cores."
+            for side, rate in found["host"].items()
+        ]
+        if found["fed"]:
+            lines.append(
+                f"With the step: {found['fed']:,.4g} photos/s at {found['crop']} pixels from "
+                f"{found['source']}; on photos that lie on the device {found['synthetic']:,.4g}: "
+                f"{found['fed'] / found['synthetic']:.0%}."
+            )
         return " ".join(lines)
     if name.startswith("torch-"):
         names = dict.fromkeys(name for turn in found["turns"] for name in turn)
