@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator
 import contextlib
 import dataclasses
-import functools
 import math
 import resource
 import time
@@ -118,21 +117,30 @@ class Loaded:
         self._state, metrics = self.compiled(self._state, batch, self._key)
         return metrics
 
-    @functools.cached_property
+    @property
     def flops(self) -> float:
         """Of one device in a step, of the module as written: what the compiler computes twice does
-        not count.
+        not count."""
+        plan = self.plan
+        if plan.mesh.devices.flat[0].platform == "cpu":
+            return self.lowered.cost_analysis()["flops"] / plan.mesh.size
+        return plan.config.data.batch_size / plan.mesh.size * _flops_of_a_photo(plan.config)
 
-        Only the CPU's client counts a module that is not compiled, so for other devices the step of
-        one of them is written again for the CPU.
-        """
-        plan, lowered = self.plan, self.lowered
-        if plan.mesh.devices.flat[0].platform != "cpu":
-            rows = plan.config.data.batch_size // plan.mesh.size
-            cpu = jax.local_devices(backend="cpu")[:1]
-            plan = cost.plan_step(plan.config, rows, cpu)
-            lowered = plan.lower_step(plan.config.microbatches or 1)
-        return lowered.cost_analysis()["flops"] / plan.mesh.size
+
+_COUNTED = 16  # photos of a step that is only counted; the update is then a thousandth at most
+_flops: dict[str, float] = {}  # by config: what was counted before
+
+
+def _flops_of_a_photo(config: ConfigDict) -> float:
+    """For devices whose client counts no module before it is compiled, as the CPU's does: tracing a
+    step again for every number of photos would take as long as measuring it."""
+    config = config.copy_and_resolve_references()
+    config.data.batch_size = _COUNTED
+    if (key := str(config)) not in _flops:
+        plan = cost.plan_step(config, _COUNTED, jax.local_devices(backend="cpu")[:1])
+        lowered = plan.lower_step(config.microbatches or 1)
+        _flops[key] = lowered.cost_analysis()["flops"] / _COUNTED
+    return _flops[key]
 
 
 def measure(config: ConfigDict, rows: int, *, seconds: float, photos=None) -> Speed:
