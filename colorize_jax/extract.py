@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from colorize_jax import command_line, help
 from colorize_jax.data import ahead, sources, voc
-from colorize_jax.data.class_folders import ClassFolders
-from colorize_jax.data.names import Names
+from colorize_jax.data.class_folders import ClassFolders, share_of_every_class
+from colorize_jax.data.names import Names, salt_of
 from colorize_jax.data.sources import Photos
 from colorize_jax.errors import ColorizeError, ConfigError, DataError, printable
 from colorize_jax.features import crops
@@ -44,6 +44,9 @@ class Extraction:
         squeeze: whether the whole photo is resized to this square instead.
         batch_size: the smallest number of photos in a batch over all devices.
         split: a folder that the photos must be in; see `features.folder_classes`.
+        per_class: the number of photos of every class, at most, that a hash of the name and `seed`
+            chooses, as in `probe.some_labels`; 0: all, those without a label too.
+        seed: of this choice.
     """
 
     layers: tuple[str, ...] = ()
@@ -54,6 +57,8 @@ class Extraction:
     squeeze: bool = False
     batch_size: int = 32
     split: str = ""
+    per_class: int = 0
+    seed: int = 0
 
 
 def _say(text: str) -> None:
@@ -180,8 +185,18 @@ def _chosen(names, extraction, objects):
     from colorize_jax.features import features
 
     if objects is None:
-        return features.folder_classes(names, extraction.split)
-    return np.arange(len(names)), *objects
+        numbers, labels, classes = features.folder_classes(names, extraction.split)
+    else:
+        numbers, (labels, classes) = np.arange(len(names)), objects
+    if extraction.per_class:
+        hashes = _names(names, numbers).hashes(salt_of(extraction.seed))
+        some = share_of_every_class(hashes, labels, 1.0, extraction.per_class)
+        numbers, labels = numbers[some], labels[some]
+    return numbers, labels, classes
+
+
+def _names(names: Sequence[str], numbers: np.ndarray) -> Names:
+    return Names.of(os.fsencode(names[i]) for i in numbers)
 
 
 def some_batches(
@@ -196,7 +211,7 @@ def some_batches(
     """
     names = [photos.name(index) for index in range(len(photos))]
     numbers, *_ = _chosen(names, extraction, objects)
-    order = Names.of(os.fsencode(names[i]) for i in numbers).hashes().argsort(kind="stable")
+    order = _names(names, numbers).hashes().argsort(kind="stable")
     found = (_read(photos, extraction, i)[0] for i in numbers[order[:count]].tolist())
     images = [image for image in found if image is not None]
     rows = min(extraction.batch_size, len(images))

@@ -6,8 +6,8 @@ python -m colorize_jax.frozen --checkpoint=/ckpt/vgg16 --source=/data/photos --s
 It is `extract` of both splits, then `probe`. Each classifier takes the layer that scores best on a
 tenth of the training photos, which are held out for this, and then learns from all of them; the
 photos of --eval_split choose nothing. --per_class=0,10 learns from all labels, and then from ten of
-every class. results.json in --output holds the scores, such as eval/softmax/top1,
-eval/softmax_10/top1 and eval/svm/map.
+every class; with --per_class=100,10 no more than a hundred of every class are read. results.json in
+--output holds the scores, such as eval/softmax/top1, eval/softmax_10/top1 and eval/svm/map.
 """
 
 from collections.abc import Sequence
@@ -183,13 +183,13 @@ def _go(asked) -> None:
     options = {
         "softmax": {"schedule": schedule},
         "knn": {"neighbors": asked.neighbors, "temperature": asked.temperature},
-        "svm": {"costs": probe.numbers_of("cost", asked.cost)},
+        "svm": {"costs": probe.numbers_of("cost", asked.cost), "jobs": max(asked.threads, 1)},
     }
     output = pathlib.Path(asked.output)
     output.mkdir(parents=True, exist_ok=True)
     folder, found = output / "features", {}
     try:
-        train, test = _both(asked, folder)
+        train, test = _both(asked, folder, max(counts) if all(counts) else 0)
         probe.check_pair(train, test, kinds)
         command_line.say(_HEAD)
         for kind in kinds:
@@ -226,8 +226,8 @@ def _go(asked) -> None:
     atomic_write_text(output / results.FILE, json.dumps(content, indent=2) + "\n")
 
 
-def _both(asked, folder: pathlib.Path) -> tuple[Features, Features]:
-    """Extracts the features of both splits."""
+def _both(asked, folder: pathlib.Path, per_class: int) -> tuple[Features, Features]:
+    """Extracts the features of both splits; of the first one, so many photos of every class."""
     extraction = extract.Extraction(
         layers=tuple(probe.words_of(asked.layers)), pool="grid", values=asked.values,
         shortest=asked.shortest, crop=asked.crop, squeeze=asked.squeeze,
@@ -240,6 +240,8 @@ def _both(asked, folder: pathlib.Path) -> tuple[Features, Features]:
         if asked.norm_photos and split == asked.split:
             batches = extract.some_batches(photos, own, asked.norm_photos, objects)
             variables = features.with_fresh_norm(encoder, variables, batches)
+        if split == asked.split:
+            own = dataclasses.replace(own, per_class=per_class, seed=asked.seed)
         output = str(folder / split.replace("/", "_"))
         extract.extract(
             asked.checkpoint, photos, output, own, max(asked.threads, 1), objects=objects,

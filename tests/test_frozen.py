@@ -1,6 +1,8 @@
 """Frozen features are scored on a layer that training photos choose; results say how."""
 
 import json
+import pathlib
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,8 @@ import pytest
 import small_encoder
 import tiny
 
-from colorize_jax import frozen
+import colorize_jax
+from colorize_jax import extract, frozen, probe
 from colorize_jax.data import sources
 from colorize_jax.errors import ConfigError
 from colorize_jax.extract import Extraction, some_batches
@@ -101,6 +104,44 @@ def test_batches_for_new_averages_are_fixed_by_names(tmp_path, rng):
     assert [batch.shape for batch in some] == [(3, 32, 32, 3)] * 2
     assert [len(batch) for batch in some_batches(photos, seen, 2)] == [2]
     np.testing.assert_array_equal(some[0], next(some_batches(photos, seen, 3)))
+
+
+@pytest.mark.parametrize("folders", [True, False])
+def test_only_photos_that_may_be_learned_from_are_read(folders):
+    names = [f"train/{name}/{i}.jpg" for name in CLASSES for i in range(9)] + ["val/cat/1.jpg"]
+    labels = np.repeat(np.arange(3), 9)
+    objects = None if folders else (labels, CLASSES)
+    seen = Extraction(split="train", per_class=4, seed=5)
+    numbers, found, classes = extract._chosen(names[: 28 if folders else 27], seen, objects)
+    everything = mock.Mock(names=names[:27], labels=labels)
+    # What `frozen` then takes of them is what it would take of all photos.
+    read = mock.Mock(names=[names[i] for i in numbers], labels=found)
+    for count in (4, 2):
+        chosen = probe.some_labels(everything, seed=5, per_class=count)
+        assert numbers[probe.some_labels(read, seed=5, per_class=count)].tolist() == chosen.tolist()
+    assert np.bincount(found).tolist() == [4, 4, 4] and classes == CLASSES
+
+
+@pytest.mark.parametrize(("asked", "most"), [("4,2", 4), ("0,2", 0)])
+def test_all_photos_to_score_are_read_and_all_to_learn_from_if_all_labels_are_asked_for(
+    asked, most, tmp_path, monkeypatch
+):
+    read = {}
+
+    def written(checkpoint, photos, output, extraction, *rest, **others):
+        read[extraction.split] = extraction.per_class, extraction.seed
+        _write(pathlib.Path(output), np.arange(3), top=np.zeros((3, 2)))
+
+    monkeypatch.setattr(extract, "extract", written)
+    monkeypatch.setattr(extract, "open_photos", lambda *asked: (None, None))
+    monkeypatch.setattr(colorize_jax, "load_encoder", lambda path: (None, None))
+    monkeypatch.setattr(probe, "check_pair", mock.Mock(side_effect=ConfigError("enough")))
+    with pytest.raises(SystemExit, match="enough"):
+        frozen.main([
+            "--checkpoint=x", "--source=y", "--split=a", "--eval_split=b", "--seed=7",
+            f"--output={tmp_path}", f"--per_class={asked}",
+        ])  # fmt: skip
+    assert read == {"a": (most, 7), "b": (0, 0)}
 
 
 def test_the_command_leaves_scores_and_no_features(tmp_path, rng, capsys):

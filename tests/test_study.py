@@ -13,11 +13,12 @@ import pytest
 from colorize_jax import frozen, study
 from colorize_jax.config.recipe import load_config, load_file
 from colorize_jax.errors import ColorizeError, ConfigError
+from colorize_jax.models import registry
 from colorize_jax.studies import execution, page, plan, plots
 from colorize_jax.studies.child import STOPPED
 from colorize_jax.studies.plan import Gain, Plot, Row, Run, Search, Study, Table, seeded
 from colorize_jax.studies.workplace import Workplace
-from colorize_jax.training import same_run
+from colorize_jax.training import same_run, schedules
 
 ROOT = pathlib.Path(__file__).parent.parent
 RECIPE = str(ROOT / "configs/quickstart.py")
@@ -298,27 +299,63 @@ def test_plot_shows_what_there_is(place, tmp_path):
     assert colored(full) > 500
 
 
-@pytest.mark.parametrize("name", ["small", "gpu", "pretexts"])
+@pytest.mark.parametrize("name", ["small", "gpu", "pretexts", "pretexts_full"])
 def test_study_of_the_project_is_sound(name):
     found = load_file(name, "get_study").get_study()
     plan.check(found)
-    place = Workplace(found, pathlib.Path("/study"), "/data")
     for run in found.runs():
-        if isinstance(run, plan.Frozen):
-            frozen.make_parser().parse_args(place.command(run))
-        elif not run.search:
-            changes = [a.partition("--config.")[2] for a in place.command(run)[2:]]
-            load_config(run.recipe, changes)
+        # Runs that differ in their seed alone have the same settings.
+        if isinstance(run, plan.Frozen) and not run.settings["seed"]:
+            frozen.make_parser().parse_args(_placed(found, run))
+        elif isinstance(run, plan.Run) and not run.search and not run.settings.get("seed"):
+            _config(found, run)
+
+
+def _placed(found, run):
+    return Workplace(found, pathlib.Path("/study"), "/data").command(run)
+
+
+def _config(found, run):
+    changes = [word.partition("--config.")[2] for word in _placed(found, run)[2:]]
+    return load_config(run.recipe, changes)
+
+
+def test_pretexts_at_full_size_have_the_network_of_their_random_start_and_labels():
+    module = load_file("pretexts_full", "get_study")
+    found = module.get_study()
+    runs = {run.name: run for run in found.runs()}
+    for network, own in module.NETWORKS.items():
+        encoders = []
+        for stem in module.trained(network).values():
+            config = _config(found, runs[f"{stem}_60k-0"])
+            batch = config.data.batch_size
+            steps = schedules.make_schedule(config, 60_000).steps
+            assert abs(steps * batch - 200 * 120_000) <= batch
+            encoders.append(registry.make_encoder(config.model))
+        start = _config(found, runs[f"random_{module.word(network)}-0"])
+        encoders.append(registry.make_encoder(start.model))
+        # What they share is more than the network's name: input, norm, strides, padding.
+        assert len({encoder.clone(norm_decay=0.9) for encoder in encoders}) == 1
+        assert set(own.layers.split(",")) <= set(encoders[0].layers)
+    assert len({pretext.network for pretext in module.PRETEXTS.values()}) == len(module.NETWORKS)
+
+
+def test_pretexts_at_full_size_read_what_tfds_has_prepared():
+    module = load_file("pretexts_full", "get_study")
+    module.PLACES = module.TFDS
+    found = module.get_study()
+    plan.check(found)
+    sources = {run.settings.get("data.source") or run.settings["source"] for run in found.runs()}
+    assert sources == {
+        "tfds:imagenet2012:train", "tfds:imagenet2012", "tfds:cifar10", "tfds:svhn_cropped",
+        "tfds:oxford_flowers102", "$DATA/VOCdevkit/VOC2007", "$DATA/VOCdevkit/VOC2012",
+    }  # fmt: skip
 
 
 def test_study_of_a_gpu_differs_in_the_start_alone():
     found = load_file("gpu", "get_study").get_study()
-    place = Workplace(found, pathlib.Path("/study"), "/data")
     runs = {run.name: run for run in found.runs()}
-    configs = {
-        name: load_config(run.recipe, [a.partition("--config.")[2] for a in place.command(run)[2:]])
-        for name, run in runs.items()
-    }
+    configs = {name: _config(found, run) for name, run in runs.items()}
     col, random = (configs[f"seg_{start}-1"].to_dict() for start in ("col", "random"))
     differing = {key for key in col if col[key] != random[key]}
     assert differing == {"init_from"}
