@@ -13,6 +13,7 @@ import numpy as np
 
 from colorize_jax.bench import cost
 from colorize_jax.data import pipeline
+from colorize_jax.errors import ConfigError
 from colorize_jax.training import hardware, memory, sharding
 from colorize_jax.training.results import markdown_table
 from colorize_jax.training.setup import Setup
@@ -137,7 +138,13 @@ def _flops_of_a_photo(config: ConfigDict) -> float:
     config = config.copy_and_resolve_references()
     config.data.batch_size = _COUNTED
     if (key := str(config)) not in _flops:
-        plan = cost.plan_step(config, _COUNTED, jax.local_devices(backend="cpu")[:1])
+        try:
+            cpu = jax.local_devices(backend="cpu")[:1]
+        except RuntimeError:
+            raise ConfigError(
+                "FLOPs are counted by JAX for the CPU, which JAX_PLATFORMS leaves out: add ,cpu to it"
+            ) from None
+        plan = cost.plan_step(config, _COUNTED, cpu)
         lowered = plan.lower_step(config.microbatches or 1)
         _flops[key] = lowered.cost_analysis()["flops"] / _COUNTED
     return _flops[key]
