@@ -142,7 +142,7 @@ def _flops_of_a_photo(config: ConfigDict) -> float:
             cpu = jax.local_devices(backend="cpu")[:1]
         except RuntimeError:
             raise ConfigError(
-                "FLOPs are counted by JAX for the CPU, which JAX_PLATFORMS leaves out: add ,cpu to it"
+                "FLOPs are counted by JAX for the CPU: JAX_PLATFORMS must name it, too (cuda,cpu)"
             ) from None
         plan = cost.plan_step(config, _COUNTED, cpu)
         lowered = plan.lower_step(config.microbatches or 1)
