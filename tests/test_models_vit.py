@@ -161,6 +161,7 @@ def test_the_config_of_a_run_has_its_settings():
     [
         name if name == "segmentation" else pytest.param(name, marks=pytest.mark.slow)
         for name in tasks.names()
+        if name != "split_brain"  # It needs a network of two halves.
     ],
 )
 def test_every_task_trains_it(name):

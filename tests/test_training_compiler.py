@@ -1,8 +1,13 @@
 """The options of XLA: only known ones are passed, and they have an effect; kept programs."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import pytest
+import saved
 
 from colorize_jax.training import compiler
 
@@ -82,3 +87,69 @@ def test_machines_with_another_processor_have_another_folder(monkeypatch):
     here = compiler.programs_folder()
     monkeypatch.setattr(compiler.pathlib.Path, "read_text", lambda self: "flags\t: fpu\n")
     assert compiler.programs_folder() != here
+
+
+# Twice, at the same time as the other process: forgets all programs, and compiles one. Prints the
+# result, and how often the program was not found in the folder and was found there.
+_PROCESS = """
+import pathlib, sys, time
+import jax
+import numpy as np
+from colorize_jax.training import compiler
+
+events = []
+jax.monitoring.register_event_listener(lambda name, **_: events.append(name.rsplit("/")[-1]))
+compiler.keep_programs()
+x = np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)
+for turn in range(2):
+    mine, other = (pathlib.Path(name + str(turn)) for name in sys.argv[1:])
+    mine.touch()
+    while not other.exists():
+        time.sleep(0.001)
+    jax.clear_caches()
+    found = float(jax.jit(lambda x: jax.numpy.tanh(x @ x).sum())(x))
+    print(found.hex(), events.count("cache_misses"), events.count("cache_hits"))
+"""
+
+
+def _printed(folder, *pairs):
+    """The words that processes printed: those of each pair are its own name and the other's."""
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    environment |= {
+        "PYTHONPATH": str(saved.ROOT), "JAX_PLATFORMS": "cpu", "COLORIZE_CACHE": str(folder),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }  # fmt: skip
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", _PROCESS, *(folder / name for name in pair)],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for pair in pairs
+    ]  # fmt: skip
+    try:
+        ends = [process.communicate(timeout=280) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [said for _, said in ends] == [""] * len(pairs)
+    return [out.split() for out, _ in ends]
+
+
+def test_processes_share_a_folder_from_the_first_program_on(tmp_path, monkeypatch):
+    pytest.importorskip("filelock")
+    monkeypatch.setenv("COLORIZE_CACHE", str(tmp_path))
+    folder = compiler.programs_folder()
+
+    def programs():
+        return {path.name: path.read_bytes() for path in folder.glob("*-cache")}
+
+    both = _printed(tmp_path, ("a", "b"), ("b", "a"))
+    number = both[0][0]
+    for found in both:  # The later one finds it, unless both were compiling.
+        assert found in ([number, "1", "0", number, "1", "1"], [number, "0", "1", number, "0", "2"])
+    (name,), before = programs(), programs()
+    # JAX writes the second file after the first one. Nothing else is left.
+    expected = {name, name.removesuffix("-cache") + "-atime", ".lockfile"}
+    assert {path.name for path in folder.iterdir()} == expected
+    assert _printed(tmp_path, ("c", "c")) == [[number, "0", "1", number, "0", "2"]]
+    assert programs() == before

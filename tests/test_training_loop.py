@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import pathlib
+import re
 
 import chex
 import jax
@@ -66,6 +67,9 @@ def test_a_run_leaves_all_that_was_promised(finished):
     assert results.items() >= ({"step": 6} | scores).items()
     assert results["metric"]["value"] == scores["eval/loss"]
     assert results["data"]["source"] == "builtin:photos"
+    spent = results["spent"]
+    assert set(spent) == {"start", "evaluation", "checkpoints"} and min(spent.values()) >= 0
+    assert 0 < sum(spent.values()) <= results["seconds"] + 0.2  # All are rounded to 0.1.
     assert rows[-1] == {"step": 6} | scores
     assert {p.name for p in (workdir / "checkpoints").iterdir()} == {"3", "6"}
     for step in (0, 3, 6):
@@ -84,6 +88,7 @@ def test_a_run_speaks_before_and_after_its_first_step(finished_run):
     assert guess < zero < first < second
     assert "on 4 x cpu: a guess from a step's" in said[guess:first]
     assert "full-size" not in said and "held out of" not in said
+    assert re.search(r"of 0:\d\d: start \d+% .*, evaluation \d+% .*the rest is training", said)
 
 
 def test_the_first_evaluation_is_that_of_uniform_histograms_and_training_lowers_it(finished):

@@ -197,8 +197,8 @@ def _check(config, encoder):
     task = config.task
     if not getattr(encoder, "split", False):
         raise ConfigError(
-            "split_brain needs a network of two halves: set config.model.split=True, which VGG-16 "
-            "and the AlexNets have"
+            "split_brain needs a network of two halves: take VGG-16 or an AlexNet, and set "
+            "config.model.split=True"
         )
     points.check_dense(config, encoder)
     if task.loss not in ("bins", "regression"):

@@ -1,5 +1,6 @@
 """Ends a run: with its results, after a signal, after a step that is not finite, or on an error."""
 
+import dataclasses
 import math
 
 import jax
@@ -16,7 +17,8 @@ def write_results(run: Run) -> None:
     """Writes the table, the pictures and, last, results.json, which marks the rest as complete."""
     setup, progress = run.setup, run.progress
     if not run.scoring.rows:  # An earlier process made the last evaluation.
-        run.score(run.scoring.due(run.last, run.evaluate_every, last=True))
+        with run.spending("evaluation"):
+            run.score(run.scoring.due(run.last, run.evaluate_every, last=True))
     run.tick()
     found = results.Results(
         config=setup.config, step=progress.step, scores=progress.scores, best=progress.best,
@@ -27,7 +29,8 @@ def write_results(run: Run) -> None:
         evaluators=run.scoring.evaluators,
     )  # fmt: skip
     say_once(results.table(found))
-    run.scoring.write_pictures(run.workdir, run.state.variables)
+    with run.spending("evaluation"):
+        run.scoring.write_pictures(run.workdir, run.state.variables)
     if progress.search is not None:
         hosts.first_does(
             lambda: search.write(
@@ -35,6 +38,9 @@ def write_results(run: Run) -> None:
                 batch_size=setup.config.data.batch_size, held_out=len(setup.held_out),
             )
         )  # fmt: skip
+    run.tick()
+    found = dataclasses.replace(found, seconds=progress.seconds, spent=progress.spent)
+    say_once(results.shares(found))
     hosts.first_does(lambda: results.write(run.workdir / results.FILE, found))
 
 

@@ -161,9 +161,11 @@ def _train(
 
         # ---------------- Training. Whatever ends it, the state is saved. -------------------------
         with run.open_report():
-            beginning.describe(run)
+            with run.spending("start", since=began):
+                beginning.describe(run)
             try:
-                run.scoring.find_statistics()
+                with run.spending("evaluation"):
+                    run.scoring.find_statistics()
                 while True:
                     try:
                         _loop(run)
@@ -210,7 +212,7 @@ def _loop(run: Run) -> None:
             step = progress.step
             if evaluators := run.due():
                 meter.check()
-                with meter.paused():
+                with meter.paused(), run.spending("evaluation"):
                     run.evaluate(evaluators)
                 at_window = step % run.evaluate_every == 0
                 if progress.search is not None and step and at_window:

@@ -24,6 +24,7 @@ FORM = {
     "best": {str: float},
     "skipped": [COUNT],
     "seconds?": float,
+    "spent?": {str: float},
     "start?": str,
     "which?": str,
     "window?": {"steps": COUNT, "sums": {str: float}},
@@ -53,6 +54,7 @@ class Progress:
         best: {"step": ..., "eval/<score>": ...} of the best evaluation so far.
         skipped: the steps that were skipped because they were not finite.
         seconds: the seconds that the run took so far.
+        spent: {part: those of them that were not training}; see `Run.spending`.
         start: the checkpoint that its parameters come from, or "random".
         which: the photos that are evaluated, in words; see `results.evaluated`.
         window: the sums of metrics since the last row of metrics.jsonl.
@@ -72,6 +74,7 @@ class Progress:
     best: dict[str, float] = dataclasses.field(default_factory=dict)
     skipped: list[int] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
+    spent: dict[str, float] = dataclasses.field(default_factory=dict)
     start: str = RANDOM
     which: str = ""
     window: Window = dataclasses.field(default_factory=Window)

@@ -1,6 +1,6 @@
 """The results of a run: a table on the terminal, and results.json."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import dataclasses
 import hashlib
 import json
@@ -43,6 +43,7 @@ class Results:
         which: the photos of the source that were evaluated, in words; see `evaluated`.
         digest: the digest of the photos' names and labels.
         seconds: the seconds that the whole run took.
+        spent: {part: those of them that were not training}; empty after `evaluate`.
         start: the checkpoint that it started from, or "random".
         unreadable: the number of photos to evaluate that could not be read.
         steps, drops: the length and the drops of the schedule.
@@ -65,6 +66,7 @@ class Results:
     steps: int = 0
     drops: tuple[int, ...] = ()
     evaluators: Collection[str] = ()
+    spent: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict:
         """The content of results.json; a score that is not finite is null."""
@@ -104,6 +106,7 @@ class Results:
             "hardware": hardware.describe(),
             "jax": jax.__version__,
             "seconds": round(self.seconds, 1),
+            "spent": {part: round(seconds, 1) for part, seconds in self.spent.items()},
         }
 
 
@@ -153,6 +156,15 @@ def table(found: Results) -> str:
             values = (classes[kind].get(label, math.nan) for kind in classes)
             lines.append(f"  {label:{width}}" + "".join(f"  {_number(v):>12}" for v in values))
     return "\n".join([*lines, ""])
+
+
+def shares(found: Results) -> str:
+    """A line that says which part of the run's time was not training."""
+    parts = ", ".join(
+        f"{part} {seconds / found.seconds:.0%} ({duration(seconds)})"
+        for part, seconds in found.spent.items()
+    )
+    return f"of {duration(found.seconds)}: {parts}; the rest is training"
 
 
 def markdown_table(header: str, rows: Sequence[Sequence]) -> str:

@@ -254,13 +254,15 @@ class Run:
         """Starts to write a checkpoint."""
         self.meter.check()  # It raises if a step was not finite: no such state is saved.
         self.tick()
-        self.saved.save(self.progress.step, self.state, self.progress.to_json())
+        with self.spending("checkpoints"):
+            self.saved.save(self.progress.step, self.state, self.progress.to_json())
         self.saved_step, self.last_save = self.progress.step, time.monotonic()
 
     def last_state_is_saved(self) -> bool:
         """Whether the last state is on disk, on all hosts; tries once more if it is not."""
         for again in (True, False):
-            self.saved.wait()
+            with self.spending("checkpoints"):
+                self.saved.wait()
             if not hosts.any_says(self.saved.failure is not None):
                 return True
             if again:
@@ -272,3 +274,17 @@ class Run:
         now = time.monotonic()
         self.progress.seconds += now - self._ticked
         self._ticked = now
+
+    @contextlib.contextmanager
+    def spending(self, part: str, since: float | None = None):
+        """Adds the time of the `with` block to that of a part of the run.
+
+        Args:
+            part: "start", "evaluation" or "checkpoints".
+            since: the beginning, by `time.monotonic`, if it was before the block.
+        """
+        began, spent = time.monotonic() if since is None else since, self.progress.spent
+        try:
+            yield
+        finally:
+            spent[part] = spent.get(part, 0.0) + time.monotonic() - began
