@@ -451,7 +451,10 @@ much runs of the same kind differ.
 
 The hidden units that die can be spared in part by a linear warm-up. These are the first 500 steps
 of the pretraining above without and with one of 312 steps (`schedule.warmup=0.05`), on 96 held-out
-photos, one run each, not transferred:
+photos, one run each, not transferred. The plot has the training loss with its running average, the
+table the loss of the held-out photos:
+
+![Units that respond, and the loss, in the first 500 steps](warmup.png)
 
 | step | 50 | 100 | 200 | 300 | 400 | 500 |
 | --- | --- | --- | --- | --- | --- | --- |
