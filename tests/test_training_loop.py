@@ -88,7 +88,7 @@ def test_a_run_speaks_before_and_after_its_first_step(finished_run):
     assert guess < zero < first < second
     assert "on 4 x cpu: a guess from a step's" in said[guess:first]
     assert "full-size" not in said and "held out of" not in said
-    assert re.search(r"of 0:\d\d: start \d+% .*, evaluation \d+% .*the rest is training", said)
+    assert re.search(r"in all: start 0:\d\d \(\d+%\), evaluation .*, training 0:\d\d", said)
 
 
 def test_the_first_evaluation_is_that_of_uniform_histograms_and_training_lowers_it(finished):

@@ -159,12 +159,13 @@ def table(found: Results) -> str:
 
 
 def shares(found: Results) -> str:
-    """A line that says which part of the run's time was not training."""
-    parts = ", ".join(
-        f"{part} {seconds / found.seconds:.0%} ({duration(seconds)})"
-        for part, seconds in found.spent.items()
+    """A line that says what the run's time went to."""
+    training = found.seconds - sum(found.spent.values())
+    parts = (
+        f"{part} {duration(seconds)} ({seconds / found.seconds:.0%})"
+        for part, seconds in (*found.spent.items(), ("training", training))
     )
-    return f"of {duration(found.seconds)}: {parts}; the rest is training"
+    return f"{duration(found.seconds)} in all: {', '.join(parts)}"
 
 
 def markdown_table(header: str, rows: Sequence[Sequence]) -> str:
