@@ -16,6 +16,7 @@ import saved
 import tiny
 
 import colorize_jax
+from colorize_jax.checkpoints import reading
 from colorize_jax.data import bad_records
 from colorize_jax.errors import (
     CheckpointError,
@@ -120,6 +121,7 @@ def test_a_killed_run_resumes_and_ends_bit_identical(finished, tmp_path, monkeyp
         _kill_at(patch, 4)
         with pytest.raises(_Killed):
             loop.train(tiny.config(), workdir)
+    before = reading.saved_note(workdir / "checkpoints" / "3")["spent"]
     rows = (workdir / "metrics.jsonl").read_text()
     (workdir / "metrics.jsonl").write_text(rows + '{"step": 4, "train/loss": 0}\n{"step": 5, "tr')
     # Threads and workers may change, but photos must not.
@@ -128,6 +130,8 @@ def test_a_killed_run_resumes_and_ends_bit_identical(finished, tmp_path, monkeyp
     assert scores == finished[1]
     assert saved.rows(workdir, times=False) == saved.rows(finished[0], times=False)
     assert {p.name for p in (workdir / "checkpoints").iterdir()} == {"6"}
+    after = reading.saved_note(workdir / "checkpoints" / "6")["spent"]
+    assert after["start"] > before["start"] > 0 and after["evaluation"] > before["evaluation"] > 0
 
 
 def test_the_state_is_saved_whatever_ends_the_loop(finished, tmp_path, monkeypatch, capfd):
