@@ -30,8 +30,8 @@ def kept(maps: Mapping[str, jax.Array], keep: Keep) -> dict[str, Any]:
 class Encoder(nn.Module):
     """A network that returns every activation by name; a new network is a subclass.
 
-    It must have `strides` and `__call__`. All later methods have defaults that fit plain stacks of
-    convolutions. `config.model.name` is a name of this package or "module:Class".
+    It must have `strides`, and `__call__` or `read`. All later methods have defaults that fit plain
+    stacks of convolutions. `config.model.name` is a name of this package or "module:Class".
 
     Attributes:
         width: multiplies the channels of every layer.
@@ -78,10 +78,12 @@ class Encoder(nn.Module):
             image: [batch, height, width, in_channels], from `network_input`.
             train: batch statistics and dropout.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no `__call__`")
+        if type(self).read is Encoder.read:
+            raise NotImplementedError(f"{type(self).__name__} has neither `__call__` nor `read`")
+        return self.read(image, train)
 
     def read(self, image: jax.Array, train: bool = False, keep: Keep = keep_all) -> dict[str, Any]:
-        """{layer: what is kept of its activation} of all `strides`.
+        """{layer: what is kept of its activation} of all `strides`; "gray" is the input itself.
 
         An encoder that defines it passes every activation through `keep` on the way, so that the
         gradient of what is kept is added into that of the next layer where it lies, and no
@@ -90,6 +92,9 @@ class Encoder(nn.Module):
         Args:
             image, train: as in `__call__`.
             keep: see `Keep`.
+
+        Raises:
+            ConfigError: the input has another number of channels.
         """
         return kept(self(image, train), keep)
 
@@ -126,7 +131,7 @@ class Encoder(nn.Module):
     @staticmethod
     def layer_of(group: str) -> str:
         """The layer that a group of parameters or of batch statistics belongs to."""
-        return group.removeprefix("batch_")
+        return group.removeprefix("batch_").removeprefix("scale_")
 
     @classmethod
     def check_settings(cls, own: Mapping[str, Any]) -> None:

@@ -58,11 +58,6 @@ class FcEncoder(Encoder):
         """The groups of parameters that belong to frozen layers."""
         return (*self.frozen, *(f"scale_{layer}" for layer in self.frozen if self.norm_scale))
 
-    @staticmethod
-    def layer_of(group: str) -> str:
-        """The layer that a group of parameters or of batch statistics belongs to."""
-        return group.removeprefix("batch_").removeprefix("scale_")
-
     @classmethod
     def check_settings(cls, own):
         """See `Encoder.check_settings`."""
@@ -74,28 +69,15 @@ class FcEncoder(Encoder):
         """See `Encoder.network_input`; a network in halves reads `spaces.lab_input`."""
         return spaces.lab_input(rgb) if self.split else super().network_input(rgb)
 
-    def __call__(self, gray: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-        """{layer: [batch, h, w, channels]}, every activation; see `read`."""
-        return self.read(gray, train)
-
     @nn.compact
-    def read(self, gray: jax.Array, train: bool = False, keep: Keep = keep_all) -> dict[str, Any]:
+    def read(self, image: jax.Array, train: bool = False, keep: Keep = keep_all) -> dict[str, Any]:
         """Every activation, after ReLU (fc6 and fc7: after dropout), before LRN and pooling.
 
-        Args:
-            gray: [batch, height, width, in_channels], mean-free.
-            train: batch statistics and dropout.
-            keep: see `Encoder.read`.
-
-        Returns:
-            {layer: what `keep` keeps of [batch, h, w, channels]}; "gray" is the input itself.
-
-        Raises:
-            ConfigError: the input has another number of channels.
+        See `Encoder.read`.
         """
-        layers.check_channels(gray, self.in_channels)
+        layers.check_channels(image, self.in_channels)
         maps = {}
-        x, maps["gray"] = keep("gray", gray.astype(self.dtype))
+        x, maps["gray"] = keep("gray", image.astype(self.dtype))
         x = layers.in_halves(x) if self.split else x
         for block in self.blocks:
             compute = functools.partial(type(self)._block, block=block, train=train, keep=keep)

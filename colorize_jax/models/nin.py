@@ -63,34 +63,16 @@ class Nin(Encoder):
         """The groups of parameters that belong to frozen layers."""
         return (*self.frozen, *(f"scale_{layer}" for layer in self.frozen))
 
-    @staticmethod
-    def layer_of(group: str) -> str:
-        """The layer that a group of parameters or of batch statistics belongs to."""
-        return group.removeprefix("batch_").removeprefix("scale_")
-
     def top_centers(self, side: int) -> np.ndarray:
         """The centers of the top's cells in an input of this side, in pixels: [cells]."""
         stride = self.strides[self.top]
         return np.arange(-(-side // stride)) * float(stride)
 
-    def __call__(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-        """{layer: [batch, h, w, channels]}, every activation; see `read`."""
-        return self.read(image, train)
-
     @nn.compact
     def read(self, image: jax.Array, train: bool = False, keep: Keep = keep_all) -> dict[str, Any]:
         """Every activation, after ReLU and before pooling.
 
-        Args:
-            image: [batch, height, width, in_channels], mean-free.
-            train: batch statistics.
-            keep: see `Encoder.read`.
-
-        Returns:
-            {layer: what `keep` keeps of [batch, h, w, channels]}; "gray" is the input itself.
-
-        Raises:
-            ConfigError: the input has another number of channels.
+        See `Encoder.read`.
         """
         layers.check_channels(image, self.in_channels)
         maps = {}

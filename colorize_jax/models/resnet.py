@@ -128,28 +128,15 @@ class ResNet(Encoder):
             return "conv1"
         return "res" + re.sub("^(res|bn|scale)|_.*", "", group)
 
-    def __call__(self, gray: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-        """{layer: [batch, h, w, channels]}, every activation; see `read`."""
-        return self.read(gray, train)
-
     @nn.compact
-    def read(self, gray: jax.Array, train: bool = False, keep: Keep = keep_all) -> dict[str, Any]:
+    def read(self, image: jax.Array, train: bool = False, keep: Keep = keep_all) -> dict[str, Any]:
         """Every activation: conv1 after ReLU and before pooling, blocks after their last ReLU.
 
-        Args:
-            gray: [batch, height, width, in_channels], mean-free.
-            train: batch statistics.
-            keep: see `Encoder.read`.
-
-        Returns:
-            {layer: what `keep` keeps of [batch, h, w, channels]}; "gray" is the input itself.
-
-        Raises:
-            ConfigError: the input has another number of channels.
+        See `Encoder.read`.
         """
-        layers.check_channels(gray, self.in_channels)
+        layers.check_channels(image, self.in_channels)
         maps, (size, stride, _) = {}, STEMS[self.stem]
-        x, maps["gray"] = keep("gray", gray.astype(self.dtype))
+        x, maps["gray"] = keep("gray", image.astype(self.dtype))
         moving = train and "conv1" not in self.frozen
         x = self._conv(x, "conv1", 64, moving, size, stride, relu=True)
         x, maps["conv1"] = keep("conv1", x)
