@@ -34,11 +34,11 @@ def nearest(
             "photos"
         )
     queries = np.asarray(queries)
-    wanted = _unit(features[queries])
+    wanted = unit(features[queries])
     numbers = np.zeros((len(queries), 0), np.int64)
     cosines = np.zeros((len(queries), 0), np.float32)
     for start in range(0, len(features), _ROWS):
-        some = _unit(features[start : start + _ROWS])
+        some = unit(features[start : start + _ROWS])
         new = wanted @ some.T
         own = np.arange(start, start + len(some))
         new = np.where(own == queries[:, None], -np.inf, new)
@@ -49,11 +49,14 @@ def nearest(
     return numbers, cosines
 
 
-def _unit(features: np.ndarray) -> np.ndarray:
-    """The rows divided by their norms; a row of zeros stays."""
-    rows = np.asarray(features, np.float32).reshape(len(features), -1)
+def unit(features: np.ndarray, dtype: type = np.float32) -> np.ndarray:
+    """The rows divided by their norms, [n, values] of that type; a row of zeros stays.
+
+    ConfigError if a feature is not finite.
+    """
+    rows = np.asarray(features, dtype).reshape(len(features), -1)
     if not np.isfinite(rows).all():
         raise ConfigError("some features are not finite")
-    # By the largest value first, so that no square overflows.
-    rows = rows / np.maximum(np.abs(rows).max(1, keepdims=True), _TINY)
+    if dtype == np.float32:  # Squares of large ones would overflow.
+        rows = rows / np.maximum(np.abs(rows).max(1, keepdims=True), _TINY)
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _TINY)

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from colorize_jax.features.neighbors import unit
+
 # What RankMe adds to every share, so that its logarithm is finite.
 _EPSILON = 1e-7
 _ROWS = 1024  # Distances are computed for so many rows at a time, which bounds the memory.
@@ -34,7 +36,7 @@ def alignment(first: np.ndarray, second: np.ndarray) -> float:
     Args:
         first, second: [n, channels], row i of both of the same photo.
     """
-    return float(np.square(_unit(first) - _unit(second)).sum(1).mean())
+    return float(np.square(unit(first, np.float64) - unit(second, np.float64)).sum(1).mean())
 
 
 def uniformity(features: np.ndarray) -> float:
@@ -43,15 +45,9 @@ def uniformity(features: np.ndarray) -> float:
     The features [n, channels], n at least 2, are normalized to length 1, so it is from -8 to 0
     (Wang and Isola, ICML 2020, with t = 2). Features that are all equal give 0.
     """
-    x, total = _unit(features), 0.0
+    x, total = unit(features, np.float64), 0.0
     for start in range(0, len(x), _ROWS):
         # Of unit vectors, the squared distance is 2 - 2 cosine. Only pairs i < j count.
         cosines = x[start : start + _ROWS] @ x.T
         total += np.triu(np.exp(4 * np.minimum(cosines, 1) - 4), start + 1).sum()
     return float(np.log(total / (len(x) * (len(x) - 1) / 2)))
-
-
-def _unit(features: np.ndarray) -> np.ndarray:
-    """Normalizes rows to length 1; zeros stay zeros."""
-    x = np.asarray(features, np.float64)
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
