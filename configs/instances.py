@@ -28,7 +28,7 @@ python -m colorize_jax.main --config=configs/instances.py:small --workdir=/ckpt/
     --config.evals.knn.eval_split=val --config.evals.knn.layer=conv5
 """
 
-from colorize_jax.config import default_config, variants
+from colorize_jax.config import default_config, shrink, variants
 
 
 def get_config(variant=""):
@@ -50,12 +50,9 @@ def get_config(variant=""):
         config.schedule.epochs = 200.0
         config.schedule.drops = (0.6, 0.8)  # after 120 and 160 epochs
         return config
-    config.model.width = 0.25
-    config.model.norm_decay = 0.99
-    config.data.crop = 64
+    shrink(config)
+    config.model.fc6_kernel = 0  # Its own.
     config.data.batch_size = 64
-    config.data.holdout = 0.02
-    config.data.threads = 2
     config.task.loss = "softmax"
     config.task.temperature = 0.1  # the paper's for CIFAR
     config.task.momentum = 0.0
@@ -66,7 +63,5 @@ def get_config(variant=""):
     config.schedule.epochs = 30.0
     config.checkpoint.every = 1000
     config.eval.every = 300
-    config.eval.photos = 400
-    config.eval.norm_batches = 20
     config.log.every = 50
     return config

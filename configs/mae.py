@@ -16,7 +16,7 @@ Variants, as in --config=configs/mae.py:large
     small  four blocks of 96 features on crops of 64 pixels with patches of 8, for two CPU cores
 """
 
-from colorize_jax.config import default_config, variants
+from colorize_jax.config import default_config, shrink, variants
 
 
 def get_config(variant=""):
@@ -40,18 +40,13 @@ def get_config(variant=""):
     if "raw" in asked:
         config.task.normalized = False
     if "small" in asked:
+        shrink(config)
         config.model.size, config.model.width = "tiny", 0.5
         config.model.blocks, config.model.patch = 4, 8
+        config.model.norm_decay, config.eval.norm_batches = 0.999, 0  # It has no batch norm.
         config.task.decoder, config.task.decoder_blocks, config.task.decoder_heads = 64, 2, 4
-        config.data.crop = 64
         config.data.batch_size = 64
-        config.data.holdout = 0.02
-        config.data.threads = 2
-        config.optimizer.rate, config.optimizer.rate_batch_size = 1e-3, 0
-        config.schedule.epochs = 5.0
-        config.checkpoint.every = 500
-        config.eval.every = 500
-        config.eval.photos = 400
+        config.optimizer.rate_batch_size = 0
     return config
 
 
