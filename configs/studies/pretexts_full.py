@@ -14,12 +14,13 @@ With `PLACES = TFDS` below, the first two lines are data sets that TFDS has prep
 --only='*-0' does seed 0 of everything, --only='*_30k-*' one number of photos, and --only='*simclr*'
 one pretext.
 
-By an estimate, of which nothing was measured, training takes 100 hours of one H100 for one seed and
-300 for all three: these are the FLOPs of the steps, in bfloat16, at 200 TFLOP/s. Reading needs
-about 16 cores for a card. Scores, which fit classifiers to features on disk, come on top. SimCLR
-compares 4,096 photos, which need 49 GB on each of eight cards (docs/tasks.md), and CPC 256, which
-one card may not hold. The others run on any number of cards. The workdir takes about 300 GB, and
-features, which are deleted once they are scored, 30 GB more.
+By an estimate, training takes 110 hours of one H100 for one seed and 330 for all three: these are
+the FLOPs of the steps at the 126, 141 and 399 TFLOP/s that docs/speed.md measured with AlexNet, a
+ResNet and VGG-16 (for Zhang's network), and at 200 for the ViT. The 16 cores of that machine read
+about as fast as an AlexNet learns. Scores, which fit classifiers to features on disk, come on top.
+SimCLR compares 4,096 photos, which need 49 GB on each of eight cards (docs/tasks.md), and CPC 256,
+which one card may not hold. The others run on any number of cards. The workdir takes about 300 GB,
+and features, which are deleted once they are scored, 30 GB more.
 """
 
 import dataclasses
