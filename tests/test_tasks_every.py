@@ -36,6 +36,17 @@ _HEAVY = (
 COMPILED = [
     pytest.param(name, marks=pytest.mark.slow) if name in _HEAVY else name for name in TASKS
 ]
+# Tasks in whose losses more photos are more candidates, and those whose losses take longer to
+# compile.
+_COMPARING = ("cpc", "instances", "simclr")
+_LONGER = (
+    "colorization", "gamut", "jigsaw", "mae", "multi", "segmentation", "split_brain", "zhang",
+)  # fmt: skip
+MEANS = [
+    pytest.param(name, marks=pytest.mark.slow) if name in _LONGER else name
+    for name in TASKS
+    if name not in _COMPARING
+]
 KEY = jax.random.key(3)
 ADAM = optax.adam(0.02)
 
@@ -138,6 +149,29 @@ def test_rows_that_are_not_valid_give_nothing(name):
     after, metrics = _step(name)(state, nothing)
     assert metrics["loss"] == metrics["grad_norm"] == 0 and metrics["nonfinite"] == 0
     chex.assert_trees_all_equal(after.collections, state.collections)
+
+
+@pytest.mark.parametrize("name", MEANS)
+def test_copies_of_all_photos_leave_the_loss_as_it_is(name):
+    task, batch = _toy(name)
+    batch = batch | {"valid": np.arange(toys.PHOTOS) != 2}
+    inputs, _ = jax.eval_shape(task.prepare, _keys(), batch)
+    shapes, _ = jax.eval_shape(task.model.init_with_output, KEY, *inputs)
+    rng = np.random.default_rng(0)
+    outputs = jax.tree.map(lambda x: rng.uniform(0.1, 1, x.shape).astype(x.dtype), shapes)
+
+    def loss(keys, batch, outputs):
+        values, counts = task.loss(outputs, task.prepare(keys, batch)[1])
+        return values["loss"].sum() / counts.sum()
+
+    def twice(x):
+        return np.concatenate([x, x]) if x.shape[:1] == (toys.PHOTOS,) else x
+
+    keys = jnp.concatenate([_keys(), _keys()])
+    one = jax.jit(loss)(_keys(), batch, outputs)
+    two = jax.jit(loss)(keys, *jax.tree.map(twice, (batch, outputs)))
+    assert one > 0
+    np.testing.assert_allclose(two, one, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", IN_TRAINING)

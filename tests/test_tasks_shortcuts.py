@@ -1,7 +1,8 @@
-"""What a linear model sees in simple statistics of tiles must not tell where they were.
+"""What a linear model sees in simple statistics of tiles must not tell where they were, and the
+border of a photo must not tell how it was turned.
 
-The photos are the same smooth scene with a gradient of brightness, a colored light and the color
-fringes of a lens, each of which says where a tile was, in other random textures.
+The photos of the tiles are the same smooth scene with a gradient of brightness, a colored light and
+the color fringes of a lens, each of which says where a tile was, in other random textures.
 """
 
 import jax
@@ -94,3 +95,25 @@ def test_tiles_of_a_jigsaw_do_not(batch):
     assert np.abs(np.asarray(inputs).mean((-3, -2, -1))).max() < 1e-5
     values = _statistics(inputs)
     assert _accuracy(*_by_tile(values)) < 1 / 9 + 0.10
+
+
+def _of_border(images):
+    """(The pixels of the border of every turn and their contrast with the next ones, the turn)."""
+    images = np.asarray(images)
+    sides = [np.rot90(images, k, (-3, -2))[:, :, :2] for k in range(4)]
+    pixels = [side[:, :, 0].reshape(*images.shape[:2], -1) for side in sides]
+    contrasts = [np.abs(np.diff(side, axis=2)).mean((2, 3, 4))[..., None] for side in sides]
+    return _by_tile(np.concatenate(pixels + contrasts, -1))
+
+
+def test_the_border_of_a_turned_photo_tells_nothing():
+    # Noise looks the same in all turns. A black line below is what other ways of turning leave.
+    noise = np.random.default_rng(0).integers(0, 256, (PHOTOS, 8, 8, 3), np.uint8)
+    line = noise * (np.arange(8) < 7)[:, None, None].astype(np.uint8)
+    found = []
+    for image in (noise, line):
+        batch = {"image": image, "valid": np.ones(PHOTOS, bool)}
+        config = tiny.config(task__name="rotation", model__in_channels=3, data__crop=8)
+        (inputs,), _ = make_task(config).prepare(None, batch)
+        found.append(_accuracy(*_of_border(inputs)))
+    assert found[0] < 1 / 4 + 0.06 and found[1] > 0.9
