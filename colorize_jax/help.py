@@ -261,6 +261,20 @@ class Parser(argparse.ArgumentParser):
                 "of its file; --config.NAME=VALUE changes a setting, as in --config.data.crop=224",
             )  # fmt: skip
 
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse does; a flag may be spelled with hyphens: --batch-size is --batch_size."""
+        words = list(sys.argv[1:] if args is None else args)
+        flags = words.index("--") if "--" in words else len(words)
+        words[:flags] = map(self._known_spelling, words[:flags])
+        return super().parse_known_args(words, namespace)
+
+    def _known_spelling(self, word: str) -> str:
+        flag, equals, value = word.partition("=")
+        other = "--" + flag[2:].replace("-", "_")
+        known = self._option_string_actions
+        hyphens = flag.startswith("--") and flag not in known and other in known
+        return other + equals + value if hyphens else word
+
     def format_help(self) -> str:
         """What --help prints."""
         text = super().format_help()

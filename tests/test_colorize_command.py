@@ -71,7 +71,7 @@ def test_a_folder_keeps_its_tree_and_its_names(run):
         _write(name)
     code, out, err = run("in", "-o", "out")
     assert (code, out) == (0, ["out/a.jpg"]) and "2 in folders below" in err
-    code, out, err = run("in", "-o", "out", "--recursive", "--skip-existing")
+    code, out, err = run("in", "-o", "out", "--recursive", "--skip_existing")
     assert code == 0 and sorted(out) == ["out/sub/b.png", "out/sub/deep/c.tif"]
     assert "left out: 1 photo with a result" in err
 
@@ -140,7 +140,7 @@ def test_results_in_the_folder_of_the_photos_are_no_photos(run):
 def test_wrong_use_ends_with_2(run):
     _write("a.png")
     for words, said in (
-        (["a.png", "--overwrite", "--skip-existing"], "contradict"),
+        (["a.png", "--overwrite", "--skip_existing"], "contradict"),
         (["a.png", "--quality=0"], "--quality"),
         (["a.png", "--format=gif"], "known: same, jpg"),
         (["a.png", "--decode=best"], "knows median"),
@@ -180,8 +180,8 @@ def test_a_folder_that_cannot_be_made_is_said(run):
 
 def test_photos_that_are_too_large_are_refused(run):
     _write("a.png")
-    code, _, err = run("a.png", "-o", "out", "--max-pixels=1000")
-    assert code == 1 and "more than --max-pixels=1000" in err
+    code, _, err = run("a.png", "-o", "out", "--max_pixels=1000")
+    assert code == 1 and "more than --max_pixels=1000" in err
 
 
 def test_samples_differ_and_are_numbered(run):
@@ -196,7 +196,7 @@ def test_samples_differ_and_are_numbered(run):
 
 def test_photos_with_colors_are_left_if_asked(run):
     path, gray = _write("in/a.jpg"), _write("in/b.jpg", gray=True)
-    code, out, err = run("in", "-o", "out", "--keep-color", "--format=png")
+    code, out, err = run("in", "-o", "out", "--keep_color", "--format=png")
     assert code == 0 and sorted(out) == ["out/a.jpg", "out/b.png"]
     assert pathlib.Path("out/a.jpg").read_bytes() == path.read_bytes()
     assert "copied as it is" in err and gray.exists()
@@ -206,7 +206,7 @@ def test_metadata_stays_unless_it_is_not_wanted(run):
     exif = Image.Exif()
     exif[0x010F] = "Maker"
     _write("a.jpg", exif=exif)
-    for words, kept in (([], {0x010F: "Maker"}), (["--no-metadata"], {})):
+    for words, kept in (([], {0x010F: "Maker"}), (["--no_metadata"], {})):
         assert run("a.jpg", "-o", "out", "--overwrite", *words)[0] == 0
         with Image.open("out/a.jpg") as image:
             assert dict(image.getexif()) == kept
@@ -216,7 +216,7 @@ def test_results_do_not_depend_on_the_batch(run):
     for number in range(3):
         _write(f"in/{number}.png", number)
     run("in", "-o", "one")
-    code, out, _ = run("in", "-o", "four", "--batch-size=4")
+    code, out, _ = run("in", "-o", "four", "--batch_size=4")
     assert code == 0 and len(out) == 3
     for name in ("0.png", "1.png", "2.png"):
         one, four = (np.asarray(Image.open(f"{folder}/{name}"), int) for folder in ("one", "four"))

@@ -169,8 +169,8 @@ def test_what_is_no_photo_or_too_large_is_a_sentence(server, rng):
         (b"hello", 422, "not an image"),
         (b"", 422, "empty"),
         (encoded(photo(rng))[:200], 422, "damaged"),
-        (encoded(np.zeros((500, 500, 3), np.uint8)), 422, "--max-megapixels"),
-        (bytes(MAX_BYTES + 1), 413, "at most 0 are taken (--max-megabytes)"),
+        (encoded(np.zeros((500, 500, 3), np.uint8)), 422, "--max_megapixels"),
+        (bytes(MAX_BYTES + 1), 413, "at most 0 are taken (--max_megabytes)"),
     ):
         found, _, answer = ask(server, "POST", "/photos", content)
         assert found == status and words in json.loads(answer)["error"], answer
@@ -229,8 +229,8 @@ def test_a_port_that_is_taken_is_a_sentence(server, colorizer, monkeypatch):
         start(f"--port={server.server_port}")
     with pytest.raises(ConfigError, match="--port=70000"):
         start("--port=70000")
-    with pytest.raises(ConfigError, match="--max-megabytes goes"):
-        start("--max-megabytes=0")
+    with pytest.raises(ConfigError, match="--max_megabytes goes"):
+        start("--max_megabytes=0")
 
 
 DROP = """(() => {

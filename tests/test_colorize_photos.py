@@ -231,7 +231,7 @@ def test_what_is_no_photo_is_refused():
     for data in (b"", b"hello", b"\x89PNG\r\n\x1a\n and no more"):
         with pytest.raises(DataError):
             photos.read(data)
-    with pytest.raises(DataError, match="more than --max-pixels=100"):
+    with pytest.raises(DataError, match="more than --max_pixels=100"):
         photos.read(_bytes(np.zeros((20, 20, 3), np.uint8), "PNG"), max_pixels=100)
 
 

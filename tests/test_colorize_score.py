@@ -116,7 +116,7 @@ def test_a_checkpoint_colors_the_grays_of_the_originals(folders, tmp_path, monke
 def test_the_constant_color_and_the_weights_are_those_of_another_source(folders, tmp_path):
     truth, colored = folders
     red = write(tmp_path / "red", **{"a": np.full((8, 8, 3), [220, 40, 40], np.uint8)})
-    run(f"--truth={truth}", f"--colored={colored}", f"--fit-from={red}", f"--output={tmp_path}/o")
+    run(f"--truth={truth}", f"--colored={colored}", f"--fit_from={red}", f"--output={tmp_path}/o")
     found = numbers(tmp_path / "o")["reference"]
     expected = skimage.color.rgb2lab(np.array([[220, 40, 40]]) / 255)[0, 1:]
     np.testing.assert_allclose(found["ab"], expected, atol=0.01)

@@ -140,6 +140,22 @@ def test_settings_and_recipes_are_shown_if_asked_for(capsys):
     assert code == 2 and "--help=vgg17: known: settings, alexnet_col, " in said
 
 
+def test_flags_may_be_spelled_with_hyphens_and_what_is_no_flag_stays():
+    parser = help.Parser()
+    parser.add_argument("--batch_size", type=int)
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--name")
+    parser.add_argument("files", nargs="*")
+    asked = parser.parse_args(["--batch-size=3", "--dry-run", "--name=--batch-size", "a-b"])
+    assert (asked.batch_size, asked.dry_run) == (3, True)
+    assert (asked.name, asked.files) == ("--batch-size", ["a-b"])
+    asked = parser.parse_args(["--batch-size", "4", "--", "--batch-size"])
+    assert (asked.batch_size, asked.files) == (4, ["--batch-size"])
+    assert "--batch-size" not in parser.format_help()
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--batches-size=3"])
+
+
 def test_a_reader_that_goes_away_is_no_error():
     reading, writing = os.pipe()
     with subprocess.Popen(

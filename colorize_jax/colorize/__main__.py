@@ -307,12 +307,12 @@ def main(asked: argparse.Namespace) -> None:
 
 def _check(asked: argparse.Namespace) -> None:
     if asked.overwrite and asked.skip_existing:
-        raise ConfigError("--overwrite and --skip-existing contradict each other: give one of them")
+        raise ConfigError("--overwrite and --skip_existing contradict each other: give one of them")
     if not 1 <= asked.quality <= 100:
         raise ConfigError(f"--quality={asked.quality} must be between 1 and 100")
     if asked.samples < 0 or asked.batch_size < 1 or asked.max_pixels < 1 or asked.seed < 0:
         raise ConfigError(
-            "--samples and --seed must not be negative, --batch-size and --max-pixels be positive"
+            "--samples and --seed must not be negative, --batch_size and --max_pixels be positive"
         )
 
 
@@ -340,7 +340,7 @@ def _check_videos(asked: argparse.Namespace, paths: Sequence[str]) -> None:
         "--samples": asked.samples,
         "--page": asked.page is not None,
         "--format": asked.form,
-        "--keep-color": asked.keep_color,
+        "--keep_color": asked.keep_color,
     }
     for name, there in without.items():
         if there:
@@ -380,7 +380,7 @@ def _waiting(
         elif there and not asked.overwrite:
             job.fail(
                 item.name,
-                f"{there[0]} is there already: --overwrite replaces it, --skip-existing goes on",
+                f"{there[0]} is there already: --overwrite replaces it, --skip_existing goes on",
             )
         else:
             yield item, outputs
@@ -415,7 +415,7 @@ def parser() -> help.Parser:
     )  # fmt: skip
     add("--recursive", action="store_true", help="folders below folders too, kept in the results")
     add("--overwrite", action="store_true", help="replaces results that are there")
-    add("--skip-existing", action="store_true", help="leaves photos out whose results are there")
+    add("--skip_existing", action="store_true", help="leaves photos out whose results are there")
     add(
         "--size", type=int,
         help="shortest side of what the network sees; 0: the photo's own (default: the network's, "
@@ -426,13 +426,13 @@ def parser() -> help.Parser:
     add("--saturation", type=float, default=1.0, help="factor on the colors (default: 1)")
     add("--samples", type=int, default=0, metavar="N", help="N different colorizations of a photo")
     add("--seed", type=int, default=0, help="of the samples (default: 0)")
-    add("--keep-color", action="store_true", help="copies photos that have colors")
+    add("--keep_color", action="store_true", help="copies photos that have colors")
     add("--format", default="same", help="same, jpg, png, tiff, webp, ... (default: %(default)s)")
     add("--quality", type=int, default=95, help="of JPEG, WebP and AVIF")
-    add("--no-metadata", action="store_true", help="leaves EXIF, XMP and IPTC out")
-    add("--batch-size", type=int, default=1, help="photos at a time, of like sizes")
+    add("--no_metadata", action="store_true", help="leaves EXIF, XMP and IPTC out")
+    add("--batch_size", type=int, default=1, help="photos at a time, of like sizes")
     add(
-        "--max-pixels", type=int, default=decode.MAX_PIXELS,
+        "--max_pixels", type=int, default=decode.MAX_PIXELS,
         help="of a photo; larger ones are refused (default: %(default)s)",
     )  # fmt: skip
     add(

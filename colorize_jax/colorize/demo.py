@@ -251,7 +251,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             raise _Refused(
                 http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
                 f"the file has {length / 2**20:.1f} MiB; at most {most / 2**20:.0f} are taken "
-                "(--max-megabytes)",
+                "(--max_megabytes)",
             )
         with self.server.uploads:
             data = self.rfile.read(length)
@@ -296,7 +296,7 @@ def _failure(error: Exception) -> tuple[http.HTTPStatus, str]:
     if isinstance(error, KeyError):
         return http.HTTPStatus.NOT_FOUND, "there is nothing here; perhaps the photo was forgotten"
     if isinstance(error, DataError):
-        sentence = str(error).replace("--max-pixels", "--max-megapixels")
+        sentence = str(error).replace("--max_pixels", "--max_megapixels")
         return http.HTTPStatus.UNPROCESSABLE_ENTITY, sentence
     if isinstance(error, ColorizeError):
         return http.HTTPStatus.BAD_REQUEST, str(error)
@@ -326,7 +326,7 @@ def main(asked: argparse.Namespace) -> None:
     if not 0 <= asked.port < 2**16:
         raise ConfigError(f"--port={asked.port} must lie between 0 and {2**16 - 1}")
     if not 0 < asked.max_megabytes <= 1024 or not 0 < asked.max_megapixels <= 200:
-        raise ConfigError("--max-megabytes goes up to 1024, and --max-megapixels up to 200")
+        raise ConfigError("--max_megabytes goes up to 1024, and --max_megapixels up to 200")
     from colorize_jax.colorize.colorizer import Colorizer
 
     colorizer = Colorizer.load(asked.checkpoint, asked.size)
@@ -353,8 +353,8 @@ def parser() -> help.Parser:
     )  # fmt: skip
     add("--port", type=int, default=8765, help="of the page; 0: a free one")
     add("--size", type=int, default=None, help="the shortest side of what the network sees")
-    add("--max-megabytes", type=float, default=64, metavar="N", help="of a dropped file")
-    add("--max-megapixels", type=float, default=50, metavar="N", help="of a dropped photo")
+    add("--max_megabytes", type=float, default=64, metavar="N", help="of a dropped file")
+    add("--max_megapixels", type=float, default=50, metavar="N", help="of a dropped photo")
     return found
 
 

@@ -103,7 +103,7 @@ def read(data: bytes, max_pixels: int = decode.MAX_PIXELS) -> Scan:
     try:
         photo = decode.open_photo(data, max_pixels)
     except DataError as error:
-        raise DataError(str(error).replace("config.data.max_pixels", "--max-pixels")) from error
+        raise DataError(str(error).replace("config.data.max_pixels", "--max_pixels")) from error
     # The header alone does not always come from Pillow, which has the metadata too.
     image = decode.open_image(data)[0]
     photo = dataclasses.replace(photo, image=image)

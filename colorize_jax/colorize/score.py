@@ -340,7 +340,7 @@ def parser() -> help.Parser:
         "be given several times",
     )  # fmt: skip
     add(
-        "--fit-from", default="", type=argument, metavar="DIR",
+        "--fit_from", default="", type=argument, metavar="DIR",
         help="photos whose mean color is the constant one, and whose frequencies of colors "
         "rebalance; default: the truth",
     )  # fmt: skip
