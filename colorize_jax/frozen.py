@@ -203,7 +203,8 @@ def _go(asked) -> None:
                     probe.words_of(asked.classes),
                 )  # fmt: skip
                 found[name] = own
-                command_line.say(_line(name, own))
+                for line in _lines(name, own):
+                    command_line.say(line)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     scores = {f"eval/{name}/{key}": own[key] for name, own in found.items()
@@ -252,14 +253,15 @@ def _both(asked, folder: pathlib.Path, per_class: int) -> tuple[Features, Featur
     return train, test
 
 
-def _line(name: str, found: dict) -> str:
-    kind = name.partition("_")[0]
-    held_out = found.get("held_out", {}).get(found["layer"])
-    tried = "-" if held_out is None else f"{held_out:.1%}"
-    return (
-        f"{name:<14}{found['layer']:<12}{tried:>9}{found[measure(kind)]:>9.1%}"
-        f"{found['train_photos']:>14,}{found['seconds']:>9.1f}"
-    )
+def _lines(name: str, found: dict) -> list[str]:
+    """A line of the table for the layer that was taken, and below it one for every other layer."""
+    kind, held_out = name.partition("_")[0], dict(found.get("held_out", {}))
+    tried = held_out.pop(found["layer"], None)
+    return [
+        f"{name:<14}{found['layer']:<12}{'-' if tried is None else f'{tried:.1%}':>9}"
+        f"{found[measure(kind)]:>9.1%}{found['train_photos']:>14,}{found['seconds']:>9.1f}",
+        *(f"{'':<14}{layer:<12}{score:>9.1%}{'-':>9}" for layer, score in held_out.items()),
+    ]
 
 
 if __name__ == "__main__":

@@ -161,8 +161,12 @@ def test_the_command_leaves_scores_and_no_features(tmp_path, rng, capsys):
         "--crop=32", "--values=16", "--kinds=knn", "--neighbors=2", "--per_class=0,2",
         "--norm_photos=4", "--threads=1",
     ])  # fmt: skip
-    table = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in table] == ["probe", "knn", "knn_2"]
+    head, *table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert head[:2] == ["probe", "layer"] and len(table) == 4
+    for name, taken, other in (("knn", *table[:2]), ("knn_2", *table[2:])):
+        assert taken[0] == name and {taken[1], other[0]} == {"conv2", "conv3"}
+        # The other layer was scored on the photos that chose, and on no test photo.
+        assert float(other[1][:-1]) <= float(taken[2][:-1]) and other[2:] == ["-"]
     found = json.loads((output / results.FILE).read_text())
     assert {name for name in found if name.startswith("eval/")} == {
         "eval/knn/top1",

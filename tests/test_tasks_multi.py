@@ -80,3 +80,10 @@ def test_tasks_keep_settings_of_their_own():
 def test_what_makes_no_sense_is_refused_by_name(settings, name):
     with pytest.raises(ConfigError, match=name):
         toys.make("multi", **settings)
+
+
+def test_there_is_one_view_for_all():
+    config, _ = toys.make("multi", **MADE)
+    config.data.views = 2  # Two are what SimCLR asks for.
+    with pytest.raises(ConfigError, match="multi takes one view of every photo.*set it to 1"):
+        registry.make_task(config)

@@ -150,6 +150,11 @@ def _check(config, names, weights) -> None:
         raise ConfigError(
             f"config.task.tasks={names} must name one or more tasks, each once, and not multi"
         )
+    if config.data.views != 1:
+        raise ConfigError(
+            f"config.data.views={config.data.views}: multi takes one view of every photo, so tasks "
+            "that compare views, as simclr, cannot be among its tasks; set it to 1"
+        )
     if len(weights) != len(names) or any(weight < 0 for weight in weights):
         raise ConfigError(
             f"config.task.weights={weights} must be {len(names)} numbers that are not negative, "
