@@ -93,9 +93,22 @@ def _catching_signals() -> Iterator[None]:
         told.append(number)
         raise _Interruption
 
+    others = sys.unraisablehook
+
+    def dropped(unraisable):
+        # Python drops what is raised in some callbacks, as in those of its garbage collector, of
+        # which JAX has one. So the signal comes again.
+        if isinstance(unraisable.exc_value, _Interruption):
+            again = threading.Timer(0.1, os.kill, (os.getpid(), told.pop()))
+            again.daemon = True
+            again.start()
+        else:
+            others(unraisable)
+
     wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     numbers = [number for number in wanted if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, tell) for number in numbers}
+    sys.unraisablehook = dropped
     try:
         yield
     except _Interruption:
@@ -103,6 +116,7 @@ def _catching_signals() -> Iterator[None]:
         log.say(f"\n{name}: stopped before the end; what was not finished is not there")
         _leave(128 + told[0])
     finally:
+        sys.unraisablehook = others
         for number, handler in before.items():
             signal.signal(number, handler)
 

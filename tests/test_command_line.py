@@ -47,6 +47,18 @@ def test_a_command_that_is_interrupted_tidies_up_and_ends_with_a_sentence(number
     )
 
 
+def test_an_interrupt_that_comes_while_python_collects_garbage_is_not_lost():
+    script = WAITING.format(root=str(saved.ROOT), tidying=0).replace(
+        "time.sleep(60)",
+        "gc.callbacks.append(lambda phase, info: phase == 'stop' and signal.raise_signal(15)); "
+        "gc.collect(); gc.callbacks.clear(); time.sleep(60)",
+    )
+    process = _start(("-c", "import gc, signal" + script))
+    out, error = process.communicate(timeout=20)
+    assert (process.returncode, out) == (143, "ready\ntidied up\n")
+    assert error.strip().startswith("SIGTERM: stopped before the end")
+
+
 def test_a_second_interrupt_ends_it_at_once():
     process = _start(("-c", WAITING.format(root=str(saved.ROOT), tidying=60)))
     for line in ("ready\n", "tidied up\n"):
