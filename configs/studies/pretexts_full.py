@@ -313,8 +313,8 @@ read labels off its features. [pretexts.md](pretexts.md) asks the same of one sm
   of a layer. A tenth of the training photos chooses the layer, for Flowers also the rate, and folds
   of them the costs; test photos choose nothing. Averages of batch norm are taken anew from 2,000 of
   the photos that are labelled.
-  ImageNet: a linear softmax with 100 and with 10 photos of each class, and k-NN with 100 (200
-  neighbors, temperature 0.07), on the 50,000 of val. CIFAR-10 and SVHN, scaled to 64 pixels, and
-  Oxford Flowers in the official splits: a linear softmax. VOC 2007 (trainval, test) and VOC 2012
-  (train, val): linear SVMs of the 20 classes.
+- **Data sets.** ImageNet: a linear softmax with 100 and with 10 photos of each class, and k-NN with
+  100 (200 neighbors, temperature 0.07), on the 50,000 of val. CIFAR-10 and SVHN, scaled to 64
+  pixels, and Oxford Flowers in the official splits: a linear softmax. VOC 2007 (trainval, test) and
+  VOC 2012 (train, val): linear SVMs of the 20 classes.
 """
