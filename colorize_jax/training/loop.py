@@ -249,6 +249,7 @@ def _loop(run: Run) -> None:
                     report.first(step, meter.newest(), time.monotonic() - first)
             elif not row and (line := pace.line(step)):
                 say_once(line)
+            report.stepped(step)
             if row:
                 pace.told = True  # Rows contain the time left.
                 run.log()

@@ -86,6 +86,11 @@ class Report:
             f"step {step}/{self._steps}  loss {values['loss']:.4f}  first step: {seconds:.1f} s"
         )
 
+    def stepped(self, step: int) -> None:
+        """Moves the bar, which draws itself at most ten times a second."""
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+
     def write(self, step: int, values: dict[str, float]) -> None:
         """Writes one row of metrics.jsonl, and the same numbers for TensorBoard."""
         if not self._writes:
@@ -117,8 +122,9 @@ class Report:
             numbers += f"  {values['train/images_per_second']:.3g} images/s"
             numbers += f"  waiting for data {values['train/data_wait']:.0%}"
         if self._bar is not None:
-            self._bar.update(step - self._bar.n)
-            self._bar.set_postfix_str(numbers)
+            self._bar.set_postfix_str(numbers, refresh=False)
+            self.stepped(step)
+            self._bar.refresh()
         else:
             left = duration(self._clock.left(step, self._steps))
             say_once(f"step {step}/{self._steps}  {numbers}  {left} left")
