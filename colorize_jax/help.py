@@ -53,8 +53,11 @@ def settings(task: str = "colorization", network: str = "vgg16") -> list[Setting
     own = {}  # the comments of a choice's own settings, from the dictionary SETTINGS of its module
     package = pathlib.Path(__file__).parent
     for group, room in _SETTINGS.items():
-        paths = sorted(package.glob(room))
-        for path in sorted(paths, key=lambda path: path.stem == task):
+        # Of settings of one name, those of other tasks are overwritten by what tasks share, and
+        # that by the task's own.
+        others = set(choices.names(group)) - {task}
+        rank = {path: (path.stem == task, path.stem not in others) for path in package.glob(room)}
+        for path in sorted(rank, key=lambda path: (rank[path], path)):
             for key, comment in _comments(path.read_text()).items():
                 own[key if "." in key else f"{group}.{key}"] = comment
     defaults = settings_module.default_config(task, network)
@@ -86,7 +89,8 @@ def _comments(source: str) -> dict[str, str]:
             above.insert(0, lines[at])
             at -= 1
         behind = lines[last.end_lineno - 1].encode()[last.end_col_offset :].decode()
-        found[name] = " ".join(part.strip("# ,\\") for part in (*above, behind) if "#" in part)
+        parts = [part for part in (*above, behind) if "#" in part]
+        found[name] = " ".join(part.lstrip("# ,").rstrip(" \\") for part in parts)
 
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
@@ -182,6 +186,8 @@ def _other_choices(group: str) -> Iterator[str]:
         if name == config[group].name:
             continue
         choices.choose(config, group, name)
+        if name.startswith("resnet"):  # A default holds for all of them, but the name counts.
+            config.model.depth = int(name.removeprefix("resnet"))
         own = []
         for key in choices.own_settings(group, name):
             place, setting = key.split(".")

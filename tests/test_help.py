@@ -35,6 +35,11 @@ def test_every_setting_has_its_default_and_a_comment():
     above = plain["finetune"].comment
     assert above.startswith("Says what is trained besides") and above.endswith("costs no gradient.")
     assert plain["evals.linear.photos"].default == 10_000
+    assert '"zhang", "vit", "nin"' in plain["model.name"].comment  # A comma ends a line there.
+    # Several tasks have a setting of this name; the comment is the one of this task.
+    assert plain["model.hidden"].comment == "The number of units of the head's hidden layer."
+    found_of = {setting.name: setting.comment for setting in help.settings("jigsaw")}
+    assert found_of["model.hidden"] == "The number of units that see all nine tiles."
     assert found["early_stopping"].comment.startswith("Finds the schedule while it trains")
 
 
@@ -42,6 +47,7 @@ def test_own_settings_of_other_choices_are_shown_with_defaults():
     shown = help.all_settings().splitlines()
     assert "    cosine: end=0.0" in shown and "    constant: none of its own" in shown
     assert "    sgd: momentum=0.9, nesterov=False, weight_decay=0.0005" in shown
+    assert "    resnet18: depth=18, variant=caffe, stem=imagenet" in shown
     assert shown[shown.index("  --config.optimizer.groups={}") + 1].strip()
 
 
