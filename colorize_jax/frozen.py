@@ -57,7 +57,8 @@ def score(
         train, test: features with labels, which `probe.check_pair` has passed.
         layers: names of layers to choose from.
         numbers: the training photos to learn from.
-        options: of `probes.probe`, or of `svm.probe`.
+        options: of `probes.probe`, or of `svm.probe`. More "neighbors" than photos to learn from
+            are lowered to `probes.voters`.
         seed: decides which photos are held out.
         classes: the classes of "svm"; () takes all.
 
@@ -78,6 +79,9 @@ def score(
     def fitted(learned, scored):
         if machines:
             return svm.probe(kind, learned, scored, classes, seed=seed, **options)
+        if kind == "knn" and options.get("neighbors", 0) > len(learned[1]):
+            voting = probes.voters(learned[1], options["neighbors"])
+            return probes.probe(kind, learned, scored, **options | {"neighbors": voting})
         return probes.probe(kind, learned, scored, **options)
 
     def rows(features, layer, chosen):
@@ -151,7 +155,7 @@ def make_parser() -> help.Parser:
     add("--shortest", default=usual.shortest, **number, help="side that photos are scaled to")
     add("--crop", default=usual.crop, **number, help="side of the middle that is seen")
     add("--squeeze", action="store_true", help="resize the whole photo to the crop instead")
-    add("--neighbors", default=200, **number, help="that vote, in knn")
+    add("--neighbors", default=200, **number, help="that vote, in knn; fewer of few photos")
     add("--temperature", type=float, default=0.07, metavar="T", help="of knn")
     add("--rate", default="0.01", metavar="A,B", help="of softmax; the best held out")
     add("--epochs", default=Schedule.epochs, **number, help="of softmax")
@@ -205,6 +209,11 @@ def _go(asked) -> None:
                 found[name] = own
                 for line in _lines(name, own):
                     command_line.say(line)
+                if kind == "knn" and own["neighbors"] < asked.neighbors:
+                    command_line.say(
+                        f"{own['neighbors']} neighbors vote: {asked.neighbors} are too many for so "
+                        "few photos"
+                    )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     scores = {f"eval/{name}/{key}": own[key] for name, own in found.items()

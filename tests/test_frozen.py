@@ -72,6 +72,13 @@ def test_training_photos_choose_the_layer(pair, kind, options):
     assert alone["layer"] == "trap" and "held_out" not in alone
 
 
+def test_fewer_neighbors_vote_where_there_are_fewer_photos(pair):
+    found = frozen.score("knn", *pair, ("good",), np.arange(60), {"neighbors": 200})
+    assert found["neighbors"] == 30 and found["top1"] > 0.9  # half a class, times three classes
+    found = frozen.score("knn", *pair, ("good",), np.arange(60), {"neighbors": 60})
+    assert found["neighbors"] == 60  # It is possible, and was asked for.
+
+
 def test_a_class_that_the_photos_do_not_have_is_named(pair):
     with pytest.raises(ConfigError, match="cow"):
         frozen.score("svm", *pair, ("good",), np.arange(60), {}, classes=("cat", "cow"))

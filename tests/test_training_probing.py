@@ -185,9 +185,9 @@ def test_photos_are_some_of_every_class_and_few_of_them_ask_few_neighbors(folder
     assert len(set(probe.parts[0].labels.tolist())) == 3
     assert "200 are too many" in probe.lines[-1]
     assert _opened(folders, neighbors=5, photos=0).lines[-1].endswith("temperature 0.07")
-    assert probing.voters(np.repeat([0, 1, 2], (40, 60, 90)), 200) == 60
-    assert probing.voters(np.array([0, 1, 1]), 200) == 2
-    assert probing.voters(np.repeat([0, 1], 500), 200) == 200
+    assert probes.voters(np.repeat([0, 1, 2], (40, 60, 90)), 200) == 60
+    assert probes.voters(np.array([0, 1, 1]), 200) == 2
+    assert probes.voters(np.repeat([0, 1], 500), 200) == 200
 
 
 def test_a_part_of_every_class_is_scored_where_no_folders_are_named(folders):

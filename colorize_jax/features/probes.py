@@ -59,6 +59,12 @@ def linear(
     return classifier.predict_log_proba(test), found
 
 
+def voters(labels: np.ndarray, wanted: int) -> int:
+    """The number of neighbors that vote; with few photos it is lowered, or most would be wrong."""
+    counts = np.unique(labels, return_counts=True)[1]
+    return min(wanted, max(int(counts.min()) // 2, 1) * len(counts))
+
+
 def nearest(
     train: np.ndarray,
     labels: np.ndarray,

@@ -73,7 +73,7 @@ class Classes(Probe):
         layer = _layer(name, config, task)
         self.evaluator = _features_of(task.model.encoder, layer)
         if name == "knn":
-            voting = voters(self.parts[0].labels, own.neighbors)
+            voting = probes.voters(self.parts[0].labels, own.neighbors)
             self._options = {"neighbors": voting, "temperature": own.temperature}
             how = f"{voting} neighbors vote with temperature {own.temperature:g}"
             if voting < own.neighbors:
@@ -229,12 +229,6 @@ def _some(photos: Labelled, count: int) -> Labelled:
     """The first `count` (0: all) photos by a hash of their names, which come from all classes."""
     order = np.argsort(photos.hashes(), kind="stable")
     return photos.part(order[: count or len(order)])
-
-
-def voters(labels: np.ndarray, wanted: int) -> int:
-    """The number of neighbors that vote; with few photos it is lowered, or most would be wrong."""
-    counts = np.unique(labels, return_counts=True)[1]
-    return min(wanted, max(int(counts.min()) // 2, 1) * len(counts))
 
 
 def _named(name: str, said: str) -> str:
