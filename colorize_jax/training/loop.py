@@ -164,6 +164,8 @@ def _train(
             with run.spending("start", since=began):
                 beginning.describe(run)
             try:
+                if run.due():  # It compiles the evaluation, which takes as long as many steps.
+                    say_once("compiling the evaluation, and scoring the network before it learns")
                 with run.spending("evaluation"):
                     run.scoring.find_statistics()
                 while True:
