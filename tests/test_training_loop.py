@@ -86,7 +86,8 @@ def test_a_run_speaks_before_and_after_its_first_step(finished_run):
     said = finished_run[2]
     guess, first = said.index("6 steps, about "), said.index("step 1/6  loss ")
     zero, second = said.index("step 0/6  eval/loss"), said.index("step 2/6  loss ")
-    assert guess < zero < first < second
+    compiles = said.index("compiling the evaluation")
+    assert guess < compiles < zero < first < second
     assert "on 4 x cpu: a guess from a step's" in said[guess:first]
     assert "full-size" not in said and "held out of" not in said
     assert re.search(r"in all: start 0:\d\d \(\d+%\), evaluation .*, training 0:\d\d", said)
