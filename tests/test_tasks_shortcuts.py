@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import ndimage
 import tiny
 
 from colorize_jax.augment import tiles
@@ -95,6 +96,50 @@ def test_tiles_of_a_jigsaw_do_not(batch):
     assert np.abs(np.asarray(inputs).mean((-3, -2, -1))).max() < 1e-5
     values = _statistics(inputs)
     assert _accuracy(*_by_tile(values)) < 1 / 9 + 0.10
+
+
+@pytest.fixture(scope="module")
+def fringed():
+    """Gray textures seen through a lens that enlarges red and shrinks blue: far from the middle,
+    the channels are three pixels apart."""
+    rng, middle = np.random.default_rng(0), (CROP - 1) / 2
+    gray = ndimage.zoom(rng.uniform(0, 255, (PHOTOS, CROP // 2, CROP // 2)), (1, 2, 2), order=1)
+    number, *place = np.indices(gray.shape)
+    channels = [
+        ndimage.map_coordinates(
+            gray, [number, *((x - middle) * size + middle for x in place)], order=1, mode="nearest"
+        )
+        for size in (0.94, 1.0, 1.06)
+    ]
+    photo = np.arange(PHOTOS)
+    rest = {"position": photo, "photo": photo, "valid": np.ones(PHOTOS, bool)}
+    return {"image": np.stack(channels, -1).astype(np.uint8)} | rest
+
+
+def _fringes(found):
+    """[photos, tiles, 9]: how well red agrees with blue that is moved by up to one pixel."""
+    found = np.asarray(found, np.float64)
+    found = found - found.mean((-3, -2), keepdims=True)
+    found /= found.std((-3, -2), keepdims=True) + 1e-6
+    red, blue = found[..., 0], found[..., 2]
+    moved = [np.roll(blue, step, (-2, -1)) for step in np.ndindex(3, 3)]
+    inner = [(np.roll(red, (1, 1), (-2, -1)) * x)[..., 2:-1, 2:-1].mean((-2, -1)) for x in moved]
+    return np.stack(inner, -1)
+
+
+def test_fringes_of_a_lens_reveal_the_place_of_plain_tiles_and_of_no_patch(fringed):
+    corners = tiles.tile_corners(jnp.full((9, 2), 2, jnp.int32), CROP // 3)
+    plain = jax.vmap(lambda x: tiles.cut(x, corners, 12))(spaces.from_uint8(fringed["image"]))
+    assert _accuracy(*_by_tile(_fringes(plain))) > 0.8
+    _, inputs = _inputs("relative_patch", fringed)
+    assert _accuracy(*_by_tile(_fringes(inputs))) < 1 / 9 + 0.06
+
+
+@pytest.mark.slow
+def test_fringes_tell_little_of_the_tiles_of_a_jigsaw(fringed):
+    # Half of the photos stay in color, as in the release, and half of these keep all colors.
+    _, inputs = _inputs("jigsaw", fringed, task__permutations=1)
+    assert _accuracy(*_by_tile(_fringes(inputs))) < 0.3
 
 
 def _of_border(images):
