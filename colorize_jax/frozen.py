@@ -91,6 +91,11 @@ def score(
     best, told = layers[0], {}
     if len(layers) > 1:
         apart = _held_out([train.names[i] for i in numbers], labels[numbers], seed)
+        if not apart.any():
+            raise ConfigError(
+                "no class has two training photos, of which one could choose the layer: name one "
+                "of --layers"
+            )
         rest, held_out = numbers[~apart], numbers[apart]
         tried = {}
         for layer in layers:

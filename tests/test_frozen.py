@@ -79,6 +79,14 @@ def test_fewer_neighbors_vote_where_there_are_fewer_photos(pair):
     assert found["neighbors"] == 60  # It is possible, and was asked for.
 
 
+def test_one_photo_of_a_class_cannot_choose_the_layer(pair):
+    options = {"neighbors": 1}
+    with pytest.raises(ConfigError, match="name one of --layers"):
+        frozen.score("knn", *pair, ("trap", "good"), np.array([0, 20, 40]), options)
+    found = frozen.score("knn", *pair, ("good",), np.array([0, 20, 40]), options)
+    assert found["train_photos"] == 3
+
+
 def test_a_class_that_the_photos_do_not_have_is_named(pair):
     with pytest.raises(ConfigError, match="cow"):
         frozen.score("svm", *pair, ("good",), np.arange(60), {}, classes=("cat", "cow"))
