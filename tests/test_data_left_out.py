@@ -285,6 +285,17 @@ def test_gray_photos_are_reported_once_at_the_start(tmp_path):
     assert sources.all_gray(photos) == ""
 
 
+def test_photos_that_are_far_too_small_for_their_crops_are_said(tmp_path):
+    for i in range(3):
+        Image.new("RGB", (40, 20 + i), (9 * i, 50, 90)).save(tmp_path / f"{i}.png")
+    config = tiny.config(data__source=str(tmp_path), data__crop=48)
+    said = " ".join(splits.open_splits(config).warnings)
+    assert "all of the 2 photos" in said and "--config.data.crop=2" in said
+    photos = sources.open_all(str(tmp_path))
+    assert "at most 22" in sources.all_small(photos, 48)
+    assert sources.all_small(photos, 44) == ""  # The last one is enlarged twice, and not more.
+
+
 def test_a_run_says_at_its_start_what_it_leaves_out(tmp_path):
     _write(tmp_path, {f"{i}.jpg": JPEG for i in range(4)} | {"a.mov": b"", "b.mov": b""})
     said = splits.open_splits(tiny.config(data__source=str(tmp_path), data__holdout=0.3)).warnings

@@ -267,6 +267,34 @@ def all_gray(photos: Photos, tries: int = 50) -> str:
     )
 
 
+def all_small(photos: Photos, crop: int, tries: int = 50) -> str:
+    """A warning if a sample of the photos, spread over all, is enlarged more than twice; else "".
+
+    It reads headers, and stops at the first photo that is large enough.
+
+    Args:
+        photos: the photos.
+        crop: the side of the crops in pixels, to which smaller photos are enlarged.
+        tries: the size of the sample.
+    """
+    sides = []
+    for index in np.linspace(0, len(photos) - 1, min(tries, len(photos))).astype(int):
+        try:
+            photo = decode.open_photo(photos[index].image)
+        except (DataError, OSError):
+            continue
+        sides.append(min(photo.height, photo.width))
+        if 2 * sides[-1] >= crop:
+            return ""
+    if not sides:
+        return ""
+    return (
+        f"all of the {len(sides)} photos looked at are enlarged more than twice for crops of "
+        f"{crop} pixels, since their shorter sides have at most {max(sides)}: patches and tiles of "
+        f"them are blurred; --config.data.crop={max(sides)} or less enlarges none of this size"
+    )
+
+
 def is_gray(pixels: np.ndarray) -> bool:
     """Whether a photo [height, width, 3] uint8 has hardly any color."""
     pixels = pixels.astype(np.int16)

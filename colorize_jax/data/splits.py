@@ -65,7 +65,8 @@ def open_splits(config) -> Splits:
                 f"{config.seed} chooses (config.data.photos)"
             )
             training = training.some(data.photos, config.seed)
-        warnings = [*training.left_out(), sources.all_gray(training), few, some]
+        small = "" if data.scaling == "none" else sources.all_small(training, data.crop)
+        warnings = [*training.left_out(), sources.all_gray(training), small, few, some]
         return Splits(training, evaluation, warnings=tuple(filter(None, warnings)))
     if data.photos:
         raise ConfigError(
