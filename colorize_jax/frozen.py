@@ -6,8 +6,10 @@ python -m colorize_jax.frozen --checkpoint=/ckpt/vgg16 --source=/data/photos --s
 It is `extract` of both splits, then `probe`. Each classifier takes the layer that scores best on a
 tenth of the training photos, which are held out for this, and then learns from all of them; the
 photos of --eval_split choose nothing. --per_class=0,10 learns from all labels, and then from ten of
-every class; with --per_class=100,10 no more than a hundred of every class are read. results.json in
---output holds the scores, such as eval/softmax/top1, eval/softmax_10/top1 and eval/svm/map.
+every class; with --per_class=100,10 no more than a hundred of every class are read. With
+--share=0.01,0.1 classifiers learn from 1 % and from 10 % of every class, too. results.json in
+--output holds the scores, such as eval/softmax/top1, eval/softmax_10/top1, eval/softmax_0.01/top1,
+eval/svm/map and eval/lowshot_4/map.
 """
 
 from collections.abc import Sequence
@@ -33,7 +35,7 @@ from colorize_jax.files import atomic_write_text
 from colorize_jax.paths import argument
 from colorize_jax.training import hardware, results
 
-KINDS = ("softmax", "knn", "linear", "svm")
+KINDS = ("softmax", "knn", "linear", *svm.KINDS)
 HOLDOUT = 0.1  # The share of the training photos that chooses the layer.
 _HEAD = f"{'probe':<14}{'layer':<12}{'held out':>9}{'test':>9}{'learned from':>14}{'seconds':>9}"
 # Other photos are held out than those that --per_class takes first with the same seed.
@@ -155,6 +157,7 @@ def make_parser() -> help.Parser:
     add("--layers", default="", metavar="A,B", help="to choose from; default: the top one")
     add("--kinds", default="softmax,knn", metavar="A,B", help=", ".join(KINDS))
     add("--per_class", default="0", metavar="N,M", help="labels of each class; 0: all")
+    add("--share", default="", metavar="A,B", help="of the labels of each class, in addition")
     add("--norm_photos", default=0, **number, help="for new averages of batch norm")
     add("--values", default=usual.values, **number, help="of a photo and layer, at most")
     add("--shortest", default=usual.shortest, **number, help="side that photos are scaled to")
@@ -164,8 +167,10 @@ def make_parser() -> help.Parser:
     add("--temperature", type=float, default=0.07, metavar="T", help="of knn")
     add("--rate", default="0.01", metavar="A,B", help="of softmax; the best held out")
     add("--epochs", default=Schedule.epochs, **number, help="of softmax")
-    add("--classes", default="", metavar="A,B", help="of svm; default: all")
-    add("--cost", default="0.01,0.1,1,10", metavar="A,B", help="of svm, to choose from")
+    add("--classes", default="", metavar="A,B", help="of svm and lowshot; default: all")
+    add("--cost", default="0.01,0.1,1,10", metavar="A,B", help="of these, to choose from")
+    add("--shots", default=",".join(map(str, svm.SHOTS)), metavar="N,M", help="photos of a class")
+    add("--draws", default=svm.DRAWS, **number, help="of lowshot")
     add("--seed", default=0, **number, help="of all that is chosen by chance")
     add("--threads", default=os.cpu_count(), **number, help="that read and decode")
     return found
@@ -186,27 +191,35 @@ def _go(asked) -> None:
     if not kinds or not set(kinds) <= set(KINDS):
         raise ConfigError(f"--kinds={asked.kinds}: known: {', '.join(KINDS)}")
     counts = [int(count) for count in probe.numbers_of("per_class", asked.per_class)]
-    if asked.labels == "lists" and any(counts):
-        raise ConfigError("--per_class takes photos of one class each, and not lists")
+    shares = probe.numbers_of("share", asked.share) if asked.share else ()
+    if asked.labels == "lists" and (any(counts) or shares):
+        raise ConfigError("--per_class and --share take photos of one class each, and not lists")
+    amounts = [(1.0, count) for count in counts] + [(share, 0) for share in shares]
     schedule = Schedule(probe.numbers_of("rate", asked.rate), epochs=asked.epochs, seed=asked.seed)
+    asked.jobs = max(asked.threads, 1)
+    machines = probe.machines(asked)
+    del machines["seed"]  # `score` has it
     options = {
         "softmax": {"schedule": schedule},
         "knn": {"neighbors": asked.neighbors, "temperature": asked.temperature},
-        "svm": {"costs": probe.numbers_of("cost", asked.cost), "jobs": max(asked.threads, 1)},
+        **dict.fromkeys(svm.KINDS, machines),
     }
     output = pathlib.Path(asked.output)
     output.mkdir(parents=True, exist_ok=True)
     folder, found = output / "features", {}
     try:
-        train, test = _both(asked, folder, max(counts) if all(counts) else 0)
+        few = all(counts) and not shares and "lowshot" not in kinds
+        train, test = _both(asked, folder, max(counts) if few else 0)
         probe.check_pair(train, test, kinds)
         command_line.say(_HEAD)
         for kind in kinds:
-            for count in counts:
+            # Low-shot takes a few of all.
+            for share, count in amounts if kind != "lowshot" else [(1.0, 0)]:
                 numbers = np.arange(len(train.names))
                 if train.objects is None:
-                    numbers = probe.some_labels(train, seed=asked.seed, per_class=count)
-                name = f"{kind}_{count}" if count else kind
+                    numbers = probe.some_labels(train, share, asked.seed, count)
+                amount = f"_{count}" if count else f"_{share:g}" if share != 1 else ""
+                name = kind + amount
                 own = score(
                     kind, train, test, train.layers, numbers, options.get(kind, {}), asked.seed,
                     probe.words_of(asked.classes),
@@ -223,6 +236,8 @@ def _go(asked) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     scores = {f"eval/{name}/{key}": own[key] for name, own in found.items()
               for key in ("top1", "top5", "map") if own.get(key) is not None}  # fmt: skip
+    for row in found.get("lowshot", {}).get("shots", ()):
+        scores[f"eval/lowshot_{row['k']}/map"] = row["map"]
     first, value = next(iter(scores.items()))
     content = {
         **scores,
@@ -271,9 +286,14 @@ def _lines(name: str, found: dict) -> list[str]:
     """A line of the table for the layer that was taken, and below it one for every other layer."""
     kind, held_out = name.partition("_")[0], dict(found.get("held_out", {}))
     tried = held_out.pop(found["layer"], None)
+    few = [
+        f"{'':<4}{row['k']:<10}{found['layer']:<12}{'-':>9}{row['map']:>9.1%} +-{row['std']:.1%}"
+        for row in found.get("shots", ())
+    ]
     return [
         f"{name:<14}{found['layer']:<12}{'-' if tried is None else f'{tried:.1%}':>9}"
         f"{found[measure(kind)]:>9.1%}{found['train_photos']:>14,}{found['seconds']:>9.1f}",
+        *few,
         *(f"{'':<14}{layer:<12}{score:>9.1%}{'-':>9}" for layer, score in held_out.items()),
     ]
 

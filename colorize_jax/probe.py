@@ -337,7 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             temperature=settings.temperature,
             schedule=schedule,
             only=only,
-            machines=_machines(settings),
+            machines=machines(settings),
             say=command_line.say,
             keep=keep,
         )
@@ -363,7 +363,7 @@ def _schedule(settings) -> Schedule:
     )  # fmt: skip
 
 
-def _machines(settings) -> dict:
+def machines(settings) -> dict:
     """The options of "svm" and "lowshot"; ConfigError for a number that makes no sense."""
     costs, shots = (numbers_of(name, getattr(settings, name)) for name in ("cost", "shots"))
     if min(costs) <= 0:

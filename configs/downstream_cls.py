@@ -21,6 +21,8 @@ Variants, as in --config=configs/downstream_cls.py:svhn,alexnet,random
     select      scores a tenth of the training photos (of the flowers the split val), not the test
                 photos; name single files: /data/cifar-10-batches-py/data_batch_* or
                 /data/svhn/train_32x32.mat
+    depths      with :select, launch/sweep.py trains the layers from each one upwards instead of
+                trying rates: a table of how many layers to freeze
     random      a random start
     alexnet     another network than VGG-16
     alexnet_bn  AlexNet with batch norm and without groups
@@ -36,12 +38,13 @@ Variants, as in --config=configs/downstream_cls.py:svhn,alexnet,random
 
 from colorize_jax.config import NETWORKS, default_config, transfer, variants
 from colorize_jax.errors import ConfigError
+from colorize_jax.models import registry
 
 EPOCHS = 50
 
 
 def get_config(variant=""):
-    asked = variants(variant, (*NETWORKS, "random", "svhn", "flowers", "select"))
+    asked = variants(variant, (*NETWORKS, "random", "svhn", "flowers", "select", "depths"))
     if {"svhn", "flowers"} <= asked:
         raise ConfigError("the config's variants name two data sets: svhn and flowers")
     config = default_config("classification", optimizer="adam")
@@ -76,7 +79,13 @@ def get_config(variant=""):
 
 
 def sweep(variant=""):
-    if "select" not in variant.split(","):
+    asked = variant.split(",")
+    if "select" not in asked:
         raise ConfigError("a sweep chooses by its scores: not on test photos, but with :select")
-    for rate in (3e-5, 1e-4, 3e-4):
-        yield {"optimizer.rate": rate}
+    if "depths" in asked:
+        layers = registry.make_encoder(get_config(variant).model).layers
+        yield {"finetune": "head"}
+        yield from ({"finetune": f"{layer}..{layers[-1]}"} for layer in reversed(layers))
+    else:
+        for rate in (3e-5, 1e-4, 3e-4):
+            yield {"optimizer.rate": rate}

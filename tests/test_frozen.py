@@ -173,23 +173,26 @@ def test_the_command_leaves_scores_and_no_features(tmp_path, rng, capsys):
     frozen.main([
         f"--checkpoint={tmp_path / 'run'}", f"--source={tmp_path / 'photos'}", "--split=train",
         "--eval_split=val", f"--output={output}", "--layers=conv2,conv3", "--shortest=32",
-        "--crop=32", "--values=16", "--kinds=knn", "--neighbors=2", "--per_class=0,2",
-        "--norm_photos=4", "--threads=1",
+        "--crop=32", "--values=16", "--kinds=knn,lowshot", "--neighbors=2", "--per_class=0,2",
+        "--share=0.5", "--shots=1", "--draws=2", "--cost=1", "--norm_photos=4", "--threads=1",
     ])  # fmt: skip
     head, *table = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert head[:2] == ["probe", "layer"] and len(table) == 4
-    for name, taken, other in (("knn", *table[:2]), ("knn_2", *table[2:])):
+    assert head[:2] == ["probe", "layer"] and len(table) == 9
+    lines = (("knn", *table[:2]), ("knn_2", *table[2:4]), ("knn_0.5", *table[4:6]))
+    for name, taken, other in (*lines, ("lowshot", table[6], table[8])):
         assert taken[0] == name and {taken[1], other[0]} == {"conv2", "conv3"}
         # The other layer was scored on the photos that chose, and on no test photo.
         assert float(other[1][:-1]) <= float(taken[2][:-1]) and other[2:] == ["-"]
     found = json.loads((output / results.FILE).read_text())
     assert {name for name in found if name.startswith("eval/")} == {
-        "eval/knn/top1",
-        "eval/knn_2/top1",
-    }
+        "eval/knn/top1", "eval/knn_2/top1", "eval/knn_0.5/top1", "eval/lowshot/map",
+        "eval/lowshot_1/map",
+    }  # fmt: skip
+    assert table[7][0] == "1" and found["eval/lowshot_1/map"] == found["eval/lowshot/map"]
     assert found["metric"]["value"] == found["eval/knn/top1"] and found["options"]["crop"] == 32
     assert found["probes"]["knn"]["train_photos"] == 8
     assert found["probes"]["knn_2"]["train_photos"] == 4
+    assert found["probes"]["knn_0.5"]["train_photos"] == 4
     assert [path.name for path in output.iterdir()] == [results.FILE]
 
 
@@ -200,6 +203,8 @@ def test_the_command_leaves_scores_and_no_features(tmp_path, rng, capsys):
         ("--per_class=some", "per_class"),
         ("--kinds=", "known"),
         ("--labels=lists --per_class=3", "lists"),  # before anything is extracted
+        ("--labels=lists --share=0.1", "lists"),
+        ("--shots=0.5", "shots"),
     ],
 )
 def test_options_that_make_no_sense_are_sentences(option, message):

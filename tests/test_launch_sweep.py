@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from colorize_jax.errors import ConfigError
+
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = """
 from colorize_jax.config import default_config, variants
@@ -131,6 +133,15 @@ def test_a_sweep_may_depend_on_the_variant(sweep):
         for rate in (0.0003, 0.001, 0.003)
     ]
     assert len(sweep.module.load(recipe).runs()) == 3
+
+
+def test_a_table_of_how_many_layers_to_freeze(sweep):
+    recipe = str(ROOT / "configs" / "downstream_cls.py")
+    runs = sweep.module.load(f"{recipe}:select,depths,random,alexnet_bn").runs()
+    depths = [run.settings["finetune"] for run in runs]
+    assert depths[:3] == ["head", "fc7..fc7", "fc6..fc7"] and depths[-1] == "conv1..fc7"
+    with pytest.raises(ConfigError, match="select"):
+        sweep.module.load(f"{recipe}:depths")
 
 
 def test_skips_what_is_done(sweep):
