@@ -38,9 +38,9 @@ def _trade_off(figure, found: dict[str, tuple[float, float, float]]) -> None:
     axes = figure.subplots()
     for label, (mean, deviation, _) in found.items():
         axes.plot(100 * deviation, 100 * mean, "o")
-        axes.annotate(
-            label, (100 * deviation, 100 * mean), xytext=(5, 4), textcoords="offset points"
-        )
+        at, name = (100 * deviation, 100 * mean), label.replace("`", "")  # Markdown's mark of code
+        axes.annotate(name, at, xytext=(5, 4), textcoords="offset points")
+    axes.margins(x=0.15)
     axes.set_xlabel("sensitivity to the number of photos, points")
     axes.set_ylabel("mean score, %")
     axes.grid(alpha=0.3)
