@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from colorize_jax import command_line, help
 from colorize_jax.data import ahead, sources, voc
-from colorize_jax.data.class_folders import ClassFolders, share_of_every_class
-from colorize_jax.data.names import Names, salt_of
+from colorize_jax.data.class_folders import ClassFolders, share_of_names
+from colorize_jax.data.names import Names
 from colorize_jax.data.sources import Photos
 from colorize_jax.errors import ColorizeError, ConfigError, DataError, printable
 from colorize_jax.features import crops
@@ -189,14 +189,11 @@ def _chosen(names, extraction, objects):
     else:
         numbers, (labels, classes) = np.arange(len(names)), objects
     if extraction.per_class:
-        hashes = _names(names, numbers).hashes(salt_of(extraction.seed))
-        some = share_of_every_class(hashes, labels, 1.0, extraction.per_class)
+        some = share_of_names(
+            (names[i] for i in numbers), labels, extraction.seed, per_class=extraction.per_class
+        )
         numbers, labels = numbers[some], labels[some]
     return numbers, labels, classes
-
-
-def _names(names: Sequence[str], numbers: np.ndarray) -> Names:
-    return Names.of(os.fsencode(names[i]) for i in numbers)
 
 
 def some_batches(
@@ -211,7 +208,7 @@ def some_batches(
     """
     names = [photos.name(index) for index in range(len(photos))]
     numbers, *_ = _chosen(names, extraction, objects)
-    order = _names(names, numbers).hashes().argsort(kind="stable")
+    order = Names.of(os.fsencode(names[i]) for i in numbers).hashes().argsort(kind="stable")
     found = (_read(photos, extraction, i)[0] for i in numbers[order[:count]].tolist())
     images = [image for image in found if image is not None]
     rows = min(extraction.batch_size, len(images))

@@ -25,8 +25,7 @@ import numpy as np
 
 import colorize_jax
 from colorize_jax import command_line, extract, help, probe
-from colorize_jax.data.class_folders import share_of_every_class
-from colorize_jax.data.names import Names, salt_of
+from colorize_jax.data.class_folders import share_of_names
 from colorize_jax.errors import ColorizeError, ConfigError
 from colorize_jax.features import features, probes, svm
 from colorize_jax.features.feature_files import Features
@@ -132,9 +131,8 @@ def _held_out(names: Sequence[str], labels: np.ndarray, seed: int) -> np.ndarray
 
     Hashes of the names decide. At least one photo of a class is held out, and one is left.
     """
-    hashes = Names.of(os.fsencode(name) for name in names).hashes(salt_of(seed + _APART))
     groups = labels if labels.ndim == 1 else np.zeros(len(labels), np.int64)
-    chosen = share_of_every_class(hashes, groups, HOLDOUT)
+    chosen = share_of_names(names, groups, seed + _APART, HOLDOUT)
     found = np.zeros(len(names), bool)
     found[chosen] = np.bincount(groups)[groups[chosen]] > 1
     return found

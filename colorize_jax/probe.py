@@ -22,8 +22,7 @@ import sys
 import numpy as np
 
 from colorize_jax import command_line, help
-from colorize_jax.data.class_folders import share_of_every_class
-from colorize_jax.data.names import Names, salt_of
+from colorize_jax.data.class_folders import share_of_names
 from colorize_jax.errors import ColorizeError, ConfigError, shown
 from colorize_jax.features import probes, svm
 from colorize_jax.features.feature_files import Features
@@ -195,9 +194,7 @@ def some_labels(
     """
     if not 0 < share <= 1:
         raise ConfigError(f"--share={share:g} must be above 0 and at most 1")
-    names = Names.of(os.fsencode(name) for name in features.names)
-    hashes = names.hashes(salt_of(seed))
-    return share_of_every_class(hashes, features.labels, share, per_class)
+    return share_of_names(features.names, features.labels, seed, share, per_class)
 
 
 def _labels(features: Features, only: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """Labels from folders: the class of a photo is the folder it lies in, or its label in TFDS."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import os
 import unicodedata
 
@@ -9,7 +9,7 @@ import numpy as np
 from colorize_jax.data import sources
 from colorize_jax.data.archives import Tar
 from colorize_jax.data.labelled import Labelled
-from colorize_jax.data.names import salt_of
+from colorize_jax.data.names import Names, salt_of
 from colorize_jax.data.published import FlowerPhotos, PhotoArrays
 from colorize_jax.data.record import Source, is_hidden
 from colorize_jax.data.records import Tfds
@@ -124,6 +124,14 @@ def share_of_every_class(
         count = per_class or max(round(share * len(members)), 1)
         chosen.append(members[np.argsort(hashes[members], kind="stable")[:count]])
     return np.sort(np.concatenate(chosen))
+
+
+def share_of_names(
+    names: Iterable[str], labels: np.ndarray, seed: int, share: float = 1.0, per_class: int = 0
+) -> np.ndarray:
+    """`share_of_every_class` by hashes of (seed, name)."""
+    hashes = Names.of(os.fsencode(name) for name in names).hashes(salt_of(seed))
+    return share_of_every_class(hashes, labels, share, per_class)
 
 
 def _with_split(path: str, split: str) -> str:
