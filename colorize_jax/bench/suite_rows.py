@@ -202,9 +202,9 @@ def _pipeline(order: Order) -> Iterator[Found]:
         config.data.threads = cores  # the step takes the cores, and processes would not help
     else:
         config.data.workers, config.data.threads = cores, 1
-    given = order.source or "JPEGs of 500 x 375 pixels, cut from builtin:photos"
     found: Found = {
-        "crop": crop, "source": given,
+        "crop": crop,
+        "source": order.source or "JPEGs of 500 x 375 pixels, cut from builtin:photos",
         "workers": config.data.workers, "threads": config.data.threads, "cores": cores,
         "host": {}, "synthetic": None, "fed": None,
     }  # fmt: skip
