@@ -112,6 +112,7 @@ LABELS = (
     ("R16", "r16", ":r16", {}, "42.6"),
     ("R16, twice as long", "r16_double", ":r16,double", {"steps": 12500}, "53.5"),
 )
+SNAPSHOTS = {9888: 309, 49504: 1547, 99008: 3094, 148512: 4641}  # Photos seen: the step.
 SEG, CLS = "voc2012_seg", "imagenet_subset_cls"
 
 
@@ -165,7 +166,6 @@ def labels_seeds(name: str) -> tuple[int, ...]:
 
 def get_study() -> Study:
     """The whole study; the order is that of what matters most."""
-    snapshots = {9888: "col@309", 49504: "col@1547", 99008: "col@3094", 148512: "col@4641"}
     steps = [
         pretrained("col"),
         Search(
@@ -200,8 +200,8 @@ def get_study() -> Study:
         *random_segmentation("seg_random_head", seeds=SEEDS[:1], finetune="head"),
         *random_segmentation("seg_random_fc", seeds=SEEDS[:1], finetune="fc6,fc7"),
         *random_segmentation("seg_random_conv4", seeds=SEEDS[:1], finetune="conv4_1..fc7"),
-        *(run for photos, start in snapshots.items()
-          for run in segmentation(f"seg_col_at_{photos}", start, SEEDS[:1])),
+        *(run for photos, step in SNAPSHOTS.items()
+          for run in segmentation(f"seg_col_at_{photos}", f"col@{step}", SEEDS[:1])),
         # The same run until the first drop, at step 4167.
         pretrained("col_no_drop", ":no_drop", branch="col@3094"),
         *segmentation("seg_no_drop", "col_no_drop", SEEDS[:1]),
@@ -215,6 +215,16 @@ def get_study() -> Study:
         *random_segmentation("seg_random_swapped", SEEDS[:1], "search_seg_col"),
         *(run for _, name, variant, settings, _ in LABELS
           for run in labels(name, variant, settings, labels_seeds(name))),
+        # How much pretrainings of one kind differ, and Figure 4 with all seeds of the transfer.
+        pretrained("col_second", seed=1),
+        *segmentation("seg_col_second", "col_second"),
+        # Whether a linear warm-up, which spares hidden units, helps the transfer.
+        pretrained("col_warm", schedule__warmup=0.05),
+        *segmentation("seg_col_warm", "col_warm"),
+        *(run for photos, step in SNAPSHOTS.items()
+          for run in segmentation(f"seg_col_second_at_{photos}", f"col_second@{step}")),
+        pretrained("col_second_no_drop", ":no_drop", branch="col_second@3094", seed=1),
+        *segmentation("seg_second_no_drop", "col_second_no_drop"),
     ]  # fmt: skip
     ours = "VOC 2012 animal subset, mIoU-9, %"
     paper = "paper: VOC 2012, mIoU of 21 classes, %"
@@ -330,7 +340,7 @@ def get_study() -> Study:
                 score="eval/miou_9",
                 points={
                     "drops": {0: names("seg_random")}
-                    | {photos: names(f"seg_col_at_{photos}", SEEDS[:1]) for photos in snapshots}
+                    | {photos: names(f"seg_col_at_{photos}", SEEDS[:1]) for photos in SNAPSHOTS}
                     | {200000: names("seg_col")},
                     "no drop": {200000: names("seg_no_drop", SEEDS[:1])},
                 },
