@@ -94,12 +94,12 @@ def share(patch):
     patch.setattr(Setup, "initialize", property(initialize))
     remember(setup, "Runner", lambda task, *rest: (id(task), *rest))
     remember(Runner, "of", lambda runner, evaluator: (runner, id(evaluator)))
-    patch.setattr(Setup, "lower_step", lambda *arguments: _Lowered(lower_step(*arguments)))
+    patch.setattr(Setup, "lower_step", lambda *of, **named: _Lowered(lower_step(*of, **named)))
     # A test may have replaced `jit_step`.
     remember(
         Setup, "lower_step",
-        lambda setup, microbatches, batch=None: (
+        lambda setup, microbatches, batch=None, platform="": (
             id(setup.task), setup.optimizer, setup.mesh, microbatches, sharding.jit_step,
-            str(jax.tree.map(jax.typeof, batch or setup.batch_shapes)),
+            str(jax.tree.map(jax.typeof, batch or setup.batch_shapes)), platform,
         ),
     )  # fmt: skip

@@ -160,13 +160,16 @@ def test_golden_stride_with_the_same_padding_on_every_side(golden):
 
 
 @pytest.fixture
-def on_gpu(monkeypatch):
-    """Computes here as on a GPU."""
+def compute_as_on(monkeypatch):
+    """Lets this machine compute as on a platform: "cpu", "cuda" or "tpu"."""
 
-    def platform_dependent(*of, default, **branches):
-        return branches.get("cuda", default)(*of)
+    def choose(platform):
+        def platform_dependent(*of, default, **branches):
+            return branches.get(platform, default)(*of)
 
-    monkeypatch.setattr(jax.lax, "platform_dependent", platform_dependent)
+        monkeypatch.setattr(jax.lax, "platform_dependent", platform_dependent)
+
+    return choose
 
 
 def _close(ours, expected, *of):
@@ -184,19 +187,24 @@ def _close(ours, expected, *of):
 
 
 @pytest.mark.parametrize(
-    ("side", "channels", "size", "stride", "padding"),
+    ("platform", "side", "channels", "size", "stride", "padding"),
     [
-        (9, 1, 3, 1, "SAME"),  # VGG-16's first layer
-        (27, 3, 11, 4, "VALID"),  # AlexNet's
-        (15, 3, 7, 2, 3),  # ResNet's
-        (11, 9, 7, 1, "SAME"),  # fc6
-        (6, 9, 6, 1, "VALID"),  # fc6 of a classifier
+        ("cuda", 9, 1, 3, 1, "SAME"),  # VGG-16's first layer
+        ("cuda", 27, 3, 11, 4, "VALID"),  # AlexNet's
+        ("cuda", 15, 3, 7, 2, 3),  # ResNet's
+        ("cuda", 11, 9, 7, 1, "SAME"),  # fc6
+        ("cuda", 6, 9, 6, 1, "VALID"),  # fc6 of a classifier
+        ("cpu", 27, 3, 11, 4, "VALID"),
+        ("cpu", 15, 3, 7, 2, 3),
+        ("cpu", 11, 9, 7, 1, "SAME"),
+        ("cpu", 6, 9, 6, 1, "VALID"),
     ],
 )
 @pytest.mark.parametrize("biased", [True, False])
 def test_products_of_patches_are_convolutions(
-    rng, monkeypatch, on_gpu, side, channels, size, stride, padding, biased
+    rng, monkeypatch, compute_as_on, platform, side, channels, size, stride, padding, biased
 ):
+    compute_as_on(platform)
     shapes = [(2, side, side, channels), (size, size, channels, 5), *[(5,)] * biased]
     of = [jnp.asarray(rng.normal(size=shape) * 0.3, jnp.float32) for shape in shapes]
 
@@ -214,7 +222,25 @@ def test_products_of_patches_are_convolutions(
     _close(convolve, plain, *of)
 
 
-def test_a_product_is_filled_up_with_zeros_on_a_gpu(rng, on_gpu):
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_convolution_of_one_tap_is_a_product_on_a_cpu(rng, compute_as_on, stride):
+    x, kernel = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((2, 5, 4, 3), (1, 1, 3, 6)))
+
+    def convolve(x, kernel):
+        return layers.convolve(x, kernel, "SAME", stride)
+
+    def plain(x, kernel):
+        compute_as_on("tpu")
+        return convolve(x, kernel)
+
+    _close(convolve, plain, x, kernel)
+    compute_as_on("cpu")
+    step = str(jax.make_jaxpr(jax.grad(lambda *of: convolve(*of).sum(), (0, 1)))(x, kernel))
+    assert "dot_general" in step and "conv_general" not in step
+
+
+def test_a_product_is_filled_up_with_zeros_on_a_gpu(rng, compute_as_on):
+    compute_as_on("cuda")
     x, kernel = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((2, 3, 37), (37, 5)))
     assert "concatenate" in str(jax.make_jaxpr(layers.wide_product)(x, kernel))
     _close(layers.wide_product, jnp.matmul, x, kernel)

@@ -206,7 +206,7 @@ def test_half_precision_and_remat_compute_the_same(rng):
     rounded = jax.jit(encoder.clone(dtype=jnp.bfloat16).apply)(variables, x)
     assert all(v.dtype == jnp.bfloat16 for v in rounded.values())
     scale = np.abs(exact).max()
-    np.testing.assert_allclose(rounded["res5a"].astype(jnp.float32), exact, atol=0.05 * scale)
+    np.testing.assert_allclose(rounded["res5a"].astype(jnp.float32), exact, atol=0.08 * scale)
 
 
 @pytest.mark.parametrize("remat", [False, True])

@@ -109,6 +109,8 @@ def convolve(
     if padding == "SAME" and stride == dilation == 1 and 0 < min(height, width) < size:
         return _with_bias(_convolve_small(x, kernel), bias)
     pads = _pads(padding, (height, width), size, stride, dilation)
+    if size == 1 and pads == ((0, 0), (0, 0)):
+        return _with_bias(_convolve_one(x, kernel, stride), bias)
     places = [
         (side + sum(pad) - size) // stride + 1
         for side, pad in zip((height, width), pads, strict=True)
@@ -144,50 +146,92 @@ def _convolve(x, kernel, bias, pads, stride, dilation=1):
     return _with_bias(found, bias)
 
 
+def _convolve_one(x, kernel, stride):
+    """A convolution of one tap. On a CPU it is a product: the kernel's gradient of a convolution
+    there transposes the map, and computes it again from all that is added up in a ResNet before."""
+
+    def plain(x, kernel):
+        return _convolve(x, kernel, None, ((0, 0), (0, 0)), stride)
+
+    def product(x, kernel):
+        return _product(x[:, ::stride, ::stride], kernel[0, 0])
+
+    return _by_platform(plain, cpu=(product, None))(x, kernel)
+
+
+@jax.custom_vjp
+def _product(x, kernel):
+    """[..., in] @ [in, out]. Its gradient says how XLA's CPU backend multiplies without a copy of
+    the transposed map."""
+    return x @ kernel
+
+
+def _product_backward(kept, gradient):
+    x, kernel = kept
+    into_x = jax.lax.dot_general(gradient, kernel, (((gradient.ndim - 1,), (1,)), ((), ())))
+    rows, gradient = (x.reshape(-1, x.shape[-1]) for x in (x, gradient))
+    return into_x, jax.lax.dot_general(rows, gradient, (((0,), (0,)), ((), ())))
+
+
+_product.defvjp(lambda x, kernel: (_product(x, kernel), (x, kernel)), _product_backward)
+
+
 # cuDNN has no fast kernels for fewer channels, or for more taps. Patches of more values than this
 # would take too much memory.
 _FEW, _MANY, _MOST = 8, 25, 2**30
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _by_platform(default: Callable, **special: tuple[Callable, Callable | None]) -> Callable:
+    """`default` of some arrays, and on a platform in `special` what gives the same faster there.
+
+    Args:
+        default: arrays -> array.
+        special: {"cpu" or "cuda": (function, its gradient: (*arrays, gradient of the result) ->
+            their gradients; None takes that of the function)}.
+    """
+
+    def pull(function):
+        return lambda *kept: jax.vjp(function, *kept[:-1])[1](kept[-1])
+
+    functions = {platform: function for platform, (function, _) in special.items()}
+    pulls = {platform: own or pull(function) for platform, (function, own) in special.items()}
+
+    def forward(*arrays):
+        return jax.lax.platform_dependent(*arrays, **functions, default=default), arrays
+
+    def backward(arrays, gradient):
+        return jax.lax.platform_dependent(*arrays, gradient, **pulls, default=pull(default))
+
+    chosen = jax.custom_vjp(lambda *arrays: forward(*arrays)[0])
+    chosen.defvjp(forward, backward)
+    return chosen
+
+
 def _convolve_unusual(x, kernel, bias, pads, stride):
     """`_convolve` of a kernel with few channels (the first layer) or many taps (fc6).
 
     On a GPU, the map and the kernel's gradient are products of matrices, of all patches of x. On an
     H100, cuDNN computes both at half the rate of a product or less. The gradient of x stays a
-    convolution, which is as fast.
+    convolution, which is as fast. On a CPU, where a convolution writes large kernels once more in
+    other orders, all three are products if there are many taps.
     """
-    return _unusual_forward(x, kernel, bias, pads, stride)[0]
+    fixed = {"pads": pads, "stride": stride}
+    plain, product = (functools.partial(f, **fixed) for f in (_convolve, _product_of_patches))
 
-
-def _unusual_forward(x, kernel, bias, pads, stride):
-    plain, product = (
-        functools.partial(function, pads=pads, stride=stride)
-        for function in (_convolve, _product_of_patches)
-    )
-    kept = x, kernel, bias
-    return jax.lax.platform_dependent(*kept, cuda=product, default=plain), kept
-
-
-def _unusual_backward(pads, stride, kept, gradient):
-    plain, product = (
-        functools.partial(function, pads=pads, stride=stride)
-        for function in (_convolve, _product_of_patches)
-    )
-
-    def by_convolution(x, kernel, bias, gradient):
-        return jax.vjp(plain, x, kernel, bias)[1](gradient)
-
-    def by_product(x, kernel, bias, gradient):
+    def gradients(x, kernel, bias, gradient):
         one = gradient.shape[1:3] == (1, 1)  # patch, which is x itself
         (into_x,) = jax.vjp(lambda x: (product if one else plain)(x, kernel, bias), x)[1](gradient)
         _, pull = jax.vjp(lambda kernel, bias: product(x, kernel, bias), kernel, bias)
         return into_x, *pull(gradient)
 
-    return jax.lax.platform_dependent(*kept, gradient, cuda=by_product, default=by_convolution)
+    def simple_product(x, kernel, bias):
+        rows = patches(x, len(kernel), pads, stride)
+        return _with_bias(_product(rows, kernel.reshape(-1, kernel.shape[-1])), bias)
 
-
-_convolve_unusual.defvjp(_unusual_forward, _unusual_backward)
+    special = {"cuda": (product, gradients)}
+    if kernel[..., 0, 0].size > _MANY:
+        special["cpu"] = simple_product, None
+    return _by_platform(plain, **special)(x, kernel, bias)
 
 
 def _product_of_patches(x, kernel, bias, pads, stride):
@@ -233,36 +277,18 @@ def _convolve_small(x: jax.Array, kernel: jax.Array) -> jax.Array:
         for dx in range(left + right)
     ]
     taps = kernel[before - top : before + bottom, before - left : before + right]
-    return jnp.concatenate(shifted, -1) @ taps.reshape(-1, kernel.shape[-1])
+    return _product(jnp.concatenate(shifted, -1), taps.reshape(-1, kernel.shape[-1]))
 
 
-@jax.custom_vjp
 def wide_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """[..., in] @ [in, out] of any width `in`. If it is no multiple of 8, a GPU takes three times
     as long, so that there zeros fill both up to one."""
-    return _wide_forward(x, kernel)[0]
-
-
-def _wide_forward(x, kernel):
-    found = jax.lax.platform_dependent(x, kernel, cuda=_filled_product, default=jnp.matmul)
-    return found, (x, kernel)
+    return _by_platform(_product, cuda=(_filled_product, None))(x, kernel)
 
 
 def _filled_product(x, kernel):
     width = -(-len(kernel) // 128) * 128
     return _padded(x, -1, width) @ _padded(kernel, 0, width)
-
-
-def _wide_backward(kept, gradient):
-    def of(product):
-        return lambda x, kernel, gradient: jax.vjp(product, x, kernel)[1](gradient)
-
-    return jax.lax.platform_dependent(
-        *kept, gradient, cuda=of(_filled_product), default=of(jnp.matmul)
-    )
-
-
-wide_product.defvjp(_wide_forward, _wide_backward)
 
 
 class DoublingConv(nn.Module):

@@ -95,13 +95,19 @@ class Setup:
             return sharding.replicated(self.mesh)
         return sharding.of_state(self.task, self.abstract_state(batch), self.mesh)
 
-    def lower_step(self, microbatches: int, batch: Batch | None = None) -> jax.stages.Lowered:
-        """The step with this number of microbatches, lowered for the devices of the mesh."""
+    def lower_step(
+        self, microbatches: int, batch: Batch | None = None, platform: str = ""
+    ) -> jax.stages.Lowered:
+        """The step with this number of microbatches, lowered for the devices of the mesh.
+
+        Lowered for another `platform` it cannot be compiled, but what it computes can be counted.
+        """
         step = sharding.jit_step(
             self.task, self.optimizer, self.mesh, microbatches, self.places(batch)
         )
         key = jax.eval_shape(lambda: self.key)
-        return step.lower(self.abstract_state(batch), batch or self.batch_shapes, key)
+        traced = step.trace(self.abstract_state(batch), batch or self.batch_shapes, key)
+        return traced.lower(lowering_platforms=(platform,) if platform else None)
 
 
 def check_settings(config: ConfigDict, mesh: Mesh, training: bool = True) -> None:

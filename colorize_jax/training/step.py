@@ -10,7 +10,7 @@ import optax
 from colorize_jax.errors import ConfigError
 from colorize_jax.models.finetune import freeze
 from colorize_jax.tasks.task import Batch, Task
-from colorize_jax.training import reductions, schedules
+from colorize_jax.training import schedules, together
 
 Tree = Any
 _LARGEST = jnp.finfo(jnp.float32).max
@@ -164,19 +164,19 @@ def train_step(
     grads = jax.tree.map(lambda x: x / count, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     metrics = {name: value / count for name, value in values.items()}
-    metrics["grad_norm"] = reductions.norm(grads) if fused else optax.tree.norm(grads)
+    metrics["grad_norm"] = together.norm(grads) if fused else together.norm_by_products(grads)
     changed = (optax.apply_updates(state.params, updates), collections, opt_state)
     before = (state.params, state.collections, state.opt_state)
     if fused:
         good = jnp.isfinite(optax.tree.norm(metrics)) & (state.nonfinite == 0)
-        written = _chosen(good, jax.tree.map(_capped, changed), before)
-        largest = reductions.largest([x for x in jax.tree.leaves(written[:2]) if _floating(x)])
+        written = together.chosen(good, jax.tree.map(_capped, changed), before)
+        largest = together.largest([x for x in jax.tree.leaves(written[:2]) if _floating(x)])
         good &= largest < _LARGEST
     else:
         # The norm of the updates too. One norm of all, and no AND of many flags: XLA's CPU backend
         # would put that into the update of every parameter.
         floats = [x for x in jax.tree.leaves(collections) if _floating(x)]
-        finite = jnp.isfinite(optax.tree.norm((metrics, floats, updates)))
+        finite = jnp.isfinite(together.norm_by_products((metrics, floats, updates)))
         good = finite & (state.nonfinite == 0)
         written = _chosen(good, changed, before)
     params, collections, opt_state = written
