@@ -242,6 +242,8 @@ def get_study() -> Study:
                     Row("Random start", names("seg_random"), "32.8"),
                     Row("Colorization", names("seg_col"), "50.7"),
                     Gain("gain", names("seg_col"), names("seg_random")),
+                    Row("Colorization, pretrained with another seed", names("seg_col_second")),
+                    Gain("gain", names("seg_col_second"), names("seg_random")),
                     Row("Random start, the schedule of colorization",
                         names("seg_random_swapped", SEEDS[:1])),
                     Row("Colorization, the schedule of the random start",
@@ -327,6 +329,8 @@ def get_study() -> Study:
                         names("seg_col_large", SEEDS[:1])),
                     Row("Rate 0.01, 200,000 crops of 64 pixels, scaled to 64 to 96",
                         names("seg_col")),
+                    Row("The same with another seed", names("seg_col_second")),
+                    Row("The same with a warm-up of 312 steps", names("seg_col_warm")),
                 ],
                 seen=SEEN_OTHERS,
             ),
@@ -336,13 +340,20 @@ def get_study() -> Study:
                 "classes of VOC 2012: random 35.1; about 41 after 0.2 epochs; 52.9 after 3 epochs\n"
                 "with drops, 49.1 without any; 56.0 after 10 epochs.",
                 "figure4.png",
-                curves={"drops": "col", "no drop": "col_no_drop"},
+                curves={
+                    "drops": "col", "no drop": "col_no_drop",
+                    "drops, seed 1": "col_second", "no drop, seed 1": "col_second_no_drop",
+                },
                 score="eval/miou_9",
                 points={
                     "drops": {0: names("seg_random")}
                     | {photos: names(f"seg_col_at_{photos}", SEEDS[:1]) for photos in SNAPSHOTS}
                     | {200000: names("seg_col")},
                     "no drop": {200000: names("seg_no_drop", SEEDS[:1])},
+                    "drops, seed 1": {0: names("seg_random")}
+                    | {photos: names(f"seg_col_second_at_{photos}") for photos in SNAPSHOTS}
+                    | {200000: names("seg_col_second")},
+                    "no drop, seed 1": {200000: names("seg_second_no_drop")},
                 },
                 seen=SEEN_SNAPSHOTS,
             ),
