@@ -172,7 +172,7 @@ def compute_as_on(monkeypatch):
     return choose
 
 
-def _close(ours, expected, *of):
+def _close(ours, expected, *of, tolerance=1e-4):
     """Values and gradients of two functions, in one compilation."""
 
     def both(function):
@@ -183,7 +183,9 @@ def _close(ours, expected, *of):
         return jax.value_and_grad(sines, argnums=range(len(of)), has_aux=True)
 
     found = jax.jit(lambda *of: (both(ours)(*of), both(expected)(*of)))(*of)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *found)
+    for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize(
@@ -222,20 +224,24 @@ def test_products_of_patches_are_convolutions(
     _close(convolve, plain, *of)
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_a_convolution_of_one_tap_is_a_product_on_a_cpu(rng, compute_as_on, stride):
-    x, kernel = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((2, 5, 4, 3), (1, 1, 3, 6)))
+@pytest.mark.parametrize(("stride", "biased"), [(1, False), (2, True)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-4), (jnp.bfloat16, 0.03)])
+def test_a_convolution_of_one_tap_is_a_product_on_a_cpu(
+    rng, compute_as_on, stride, biased, dtype, tolerance
+):
+    shapes = [(2, 5, 4, 8), (1, 1, 8, 6), *[(6,)] * biased]
+    of = [jnp.asarray(rng.normal(size=shape) * 0.3, dtype) for shape in shapes]
 
-    def convolve(x, kernel):
-        return layers.convolve(x, kernel, "SAME", stride)
+    def convolve(x, kernel, bias=None):
+        return layers.convolve(x, kernel, "SAME", stride, bias=bias)
 
-    def plain(x, kernel):
+    def plain(*of):
         compute_as_on("tpu")
-        return convolve(x, kernel)
+        return convolve(*of)
 
-    _close(convolve, plain, x, kernel)
+    _close(convolve, plain, *of, tolerance=tolerance)
     compute_as_on("cpu")
-    step = str(jax.make_jaxpr(jax.grad(lambda *of: convolve(*of).sum(), (0, 1)))(x, kernel))
+    step = str(jax.make_jaxpr(jax.grad(lambda *of: convolve(*of).sum(), (0, 1)))(*of))
     assert "dot_general" in step and "conv_general" not in step
 
 

@@ -85,9 +85,12 @@ def test_running_out_names_the_batch_the_need_and_what_lowers_it(tmp_path, monke
         def __init__(self, *arguments):
             self._step = plain(*arguments)
 
-        def lower(self, *arguments):
-            lowered = self._step.lower(*arguments)
-            return types.SimpleNamespace(compile=lambda: self._run_out(lowered.compile()))
+        def trace(self, *arguments):
+            traced = self._step.trace(*arguments)
+            compiled = types.SimpleNamespace(
+                compile=lambda: self._run_out(traced.lower().compile())
+            )
+            return types.SimpleNamespace(lower=lambda **_: compiled)
 
         @staticmethod
         def _run_out(compiled):

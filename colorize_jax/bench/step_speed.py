@@ -123,8 +123,6 @@ class Loaded:
         """Of one device in a step, of the module as written: what the compiler computes twice does
         not count."""
         plan = self.plan
-        if plan.mesh.devices.flat[0].platform == "cpu":
-            return as_written(plan) / plan.mesh.size
         return plan.config.data.batch_size / plan.mesh.size * _flops_of_a_photo(plan.config)
 
 
@@ -133,8 +131,8 @@ _flops: dict[str, float] = {}  # by config: what was counted before
 
 
 def _flops_of_a_photo(config: ConfigDict) -> float:
-    """For devices whose client counts no module before it is compiled, as the CPU's does: tracing a
-    step again for every number of photos would take as long as measuring it."""
+    """Counted by the CPU's client, since others count no module before it is compiled, and once:
+    tracing a step again for every number of photos would take as long as measuring it."""
     config = config.copy_and_resolve_references()
     config.data.batch_size = _COUNTED
     if (key := str(config)) not in _flops:
@@ -150,9 +148,10 @@ def _flops_of_a_photo(config: ConfigDict) -> float:
 
 
 def as_written(plan: Setup) -> float:
-    """FLOPs of a step, with convolutions that do not look at padding.
+    """FLOPs of a step on all devices, without multiplications with padding.
 
-    On CPUs and GPUs, products of matrices take the place of some of them, and multiply zeros too.
+    They are those for a TPU, where everything is a convolution that the network has as one. On CPUs
+    and GPUs products of matrices take the place of some, and multiply the zeros of padding too.
     """
     lowered = plan.lower_step(plan.config.microbatches or 1, platform="tpu")
     return lowered.cost_analysis()["flops"]

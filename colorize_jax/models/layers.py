@@ -1,6 +1,6 @@
 """Convolution, max pooling and LRN as the encoders need them, on every backend at a sane speed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import functools
 import math
 
@@ -98,7 +98,8 @@ def convolve(
 
     On a map smaller than the kernel (fc6 on small crops) most taps only ever see padding, and XLA's
     CPU backend takes a path a hundred times slower than the arithmetic asks for: there the taps
-    that can touch the map become one matrix product over shifted copies.
+    that can touch the map become one matrix product over shifted copies. Kernels of one tap, of
+    few channels or of many taps become products where that is faster.
     """
     size, (height, width) = kernel.shape[0], x.shape[1:3]
     groups = x.shape[-1] // kernel.shape[2]
@@ -109,7 +110,7 @@ def convolve(
     if padding == "SAME" and stride == dilation == 1 and 0 < min(height, width) < size:
         return _with_bias(_convolve_small(x, kernel), bias)
     pads = _pads(padding, (height, width), size, stride, dilation)
-    if size == 1 and pads == ((0, 0), (0, 0)):
+    if size == 1 and pads == ((0, 0), (0, 0)) and kernel.shape[2] >= _FEW:
         return _with_bias(_convolve_one(x, kernel, stride), bias)
     places = [
         (side + sum(pad) - size) // stride + 1
@@ -147,8 +148,9 @@ def _convolve(x, kernel, bias, pads, stride, dilation=1):
 
 
 def _convolve_one(x, kernel, stride):
-    """A convolution of one tap. On a CPU it is a product: the kernel's gradient of a convolution
-    there transposes the map, and computes it again from all that is added up in a ResNet before."""
+    """A convolution of one tap. On a CPU it is a product: there the kernel's gradient of a
+    convolution transposes the map, and in a ResNet XLA computes the whole chain of sums again for
+    this copy."""
 
     def plain(x, kernel):
         return _convolve(x, kernel, None, ((0, 0), (0, 0)), stride)
@@ -156,13 +158,13 @@ def _convolve_one(x, kernel, stride):
     def product(x, kernel):
         return _product(x[:, ::stride, ::stride], kernel[0, 0])
 
-    return _by_platform(plain, cpu=(product, None))(x, kernel)
+    return _by_platform(plain, cpu=product)(x, kernel)
 
 
 @jax.custom_vjp
 def _product(x, kernel):
-    """[..., in] @ [in, out]. Its gradient says how XLA's CPU backend multiplies without a copy of
-    the transposed map."""
+    """[..., in] @ [in, out]. Its gradient is written in the form that XLA's CPU backend computes
+    without copying the transposed map."""
     return x @ kernel
 
 
@@ -176,28 +178,33 @@ def _product_backward(kept, gradient):
 _product.defvjp(lambda x, kernel: (_product(x, kernel), (x, kernel)), _product_backward)
 
 
-# cuDNN has no fast kernels for fewer channels, or for more taps. Patches of more values than this
-# would take too much memory.
+# cuDNN has no fast kernels for fewer channels, or for more taps, and on a CPU XLA copies kernels of
+# more taps. Patches of more values than the last would take too much memory.
 _FEW, _MANY, _MOST = 8, 25, 2**30
 
 
-def _by_platform(default: Callable, **special: tuple[Callable, Callable | None]) -> Callable:
+def _by_platform(
+    default: Callable, gradients: Mapping[str, Callable] | None = None, **special: Callable
+) -> Callable:
     """`default` of some arrays, and on a platform in `special` what gives the same faster there.
+
+    The gradient is chosen by the platform too. JAX's own of `platform_dependent` would keep what
+    any of the functions needs for its gradient, such as patches.
 
     Args:
         default: arrays -> array.
-        special: {"cpu" or "cuda": (function, its gradient: (*arrays, gradient of the result) ->
-            their gradients; None takes that of the function)}.
+        gradients: {platform: (*arrays, gradient of the result) -> gradients of the arrays}, where
+            it is not that of the function.
+        special: {"cpu" or "cuda": a function like `default`}.
     """
 
     def pull(function):
         return lambda *kept: jax.vjp(function, *kept[:-1])[1](kept[-1])
 
-    functions = {platform: function for platform, (function, _) in special.items()}
-    pulls = {platform: own or pull(function) for platform, (function, own) in special.items()}
+    pulls = {name: pull(function) for name, function in special.items()} | (gradients or {})
 
     def forward(*arrays):
-        return jax.lax.platform_dependent(*arrays, **functions, default=default), arrays
+        return jax.lax.platform_dependent(*arrays, **special, default=default), arrays
 
     def backward(arrays, gradient):
         return jax.lax.platform_dependent(*arrays, gradient, **pulls, default=pull(default))
@@ -212,8 +219,8 @@ def _convolve_unusual(x, kernel, bias, pads, stride):
 
     On a GPU, the map and the kernel's gradient are products of matrices, of all patches of x. On an
     H100, cuDNN computes both at half the rate of a product or less. The gradient of x stays a
-    convolution, which is as fast. On a CPU, where a convolution writes large kernels once more in
-    other orders, all three are products if there are many taps.
+    convolution, which is as fast. On a CPU, where XLA copies a large kernel into another order for
+    every convolution, all three are products if there are many taps.
     """
     fixed = {"pads": pads, "stride": stride}
     plain, product = (functools.partial(f, **fixed) for f in (_convolve, _product_of_patches))
@@ -228,10 +235,9 @@ def _convolve_unusual(x, kernel, bias, pads, stride):
         rows = patches(x, len(kernel), pads, stride)
         return _with_bias(_product(rows, kernel.reshape(-1, kernel.shape[-1])), bias)
 
-    special = {"cuda": (product, gradients)}
-    if kernel[..., 0, 0].size > _MANY:
-        special["cpu"] = simple_product, None
-    return _by_platform(plain, **special)(x, kernel, bias)
+    many = kernel[..., 0, 0].size > _MANY
+    special = {"cuda": product} | ({"cpu": simple_product} if many else {})
+    return _by_platform(plain, {"cuda": gradients}, **special)(x, kernel, bias)
 
 
 def _product_of_patches(x, kernel, bias, pads, stride):
@@ -277,13 +283,14 @@ def _convolve_small(x: jax.Array, kernel: jax.Array) -> jax.Array:
         for dx in range(left + right)
     ]
     taps = kernel[before - top : before + bottom, before - left : before + right]
-    return _product(jnp.concatenate(shifted, -1), taps.reshape(-1, kernel.shape[-1]))
+    product = _by_platform(jnp.matmul, cpu=_product)
+    return product(jnp.concatenate(shifted, -1), taps.reshape(-1, kernel.shape[-1]))
 
 
 def wide_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """[..., in] @ [in, out] of any width `in`. If it is no multiple of 8, a GPU takes three times
     as long, so that there zeros fill both up to one."""
-    return _by_platform(_product, cuda=(_filled_product, None))(x, kernel)
+    return _by_platform(jnp.matmul, cpu=_product, cuda=_filled_product)(x, kernel)
 
 
 def _filled_product(x, kernel):

@@ -100,7 +100,8 @@ class Setup:
     ) -> jax.stages.Lowered:
         """The step with this number of microbatches, lowered for the devices of the mesh.
 
-        Lowered for another `platform` it cannot be compiled, but what it computes can be counted.
+        Lowered for another `platform` it cannot be compiled, but what it computes can be counted;
+        all but the functions chosen by platform stays as it is for the mesh.
         """
         step = sharding.jit_step(
             self.task, self.optimizer, self.mesh, microbatches, self.places(batch)

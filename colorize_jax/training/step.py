@@ -1,5 +1,6 @@
 """State and step: pure functions that say nothing about devices."""
 
+import functools
 from typing import Any
 
 import flax.struct
@@ -176,9 +177,11 @@ def train_step(
         # The norm of the updates too. One norm of all, and no AND of many flags: XLA's CPU backend
         # would put that into the update of every parameter.
         floats = [x for x in jax.tree.leaves(collections) if _floating(x)]
-        finite = jnp.isfinite(together.norm_by_products((metrics, floats, updates)))
+        # The collections may hold arrays that are split over devices, which a product would gather.
+        norm = together.norm_by_products(updates) + optax.tree.norm((metrics, floats))
+        finite = jnp.isfinite(norm)
         good = finite & (state.nonfinite == 0)
-        written = _chosen(good, changed, before)
+        written = jax.tree.map(functools.partial(jnp.where, good), changed, before)
     params, collections, opt_state = written
     at_fault = jnp.where(good, 0, state.step + 1)
     state = TrainState(
@@ -189,10 +192,6 @@ def train_step(
         nonfinite=jnp.where(state.nonfinite == 0, at_fault, state.nonfinite),
     )
     return state, metrics | {"nonfinite": state.nonfinite}
-
-
-def _chosen(good: jax.Array, new: Tree, old: Tree) -> Tree:
-    return jax.tree.map(lambda new, old: jnp.where(good, new, old), new, old)
 
 
 def _capped(x: jax.Array) -> jax.Array:

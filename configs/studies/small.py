@@ -342,7 +342,8 @@ def get_study() -> Study:
                 "figure4.png",
                 curves={
                     "drops": "col", "no drop": "col_no_drop",
-                    "drops, seed 1": "col_second", "no drop, seed 1": "col_second_no_drop",
+                    "drops, second pretraining": "col_second",
+                    "no drop, second pretraining": "col_second_no_drop",
                 },
                 score="eval/miou_9",
                 points={
@@ -350,10 +351,10 @@ def get_study() -> Study:
                     | {photos: names(f"seg_col_at_{photos}", SEEDS[:1]) for photos in SNAPSHOTS}
                     | {200000: names("seg_col")},
                     "no drop": {200000: names("seg_no_drop", SEEDS[:1])},
-                    "drops, seed 1": {0: names("seg_random")}
+                    "drops, second pretraining": {0: names("seg_random")}
                     | {photos: names(f"seg_col_second_at_{photos}") for photos in SNAPSHOTS}
                     | {200000: names("seg_col_second")},
-                    "no drop, seed 1": {200000: names("seg_second_no_drop")},
+                    "no drop, second pretraining": {200000: names("seg_second_no_drop")},
                 },
                 seen=SEEN_SNAPSHOTS,
             ),
