@@ -18,10 +18,11 @@ from colorize_jax.training import same_run, start
 
 
 def _settings(**changed):
-    settings = default_config().model
-    with settings.unlocked():
-        settings.update(changed)
-    return settings
+    config = default_config()
+    choices.choose(config, "model", changed.get("name", config.model.name))
+    with config.model.unlocked():
+        config.model.update(changed)
+    return config.model
 
 
 def _encoder(**changed):

@@ -2,7 +2,6 @@
 
 from typing import ClassVar
 
-from colorize_jax.errors import ConfigError
 from colorize_jax.models import layers
 from colorize_jax.models.alexnet import StridedAlexNet
 
@@ -38,15 +37,6 @@ class AlexNetBn(StridedAlexNet):
     }
     norm_scale = True
     conv1_padding = 2
-
-    @classmethod
-    def check_settings(cls, own):
-        """See `Encoder.check_settings`."""
-        super().check_settings(own)
-        if not 0 <= own["dropout"] < 1:
-            raise ConfigError(
-                f"config.model.dropout={own['dropout']}: give a number from 0 to below 1"
-            )
 
     def _block(self, x, block, train, keep):
         maps = {}

@@ -45,6 +45,8 @@ class FcEncoder(Encoder):
         # (AlexNet: 227, and conv1 and the pools have no padding either); "ADAPTIVE" for one answer
         # for a crop of any size, whose last map is averaged to as many cells as fc6's kernel has.
         "fc6_padding": "SAME",
+        # The rate of dropout after fc6 and fc7 in training. Without it, short runs learn faster.
+        "dropout": 0.5,
         # Splits the network into two halves that share nothing: one sees the lightness L of a color
         # photo (config.model.in_channels=3), the other one its a and b. For split_brain.
         "split": False,
@@ -64,6 +66,10 @@ class FcEncoder(Encoder):
         check_known("fc6_padding", own["fc6_padding"], ("SAME", "VALID", "ADAPTIVE"))
         if own["fc6_kernel"] < 1:
             raise ConfigError(f"config.model.fc6_kernel={own['fc6_kernel']} must be positive")
+        if not 0 <= own["dropout"] < 1:
+            raise ConfigError(
+                f"config.model.dropout={own['dropout']}: give a number from 0 to below 1"
+            )
 
     def network_input(self, rgb: jax.Array) -> jax.Array:
         """See `Encoder.network_input`; a network in halves reads `spaces.lab_input`."""

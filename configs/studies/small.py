@@ -79,7 +79,8 @@ CLASSES = NETWORK | {
     "log.every": 50,
 }
 # A classifier that sees as many crops as colorization does. With SGD and a rate of 0.01 or 0.03 it
-# learns next to nothing in its first 300 to 900 steps.
+# learns next to nothing in its first 300 to 900 steps, and with dropout it is right on 9.2 % of the
+# photos at the end, instead of 15.2 %.
 LABELLED = NETWORK | {
     "optimizer.name": "adam",
     "optimizer.rate": 0.001,
@@ -87,6 +88,7 @@ LABELLED = NETWORK | {
     "schedule.warmup": 0.05,
     "model.fc6_padding": "SAME",
     "model.norm_decay": 0.99,
+    "model.dropout": 0.0,
     "data.source": ",".join(path.removesuffix("/train") for path in PHOTOS),
     "data.scale": (64, 96),
     "data.crop": 64,
