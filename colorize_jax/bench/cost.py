@@ -18,8 +18,8 @@ class Counts:
 
     Attributes:
         rows: photos of this device in a step.
-        flops: of this device; a multiply-add is two, taps of convolutions on
-            padding are none.
+        flops: of this device; a multiply-add is two, taps of convolutions on padding are
+            none.
         bytes_accessed: what all fused operations read and write, an upper bound of the traffic of
             the device's memory: what stays in fast memory between two operations is counted too.
         memory: bytes that must fit at once: state, batch, and the temporaries at their peak

@@ -174,10 +174,10 @@ def train_step(
         largest = together.largest([x for x in jax.tree.leaves(written[:2]) if _floating(x)])
         good &= largest < _LARGEST
     else:
-        # The norm of the updates too. One norm of all, and no AND of many flags: XLA's CPU backend
-        # would put that into the update of every parameter.
+        # The norm of the updates too. One number of all, and no AND of many flags: XLA's CPU
+        # backend would put that into the update of every parameter. The collections may hold
+        # arrays that are split over devices, which a product would gather.
         floats = [x for x in jax.tree.leaves(collections) if _floating(x)]
-        # The collections may hold arrays that are split over devices, which a product would gather.
         norm = together.norm_by_products(updates) + optax.tree.norm((metrics, floats))
         finite = jnp.isfinite(norm)
         good = finite & (state.nonfinite == 0)

@@ -67,17 +67,19 @@ def chosen(good: jax.Array, new: Tree, old: Tree) -> Tree:
     olds, alike = structure.flatten_up_to(old), collections.defaultdict(list)
     for i, x in enumerate(olds):
         alike[(x.shape, x.dtype) if x.ndim < 2 else i].append(i)
-    written = dict.fromkeys(range(len(olds)))
+    written = list(olds)
     for numbers in alike.values():
         for start in range(0, len(numbers), _WRITTEN):
             part = numbers[start : start + _WRITTEN]
             if len(part) == 1:
-                written[part[0]] = jnp.where(good, news[part[0]], olds[part[0]])
+                (i,) = part
+                written[i] = jnp.where(good, news[i], olds[i])
                 continue
             both = [jnp.stack([x[i] for i in part]) for x in (news, olds)]
             # XLA joins what makes the rows of a stack, and slices of one shape. Without a barrier
             # between them it copies every array first, because a result would overwrite an input
             # that another row still needs.
             both = jax.lax.optimization_barrier(both)
-            written |= dict(zip(part, jnp.where(good, *both), strict=True))
-    return jax.tree.unflatten(structure, written.values())
+            for i, x in zip(part, jnp.where(good, *both), strict=True):
+                written[i] = x
+    return jax.tree.unflatten(structure, written)
