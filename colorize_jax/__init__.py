@@ -22,7 +22,11 @@ def _end_without_a_trace(kind, error, trace):
         sys.__excepthook__(kind, error, trace)
 
 
-if sys.argv[:1] == ["-m"]:  # Importing a command takes seconds, in which Ctrl-C may come.
+if sys.argv[:1] == ["-m"]:  # Python is about to import and run a command.
+    from colorize_jax import huge_pages
+
+    huge_pages.start_again()
+    # Importing a command takes seconds, in which Ctrl-C may come.
     sys.excepthook = _end_without_a_trace
 
 
