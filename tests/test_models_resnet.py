@@ -205,9 +205,9 @@ def test_half_precision_and_remat_compute_the_same(rng):
     np.testing.assert_allclose(again, exact, rtol=1e-4, atol=1e-4)
     rounded = jax.jit(encoder.clone(dtype=jnp.bfloat16).apply)(variables, x)
     assert all(v.dtype == jnp.bfloat16 for v in rounded.values())
-    scale = np.abs(exact).max()
-    # By rounding after every layer, the largest of 512 deviations is 1 to 6 % for random photos.
-    np.testing.assert_allclose(rounded["res5a"].astype(jnp.float32), exact, atol=0.08 * scale)
+    # Rounding after every layer; their root mean square is 5 % of the values'.
+    deviations = np.asarray(rounded["res5a"], np.float32) - exact
+    assert np.linalg.norm(deviations) < 0.06 * np.linalg.norm(exact)
 
 
 @pytest.mark.parametrize("remat", [False, True])
