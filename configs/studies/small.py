@@ -557,6 +557,7 @@ random start, in both pretrainings. Half of the photos, before any drop of the r
 of the gain in the second pretraining, and all of it in the first, which has one run there.
 
 Runs without drops transfer no worse than those with them (18.0 and 17.7 in the second pretraining),
-although their loss ends at 2.65 instead of 2.54. In the paper, drops gain 3.8 points. Its
-pretraining is fifty times as long; here the useful features are there before the first drop.
+although their losses end at 2.65 and 2.60 instead of 2.54 and 2.57. In the paper, drops gain 3.8
+points. Its pretraining is fifty times as long; here the useful features are there before the first
+drop.
 """
