@@ -40,9 +40,9 @@ def test_two_kills(tmp_path):
     ("task", "collection"), [("instances", "memory"), ("teacher:make_task", "ema")]
 )
 def test_two_kills_of_a_run_with_a_bank_or_a_teacher(tmp_path, task, collection):
-    log = _compare(tmp_path, 300, 2, 0, more=[f"--config.task.name={task}"])
+    log = _compare(tmp_path, 1000, 2, 0, more=[f"--config.task.name={task}"])
     assert len(log) == 2, "it was through before it was killed: give it more steps"
-    before, after = (saved.state(tmp_path / "killed", step)[collection] for step in (280, 300))
+    before, after = (saved.state(tmp_path / "killed", step)[collection] for step in (980, 1000))
     with pytest.raises(AssertionError):  # The collection changes from step to step.
         chex.assert_trees_all_equal(before, after)
 
