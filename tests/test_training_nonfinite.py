@@ -20,7 +20,7 @@ import tiny
 from colorize_jax.data import pipeline
 from colorize_jax.errors import CheckpointError, NonFiniteError
 from colorize_jax.tasks import registry as tasks
-from colorize_jax.training import loop, nonfinite, saving, setup
+from colorize_jax.training import loop, nonfinite, optimizers, saving, setup
 from colorize_jax.training.step import TrainState, init_state, pass_over, train_step
 
 POISON = 10**6  # A position plus this number makes its row bad.
@@ -80,25 +80,33 @@ def test_a_step_that_is_not_finite_changes_nothing_and_latches(rng, what, fused)
     assert [int(count) for _, count in counts] == [3]
 
 
-def test_in_one_pass_an_update_that_overflows_leaves_finite_numbers_and_latches():
-    """All that overflows is in a head of one layer, so that this compiles in no time."""
+def _linear():
+    """A task whose network is one layer, so that a step compiles in no time; and a batch."""
     task = tasks.make_task(tiny.config())
-    params = {"head": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}}
 
     def apply(variables, *_, **__):
-        loss = variables["params"]["head"]["kernel"].sum(0) + variables["params"]["head"]["bias"]
-        return loss.sum() * jnp.ones(8), {}
+        kernel, bias = (variables["params"]["head"][name] for name in ("kernel", "bias"))
+        kernel = kernel.reshape(-1, kernel.shape[-1])
+        return (jnp.ones((8, len(kernel))) @ kernel + bias).sum(1), {}
 
     encoder = types.SimpleNamespace(axis_name=None, frozen_groups=())
     model = types.SimpleNamespace(apply=apply, encoder=encoder)
     task = dataclasses.replace(
-        task, model=model, prepare=lambda keys, batch: ((), ()),
-        loss=lambda outputs, targets: ({"loss": outputs}, jnp.ones(8)),
+        task, model=model, prepare=lambda keys, batch: ((), batch["image"][:, 0, 0, 0]),
+        loss=lambda outputs, counts: ({"loss": outputs}, counts.astype(jnp.float32)),
     )  # fmt: skip
-    optimizer = optax.chain(optax.sgd(3e38), optax.scale(10.0))
+    return task, {"image": jnp.ones((8, 1, 1, 3), jnp.uint8)}
+
+
+def _start(params, optimizer):
     zero = jnp.zeros((), jnp.int32)
-    start = TrainState(zero, params, {"batch_stats": {}}, optimizer.init(params), zero)
-    batch = {"image": jnp.zeros((8, 1, 1, 3), jnp.uint8)}
+    return TrainState(zero, params, {"batch_stats": {}}, optimizer.init(params), zero)
+
+
+def test_in_one_pass_an_update_that_overflows_leaves_finite_numbers_and_latches():
+    task, batch = _linear()
+    optimizer = optax.chain(optax.sgd(3e38), optax.scale(10.0))
+    start = _start({"head": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}}, optimizer)
     step = jax.jit(functools.partial(train_step, task=task, optimizer=optimizer, fused=True))
     one, metrics = step(start, batch, jax.random.key(0))
     assert metrics["nonfinite"] == 1 and one.step == 0 and np.isfinite(metrics["grad_norm"])
@@ -106,6 +114,19 @@ def test_in_one_pass_an_update_that_overflows_leaves_finite_numbers_and_latches(
     two, metrics = step(one, batch, jax.random.key(0))
     assert metrics["nonfinite"] == 1
     chex.assert_trees_all_equal(two, one)
+
+
+def test_a_step_on_a_cpu_needs_no_copy_of_the_updates():
+    """Only gradient and velocity, beside what it is given."""
+    task, batch = _linear()
+    rate = optax.scale_by_schedule(lambda count: 0.01 / (1 + count))
+    optimizer = optimizers.caffe_sgd(rate, momentum=0.9, weight_decay=1e-4)
+    params = {"head": {"kernel": jnp.ones((2, 2, 128, 512)), "bias": jnp.zeros(512)}}
+    step = functools.partial(train_step, task=task, optimizer=optimizer)
+    arguments = _start(params, optimizer), batch, jax.random.key(0)
+    compiled = jax.jit(step, donate_argnums=0).lower(*arguments).compile()
+    size = params["head"]["kernel"].nbytes
+    assert compiled.memory_analysis().temp_size_in_bytes < 2.1 * size
 
 
 @pytest.fixture

@@ -178,7 +178,10 @@ def train_step(
         # backend would put that into the update of every parameter. The collections may hold
         # arrays that are split over devices, which a product would gather.
         floats = [x for x in jax.tree.leaves(collections) if _floating(x)]
-        norm = together.norm_by_products(updates) + optax.tree.norm((metrics, floats))
+        # An optimizer ends with a change of sign. XLA joins it with this one to none, and takes the
+        # norm of what the optimizer keeps, without a copy of all updates.
+        norm = together.norm_by_products(jax.tree.map(lambda x: -1 * x, updates))
+        norm += optax.tree.norm((metrics, floats))
         finite = jnp.isfinite(norm)
         good = finite & (state.nonfinite == 0)
         written = jax.tree.map(functools.partial(jnp.where, good), changed, before)
