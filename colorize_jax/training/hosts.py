@@ -159,8 +159,12 @@ def together(function: Callable[[], Result]) -> Result:
     return result
 
 
+class _OtherFailed(ColorizeError):
+    """Another host has failed and said why, which explains any loss of it."""
+
+
 def _failure(host: int, code: int, sentence: str) -> ColorizeError:
-    failure = ColorizeError(f"host {host} cannot go on: {sentence}")
+    failure = _OtherFailed(f"host {host} cannot go on: {sentence}")
     failure.exit_code = code
     return failure
 
@@ -322,7 +326,7 @@ def loss_explained(joining: bool = False):
         yield
     except Exception as error:
         said = None if not joining and jax.process_count() == 1 else _loss(error)
-        if isinstance(error, HostLostError) or said is None:
+        if isinstance(error, (HostLostError, _OtherFailed)) or said is None:
             raise
         raise HostLostError(
             "another process of the run is gone, or the network between: start all of them again "
