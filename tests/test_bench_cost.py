@@ -73,7 +73,7 @@ def test_a_bank_is_counted_for_the_photos_of_the_run():
 def test_half_the_photos_are_half_the_work(state):
     two, four = _lowered(2)[0], _lowered(4)[0]
     values = sum(x.size for x in jax.tree.leaves(state.params))
-    assert 2 * two["flops"] - four["flops"] == pytest.approx(10 * values, rel=0.5)
+    assert 2 * two["flops"] - four["flops"] == pytest.approx(14 * values, rel=0.3)
     assert two["bytes accessed"] < four["bytes accessed"] < 2 * two["bytes accessed"]
 
 
