@@ -178,8 +178,8 @@ def train_step(
         # backend would put that into the update of every parameter. The collections may hold
         # arrays that are split over devices, which a product would gather.
         floats = [x for x in jax.tree.leaves(collections) if _floating(x)]
-        # An optimizer ends with a change of sign. XLA joins it with this one to none, and takes the
-        # norm of what the optimizer keeps, without a copy of all updates.
+        # SGD as Caffe's and LARS end with a change of sign. XLA joins it with this one to none, and
+        # takes the norm of the velocity that they keep, without a copy of all updates.
         norm = together.norm_by_products(jax.tree.map(lambda x: -1 * x, updates))
         norm += optax.tree.norm((metrics, floats))
         finite = jnp.isfinite(norm)
